@@ -1,0 +1,185 @@
+using System.Runtime.InteropServices;
+
+namespace FlashInfer.Attention;
+
+// The structures that host and kernels share. Each is mirrored in kernels/core/params.cuh, which asserts the same sizes and offsets.
+// Pointers are device addresses: GPU memory on CUDA, native memory on the CPU backend. Strides count elements, not bytes.
+
+/// <summary>The first 16 bytes of every list that the host uploads; the list's items follow.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct ListHeader
+{
+    /// <summary>Items in the list.</summary>
+    public int Count;
+
+    /// <summary>Decode: smScale * log2(e). Else 0.</summary>
+    public float ScaleLog2;
+
+    private readonly long _reserved;
+}
+
+/// <summary>A range of one sequence's tokens that one block attends to, for one KV head at a time; 32 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct DecodeItem
+{
+    /// <summary>Row of the query and the output.</summary>
+    public int Row;
+
+    /// <summary>First token; a multiple of 16.</summary>
+    public int Begin;
+
+    /// <summary>One past the last token; equal to <see cref="Begin"/> for an empty sequence.</summary>
+    public int End;
+
+    /// <summary>Where the sequence's pages start in the page table.</summary>
+    public int PageOffset;
+
+    /// <summary>First partial-state slot of the sequence when <see cref="Parts"/> is above 1.</summary>
+    public int PartOffset;
+
+    /// <summary>Which part of the sequence this is.</summary>
+    public int Part;
+
+    /// <summary>Parts of the sequence; 1 writes the output directly.</summary>
+    public int Parts;
+
+    private readonly int _reserved;
+}
+
+/// <summary>Arguments of batch decode; 136 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct DecodeParams
+{
+    /// <summary>Query, [rows, heads, headDim].</summary>
+    public nint Query;
+
+    /// <summary>Keys of one layer, [pages, pageSize, kvHeads, headDim] or HND.</summary>
+    public nint Key;
+
+    /// <summary>Values of one layer, as <see cref="Key"/>.</summary>
+    public nint Value;
+
+    /// <summary>Output, [rows, heads, headDim].</summary>
+    public nint Output;
+
+    /// <summary>Base-2 LSE, contiguous float [rows, heads], or 0.</summary>
+    public nint Lse;
+
+    /// <summary>The cache's page table, int32.</summary>
+    public nint Pages;
+
+    /// <summary><see cref="ListHeader"/> followed by <see cref="DecodeItem"/>s.</summary>
+    public nint Plan;
+
+    /// <summary>Partial outputs, float [slots, heads, headDim], normalised by nothing: sum of exp2(s - max) * v.</summary>
+    public nint PartialOutput;
+
+    /// <summary>Partial (max, sum) pairs, float2 [slots, heads].</summary>
+    public nint PartialState;
+
+    /// <summary>Arrival counters, uint32 [slots, kvHeads * groupTiles]; all zero between launches.</summary>
+    public nint Counters;
+
+    public long QueryRowStride;
+    public long QueryHeadStride;
+    public long OutputRowStride;
+    public long OutputHeadStride;
+    public long PageStride;
+    public long TokenStride;
+    public long HeadStride;
+}
+
+/// <summary>Up to 16 new tokens of one sequence; 16 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct AppendItem
+{
+    /// <summary>Row of the first token in the new keys and values.</summary>
+    public int Row;
+
+    /// <summary>Tokens, 1 to 16.</summary>
+    public int Count;
+
+    /// <summary>Position of the first token in its sequence.</summary>
+    public int Position;
+
+    /// <summary>Where the sequence's pages start in the page table.</summary>
+    public int PageOffset;
+}
+
+/// <summary>Arguments of append; 104 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct AppendParams
+{
+    /// <summary>New keys, [tokens, kvHeads, headDim].</summary>
+    public nint Key;
+
+    /// <summary>New values, [tokens, kvHeads, headDim].</summary>
+    public nint Value;
+
+    /// <summary>Keys of one layer of the cache.</summary>
+    public nint KeyCache;
+
+    /// <summary>Values of one layer of the cache.</summary>
+    public nint ValueCache;
+
+    /// <summary>The cache's page table, int32.</summary>
+    public nint Pages;
+
+    /// <summary><see cref="ListHeader"/> followed by <see cref="AppendItem"/>s.</summary>
+    public nint Plan;
+
+    public long KeyRowStride;
+    public long KeyHeadStride;
+    public long ValueRowStride;
+    public long ValueHeadStride;
+    public long PageStride;
+    public long TokenStride;
+    public long HeadStride;
+}
+
+/// <summary>One changed entry of the page table; 8 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct PageTableUpdate
+{
+    /// <summary>Index into the page table.</summary>
+    public int Index;
+
+    /// <summary>The page's id.</summary>
+    public int Page;
+}
+
+/// <summary>Arguments of the page-table update; 16 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct PageTableParams
+{
+    /// <summary>The cache's page table, int32; entries of the list are written.</summary>
+    public nint Pages;
+
+    /// <summary><see cref="ListHeader"/> followed by <see cref="PageTableUpdate"/>s.</summary>
+    public nint Updates;
+}
+
+/// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 32 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct KernelInfo
+{
+    /// <summary><see cref="CudaUnits.AbiVersion"/> of the headers that it was compiled from.</summary>
+    public int AbiVersion;
+
+    /// <summary>Size of its argument structure.</summary>
+    public int ParamsBytes;
+
+    /// <summary>Threads of a block.</summary>
+    public int Threads;
+
+    /// <summary>Dynamic shared memory of a block.</summary>
+    public int SharedBytes;
+
+    /// <summary>Blocks meant to share an SM.</summary>
+    public int BlocksPerSm;
+
+    /// <summary>Blocks' worth of work that one list item expands to (decode: kvHeads * groupTiles; else 1).</summary>
+    public int UnitsPerItem;
+
+    private readonly long _reserved;
+}

@@ -1,0 +1,41 @@
+namespace FlashInfer;
+
+/// <summary>
+/// Makes a partial class an attention configuration: the source generator adds its constants, its typed tensors, its
+/// <c>PagedKvCache</c> and wrappers, and the CUDA translation units specialised for exactly these values.
+/// </summary>
+/// <example>
+/// <code>
+/// [AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16)]
+/// public partial class LlamaAttention;
+/// </code>
+/// </example>
+/// <param name="heads">Query heads, 1 to 1,024; a multiple of <paramref name="kvHeads"/>.</param>
+/// <param name="kvHeads">Key/value heads, 1 to 1,024.</param>
+/// <param name="headDim">Elements of one head: 64, 128 or 256.</param>
+/// <param name="pageSize">Tokens per page of the KV cache, 1 to 1,024.</param>
+/// <param name="dtype">Element type of query and output, and of keys and values unless <see cref="KvDtype"/> says otherwise.</param>
+[AttributeUsage(AttributeTargets.Class, Inherited = false)]
+public sealed class AttentionConfigAttribute(int heads, int kvHeads, int headDim, int pageSize, DType dtype) : Attribute
+{
+    /// <summary>Query heads.</summary>
+    public int Heads { get; } = heads;
+
+    /// <summary>Key/value heads.</summary>
+    public int KvHeads { get; } = kvHeads;
+
+    /// <summary>Elements of one head.</summary>
+    public int HeadDim { get; } = headDim;
+
+    /// <summary>Tokens per page of the KV cache.</summary>
+    public int PageSize { get; } = pageSize;
+
+    /// <summary>Element type of query and output.</summary>
+    public DType Dtype { get; } = dtype;
+
+    /// <summary>Element type of keys and values; <see cref="Dtype"/> when not given.</summary>
+    public DType KvDtype { get; set; } = dtype;
+
+    /// <summary>Order of dimensions inside a page; <see cref="KvLayout.Nhd"/> when not given.</summary>
+    public KvLayout KvLayout { get; set; }
+}

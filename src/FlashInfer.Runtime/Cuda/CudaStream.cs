@@ -1,0 +1,4 @@
+namespace FlashInfer.Cuda;
+
+/// <summary>A CUDA stream.</summary>
+public sealed class CudaStream;

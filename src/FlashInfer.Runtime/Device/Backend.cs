@@ -1,0 +1,92 @@
+using FlashInfer.Attention;
+using FlashInfer.Cuda;
+
+namespace FlashInfer;
+
+/// <summary>
+/// Where memory lives and kernels run: one implementation for CUDA, one for the CPU. Everything above it (cache, planner, wrappers) is
+/// written once. An address is a device pointer on CUDA and a native pointer on the CPU. A null stream means the device's own.
+/// </summary>
+internal abstract class Backend : IDisposable
+{
+    /// <summary>Blocks of work that run at once: multiprocessors of a GPU, workers of the CPU.</summary>
+    public abstract int Parallelism { get; }
+
+    /// <summary>Allocates memory aligned to 256 bytes, contents undefined.</summary>
+    public abstract nint Allocate(long bytes);
+
+    /// <summary>Frees what <see cref="Allocate"/> gave, once the work queued on the device's own stream is done.</summary>
+    public abstract void Free(nint address);
+
+    /// <summary>Copies host memory to the device in stream order. The source may be reused on return.</summary>
+    public abstract void CopyIn(nint destination, ReadOnlySpan<byte> source, CudaStream? stream);
+
+    /// <summary>Copies device memory to the host in stream order and waits for it.</summary>
+    public abstract void CopyOut(Span<byte> destination, nint source, CudaStream? stream);
+
+    /// <summary>Copies inside the device in stream order.</summary>
+    public abstract void Copy(nint destination, nint source, long bytes, CudaStream? stream);
+
+    /// <summary>Sets every byte in stream order.</summary>
+    public abstract void Fill(nint destination, byte value, long bytes, CudaStream? stream);
+
+    /// <summary>Waits for everything queued on the device.</summary>
+    public abstract void Synchronize();
+
+    /// <summary>Makes a list that the host writes and kernels read.</summary>
+    public abstract UploadBuffer CreateUploadBuffer(int capacityBytes);
+
+    /// <summary>Compiles or loads the kernels of a configuration. Called once per configuration and device.</summary>
+    public abstract AttentionKernels LoadKernels(AttentionSpec spec);
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>
+/// Device memory at a fixed address that the host refills step by step. On CUDA the host writes into a ring of pinned slots, each guarded
+/// by an event, so that a slot is never overwritten while its copy is in flight; on the CPU it writes the memory itself.
+/// </summary>
+internal abstract class UploadBuffer : IDisposable
+{
+    /// <summary>The fixed device address.</summary>
+    public abstract nint Address { get; }
+
+    /// <summary>Bytes at <see cref="Address"/>.</summary>
+    public abstract int Capacity { get; }
+
+    /// <summary>Host memory to write, <see cref="Capacity"/> bytes, contents undefined. Waits only when every slot is in flight.</summary>
+    public abstract Span<byte> Begin();
+
+    /// <summary>Makes the first bytes visible at <see cref="Address"/> to everything queued on the stream from now on.</summary>
+    public abstract void Commit(int bytes, CudaStream? stream);
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>The kernels of one configuration on one device. Calls queue work and return; arguments have been checked.</summary>
+internal abstract class AttentionKernels : IDisposable
+{
+    /// <summary>The kernel that decode runs, for people to read.</summary>
+    public abstract string DecodeKernel { get; }
+
+    /// <summary>List items expand to this many units of work each in decode: the planner counts blocks with it.</summary>
+    public abstract int DecodeUnitsPerItem { get; }
+
+    /// <summary>Runs batch decode.</summary>
+    /// <param name="args">Arguments; the list's header holds the count.</param>
+    /// <param name="items">Items in the list now.</param>
+    /// <param name="capacity">Items that the list may hold when a captured graph is replayed.</param>
+    /// <param name="stream">The stream.</param>
+    public abstract void Decode(in DecodeParams args, int items, int capacity, CudaStream? stream);
+
+    /// <summary>Writes new keys and values into pages; arguments as <see cref="Decode"/>.</summary>
+    public abstract void Append(in AppendParams args, int items, int capacity, CudaStream? stream);
+
+    /// <summary>Writes changed page ids into the page table.</summary>
+    public abstract void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream);
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}

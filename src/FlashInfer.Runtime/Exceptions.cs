@@ -1,0 +1,109 @@
+namespace FlashInfer;
+
+/// <summary>The root of the exceptions that this library throws beside the argument exceptions of the base class library.</summary>
+public class FlashInferException : Exception
+{
+    /// <summary>Makes the exception.</summary>
+    /// <param name="message">What was wrong, the value, what was expected, what to do.</param>
+    /// <param name="inner">The cause, if another exception is it.</param>
+    public FlashInferException(string message, Exception? inner = null)
+        : base(message, inner) { }
+}
+
+/// <summary>A call of the CUDA driver failed.</summary>
+public sealed class CudaDriverException : FlashInferException
+{
+    /// <summary>Makes the exception.</summary>
+    /// <param name="call">The driver function, such as <c>cuMemAllocAsync</c>.</param>
+    /// <param name="code">Its result code.</param>
+    /// <param name="codeName">The name of the code, such as <c>CUDA_ERROR_OUT_OF_MEMORY</c>.</param>
+    /// <param name="message">The whole message.</param>
+    public CudaDriverException(string call, int code, string codeName, string message)
+        : base(message)
+    {
+        Call = call;
+        Code = code;
+        CodeName = codeName;
+    }
+
+    /// <summary>The driver function.</summary>
+    public string Call { get; }
+
+    /// <summary>Its result code.</summary>
+    public int Code { get; }
+
+    /// <summary>The name of the code.</summary>
+    public string CodeName { get; }
+}
+
+/// <summary>No device of the wanted kind can be used; the message says which step failed and what to do.</summary>
+public sealed class DeviceUnavailableException(string message, Exception? inner = null) : FlashInferException(message, inner);
+
+/// <summary>NVRTC is missing or refused a translation unit.</summary>
+public sealed class KernelCompilationException : FlashInferException
+{
+    /// <summary>Makes the exception.</summary>
+    /// <param name="unit">The unit's name.</param>
+    /// <param name="message">The whole message.</param>
+    /// <param name="log">NVRTC's log, empty when NVRTC was not found.</param>
+    /// <param name="options">The options that NVRTC was given.</param>
+    /// <param name="source">The unit's text.</param>
+    /// <param name="inner">The cause.</param>
+    public KernelCompilationException(
+        string unit,
+        string message,
+        string log,
+        IReadOnlyList<string> options,
+        string source,
+        Exception? inner = null
+    )
+        : base(message, inner)
+    {
+        Unit = unit;
+        Log = log;
+        Options = options;
+        UnitSource = source;
+    }
+
+    /// <summary>The unit's name.</summary>
+    public string Unit { get; }
+
+    /// <summary>NVRTC's log.</summary>
+    public string Log { get; }
+
+    /// <summary>The options that NVRTC was given.</summary>
+    public IReadOnlyList<string> Options { get; }
+
+    /// <summary>The unit's text.</summary>
+    public string UnitSource { get; }
+}
+
+/// <summary>The cache has fewer free pages than the forward needs. Nothing was reserved.</summary>
+public sealed class OutOfPagesException : FlashInferException
+{
+    /// <summary>Makes the exception.</summary>
+    /// <param name="needed">Pages that the forward needs.</param>
+    /// <param name="free">Pages that are free.</param>
+    /// <param name="total">Pages of the cache.</param>
+    public OutOfPagesException(int needed, int free, int total)
+        : base(
+            $"The forward needs {needed} more pages but {free} of {total} are free; free or shorten sequences, begin fewer tokens, or make the cache larger. TryBeginForward reports this without an exception."
+        )
+    {
+        Needed = needed;
+        Free = free;
+        Total = total;
+    }
+
+    /// <summary>Pages that the forward needs.</summary>
+    public int Needed { get; }
+
+    /// <summary>Pages that are free.</summary>
+    public int Free { get; }
+
+    /// <summary>Pages of the cache.</summary>
+    public int Total { get; }
+}
+
+/// <summary>A wrapper was run with no plan, or with one made before its sequences changed.</summary>
+public sealed class StalePlanException(string message) : FlashInferException(message);

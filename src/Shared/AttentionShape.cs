@@ -1,0 +1,26 @@
+namespace FlashInfer;
+
+/// <summary>
+/// The values of one attention configuration, legal or not. <see cref="AttentionRules"/> says which are legal and
+/// <see cref="CudaUnits"/> turns a legal one into CUDA. Linked into the generator and the runtime, so that both decide alike.
+/// </summary>
+/// <param name="Heads">Query heads.</param>
+/// <param name="KvHeads">Key/value heads.</param>
+/// <param name="HeadDim">Elements of one head.</param>
+/// <param name="PageSize">Tokens per page of the KV cache.</param>
+/// <param name="Dtype">Element type of query and output.</param>
+/// <param name="KvDtype">Element type of keys and values.</param>
+/// <param name="KvLayout">Order of dimensions inside a page.</param>
+internal readonly record struct AttentionShape(
+    int Heads,
+    int KvHeads,
+    int HeadDim,
+    int PageSize,
+    DType Dtype,
+    DType KvDtype,
+    KvLayout KvLayout
+)
+{
+    /// <summary>Query heads that share one key/value head. Only meaningful when the shape is legal.</summary>
+    public int GroupSize => Heads / KvHeads;
+}

@@ -1,0 +1,22 @@
+namespace FlashInfer;
+
+/// <summary>The element type of a tensor.</summary>
+#if FLASHINFER_RUNTIME
+public
+#else
+internal
+#endif
+enum DType
+{
+    /// <summary>IEEE 754 half precision (<c>System.Half</c>), 2 bytes.</summary>
+    Float16,
+
+    /// <summary>bfloat16: the upper half of an IEEE 754 single, 2 bytes.</summary>
+    BFloat16,
+
+    /// <summary>IEEE 754 single precision, 4 bytes. The type of LSE; attention itself does not take it.</summary>
+    Float32,
+
+    /// <summary>32-bit signed integer, 4 bytes. The type of page tables; attention itself does not take it.</summary>
+    Int32,
+}
