@@ -60,7 +60,11 @@ internal sealed class DecodeScenario<T>
             }
 
             DecodeErrors errors = Decode(decode, layer, sequences.Length);
-            worst = new(Math.Max(worst.Relative, errors.Relative), Math.Max(worst.WorstRow, errors.WorstRow), Math.Max(worst.Lse, errors.Lse));
+            worst = new(
+                Math.Max(worst.Relative, errors.Relative),
+                Math.Max(worst.WorstRow, errors.WorstRow),
+                Math.Max(worst.Lse, errors.Lse)
+            );
         }
 
         cache.EndForward(last);
@@ -109,7 +113,10 @@ internal sealed class DecodeScenario<T>
     /// <summary>Some of the sequences get some of their tokens.</summary>
     private void Grow(PagedKvCache cache, Sequence[] sequences)
     {
-        int[] missing = [.. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Length < _case.Lengths[i] - 1 && _random.Next(4) != 0)];
+        int[] missing =
+        [
+            .. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Length < _case.Lengths[i] - 1 && _random.Next(4) != 0),
+        ];
         Sequence[] growing = [.. missing.Select(i => sequences[i])];
         int[] tokens = [.. missing.Select(i => _random.Next(1, _case.Lengths[i] - sequences[i].Length))];
         cache.BeginForward(growing, tokens);
@@ -257,7 +264,9 @@ internal sealed class DecodeScenario<T>
                 seen[at] = true;
                 if (_to(pages[at]) != expected[layer, i][e])
                 {
-                    Assert.Fail($"{_case}: layer {layer}, sequence {i}, token {token} holds {_to(pages[at])}, expected {expected[layer, i][e]}.");
+                    Assert.Fail(
+                        $"{_case}: layer {layer}, sequence {i}, token {token} holds {_to(pages[at])}, expected {expected[layer, i][e]}."
+                    );
                 }
             }
         }
@@ -271,8 +280,7 @@ internal sealed class DecodeScenario<T>
         }
     }
 
-    private float Normal() =>
-        (float)(Math.Sqrt(-2 * Math.Log(1 - _random.NextDouble())) * Math.Cos(2 * Math.PI * _random.NextDouble()));
+    private float Normal() => (float)(Math.Sqrt(-2 * Math.Log(1 - _random.NextDouble())) * Math.Cos(2 * Math.PI * _random.NextDouble()));
 
     private sealed class NewTokens : IDisposable
     {

@@ -53,6 +53,9 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     public override int DecodeUnitsPerItem => _spec.KvHeads;
 
     /// <inheritdoc/>
+    public override int DecodeMinChunk => 256;
+
+    /// <inheritdoc/>
     public override void Decode(in DecodeParams args, int items, int capacity, CudaStream? stream)
     {
         Check(stream);
