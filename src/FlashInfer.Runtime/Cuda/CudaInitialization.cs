@@ -13,6 +13,11 @@ internal static unsafe class CudaInitialization
     /// <exception cref="DeviceUnavailableException">No driver, too old, or it sees no device.</exception>
     public static int Ensure()
     {
+        if (!NativeLibraries.TryLoadDriver(out IReadOnlyList<NativeSearchStep> trace))
+        {
+            throw new DeviceUnavailableException(NotLoaded(trace));
+        }
+
         try
         {
             int version = 0;
@@ -24,10 +29,6 @@ internal static unsafe class CudaInitialization
 
             Require(cuInit(0), nameof(cuInit));
             return version;
-        }
-        catch (Exception e) when (e is DllNotFoundException or BadImageFormatException)
-        {
-            throw new DeviceUnavailableException(NotLoaded(e.Message), e);
         }
         catch (EntryPointNotFoundException e)
         {
@@ -56,8 +57,8 @@ internal static unsafe class CudaInitialization
 
     /// <summary>The message for a driver that cannot be loaded.</summary>
     /// <param name="tried">What was tried, with the outcome of each.</param>
-    public static string NotLoaded(string tried) =>
-        $"The NVIDIA driver library cannot be loaded, so no CUDA device can be used. Install the driver, or, in a container, start it with GPUs. Tried: {tried}";
+    public static string NotLoaded(IReadOnlyList<NativeSearchStep> tried) =>
+        $"The NVIDIA driver library cannot be loaded, so no CUDA device can be used. Install the driver, or, in a container, start it with GPUs. Tried: {string.Join("; ", tried)}.";
 
     /// <summary>A version as people write it: 12040 is 12.4.</summary>
     public static string Dotted(int version) => $"{version / 1000}.{version % 1000 / 10}";

@@ -32,9 +32,9 @@ public sealed class CudaInitializationTests
 
     [Fact]
     public void Missing_driver_says_what_was_tried() =>
-        Assert.Contains(
-            "Tried: libcuda.so.1: no such file",
-            CudaInitialization.NotLoaded("libcuda.so.1: no such file"),
+        Assert.EndsWith(
+            "Tried: libcuda.so.1: no such file; /usr/lib/libcuda.so: too short.",
+            CudaInitialization.NotLoaded([new("libcuda.so.1", "no such file"), new("/usr/lib/libcuda.so", "too short")]),
             StringComparison.Ordinal
         );
 
