@@ -33,6 +33,9 @@ internal abstract class Backend : IDisposable
     /// <summary>Waits for everything queued on the device.</summary>
     public abstract void Synchronize();
 
+    /// <summary>Whether work queued on the stream now is recorded into a graph instead of run.</summary>
+    public virtual bool IsCapturing(CudaStream? stream) => false;
+
     /// <summary>Makes a list that the host writes and kernels read.</summary>
     public abstract UploadBuffer CreateUploadBuffer(int capacityBytes);
 
@@ -55,7 +58,7 @@ internal abstract class UploadBuffer : IDisposable
     /// <summary>Bytes at <see cref="Address"/>.</summary>
     public abstract int Capacity { get; }
 
-    /// <summary>Host memory to write, <see cref="Capacity"/> bytes, contents undefined. Waits only when every slot is in flight.</summary>
+    /// <summary>Host memory to write, <see cref="Capacity"/> bytes, contents undefined; the same memory until the next <see cref="Commit"/>. Waits only when every slot is in flight.</summary>
     public abstract Span<byte> Begin();
 
     /// <summary>Makes the first bytes visible at <see cref="Address"/> to everything queued on the stream from now on.</summary>
@@ -73,6 +76,9 @@ internal abstract class AttentionKernels : IDisposable
 
     /// <summary>List items expand to this many units of work each in decode: the planner counts blocks with it.</summary>
     public abstract int DecodeUnitsPerItem { get; }
+
+    /// <summary>The shortest part worth cutting a sequence into, in tokens; a multiple of 16.</summary>
+    public abstract int DecodeMinChunk { get; }
 
     /// <summary>Runs batch decode.</summary>
     /// <param name="args">Arguments; the list's header holds the count.</param>

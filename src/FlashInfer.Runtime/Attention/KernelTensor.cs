@@ -1,0 +1,34 @@
+namespace FlashInfer.Attention;
+
+/// <summary>What every tensor must meet before a kernel sees its address.</summary>
+internal static class KernelTensor
+{
+    private const int Alignment = 16;
+
+    /// <summary>Throws unless a tensor is [rows, heads, headDim] of the cache's device, with rows that 16-byte accesses can reach.</summary>
+    public static void Check(TensorView tensor, string name, PagedKvCache cache, DType dtype, int rows, int heads)
+    {
+        tensor.Expect(name, dtype, rows, heads, cache.Spec.HeadDim);
+        if (tensor.Device != cache.Device)
+        {
+            throw new ArgumentException(
+                $"{name} lies on {tensor.Device}, the cache on {cache.Device}; allocate it on the cache's device.",
+                name
+            );
+        }
+
+        long elements = Alignment / dtype.Size();
+        if (
+            tensor.Stride(2) != 1
+            || tensor.Stride(1) % elements != 0
+            || tensor.Stride(0) % elements != 0
+            || tensor.Address % Alignment != 0
+        )
+        {
+            throw new ArgumentException(
+                $"{name} has address 0x{tensor.Address:x} and strides [{tensor.Stride(0)}, {tensor.Stride(1)}, {tensor.Stride(2)}]; kernels need the head dimension contiguous, and rows and heads aligned to {Alignment} bytes.",
+                name
+            );
+        }
+    }
+}

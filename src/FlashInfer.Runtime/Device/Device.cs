@@ -1,0 +1,160 @@
+using System.Collections.Concurrent;
+using FlashInfer.Cuda;
+
+namespace FlashInfer;
+
+/// <summary>What a <see cref="Device"/> runs on.</summary>
+public enum DeviceKind
+{
+    /// <summary>The built-in CPU backend.</summary>
+    Cpu,
+
+    /// <summary>An NVIDIA GPU.</summary>
+    Cuda,
+}
+
+/// <summary>
+/// Where tensors live and kernels run: an NVIDIA GPU, or the CPU where there is none. Safe to share between threads. Dispose caches,
+/// wrappers and tensors before their device; what is left then is freed with it, and says so when used.
+/// </summary>
+public sealed partial class Device : IDisposable
+{
+    private readonly ConcurrentDictionary<AttentionShape, Lazy<AttentionKernels>> _kernels = new();
+    private readonly Backend _backend;
+    private int _disposed;
+
+    internal Device(Backend backend, DeviceKind kind, string name, string reason)
+    {
+        _backend = backend;
+        Kind = kind;
+        Name = name;
+        Reason = reason;
+    }
+
+    /// <summary>GPU or CPU.</summary>
+    public DeviceKind Kind { get; }
+
+    /// <summary>The device's name, such as <c>NVIDIA H100 80GB HBM3</c>.</summary>
+    public string Name { get; }
+
+    /// <summary>Why this device was chosen: for a CPU device, what keeps the GPU from being used.</summary>
+    public string Reason { get; }
+
+    internal Backend Backend
+    {
+        get
+        {
+            ThrowIfDisposed();
+            return _backend;
+        }
+    }
+
+    internal bool IsDisposed => Volatile.Read(ref _disposed) != 0;
+
+    /// <summary>Allocates a tensor, contents undefined.</summary>
+    /// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/> or <see cref="int"/>.</typeparam>
+    /// <param name="shape">Its dimensions, outermost first.</param>
+    public DeviceTensor<T> Allocate<T>(params ReadOnlySpan<int> shape)
+        where T : unmanaged => new(this, new TensorShape(shape));
+
+    /// <summary>Looks at memory that somebody else owns: ManagedCuda, ILGPU, TorchSharp, a native library.</summary>
+    /// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/> or <see cref="int"/>.</typeparam>
+    /// <param name="address">A device pointer of this GPU, or a native pointer on the CPU device; 16-byte aligned.</param>
+    /// <param name="shape">The dimensions, outermost first.</param>
+    /// <param name="strides">Elements between neighbours for each dimension; contiguous when empty.</param>
+    /// <returns>A view; the memory must stay alive while it is used.</returns>
+    public TensorView<T> View<T>(nint address, ReadOnlySpan<int> shape, ReadOnlySpan<long> strides = default)
+        where T : unmanaged
+    {
+        ThrowIfDisposed();
+        TensorShape dimensions = new(shape);
+        TensorStrides steps = TensorStrides.Contiguous(dimensions);
+        if (!strides.IsEmpty)
+        {
+            if (strides.Length != shape.Length)
+            {
+                throw new ArgumentException(
+                    $"{strides.Length} strides were given for the {shape.Length} dimensions of {dimensions}.",
+                    nameof(strides)
+                );
+            }
+
+            for (int i = 0; i < strides.Length; i++)
+            {
+                ArgumentOutOfRangeException.ThrowIfNegative(strides[i], nameof(strides));
+                steps[i] = strides[i];
+            }
+        }
+
+        if (address == 0 && dimensions.Elements > 0)
+        {
+            throw new ArgumentException($"The address is null but {dimensions} has elements.", nameof(address));
+        }
+
+        return new TensorView(this, null, address, DTypes.Of<T>(), dimensions, steps).As<T>();
+    }
+
+    /// <summary>Waits for everything queued on this device.</summary>
+    public void Synchronize() => Backend.Synchronize();
+
+    /// <summary>
+    /// Compiles a configuration's kernels, or loads them from the kernel cache, so that the first step does not wait. Without it the
+    /// first cache of a configuration does this.
+    /// </summary>
+    /// <param name="spec">The configuration.</param>
+    /// <param name="cancellationToken">Stops waiting; a compile under way is finished for the next caller.</param>
+    public Task WarmupAsync(AttentionSpec spec, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        ThrowIfDisposed();
+        return Task.Run(() => Kernels(spec), CancellationToken.None).WaitAsync(cancellationToken);
+    }
+
+    /// <summary>Frees the device's kernels, and what else was left on it.</summary>
+    public void Dispose()
+    {
+        if (Interlocked.Exchange(ref _disposed, 1) != 0)
+        {
+            return;
+        }
+
+        foreach (Lazy<AttentionKernels> kernels in _kernels.Values)
+        {
+            if (kernels.IsValueCreated)
+            {
+                kernels.Value.Dispose();
+            }
+        }
+
+        _backend.Dispose();
+    }
+
+    /// <summary>Name and kind.</summary>
+    public override string ToString() => $"{Name} ({Kind})";
+
+    internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(IsDisposed, this);
+
+    internal AttentionKernels Kernels(AttentionSpec spec)
+    {
+        ThrowIfDisposed();
+        Lazy<AttentionKernels> entry = _kernels.GetOrAdd(spec.Shape, _ => new Lazy<AttentionKernels>(() => Backend.LoadKernels(spec)));
+        try
+        {
+            return entry.Value;
+        }
+        catch
+        {
+            // A failed compile is tried again by the next caller: the cause (no NVRTC, say) may be gone by then.
+            _kernels.TryRemove(KeyValuePair.Create(spec.Shape, entry));
+            throw;
+        }
+    }
+
+    internal void CheckStream(CudaStream? stream)
+    {
+        if (stream is not null && Kind == DeviceKind.Cpu)
+        {
+            throw new ArgumentException("The CPU device has no streams; pass none.", nameof(stream));
+        }
+    }
+}

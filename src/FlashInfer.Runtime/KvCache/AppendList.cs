@@ -1,0 +1,117 @@
+using FlashInfer.Attention;
+using FlashInfer.Cuda;
+
+namespace FlashInfer.KvCache;
+
+/// <summary>Where the new tokens of a batch go: made once per step, used for every layer.</summary>
+internal sealed class AppendList(Device device) : IDisposable
+{
+    private const int TokensPerItem = 16;
+
+    private UploadList<AppendItem>? _list;
+    private Sequence[] _sequences = new Sequence[64];
+    private int[] _revisions = new int[64];
+    private int _sequenceCount;
+    private int _itemCount;
+    private bool _captured;
+
+    /// <summary>New tokens of all sequences of the list.</summary>
+    public int Tokens { get; private set; }
+
+    /// <summary>Whether the list was made for these sequences as they are now.</summary>
+    public bool Covers(ReadOnlySpan<Sequence> sequences)
+    {
+        if (_list is null || _sequenceCount != sequences.Length)
+        {
+            return false;
+        }
+
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            if (_sequences[i] != sequences[i] || _revisions[i] != sequences[i].Revision)
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
+
+    /// <summary>Makes the list for sequences, those without an open forward included, and sends it to the device.</summary>
+    public void Fill(ReadOnlySpan<Sequence> sequences, CudaStream? stream)
+    {
+        Reserve(sequences);
+        Span<AppendItem> items = _list!.Begin();
+        int count = 0;
+        int row = 0;
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            Sequence sequence = sequences[i];
+            for (int done = 0; done < sequence.ForwardTokens; done += TokensPerItem)
+            {
+                items[count++] = new AppendItem
+                {
+                    Row = row + done,
+                    Count = Math.Min(TokensPerItem, sequence.ForwardTokens - done),
+                    Position = sequence.Length + done,
+                    PageOffset = sequence.PageOffset,
+                };
+            }
+
+            row += sequence.ForwardTokens;
+            _sequences[i] = sequence;
+            _revisions[i] = sequence.Revision;
+        }
+
+        _list.Commit(count, stream);
+        _sequenceCount = sequences.Length;
+        _itemCount = count;
+        Tokens = row;
+    }
+
+    /// <summary>Writes one layer.</summary>
+    public void Run(AppendParams args, AttentionKernels kernels, CudaStream? stream)
+    {
+        _captured |= device.Backend.IsCapturing(stream);
+        args.Plan = _list!.Address;
+        kernels.Append(args, _itemCount, _list.Capacity, stream);
+    }
+
+    public void Dispose() => _list?.Dispose();
+
+    private void Reserve(ReadOnlySpan<Sequence> sequences)
+    {
+        if (_sequences.Length < sequences.Length)
+        {
+            int length = Math.Max(sequences.Length, _sequences.Length * 2);
+            _sequences = new Sequence[length];
+            _revisions = new int[length];
+        }
+
+        int needed = 0;
+        foreach (Sequence sequence in sequences)
+        {
+            needed += (sequence.ForwardTokens + TokensPerItem - 1) / TokensPerItem;
+        }
+
+        if (_list is null || _list.Capacity < needed)
+        {
+            if (_captured)
+            {
+                throw new InvalidOperationException(
+                    $"This step appends {needed} groups of up to {TokensPerItem} tokens, but a captured graph holds the address of a list for {_list!.Capacity}; plan the largest step before capturing, or append fewer tokens."
+                );
+            }
+
+            UploadList<AppendItem> grown = new(device.Backend, Math.Max(256, needed * 2));
+            if (_list is not null)
+            {
+                // A step still running, on whatever stream, may be reading the old list.
+                device.Synchronize();
+                _list.Dispose();
+            }
+
+            _list = grown;
+        }
+    }
+}

@@ -1,0 +1,424 @@
+using System.Diagnostics.CodeAnalysis;
+using FlashInfer.Attention;
+using FlashInfer.Cuda;
+using FlashInfer.KvCache;
+
+namespace FlashInfer;
+
+/// <summary>
+/// Keys and values of many sequences in pages of a fixed size: one allocation for all layers, a free list, and a page table that lives on
+/// the device. Generated configurations derive a typed cache from it; a configuration known only at run time uses it as it is.
+/// </summary>
+/// <remarks>
+/// A step is <c>BeginForward</c> (reserves room for new tokens, all or nothing), <c>Append</c> for each layer, and <c>EndForward</c>
+/// (commits) or <c>AbandonForward</c> (rolls back). A cache belongs to one caller at a time, and its work to one stream at a time.
+/// </remarks>
+public class PagedKvCache : IDisposable
+{
+    private readonly Stack<int> _freePages;
+    private readonly PageTable _table;
+    private readonly AppendList _appends;
+    private readonly DeviceMemory _memory;
+    private readonly UseGuard _guard = new(nameof(PagedKvCache));
+    private readonly long _layerElements;
+    private long _nextId;
+    private long _mark;
+    private bool _disposed;
+
+    /// <summary>Allocates a cache and gets its configuration's kernels ready.</summary>
+    /// <param name="device">The device that holds it.</param>
+    /// <param name="spec">The attention configuration.</param>
+    /// <param name="layers">Layers of the model, 1 or more.</param>
+    /// <param name="pages">Pages, 1 or more; each holds <see cref="AttentionSpec.PageSize"/> tokens of every layer.</param>
+    /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
+    public PagedKvCache(Device device, AttentionSpec spec, int layers, int pages)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(spec);
+        ArgumentOutOfRangeException.ThrowIfLessThan(layers, 1);
+        ArgumentOutOfRangeException.ThrowIfLessThan(pages, 1);
+        if ((long)pages * spec.PageSize > int.MaxValue)
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(pages),
+                pages,
+                $"{pages} pages of {spec.PageSize} tokens are more than {int.MaxValue} tokens; positions are 32-bit."
+            );
+        }
+
+        Device = device;
+        Spec = spec;
+        Layers = layers;
+        TotalPages = pages;
+        Kernels = device.Kernels(spec);
+        PageElements = (long)spec.PageSize * spec.KvHeads * spec.HeadDim;
+        _layerElements = pages * PageElements;
+        _memory = new DeviceMemory(device, checked(2 * layers * _layerElements * spec.KvDtype.Size()));
+        _table = new PageTable(device, pages);
+        _appends = new AppendList(device);
+        _freePages = new Stack<int>(pages);
+        for (int page = pages - 1; page >= 0; page--)
+        {
+            _freePages.Push(page);
+        }
+    }
+
+    /// <summary>The device that holds the cache.</summary>
+    public Device Device { get; }
+
+    /// <summary>The attention configuration.</summary>
+    public AttentionSpec Spec { get; }
+
+    /// <summary>Layers of the model.</summary>
+    public int Layers { get; }
+
+    /// <summary>Pages of the cache.</summary>
+    public int TotalPages { get; }
+
+    /// <summary>Pages that no sequence holds.</summary>
+    public int FreePages => _freePages.Count;
+
+    /// <summary>Device memory that the cache takes, page table included.</summary>
+    public long Bytes => _memory.Bytes + _table.Bytes;
+
+    internal AttentionKernels Kernels { get; }
+
+    internal PageTable Table => _table;
+
+    /// <summary>Elements between two pages.</summary>
+    internal long PageElements { get; }
+
+    /// <summary>Elements between two tokens of a page.</summary>
+    internal long TokenElements => Spec.KvLayout == KvLayout.Nhd ? (long)Spec.KvHeads * Spec.HeadDim : Spec.HeadDim;
+
+    /// <summary>Elements between two heads of a page.</summary>
+    internal long HeadElements => Spec.KvLayout == KvLayout.Nhd ? Spec.HeadDim : (long)Spec.PageSize * Spec.HeadDim;
+
+    /// <summary>Goes up with every change that may make a plan stale: an unchanged value spares the look at each sequence.</summary>
+    internal int Revision { get; private set; }
+
+    /// <summary>Makes an empty sequence; it holds no page until its first forward.</summary>
+    public Sequence NewSequence()
+    {
+        ThrowIfDisposed();
+        return new Sequence(this, Interlocked.Increment(ref _nextId));
+    }
+
+    /// <summary>Reserves room for new tokens of one sequence.</summary>
+    /// <param name="sequence">A sequence of this cache with no forward open.</param>
+    /// <param name="tokens">New tokens, 1 or more.</param>
+    /// <exception cref="OutOfPagesException">Too few pages are free; nothing was reserved.</exception>
+    public void BeginForward(Sequence sequence, int tokens) =>
+        BeginForward(new ReadOnlySpan<Sequence>(in sequence), new ReadOnlySpan<int>(in tokens));
+
+    /// <summary>Reserves room for new tokens of a batch: for all of it or none.</summary>
+    /// <param name="sequences">Different sequences of this cache with no forward open.</param>
+    /// <param name="tokens">New tokens of each, 1 or more.</param>
+    /// <exception cref="OutOfPagesException">Too few pages are free; nothing was reserved.</exception>
+    public void BeginForward(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens)
+    {
+        if (!TryBegin(sequences, tokens, out int needed))
+        {
+            throw new OutOfPagesException(needed, FreePages, TotalPages);
+        }
+    }
+
+    /// <summary>As <see cref="BeginForward(Sequence, int)"/>, but says <see langword="false"/> when too few pages are free.</summary>
+    /// <param name="sequence">A sequence of this cache with no forward open.</param>
+    /// <param name="tokens">New tokens, 1 or more.</param>
+    public bool TryBeginForward(Sequence sequence, int tokens) =>
+        TryBegin(new ReadOnlySpan<Sequence>(in sequence), new ReadOnlySpan<int>(in tokens), out _);
+
+    /// <summary>As <see cref="BeginForward(ReadOnlySpan{Sequence}, ReadOnlySpan{int})"/>, but says <see langword="false"/> when too few pages are free.</summary>
+    /// <param name="sequences">Different sequences of this cache with no forward open.</param>
+    /// <param name="tokens">New tokens of each, 1 or more.</param>
+    public bool TryBeginForward(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens) => TryBegin(sequences, tokens, out _);
+
+    /// <summary>Commits the open forward of one sequence.</summary>
+    /// <param name="sequence">A sequence with a forward open.</param>
+    public void EndForward(Sequence sequence) => EndForward(new ReadOnlySpan<Sequence>(in sequence));
+
+    /// <summary>Commits the open forwards of a batch. Plans that counted them stay right.</summary>
+    /// <param name="sequences">Different sequences with a forward open.</param>
+    public void EndForward(ReadOnlySpan<Sequence> sequences)
+    {
+        using UseGuard.Use use = Enter();
+        CheckBatch(sequences, inForward: true);
+        foreach (Sequence sequence in sequences)
+        {
+            sequence.Length += sequence.ForwardTokens;
+            sequence.ForwardTokens = 0;
+        }
+    }
+
+    /// <summary>Rolls the open forward of one sequence back.</summary>
+    /// <param name="sequence">A sequence with a forward open.</param>
+    public void AbandonForward(Sequence sequence) => AbandonForward(new ReadOnlySpan<Sequence>(in sequence));
+
+    /// <summary>Rolls the open forwards of a batch back: their pages are free again, and plans that counted them are stale.</summary>
+    /// <param name="sequences">Different sequences with a forward open.</param>
+    public void AbandonForward(ReadOnlySpan<Sequence> sequences)
+    {
+        using UseGuard.Use use = Enter();
+        CheckBatch(sequences, inForward: true);
+        foreach (Sequence sequence in sequences)
+        {
+            sequence.ForwardTokens = 0;
+            ReleasePagesBeyond(sequence, PagesFor(sequence.Length));
+            Touch(sequence);
+        }
+    }
+
+    /// <summary>Gives all pages of a sequence back, an open forward's too; the sequence can't be used any more.</summary>
+    /// <param name="sequence">A sequence of this cache that was not freed.</param>
+    public void Free(Sequence sequence)
+    {
+        using UseGuard.Use use = Enter();
+        CheckSequence(sequence, 0);
+        ReleasePagesBeyond(sequence, 0);
+        sequence.Length = 0;
+        sequence.ForwardTokens = 0;
+        sequence.IsFreed = true;
+        Touch(sequence);
+    }
+
+    /// <summary>Writes the keys and values of the open forwards of a batch into one layer.</summary>
+    /// <param name="layer">The layer, from 0.</param>
+    /// <param name="sequences">Different sequences with a forward open.</param>
+    /// <param name="key">[tokens, kvHeads, headDim]: the new tokens of the first sequence, then of the second, ...</param>
+    /// <param name="value">As <paramref name="key"/>.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    public void Append(int layer, ReadOnlySpan<Sequence> sequences, TensorView key, TensorView value, CudaStream? stream = null)
+    {
+        using UseGuard.Use use = Enter();
+        CheckLayer(layer);
+        CheckBatch(sequences, inForward: true);
+        int tokens = 0;
+        foreach (Sequence sequence in sequences)
+        {
+            tokens += sequence.ForwardTokens;
+        }
+
+        AppendParams args = AppendArguments(layer, tokens, key, value, stream);
+        if (!_appends.Covers(sequences))
+        {
+            _appends.Fill(sequences, stream);
+        }
+
+        _table.Flush(Kernels, stream);
+        _appends.Run(args, Kernels, stream);
+    }
+
+    /// <summary>Keys of one layer: [pages, pageSize, kvHeads, headDim], or [pages, kvHeads, pageSize, headDim] when HND.</summary>
+    /// <param name="layer">The layer, from 0.</param>
+    public TensorView KeyPages(int layer) => Pages(layer, 0);
+
+    /// <summary>Values of one layer, shaped as <see cref="KeyPages"/>.</summary>
+    /// <param name="layer">The layer, from 0.</param>
+    public TensorView ValuePages(int layer) => Pages(layer, 1);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Dispose(true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees the cache's memory.</summary>
+    /// <param name="disposing">Whether <see cref="Dispose()"/> was called.</param>
+    protected virtual void Dispose(bool disposing)
+    {
+        if (_disposed || !disposing)
+        {
+            return;
+        }
+
+        _disposed = true;
+        _appends.Dispose();
+        _table.Dispose();
+        _memory.Dispose();
+    }
+
+    internal void ThrowIfDisposed()
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        Device.ThrowIfDisposed();
+    }
+
+    internal UseGuard.Use Enter()
+    {
+        ThrowIfDisposed();
+        return _guard.Enter();
+    }
+
+    internal ReadOnlySpan<int> PagesOf(Sequence sequence) => _table.PagesOf(sequence);
+
+    internal void CheckLayer(int layer)
+    {
+        if ((uint)layer >= (uint)Layers)
+        {
+            throw new ArgumentOutOfRangeException(nameof(layer), layer, $"The cache has {Layers} layers; expected 0 to {Layers - 1}.");
+        }
+    }
+
+    internal void CheckSequence([NotNull] Sequence? sequence, int index)
+    {
+        if (sequence is null)
+        {
+            throw new ArgumentNullException(nameof(sequence), $"Sequence {index} of the batch is null.");
+        }
+
+        if (sequence.Cache != this)
+        {
+            throw new ArgumentException($"Sequence {index} of the batch ({sequence}) belongs to another cache.", nameof(sequence));
+        }
+
+        if (sequence.IsFreed)
+        {
+            throw new ArgumentException($"Sequence {index} of the batch ({sequence}) was freed.", nameof(sequence));
+        }
+    }
+
+    /// <summary>Throws unless all sequences are this cache's, different from each other, and in (or not in) a forward.</summary>
+    internal void CheckBatch(ReadOnlySpan<Sequence> sequences, bool inForward)
+    {
+        _mark++;
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            CheckSequence(sequences[i], i);
+            if (sequences[i].Mark == _mark)
+            {
+                throw new ArgumentException($"Sequence {i} of the batch ({sequences[i]}) stands in it twice.", nameof(sequences));
+            }
+
+            sequences[i].Mark = _mark;
+            if (sequences[i].IsInForward != inForward)
+            {
+                throw new InvalidOperationException(
+                    inForward
+                        ? $"Sequence {i} of the batch ({sequences[i]}) has no forward open; call BeginForward first."
+                        : $"Sequence {i} of the batch ({sequences[i]}) has a forward open; call EndForward or AbandonForward first."
+                );
+            }
+        }
+    }
+
+    /// <summary>Throws when a sequence with an open forward stands in the batch twice: its new tokens would be written twice.</summary>
+    internal void CheckForwardsAreUnique(ReadOnlySpan<Sequence> sequences)
+    {
+        _mark++;
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            if (sequences[i].IsInForward && sequences[i].Mark == _mark)
+            {
+                throw new ArgumentException(
+                    $"Sequence {i} of the batch ({sequences[i]}) has a forward open and stands in the batch twice.",
+                    nameof(sequences)
+                );
+            }
+
+            sequences[i].Mark = _mark;
+        }
+    }
+
+    internal nint KeyAddress(int layer) => LayerAddress(layer, 0);
+
+    internal nint ValueAddress(int layer) => LayerAddress(layer, 1);
+
+    internal AppendParams AppendArguments(int layer, int tokens, TensorView key, TensorView value, CudaStream? stream)
+    {
+        Device.CheckStream(stream);
+        KernelTensor.Check(key, nameof(key), this, Spec.KvDtype, tokens, Spec.KvHeads);
+        KernelTensor.Check(value, nameof(value), this, Spec.KvDtype, tokens, Spec.KvHeads);
+        return new AppendParams
+        {
+            Key = key.Address,
+            Value = value.Address,
+            KeyCache = KeyAddress(layer),
+            ValueCache = ValueAddress(layer),
+            Pages = _table.Address,
+            KeyRowStride = key.Stride(0),
+            KeyHeadStride = key.Stride(1),
+            ValueRowStride = value.Stride(0),
+            ValueHeadStride = value.Stride(1),
+            PageStride = PageElements,
+            TokenStride = TokenElements,
+            HeadStride = HeadElements,
+        };
+    }
+
+    private bool TryBegin(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens, out int needed)
+    {
+        using UseGuard.Use use = Enter();
+        if (sequences.Length != tokens.Length)
+        {
+            throw new ArgumentException($"{sequences.Length} sequences but {tokens.Length} token counts were given.", nameof(tokens));
+        }
+
+        CheckBatch(sequences, inForward: false);
+        long pages = 0;
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            if (tokens[i] < 1)
+            {
+                throw new ArgumentOutOfRangeException(
+                    nameof(tokens),
+                    tokens[i],
+                    $"Sequence {i} of the batch begins {tokens[i]} tokens; expected 1 or more."
+                );
+            }
+
+            pages += PagesFor((long)sequences[i].Length + tokens[i]) - sequences[i].PageCount;
+        }
+
+        needed = (int)Math.Min(pages, int.MaxValue);
+        if (pages > _freePages.Count)
+        {
+            return false;
+        }
+
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            Sequence sequence = sequences[i];
+            sequence.ForwardTokens = tokens[i];
+            for (long count = PagesFor(sequence.KvLength); sequence.PageCount < count; )
+            {
+                _table.Add(sequence, _freePages.Pop());
+            }
+
+            Touch(sequence);
+        }
+
+        return true;
+    }
+
+    private void ReleasePagesBeyond(Sequence sequence, long pages)
+    {
+        while (sequence.PageCount > pages)
+        {
+            _freePages.Push(_table.RemoveLast(sequence));
+        }
+    }
+
+    private void Touch(Sequence sequence)
+    {
+        sequence.Revision++;
+        Revision++;
+    }
+
+    private long PagesFor(long tokens) => (tokens + Spec.PageSize - 1) / Spec.PageSize;
+
+    private nint LayerAddress(int layer, int part) =>
+        _memory.Address + checked((nint)(((2 * (long)layer) + part) * _layerElements * Spec.KvDtype.Size()));
+
+    private TensorView Pages(int layer, int part)
+    {
+        ThrowIfDisposed();
+        CheckLayer(layer);
+        TensorShape shape =
+            Spec.KvLayout == KvLayout.Nhd
+                ? new TensorShape(TotalPages, Spec.PageSize, Spec.KvHeads, Spec.HeadDim)
+                : new TensorShape(TotalPages, Spec.KvHeads, Spec.PageSize, Spec.HeadDim);
+        return new TensorView(Device, _memory, LayerAddress(layer, part), Spec.KvDtype, shape, TensorStrides.Contiguous(shape));
+    }
+}

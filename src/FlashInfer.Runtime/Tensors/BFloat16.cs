@@ -1,0 +1,4 @@
+namespace FlashInfer;
+
+/// <summary>bfloat16.</summary>
+public readonly struct BFloat16;

@@ -1,0 +1,243 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using FlashInfer.Cuda;
+
+namespace FlashInfer;
+
+/// <summary>
+/// A window on device memory: address, element type, shape, strides and device. It owns nothing and can be stored. A view of memory that
+/// this library allocated notices when that memory has been freed.
+/// </summary>
+public readonly struct TensorView
+{
+    private readonly DeviceMemory? _memory;
+    private readonly nint _address;
+    private readonly TensorStrides _strides;
+
+    internal TensorView(Device device, DeviceMemory? memory, nint address, DType dtype, TensorShape shape, TensorStrides strides)
+    {
+        Device = device;
+        _memory = memory;
+        _address = address;
+        Dtype = dtype;
+        Shape = shape;
+        _strides = strides;
+    }
+
+    /// <summary>Whether this is <c>default</c>: no tensor at all.</summary>
+    public bool IsEmpty => Device is null;
+
+    /// <summary>The device that the memory belongs to.</summary>
+    public Device Device { get; }
+
+    /// <summary>The element type.</summary>
+    public DType Dtype { get; }
+
+    /// <summary>The dimensions.</summary>
+    public TensorShape Shape { get; }
+
+    /// <summary>The address of the first element: a device pointer on CUDA, a native pointer on the CPU device.</summary>
+    /// <exception cref="ObjectDisposedException">The tensor that owns the memory was disposed.</exception>
+    public nint Address
+    {
+        get
+        {
+            _memory?.ThrowIfFreed();
+            return _address;
+        }
+    }
+
+    /// <summary>Whether the elements lie without gaps, the last dimension fastest.</summary>
+    public bool IsContiguous
+    {
+        get
+        {
+            TensorStrides dense = TensorStrides.Contiguous(Shape);
+            for (int i = 0; i < Shape.Rank; i++)
+            {
+                if (Shape[i] > 1 && _strides[i] != dense[i])
+                {
+                    return false;
+                }
+            }
+
+            return true;
+        }
+    }
+
+    /// <summary>Elements between two neighbours along one dimension.</summary>
+    /// <param name="dimension">0 is the outermost.</param>
+    public long Stride(int dimension)
+    {
+        _ = Shape[dimension];
+        return _strides[dimension];
+    }
+
+    /// <summary>The view with its element type fixed.</summary>
+    /// <typeparam name="T">The element type that the view must have.</typeparam>
+    /// <exception cref="ArgumentException">The view holds another element type.</exception>
+    public TensorView<T> As<T>()
+        where T : unmanaged => new(this);
+
+    /// <summary>Shape, element type and device.</summary>
+    public override string ToString() => IsEmpty ? "no tensor" : $"{Dtype}{Shape} on {Device.Name}";
+
+    /// <summary>Throws unless the view has this shape; -1 stands for any extent.</summary>
+    internal TensorView Expect(string what, DType dtype, params ReadOnlySpan<int> shape)
+    {
+        if (IsEmpty)
+        {
+            throw new ArgumentException($"{what} is no tensor; expected {Describe(dtype, shape)}.", what);
+        }
+
+        bool same = Dtype == dtype && Shape.Rank == shape.Length;
+        for (int i = 0; same && i < shape.Length; i++)
+        {
+            same = shape[i] < 0 || Shape[i] == shape[i];
+        }
+
+        return same ? this : throw new ArgumentException($"{what} is {Dtype}{Shape}; expected {Describe(dtype, shape)}.", what);
+    }
+
+    internal TensorView WithRows(int start, int count, int elementBytes)
+    {
+        Span<int> dimensions = stackalloc int[Shape.Rank];
+        dimensions[0] = count;
+        for (int i = 1; i < dimensions.Length; i++)
+        {
+            dimensions[i] = Shape[i];
+        }
+
+        return new(
+            Device,
+            _memory,
+            _address + checked((nint)(start * _strides[0] * elementBytes)),
+            Dtype,
+            new TensorShape(dimensions),
+            _strides
+        );
+    }
+
+    private static string Describe(DType dtype, ReadOnlySpan<int> shape)
+    {
+        string[] names = new string[shape.Length];
+        for (int i = 0; i < shape.Length; i++)
+        {
+            names[i] = shape[i] < 0 ? "any" : shape[i].ToString();
+        }
+
+        return $"{dtype}[{string.Join(", ", names)}]";
+    }
+}
+
+/// <summary>A <see cref="TensorView"/> whose element type the compiler knows.</summary>
+/// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/> or <see cref="int"/>.</typeparam>
+public readonly struct TensorView<T>
+    where T : unmanaged
+{
+    private readonly TensorView _view;
+
+    /// <summary>Fixes the element type of a view.</summary>
+    /// <param name="view">A view of that element type.</param>
+    /// <exception cref="ArgumentException">The view holds another element type.</exception>
+    public TensorView(TensorView view)
+    {
+        DType wanted = DTypes.Of<T>();
+        if (!view.IsEmpty && view.Dtype != wanted)
+        {
+            throw new ArgumentException($"The view holds {view.Dtype}; expected {wanted}.", nameof(view));
+        }
+
+        _view = view;
+    }
+
+    /// <summary>The device that the memory belongs to.</summary>
+    public Device Device => _view.Device;
+
+    /// <summary>The dimensions.</summary>
+    public TensorShape Shape => _view.Shape;
+
+    /// <summary>The address of the first element.</summary>
+    public nint Address => _view.Address;
+
+    /// <summary>Drops the element type.</summary>
+    /// <param name="view">The view.</param>
+    public static implicit operator TensorView(TensorView<T> view) => view._view;
+
+    /// <summary>The view without its element type.</summary>
+    public TensorView ToTensorView() => _view;
+
+    /// <summary>Elements between two neighbours along one dimension.</summary>
+    /// <param name="dimension">0 is the outermost.</param>
+    public long Stride(int dimension) => _view.Stride(dimension);
+
+    /// <summary>Copies host values into the tensor, in stream order; the source may be reused on return.</summary>
+    /// <param name="source">As many values as the tensor has elements, last dimension fastest.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    public void CopyFrom(ReadOnlySpan<T> source, CudaStream? stream = null)
+    {
+        CheckCopy(source.Length);
+        Device.Backend.CopyIn(Address, MemoryMarshal.AsBytes(source), stream);
+    }
+
+    /// <summary>Copies the tensor to the host, in stream order, and waits for it.</summary>
+    /// <param name="destination">Room for as many values as the tensor has elements.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    public void CopyTo(Span<T> destination, CudaStream? stream = null)
+    {
+        CheckCopy(destination.Length);
+        Device.Backend.CopyOut(MemoryMarshal.AsBytes(destination), Address, stream);
+    }
+
+    /// <summary>The tensor's values in a new array; waits for the work queued before.</summary>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    public T[] ToArray(CudaStream? stream = null)
+    {
+        T[] values = new T[Shape.Elements];
+        CopyTo(values, stream);
+        return values;
+    }
+
+    /// <summary>Rows <paramref name="start"/> to <paramref name="start"/> + <paramref name="count"/> of the outermost dimension.</summary>
+    /// <param name="start">The first row.</param>
+    /// <param name="count">The number of rows.</param>
+    public TensorView<T> Rows(int start, int count)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(start);
+        ArgumentOutOfRangeException.ThrowIfNegative(count);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan((long)start + count, Shape[0], nameof(count));
+        return new(_view.WithRows(start, count, Unsafe.SizeOf<T>()));
+    }
+
+    /// <summary>Throws unless the view has this shape.</summary>
+    /// <param name="what">What the tensor is, for the message.</param>
+    /// <param name="shape">The expected dimensions; -1 stands for any extent.</param>
+    /// <returns>The view itself.</returns>
+    /// <exception cref="ArgumentException">The shape differs.</exception>
+    public TensorView<T> Expect(string what, params ReadOnlySpan<int> shape)
+    {
+        _view.Expect(what, DTypes.Of<T>(), shape);
+        return this;
+    }
+
+    /// <summary>Shape, element type and device.</summary>
+    public override string ToString() => _view.ToString();
+
+    private void CheckCopy(int length)
+    {
+        if (_view.IsEmpty)
+        {
+            throw new InvalidOperationException("This view is no tensor (default); there is nothing to copy.");
+        }
+
+        if (!_view.IsContiguous)
+        {
+            throw new InvalidOperationException($"{_view} has gaps between its elements; only a contiguous tensor can be copied at once.");
+        }
+
+        if (length != Shape.Elements)
+        {
+            throw new ArgumentException($"The host span has {length} elements; {_view} has {Shape.Elements}.");
+        }
+    }
+}
