@@ -58,8 +58,7 @@ internal static class GeneratorHarness
     public static SyntaxTree Parse(string source, string path = "Test.cs") =>
         CSharpSyntaxTree.ParseText(SourceText.From(source, Encoding.UTF8), s_parse, path);
 
-    public static CSharpCompilation Compile(params SyntaxTree[] trees) =>
-        CSharpCompilation.Create("Test", [.. trees, .. RuntimeStub.Trees], s_references, s_options);
+    public static CSharpCompilation Compile(params SyntaxTree[] trees) => CSharpCompilation.Create("Test", trees, s_references, s_options);
 
     public static CSharpGeneratorDriver CreateDriver() =>
         CSharpGeneratorDriver.Create(
@@ -78,7 +77,10 @@ internal static class GeneratorHarness
         Assert.Null(result.Exception);
 
         AssertCached(driver.RunGenerators(compilation.Clone()).GetRunResult(), ExpectedSteps(result));
-        return new GeneratorRun(output, [.. result.GeneratedSources.Select(static s => new GeneratedFile(s.HintName, s.SourceText.ToString()))]);
+        return new GeneratorRun(
+            output,
+            [.. result.GeneratedSources.Select(static s => new GeneratedFile(s.HintName, s.SourceText.ToString()))]
+        );
     }
 
     /// <summary>Fails unless each of the steps ran and took everything from the cache, and no output was written again.</summary>

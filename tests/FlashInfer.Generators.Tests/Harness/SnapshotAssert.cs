@@ -34,7 +34,9 @@ internal static class SnapshotAssert
 
         Directory.CreateDirectory(Path.GetDirectoryName(received)!);
         File.WriteAllText(received, text);
-        throw new XunitException($"{Path.GetFileName(verified)} differs; if the new text is right, rename {received}\n{Diff(expected, text)}");
+        throw new XunitException(
+            $"{Path.GetFileName(verified)} differs; if the new text is right, rename {received}\n{Diff(expected, text)}"
+        );
     }
 
     private static string Diff(string expected, string actual)

@@ -345,18 +345,18 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
         public PagedKvCache(global::FlashInfer.Device device, int layers, int pages)
             : base(device, global::Models.Google.GemmaAttention.Spec, layers, pages) { }
 
-        /// <summary>Writes the begun tokens of several sequences.</summary>
-        /// <param name="layer">The layer.</param>
-        /// <param name="sequences">Sequences between BeginForward and EndForward.</param>
-        /// <param name="key">[tokens, 1, 256]: the tokens of the first sequence, then those of the next.</param>
+        /// <summary>Writes the keys and values of the open forwards of a batch into one layer.</summary>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="sequences">Different sequences with a forward open.</param>
+        /// <param name="key">[tokens, 1, 256]: the new tokens of the first sequence, then of the second, ...</param>
         /// <param name="value">As <paramref name="key"/>.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void Append(int layer, global::System.ReadOnlySpan<global::FlashInfer.Sequence> sequences, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
             base.Append(layer, sequences, key.View, value.View, stream);
 
-        /// <summary>Writes the begun tokens of one sequence.</summary>
-        /// <param name="layer">The layer.</param>
-        /// <param name="sequence">A sequence between BeginForward and EndForward.</param>
+        /// <summary>Writes the keys and values of one open forward into one layer.</summary>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="sequence">A sequence with a forward open.</param>
         /// <param name="key">[tokens, 1, 256].</param>
         /// <param name="value">As <paramref name="key"/>.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
@@ -364,44 +364,44 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
             base.Append(layer, new global::System.ReadOnlySpan<global::FlashInfer.Sequence>(in sequence), key.View, value.View, stream);
     }
 
-    /// <summary>Batch decode, one new token a sequence, over this configuration's cache: 8 heads on 1 kvHeads.</summary>
+    /// <summary>Batch decode, one query token a sequence, over this configuration's cache: 8 heads on 1 kvHeads.</summary>
     [global::System.CodeDom.Compiler.GeneratedCode("FlashInfer.Generators", "VERSION")]
     public sealed class BatchDecodeWithPagedKvCache : global::FlashInfer.BatchDecodeWithPagedKvCache
     {
         /// <summary>Makes a wrapper over a cache.</summary>
         /// <param name="cache">The cache that holds the sequences.</param>
-        /// <param name="maxSequences">Sequences that one plan may hold.</param>
+        /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
         public BatchDecodeWithPagedKvCache(PagedKvCache cache, int maxSequences = 1024)
             : base(cache, maxSequences) { }
 
-        /// <summary>Writes the new token of each planned sequence.</summary>
-        /// <param name="layer">The layer.</param>
-        /// <param name="key">[sequences, 1, 256].</param>
+        /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer.</summary>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="key">[tokens, 1, 256]: the new tokens of the first planned sequence, then of the second, ...</param>
         /// <param name="value">As <paramref name="key"/>.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void Append(int layer, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
             base.Append(layer, key.View, value.View, stream);
 
-        /// <summary>Attends the planned sequences' queries to their cached tokens.</summary>
-        /// <param name="layer">The layer.</param>
-        /// <param name="query">[sequences, 8, 256].</param>
-        /// <param name="output">[sequences, 8, 256]; overwritten.</param>
+        /// <summary>Attends with one query token for each planned sequence.</summary>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="query">[sequences, 8, 256], in the order of the plan.</param>
+        /// <param name="output">[sequences, 8, 256]; every element is written.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void Run(int layer, Query query, Output output, global::FlashInfer.Cuda.CudaStream? stream = null) =>
             base.Run(layer, query.View, output.View, default, stream);
 
-        /// <summary>Attends the planned sequences' queries to their cached tokens, and gives the log-sum-exp.</summary>
-        /// <param name="layer">The layer.</param>
-        /// <param name="query">[sequences, 8, 256].</param>
-        /// <param name="output">[sequences, 8, 256]; overwritten.</param>
-        /// <param name="lse">[sequences, 8], base 2; overwritten.</param>
+        /// <summary>Attends with one query token for each planned sequence, and gives the log-sum-exp.</summary>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="query">[sequences, 8, 256], in the order of the plan.</param>
+        /// <param name="output">[sequences, 8, 256]; every element is written.</param>
+        /// <param name="lse">[sequences, 8], base 2; every element is written.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void Run(int layer, Query query, Output output, Lse2 lse, global::FlashInfer.Cuda.CudaStream? stream = null) =>
             base.Run(layer, query.View, output.View, lse.View, stream);
 
         /// <summary>As the overload with an output, which this one allocates: for tools and tests, not for a step that must not allocate.</summary>
-        /// <param name="layer">The layer.</param>
-        /// <param name="query">[sequences, 8, 256].</param>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="query">[sequences, 8, 256], in the order of the plan.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         /// <returns>[sequences, 8, 256]; the caller disposes it.</returns>
         public Output Run(int layer, Query query, global::FlashInfer.Cuda.CudaStream? stream = null)
