@@ -91,6 +91,14 @@ public sealed class IncrementalityTests
         Assert.Equal(GeneratorHarness.Steps.Length, values);
     }
 
+    [Fact]
+    public void The_walk_would_find_a_symbol()
+    {
+        ISymbol symbol = GeneratorHarness.Compile(GeneratorHarness.Parse(Source)).Assembly;
+        object model = new { Names = new object[] { "a", new KeyValuePair<string, object>("b", symbol) } };
+        Assert.ThrowsAny<Xunit.Sdk.XunitException>(() => Walk(model, "model", new HashSet<object>(ReferenceEqualityComparer.Instance)));
+    }
+
     [Theory]
     [InlineData("public class Unrelated { public int Member => 2; }")]
     [InlineData("[System.Obsolete] public partial class Unrelated { }")]

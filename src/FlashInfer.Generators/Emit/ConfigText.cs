@@ -1,3 +1,4 @@
+using System;
 using System.Globalization;
 using FlashInfer.Generators.Model;
 
@@ -18,9 +19,9 @@ internal sealed class ConfigText
 
         // An illegal shape must not break the generator: no division by zero, and none of int.MinValue by -1.
         GroupSize = Number(shape is { Heads: > 0, KvHeads: > 0 } ? shape.GroupSize : 0);
-        Dtype = Member("DType", shape.Dtype.ToString(), (int)shape.Dtype);
-        KvDtype = Member("DType", shape.KvDtype.ToString(), (int)shape.KvDtype);
-        KvLayout = Member("KvLayout", shape.KvLayout.ToString(), (int)shape.KvLayout);
+        Dtype = Member(shape.Dtype, (int)shape.Dtype);
+        KvDtype = Member(shape.KvDtype, (int)shape.KvDtype);
+        KvLayout = Member(shape.KvLayout, (int)shape.KvLayout);
         Element = ElementOf(shape.Dtype);
         KvElement = ElementOf(shape.KvDtype);
         Summary =
@@ -61,12 +62,13 @@ internal sealed class ConfigText
 
     private static string Number(int value) => value.ToString(CultureInfo.InvariantCulture);
 
-    // An undefined member prints as its number, which needs a cast to be C#.
-    private static (string Code, string Words) Member(string type, string name, int value)
+    // A value without a name is written as a cast.
+    private static (string Code, string Words) Member<T>(T member, int value)
+        where T : struct, Enum
     {
-        string number = Number(value);
-        bool defined = name.Length > 0 && char.IsLetter(name[0]);
-        return defined ? ($"global::FlashInfer.{type}.{name}", name) : ($"(global::FlashInfer.{type})({number})", number);
+        string type = "global::FlashInfer." + typeof(T).Name;
+        string words = Enum.IsDefined(typeof(T), member) ? member.ToString() : Number(value);
+        return (words == Number(value) ? $"({type})({words})" : $"{type}.{words}", words);
     }
 
     private static string ElementOf(DType dtype) =>

@@ -349,15 +349,6 @@ partial class Zoo
                 public PagedKvCache(global::FlashInfer.Device device, int layers, int pages)
                     : base(device, global::Models.@class.Zoo.Cage.OddAttention.Spec, layers, pages) { }
 
-                /// <summary>Writes the keys and values of the open forwards of a batch into one layer.</summary>
-                /// <param name="layer">The layer, from 0.</param>
-                /// <param name="sequences">Different sequences with a forward open.</param>
-                /// <param name="key">[tokens, 3, 128]: the new tokens of the first sequence, then of the second, ...</param>
-                /// <param name="value">As <paramref name="key"/>.</param>
-                /// <param name="stream">A stream; the device's own when null.</param>
-                public void Append(int layer, global::System.ReadOnlySpan<global::FlashInfer.Sequence> sequences, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
-                    base.Append(layer, sequences, key.View, value.View, stream);
-
                 /// <summary>Writes the keys and values of one open forward into one layer.</summary>
                 /// <param name="layer">The layer, from 0.</param>
                 /// <param name="sequence">A sequence with a forward open.</param>
@@ -366,6 +357,15 @@ partial class Zoo
                 /// <param name="stream">A stream; the device's own when null.</param>
                 public void Append(int layer, global::FlashInfer.Sequence sequence, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
                     base.Append(layer, new global::System.ReadOnlySpan<global::FlashInfer.Sequence>(in sequence), key.View, value.View, stream);
+
+                /// <summary>Writes the keys and values of the open forwards of a batch into one layer.</summary>
+                /// <param name="layer">The layer, from 0.</param>
+                /// <param name="sequences">Different sequences with a forward open.</param>
+                /// <param name="key">[tokens, 3, 128]: the new tokens of the first sequence, then of the second, ...</param>
+                /// <param name="value">As <paramref name="key"/>.</param>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                public void Append(int layer, global::System.ReadOnlySpan<global::FlashInfer.Sequence> sequences, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+                    base.Append(layer, sequences, key.View, value.View, stream);
             }
 
             /// <summary>Batch decode, one query token a sequence, over this configuration's cache: 21 heads on 3 kvHeads.</summary>
@@ -386,14 +386,6 @@ partial class Zoo
                 public void Append(int layer, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
                     base.Append(layer, key.View, value.View, stream);
 
-                /// <summary>Attends with one query token for each planned sequence.</summary>
-                /// <param name="layer">The layer, from 0.</param>
-                /// <param name="query">[sequences, 21, 128], in the order of the plan.</param>
-                /// <param name="output">[sequences, 21, 128]; every element is written.</param>
-                /// <param name="stream">A stream; the device's own when null.</param>
-                public void Run(int layer, Query query, Output output, global::FlashInfer.Cuda.CudaStream? stream = null) =>
-                    base.Run(layer, query.View, output.View, default, stream);
-
                 /// <summary>Attends with one query token for each planned sequence, and gives the log-sum-exp.</summary>
                 /// <param name="layer">The layer, from 0.</param>
                 /// <param name="query">[sequences, 21, 128], in the order of the plan.</param>
@@ -402,6 +394,14 @@ partial class Zoo
                 /// <param name="stream">A stream; the device's own when null.</param>
                 public void Run(int layer, Query query, Output output, Lse2 lse, global::FlashInfer.Cuda.CudaStream? stream = null) =>
                     base.Run(layer, query.View, output.View, lse.View, stream);
+
+                /// <summary>Attends with one query token for each planned sequence.</summary>
+                /// <param name="layer">The layer, from 0.</param>
+                /// <param name="query">[sequences, 21, 128], in the order of the plan.</param>
+                /// <param name="output">[sequences, 21, 128]; every element is written.</param>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                public void Run(int layer, Query query, Output output, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+                    base.Run(layer, query.View, output.View, default, stream);
 
                 /// <summary>As the overload with an output, which this one allocates: for tools and tests, not for a step that must not allocate.</summary>
                 /// <param name="layer">The layer, from 0.</param>
