@@ -1,17 +1,49 @@
 namespace FlashInfer;
 
+/// <summary>Between <see cref="DType"/> and the .NET types of elements.</summary>
 internal static class DTypes
 {
+    /// <summary>The element type of a .NET type.</summary>
+    /// <exception cref="ArgumentException">The type is not an element type; the message lists those that are.</exception>
     public static DType Of<T>()
-        where T : unmanaged =>
-        default(T) switch
+        where T : unmanaged
+    {
+        if (typeof(T) == typeof(Half))
         {
-            Half => DType.Float16,
-            BFloat16 => DType.BFloat16,
-            float => DType.Float32,
-            int => DType.Int32,
-            _ => throw new ArgumentException($"{typeof(T)} is no element type."),
-        };
+            return DType.Float16;
+        }
 
-    public static int Size(this DType dtype) => dtype is DType.Float16 or DType.BFloat16 ? 2 : 4;
+        if (typeof(T) == typeof(BFloat16))
+        {
+            return DType.BFloat16;
+        }
+
+        if (typeof(T) == typeof(float))
+        {
+            return DType.Float32;
+        }
+
+        if (typeof(T) == typeof(int))
+        {
+            return DType.Int32;
+        }
+
+        throw new ArgumentException(
+            $"{typeof(T)} is not an element type of tensors; supported: System.Half (Float16), FlashInfer.BFloat16, float (Float32), int (Int32).",
+            nameof(T)
+        );
+    }
+
+    /// <summary>Bytes of one element.</summary>
+    public static int Size(this DType dtype) =>
+        dtype switch
+        {
+            DType.Float16 or DType.BFloat16 => 2,
+            DType.Float32 or DType.Int32 => 4,
+            _ => throw new ArgumentOutOfRangeException(
+                nameof(dtype),
+                dtype,
+                $"dtype is {(int)dtype}; expected {nameof(DType.Float16)}, {nameof(DType.BFloat16)}, {nameof(DType.Float32)} or {nameof(DType.Int32)}."
+            ),
+        };
 }

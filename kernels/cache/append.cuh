@@ -1,0 +1,55 @@
+// Writes new keys and values into their pages. Any sm_80 or later.
+//
+// Grid: any number of blocks; a block takes list items blockIdx.x, blockIdx.x + gridDim.x, ...
+// Block: kThreads threads, each moving 16 bytes of K and 16 bytes of V at a time. No shared memory,
+// no barrier: every element is written by one thread.
+#pragma once
+
+#include "cache/page_table.cuh"
+#include "core/params.cuh"
+
+namespace flashinfer {
+
+template <typename Config>
+struct Append {
+  static constexpr int kKvHeads = Config::kKvHeads;
+  static constexpr int kPageSize = Config::kPageSize;
+  static constexpr int kChunks = Config::kHeadDim / 8;  // 16-byte chunks of one head
+  static_assert(Config::kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
+  static constexpr int kThreads = 128;
+  static constexpr int kBlocksPerSm = 8;
+
+  static constexpr __host__ __device__ KernelInfo info() {
+    return {kAbiVersion, sizeof(AppendParams), kThreads, 0, kBlocksPerSm, 1, 0};
+  }
+
+  static __device__ __forceinline__ void run(const AppendParams& params) {
+    const AppendItem* items = items_of<AppendItem>(params.plan);
+    const int count = params.plan->count;
+    for (int i = blockIdx.x; i < count; i += gridDim.x) {
+      const int4 raw = __ldg(reinterpret_cast<const int4*>(items + i));
+      const AppendItem item = {raw.x, raw.y, raw.z, raw.w};
+      const int copies = item.count * (kKvHeads * kChunks);
+#pragma unroll 4
+      for (int at = threadIdx.x; at < copies; at += kThreads) {
+        const int chunk = at % kChunks;
+        const int head = at / kChunks % kKvHeads;
+        const int token = at / (kChunks * kKvHeads);
+        const int position = item.position + token;
+        const i64 page = __ldg(params.pages + item.page_offset + position / kPageSize);
+        const i64 target = page * params.page_stride + position % kPageSize * params.token_stride +
+                           head * params.head_stride + chunk * 8;
+        const i64 row = item.row + token;
+        const uint4 key = *reinterpret_cast<const uint4*>(
+            params.key + row * params.key_row_stride + head * params.key_head_stride + chunk * 8);
+        const uint4 value =
+            *reinterpret_cast<const uint4*>(params.value + row * params.value_row_stride +
+                                            head * params.value_head_stride + chunk * 8);
+        *reinterpret_cast<uint4*>(params.key_cache + target) = key;
+        *reinterpret_cast<uint4*>(params.value_cache + target) = value;
+      }
+    }
+  }
+};
+
+}  // namespace flashinfer

@@ -1,0 +1,40 @@
+namespace FlashInfer.Compilation;
+
+/// <summary>A translation unit compiled for one architecture.</summary>
+public sealed class CompiledKernel
+{
+    internal CompiledKernel(string unit, string architecture, byte[] cubin, string log, string compiler, bool fromCache, TimeSpan elapsed)
+    {
+        Unit = unit;
+        Architecture = architecture;
+        Cubin = cubin;
+        Log = log;
+        Compiler = compiler;
+        FromCache = fromCache;
+        Elapsed = elapsed;
+    }
+
+    /// <summary>The unit's name.</summary>
+    public string Unit { get; }
+
+    /// <summary>The architecture, such as <c>sm_90a</c>.</summary>
+    public string Architecture { get; }
+
+    /// <summary>The cubin: an ELF file for exactly this architecture.</summary>
+    public ReadOnlyMemory<byte> Cubin { get; }
+
+    /// <summary>NVRTC's log with warnings and the report of ptxas; kept in the cache too.</summary>
+    public string Log { get; }
+
+    /// <summary>The compiler that made it, such as <c>NVRTC 12.4</c>.</summary>
+    public string Compiler { get; }
+
+    /// <summary>Whether it came from the cache on disk.</summary>
+    public bool FromCache { get; }
+
+    /// <summary>How long compiling or reading took.</summary>
+    public TimeSpan Elapsed { get; }
+
+    /// <summary>What each entry point uses, in the order of the log.</summary>
+    public IReadOnlyList<KernelResources> Resources => field ??= PtxasReport.Parse(Log);
+}

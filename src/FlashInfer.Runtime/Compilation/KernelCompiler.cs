@@ -1,0 +1,241 @@
+using System.Diagnostics;
+using System.Text;
+using FlashInfer.Cuda;
+
+namespace FlashInfer.Compilation;
+
+/// <summary>
+/// Turns translation units into cubins: from the cache on disk when it has them, else with NVRTC. Needs neither a GPU nor the driver, and
+/// compiles for any architecture that NVRTC knows. Safe to use from any number of threads and processes.
+/// </summary>
+public sealed class KernelCompiler
+{
+    private readonly KernelCompilerOptions options;
+    private readonly KernelHeaders headers;
+    private readonly NvrtcSelection nvrtc;
+    private readonly KernelCache? cache;
+
+    /// <summary>Makes a compiler. Nothing is searched or loaded before the first unit.</summary>
+    /// <param name="options">Options; null for the defaults.</param>
+    /// <exception cref="ArgumentException">A path of the options is empty.</exception>
+    public KernelCompiler(KernelCompilerOptions? options = null)
+        : this(options ?? new KernelCompilerOptions(), KernelHeaders.Embedded, NativeLocatorHost.System) { }
+
+    internal KernelCompiler(KernelCompilerOptions options, KernelHeaders headers, NativeLocatorHost host)
+    {
+        CheckPaths(options);
+        this.options = options;
+        this.headers = headers;
+        nvrtc = new NvrtcSelection(host, options.NvrtcPath);
+        if (options.UseCache)
+        {
+            string profile = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
+            string? folder = options.CacheDirectory ?? KernelCache.DefaultFolder(host.Variable, profile, host.IsWindows);
+            CacheDirectory = folder is null ? null : Path.GetFullPath(folder);
+            cache = CacheDirectory is null ? null : new KernelCache(CacheDirectory, options.OnWarning);
+        }
+    }
+
+    /// <summary>The folder of compiled kernels; null when none is used.</summary>
+    public string? CacheDirectory { get; }
+
+    /// <summary>Compiles a unit, or takes it from the cache. Threads that ask for the same unit at once share one compile.</summary>
+    /// <param name="unit">The unit.</param>
+    /// <param name="architecture">A real architecture, such as <c>sm_90a</c>.</param>
+    /// <param name="cancellationToken">Ends the wait before a compile; NVRTC itself cannot be interrupted.</param>
+    /// <exception cref="ArgumentException">The unit's name is no C identifier, its text holds a zero byte, or the architecture is malformed.</exception>
+    /// <exception cref="KernelCompilationException">NVRTC is missing or refused the unit; the message says all that is known.</exception>
+    /// <exception cref="OperationCanceledException">The token was cancelled.</exception>
+    public CompiledKernel Compile(TranslationUnit unit, string architecture, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(unit);
+        CheckUnit(unit);
+        NvrtcOptions.CheckArchitecture(architecture);
+        cancellationToken.ThrowIfCancellationRequested();
+        Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp());
+        try
+        {
+            // Once around, unless the located NVRTC turned out not to load and another one took its place: then under that one's key.
+            while (true)
+            {
+                string identity = nvrtc.LocatedIdentity ?? Load(request).Identity;
+                byte[] key = KernelCacheKey.Create(unit, headers, request.Options, identity);
+                string? path = cache?.PathOf(unit.Name, architecture, key);
+                CompiledKernel? kernel = FromCache(request, path, key) ?? CompileOnce(request, identity, path, key, cancellationToken);
+                if (kernel is not null)
+                {
+                    return kernel;
+                }
+            }
+        }
+        catch (KernelCompilationException e)
+        {
+            Tell(request, KernelCompilationStage.Failed, e.Message);
+            throw;
+        }
+    }
+
+    /// <summary>Locates and loads NVRTC and says which one it is, or why there is none: for diagnostics.</summary>
+    public NvrtcInfo DescribeNvrtc()
+    {
+        NvrtcLibrary? library = nvrtc.Load();
+        return new NvrtcInfo(
+            library?.Candidate.Path,
+            library?.Version,
+            library is null ? [] : NvrtcLibrary.SupportedArchitectures(),
+            nvrtc.Trace
+        );
+    }
+
+    private static void CheckPaths(KernelCompilerOptions options)
+    {
+        foreach (string? path in (string?[])[options.CacheDirectory, options.NvrtcPath])
+        {
+            if (path is not null && string.IsNullOrWhiteSpace(path))
+            {
+                throw new ArgumentException("CacheDirectory or NvrtcPath is empty; give a path, or null for the default.", nameof(options));
+            }
+        }
+    }
+
+    /// <summary>The name becomes a file name, the text a C string: neither may break out of its role.</summary>
+    private static void CheckUnit(TranslationUnit unit)
+    {
+        bool isIdentifier = !char.IsAsciiDigit(unit.Name[0]) && unit.Name.All(c => char.IsAsciiLetterOrDigit(c) || c == '_');
+        if (!isIdentifier)
+        {
+            throw new ArgumentException(
+                $"The unit's name is '{unit.Name}'; expected a C identifier such as fi_decode_bf16_h32_kv8_d128_p16.",
+                nameof(unit)
+            );
+        }
+
+        int zero = unit.Source.Span.IndexOf((byte)0);
+        if (zero >= 0)
+        {
+            throw new ArgumentException(
+                $"The text of unit '{unit.Name}' has a zero byte at {zero}; expected CUDA C++ in UTF-8.",
+                nameof(unit)
+            );
+        }
+    }
+
+    private CompiledKernel? FromCache(Request request, string? path, byte[] key)
+    {
+        if (path is null || KernelCache.Read(path, key) is not { } entry)
+        {
+            return null;
+        }
+
+        CompiledKernel kernel = new(
+            request.Unit.Name,
+            request.Architecture,
+            entry.Cubin,
+            entry.Log,
+            entry.Compiler,
+            fromCache: true,
+            request.Elapsed
+        );
+        Tell(request, KernelCompilationStage.LoadedFromCache, $"{request} came from {path} in {kernel.Elapsed.TotalMilliseconds:F1} ms");
+        return kernel;
+    }
+
+    /// <summary>Compiles and stores; null when the NVRTC that was loaded is not the one that the key was made for.</summary>
+    private CompiledKernel? CompileOnce(Request request, string identity, string? path, byte[] key, CancellationToken cancellationToken)
+    {
+        using CompileSlot slot = CompileSlot.Enter($"{CacheDirectory}|{Convert.ToHexStringLower(key)}", cancellationToken);
+        if ((slot.Result ?? FromCache(request, path, key)) is { } ready)
+        {
+            return ready;
+        }
+
+        NvrtcLibrary library = Load(request);
+        if (library.Identity != identity)
+        {
+            return null;
+        }
+
+        cancellationToken.ThrowIfCancellationRequested();
+        Tell(request, KernelCompilationStage.Started, $"compiling {request} with NVRTC {library.Version}");
+        NvrtcOutput output = NvrtcLibrary.Compile(
+            request.Unit.Name + ".cu",
+            request.Unit.Source.Span,
+            headers.Texts,
+            headers.Names,
+            request.Options
+        );
+        GC.KeepAlive(headers);
+        if (output.Error is not null)
+        {
+            throw Refused(request, library, output);
+        }
+
+        string compiler = $"NVRTC {library.Version}";
+        CompiledKernel kernel = new(
+            request.Unit.Name,
+            request.Architecture,
+            output.Cubin,
+            output.Log,
+            compiler,
+            fromCache: false,
+            request.Elapsed
+        );
+        slot.Result = kernel;
+        if (path is not null)
+        {
+            cache!.Write(path, key, new KernelCacheEntry(request.Architecture, compiler, output.Log, output.Cubin));
+        }
+
+        Tell(request, KernelCompilationStage.Compiled, $"compiled {request} in {kernel.Elapsed.TotalMilliseconds:F0} ms");
+        foreach (string note in PtxasReport.PerformanceNotes(output.Log))
+        {
+            options.OnWarning?.Invoke($"{request}: {note}");
+        }
+
+        return kernel;
+    }
+
+    private NvrtcLibrary Load(Request request) => nvrtc.Load() ?? throw Missing(request);
+
+    private KernelCompilationException Missing(Request request)
+    {
+        StringBuilder message = new();
+        message.Append($"{request} has to be compiled, and NVRTC, CUDA's run-time compiler, ");
+        message.Append(
+            nvrtc.Override is null
+                ? "was not found. Set FLASHINFER_NVRTC to the folder that holds it: libnvrtc.so.12 or newer (nvrtc64_120_0.dll on Windows), which comes with the CUDA toolkit and with the Python package nvidia-cuda-nvrtc."
+                : $"cannot be used from '{nvrtc.Override}'. Correct FLASHINFER_NVRTC (or NvrtcPath of the options) to the library or its folder, or remove it to have the usual places searched."
+        );
+        message.Append("\nTried:");
+        foreach (NativeSearchStep step in nvrtc.Trace)
+        {
+            message.Append("\n  ").Append(step);
+        }
+
+        return Failure(request, message.ToString(), "");
+    }
+
+    private static KernelCompilationException Refused(Request request, NvrtcLibrary library, NvrtcOutput output)
+    {
+        StringBuilder message = new();
+        message.Append($"NVRTC {library.Version} refused {request}: {output.Error}.\n");
+        message.Append(output.Log.Length == 0 ? "(its log is empty)" : output.Log);
+        message.Append($"\nNVRTC: {library.Candidate.Path}, which compiles for ");
+        message.AppendJoin(' ', NvrtcLibrary.SupportedArchitectures().Select(architecture => $"sm_{architecture}"));
+        message.Append("\nOptions: ").AppendJoin(' ', request.Options);
+        return Failure(request, message.ToString(), output.Log);
+    }
+
+    private static KernelCompilationException Failure(Request request, string message, string log) =>
+        new(request.Unit.Name, message, log, request.Options, request.Unit.ToString());
+
+    private void Tell(Request request, KernelCompilationStage stage, string message) =>
+        options.OnEvent?.Invoke(new KernelCompilationEvent(request.Unit.Name, request.Architecture, stage, request.Elapsed, message));
+
+    private sealed record Request(TranslationUnit Unit, string Architecture, IReadOnlyList<string> Options, long Start)
+    {
+        public TimeSpan Elapsed => Stopwatch.GetElapsedTime(Start);
+
+        public override string ToString() => $"unit '{Unit.Name}' for {Architecture}";
+    }
+}

@@ -1,0 +1,32 @@
+namespace FlashInfer.Compilation;
+
+/// <summary>How a <see cref="KernelCompiler"/> finds NVRTC, where it keeps what it compiled, and whom it tells.</summary>
+public sealed class KernelCompilerOptions
+{
+    /// <summary>
+    /// The folder of compiled kernels. When null: the environment variable <c>FLASHINFER_CACHE_DIR</c>, else <c>flashinfer-net</c> in the
+    /// user's cache folder (<c>XDG_CACHE_HOME</c> or <c>~/.cache</c>; <c>%LOCALAPPDATA%</c> on Windows). Any number of processes may share it.
+    /// </summary>
+    public string? CacheDirectory { get; init; }
+
+    /// <summary>Whether compiled kernels are kept on disk and read from there. True when not given.</summary>
+    public bool UseCache { get; init; } = true;
+
+    /// <summary>
+    /// The NVRTC library, or the folder that holds it. When null: the environment variable <c>FLASHINFER_NVRTC</c>, else the usual places
+    /// are searched. A process uses one NVRTC; the first that compiles decides.
+    /// </summary>
+    public string? NvrtcPath { get; init; }
+
+    /// <summary>
+    /// Whether kernels carry line numbers for profilers and compute-sanitizer. Costs no speed, but makes a cubin about four times as
+    /// large; false when not given.
+    /// </summary>
+    public bool LineInfo { get; init; }
+
+    /// <summary>Told when a compile begins, ends, fails or is answered by the cache; on the compiling thread. It must not throw.</summary>
+    public Action<KernelCompilationEvent>? OnEvent { get; init; }
+
+    /// <summary>Told of what the user should know but which stops nothing; on the compiling thread. It must not throw.</summary>
+    public Action<string>? OnWarning { get; init; }
+}

@@ -1,0 +1,110 @@
+using System.Runtime.Intrinsics;
+using FlashInfer.Attention;
+using FlashInfer.Cuda;
+
+namespace FlashInfer.Cpu;
+
+/// <summary>The kernels of one configuration on the CPU. A call returns when its work is done.</summary>
+internal sealed unsafe class CpuAttentionKernels : AttentionKernels
+{
+    private readonly AttentionSpec _spec;
+    private readonly CpuWorkerPool _pool;
+    private readonly CpuScratch _scratch;
+    private readonly CpuJob _decode;
+    private readonly CpuAppendJob _append;
+    private bool _disposed;
+
+    /// <summary>Makes the kernels.</summary>
+    /// <param name="spec">The configuration.</param>
+    /// <param name="pool">The threads; not owned.</param>
+    /// <param name="vectorBits">Width of the vectors: 128, 256 or 512.</param>
+    public CpuAttentionKernels(AttentionSpec spec, CpuWorkerPool pool, int vectorBits)
+    {
+        _spec = spec;
+        _pool = pool;
+        _scratch = new CpuScratch(pool.Workers, spec.GroupSize, spec.HeadDim);
+        _decode = (vectorBits, spec.Dtype) switch
+        {
+            (512, DType.Float16) => new CpuDecodeJob<Simd512, Vector512<float>, HalfElement>(spec.Shape, _scratch),
+            (512, DType.BFloat16) => new CpuDecodeJob<Simd512, Vector512<float>, BFloat16Element>(spec.Shape, _scratch),
+            (256, DType.Float16) => new CpuDecodeJob<Simd256, Vector256<float>, HalfElement>(spec.Shape, _scratch),
+            (256, DType.BFloat16) => new CpuDecodeJob<Simd256, Vector256<float>, BFloat16Element>(spec.Shape, _scratch),
+            (128, DType.Float16) => new CpuDecodeJob<Simd128, Vector128<float>, HalfElement>(spec.Shape, _scratch),
+            (128, DType.BFloat16) => new CpuDecodeJob<Simd128, Vector128<float>, BFloat16Element>(spec.Shape, _scratch),
+            _ => throw new ArgumentException(
+                $"The CPU device has no kernels for vectors of {vectorBits} bits and elements of type {spec.Dtype}; expected 128, 256 or 512 bits and Float16 or BFloat16.",
+                nameof(vectorBits)
+            ),
+        };
+        _append = new CpuAppendJob(spec.Shape);
+        DecodeKernel = $"cpu_decode_v{vectorBits} on {pool.Workers} {(pool.Workers == 1 ? "thread" : "threads")}";
+    }
+
+    /// <summary>The widest vectors that this machine has registers for.</summary>
+    public static int BestVectorBits =>
+        Vector512.IsHardwareAccelerated ? 512
+        : Vector256.IsHardwareAccelerated ? 256
+        : 128;
+
+    /// <inheritdoc/>
+    public override string DecodeKernel { get; }
+
+    /// <inheritdoc/>
+    public override int DecodeUnitsPerItem => _spec.KvHeads;
+
+    /// <inheritdoc/>
+    public override int DecodeMinChunk => 256;
+
+    /// <inheritdoc/>
+    public override void Decode(in DecodeParams args, int items, int capacity, CudaStream? stream)
+    {
+        Check(stream);
+        DecodeParams copy = args;
+        _pool.Run(_decode, (nint)(&copy), checked(((ListHeader*)args.Plan)->Count * _spec.KvHeads));
+    }
+
+    /// <inheritdoc/>
+    public override void Append(in AppendParams args, int items, int capacity, CudaStream? stream)
+    {
+        Check(stream);
+        AppendParams copy = args;
+        int count = ((ListHeader*)args.Plan)->Count;
+        if (_append.IsWorthThreads(count))
+        {
+            _pool.Run(_append, (nint)(&copy), count);
+            return;
+        }
+
+        for (int item = 0; item < count; item++)
+        {
+            _append.Execute((nint)(&copy), item, 0);
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream)
+    {
+        Check(stream);
+        ListHeader* header = (ListHeader*)args.Updates;
+        foreach (ref readonly PageTableUpdate update in new ReadOnlySpan<PageTableUpdate>(header + 1, header->Count))
+        {
+            ((int*)args.Pages)[update.Index] = update.Page;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void Dispose()
+    {
+        if (!_disposed)
+        {
+            _disposed = true;
+            _scratch.Dispose();
+        }
+    }
+
+    private void Check(CudaStream? stream)
+    {
+        CpuBackend.RefuseStream(stream);
+        ObjectDisposedException.ThrowIf(_disposed, this);
+    }
+}

@@ -1,0 +1,257 @@
+using System.Runtime.CompilerServices;
+using FlashInfer.Attention;
+
+namespace FlashInfer.Cpu;
+
+/// <summary>Batch decode: a unit is one item of the list for one KV head, so the query heads of one group.</summary>
+internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionShape shape, CpuScratch scratch) : CpuJob
+    where TSimd : ISimd<TVector>
+    where TVector : struct
+    where TElement : IElement
+{
+    private readonly int _group = shape.GroupSize;
+    private readonly int _heads = shape.Heads;
+    private readonly int _kvHeads = shape.KvHeads;
+    private readonly int _headDim = shape.HeadDim;
+    private readonly int _pageSize = shape.PageSize;
+
+    public override void Execute(nint args, int unit, int worker)
+    {
+        ref readonly DecodeParams p = ref *(DecodeParams*)args;
+        ListHeader* header = (ListHeader*)p.Plan;
+        ref readonly DecodeItem item = ref ((DecodeItem*)(header + 1))[unit / _kvHeads];
+        int kvHead = unit % _kvHeads;
+        ref readonly WorkerScratch s = ref scratch[worker];
+
+        LoadQuery(p, item.Row, kvHead, header->ScaleLog2, s.Query);
+        new Span<float>(s.Output, _group * _headDim).Clear();
+        new Span<float>(s.Max, _group).Fill(float.NegativeInfinity);
+        new Span<float>(s.Sum, _group).Clear();
+        for (int begin = item.Begin; begin < item.End; begin += CpuScratch.BlockTokens)
+        {
+            Block(p, item.PageOffset, kvHead, begin, Math.Min(CpuScratch.BlockTokens, item.End - begin), s);
+        }
+
+        if (item.Parts == 1)
+        {
+            WriteOutput(p, item.Row, kvHead, s);
+            return;
+        }
+
+        WritePartial(p, item.PartOffset + item.Part, kvHead, s);
+        ref int arrived = ref ((int*)p.Counters)[((long)item.PartOffset * _kvHeads) + kvHead];
+
+        // The increment is a full fence: this part is visible before it counts, and who arrives last sees all parts.
+        if (Interlocked.Increment(ref arrived) == item.Parts)
+        {
+            arrived = 0;
+            Merge(p, item.PartOffset, item.Parts, kvHead, s);
+            WriteOutput(p, item.Row, kvHead, s);
+        }
+    }
+
+    private void LoadQuery(in DecodeParams p, int row, int kvHead, float scale, float* query)
+    {
+        for (int head = 0; head < _group; head++)
+        {
+            long offset = (row * p.QueryRowStride) + (((kvHead * _group) + head) * p.QueryHeadStride);
+            float* to = query + (head * _headDim);
+            TElement.Widen((byte*)p.Query + (offset * TElement.Size), to, _headDim);
+            TVector factor = TSimd.Create(scale);
+            for (int d = 0; d < _headDim; d += TSimd.Count)
+            {
+                TSimd.Store(TSimd.Multiply(TSimd.Load(to + d), factor), to + d);
+            }
+        }
+    }
+
+    private void Block(in DecodeParams p, int pageOffset, int kvHead, int begin, int tokens, in WorkerScratch s)
+    {
+        FindRows(p, pageOffset, kvHead, begin, tokens, s);
+
+        // A group that needs several tiles would widen each row several times.
+        if (_group <= TSimd.HeadTile)
+        {
+            ScoreTiles<TSimd, TVector>.Score<TElement>(s.Query, s.KeyRows, tokens, _group, _headDim, s.Scores);
+            Softmax(tokens, s);
+            ValueTiles<TSimd, TVector>.Accumulate<TElement>(s.Scores, s.ValueRows, tokens, _group, _headDim, s.Rescale, s.Output);
+            return;
+        }
+
+        WidenRows(s.KeyRows, (tokens + 3) & ~3, s.Wide);
+        ScoreTiles<TSimd, TVector>.Score<SingleElement>(s.Query, s.WideRows, tokens, _group, _headDim, s.Scores);
+        Softmax(tokens, s);
+        WidenRows(s.ValueRows, tokens, s.Wide);
+        ValueTiles<TSimd, TVector>.Accumulate<SingleElement>(s.Scores, s.WideRows, tokens, _group, _headDim, s.Rescale, s.Output);
+    }
+
+    /// <summary>Addresses of a block's keys and values. Scores are made 4 tokens at a time: the last key stands in for those missing.</summary>
+    private void FindRows(in DecodeParams p, int pageOffset, int kvHead, int begin, int tokens, in WorkerScratch s)
+    {
+        int* page = (int*)p.Pages + pageOffset + (begin / _pageSize);
+        int slot = begin % _pageSize;
+        long tokenBytes = p.TokenStride * TElement.Size;
+        long headBytes = kvHead * p.HeadStride * TElement.Size;
+        for (int token = 0; token < tokens; page++, slot = 0)
+        {
+            long offset = (*page * p.PageStride * TElement.Size) + (slot * tokenBytes) + headBytes;
+            for (int end = Math.Min(tokens, token + _pageSize - slot); token < end; token++, offset += tokenBytes)
+            {
+                s.KeyRows[token] = p.Key + (nint)offset;
+                s.ValueRows[token] = p.Value + (nint)offset;
+            }
+        }
+
+        for (int token = tokens; (token & 3) != 0; token++)
+        {
+            s.KeyRows[token] = s.KeyRows[tokens - 1];
+        }
+    }
+
+    private void WidenRows(nint* rows, int tokens, float* wide)
+    {
+        for (int token = 0; token < tokens; token++)
+        {
+            byte* row = (byte*)rows[token];
+            for (int d = 0; d < _headDim; d += TSimd.Count, wide += TSimd.Count)
+            {
+                TSimd.Store(TElement.Load<TSimd, TVector>(row + (d * TElement.Size)), wide);
+            }
+        }
+    }
+
+    /// <summary>Turns a block's scores into weights and updates maximum and sum; Rescale gets what earlier sums are to be multiplied with.</summary>
+    private void Softmax(int tokens, in WorkerScratch s)
+    {
+        for (int head = 0; head < _group; head++)
+        {
+            float* scores = s.Scores + (head * CpuScratch.BlockTokens);
+            int padded = (tokens + TSimd.Count - 1) & -TSimd.Count;
+            for (int token = tokens; token < padded; token++)
+            {
+                scores[token] = float.NegativeInfinity;
+            }
+
+            float before = s.Max[head];
+            TVector largest = TSimd.Create(before);
+            for (int token = 0; token < padded; token += TSimd.Count)
+            {
+                largest = TSimd.Max(largest, TSimd.Load(scores + token));
+            }
+
+            float max = TSimd.MaxLane(largest);
+
+            // With every score -inf there is nothing to subtract: -inf - -inf would be NaN. All weights become 0.
+            float origin = float.IsNegativeInfinity(max) ? 0f : max;
+            TVector subtracted = TSimd.Create(origin);
+            TVector sum = TSimd.Create(0f);
+            for (int token = 0; token < padded; token += TSimd.Count)
+            {
+                TVector weight = Exp2(TSimd.Subtract(TSimd.Load(scores + token), subtracted));
+                TSimd.Store(weight, scores + token);
+                sum = TSimd.Add(sum, weight);
+            }
+
+            float rescale = before == max ? 1f : Exp2(before - origin);
+            s.Max[head] = max;
+            s.Sum[head] = (s.Sum[head] * rescale) + TSimd.Sum(sum);
+            s.Rescale[head] = rescale;
+        }
+    }
+
+    private void WriteOutput(in DecodeParams p, int row, int kvHead, in WorkerScratch s)
+    {
+        for (int head = 0; head < _group; head++)
+        {
+            // No token, or every score -inf: the output is 0 and the LSE is -inf, for log2(0) = -inf.
+            float sum = s.Sum[head];
+            TVector factor = TSimd.Create(sum == 0f ? 0f : 1f / sum);
+            float* from = s.Output + (head * _headDim);
+            for (int d = 0; d < _headDim; d += TSimd.Count)
+            {
+                TSimd.Store(TSimd.Multiply(TSimd.Load(from + d), factor), from + d);
+            }
+
+            int queryHead = (kvHead * _group) + head;
+            long offset = (row * p.OutputRowStride) + (queryHead * p.OutputHeadStride);
+            TElement.Narrow(from, (byte*)p.Output + (offset * TElement.Size), _headDim);
+            if (p.Lse != 0)
+            {
+                ((float*)p.Lse)[((long)row * _heads) + queryHead] = sum == 0f ? float.NegativeInfinity : s.Max[head] + MathF.Log2(sum);
+            }
+        }
+    }
+
+    private void WritePartial(in DecodeParams p, int slot, int kvHead, in WorkerScratch s)
+    {
+        long first = ((long)slot * _heads) + (kvHead * _group);
+        new ReadOnlySpan<float>(s.Output, _group * _headDim).CopyTo(
+            new Span<float>((float*)p.PartialOutput + (first * _headDim), _group * _headDim)
+        );
+        float* state = (float*)p.PartialState + (2 * first);
+        for (int head = 0; head < _group; head++)
+        {
+            state[2 * head] = s.Max[head];
+            state[(2 * head) + 1] = s.Sum[head];
+        }
+    }
+
+    /// <summary>Adds up all parts in their order, whoever arrived last, so that the bits do not depend on timing.</summary>
+    private void Merge(in DecodeParams p, int partOffset, int parts, int kvHead, in WorkerScratch s)
+    {
+        for (int head = 0; head < _group; head++)
+        {
+            long first = ((long)partOffset * _heads) + (kvHead * _group) + head;
+            float* state = (float*)p.PartialState + (2 * first);
+            float max = float.NegativeInfinity;
+            for (int part = 0; part < parts; part++)
+            {
+                max = MathF.Max(max, state[2L * part * _heads]);
+            }
+
+            float origin = float.IsNegativeInfinity(max) ? 0f : max;
+            float sum = 0f;
+            float* output = s.Output + (head * _headDim);
+            new Span<float>(output, _headDim).Clear();
+            for (int part = 0; part < parts; part++)
+            {
+                float weight = Exp2(state[2L * part * _heads] - origin);
+                sum += state[(2L * part * _heads) + 1] * weight;
+                TVector factor = TSimd.Create(weight);
+                float* from = (float*)p.PartialOutput + ((first + ((long)part * _heads)) * _headDim);
+                for (int d = 0; d < _headDim; d += TSimd.Count)
+                {
+                    TSimd.Store(TSimd.MultiplyAdd(factor, TSimd.Load(from + d), TSimd.Load(output + d)), output + d);
+                }
+            }
+
+            s.Max[head] = max;
+            s.Sum[head] = sum;
+        }
+    }
+
+    private static float Exp2(float x) => TSimd.MaxLane(Exp2(TSimd.Create(x)));
+
+    /// <summary>
+    /// 2^x for x up to 0, to 1 unit or two in the last place; 0 below -126. Adding 1.5 * 2^23 rounds x to an integer n that then stands in
+    /// the sum's low bits; 2^(x - n), a Taylor series on [-0.5, 0.5], gets n added to its exponent.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static TVector Exp2(TVector x)
+    {
+        TVector magic = TSimd.Create(12582912f);
+        TVector rounded = TSimd.Add(x, magic);
+        TVector f = TSimd.Subtract(x, TSimd.Subtract(rounded, magic));
+
+        // ln(2)^k / k!
+        TVector power = TSimd.Create(1.5252734e-5f);
+        power = TSimd.MultiplyAdd(power, f, TSimd.Create(1.5403530e-4f));
+        power = TSimd.MultiplyAdd(power, f, TSimd.Create(1.3333558e-3f));
+        power = TSimd.MultiplyAdd(power, f, TSimd.Create(9.6181291e-3f));
+        power = TSimd.MultiplyAdd(power, f, TSimd.Create(5.5504109e-2f));
+        power = TSimd.MultiplyAdd(power, f, TSimd.Create(2.4022651e-1f));
+        power = TSimd.MultiplyAdd(power, f, TSimd.Create(6.9314718e-1f));
+        power = TSimd.MultiplyAdd(power, f, TSimd.Create(1f));
+        return TSimd.ZeroWhereBelow(x, -126f, TSimd.AddToExponent(power, rounded));
+    }
+}

@@ -1,0 +1,169 @@
+using static FlashInfer.Cuda.CudaDriver;
+
+namespace FlashInfer.Cuda;
+
+/// <summary>A kernel of a loaded module. It keeps its module's object, but not a disposed module loaded.</summary>
+public sealed unsafe class CudaFunction
+{
+    private readonly nint _function;
+
+    internal CudaFunction(CudaModule module, string name, nint function)
+    {
+        Module = module;
+        Name = name;
+        _function = function;
+        // Asking for the attributes also loads a kernel that the driver would else load at its first launch, perhaps inside a capture.
+        Registers = Attribute(CudaFunctionAttribute.Registers);
+        LocalBytes = Attribute(CudaFunctionAttribute.LocalBytes);
+        StaticSharedBytes = Attribute(CudaFunctionAttribute.SharedBytes);
+        MaxThreadsPerBlock = Attribute(CudaFunctionAttribute.MaxThreadsPerBlock);
+    }
+
+    /// <summary>The module.</summary>
+    public CudaModule Module { get; }
+
+    /// <summary>The symbol.</summary>
+    public string Name { get; }
+
+    /// <summary>Registers of one thread.</summary>
+    public int Registers { get; }
+
+    /// <summary>Local memory (spills and stack) of one thread, in bytes.</summary>
+    public int LocalBytes { get; }
+
+    /// <summary>Static shared memory of one block, in bytes.</summary>
+    public int StaticSharedBytes { get; }
+
+    /// <summary>The most threads that one block may have with these registers.</summary>
+    public int MaxThreadsPerBlock { get; }
+
+    /// <summary>The CUfunction.</summary>
+    /// <exception cref="ObjectDisposedException">The module was disposed.</exception>
+    public nint Handle
+    {
+        get
+        {
+            // The function is part of the module: a disposed one throws here.
+            _ = Module.Handle;
+            return _function;
+        }
+    }
+
+    /// <summary>Allows launches with up to this much dynamic shared memory; needed above 48 KiB.</summary>
+    /// <param name="bytes">Dynamic shared memory of one block, in bytes.</param>
+    /// <exception cref="ArgumentOutOfRangeException">Negative, or more than the device gives beside the static shared memory.</exception>
+    /// <exception cref="CudaDriverException">The driver refuses.</exception>
+    /// <exception cref="ObjectDisposedException">The module was disposed.</exception>
+    public void SetMaxDynamicSharedMemory(int bytes)
+    {
+        int most = Module.Context.SharedMemoryPerBlockOptIn - StaticSharedBytes;
+        if (bytes < 0 || bytes > most)
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(bytes),
+                bytes,
+                $"Kernel '{Name}' can have 0 to {most:N0} bytes of dynamic shared memory on {Module.Context.Description}."
+            );
+        }
+
+        nint handle = Enter();
+        Check(cuFuncSetAttribute(handle, CudaFunctionAttribute.MaxDynamicSharedBytes, bytes), nameof(cuFuncSetAttribute), Module.Context);
+    }
+
+    /// <summary>Blocks that fit on one multiprocessor at the same time.</summary>
+    /// <param name="blockThreads">Threads of one block.</param>
+    /// <param name="dynamicSharedBytes">Dynamic shared memory of one block, in bytes.</param>
+    /// <exception cref="CudaDriverException">The driver refuses.</exception>
+    /// <exception cref="ObjectDisposedException">The module was disposed.</exception>
+    public int GetMaxActiveBlocksPerMultiprocessor(int blockThreads, int dynamicSharedBytes)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(blockThreads);
+        ArgumentOutOfRangeException.ThrowIfNegative(dynamicSharedBytes);
+        nint handle = Enter();
+        int blocks;
+        Check(
+            cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, handle, blockThreads, (nuint)dynamicSharedBytes),
+            nameof(cuOccupancyMaxActiveBlocksPerMultiprocessor),
+            Module.Context
+        );
+        return blocks;
+    }
+
+    /// <summary>
+    /// Queues a launch of a kernel whose only parameter is one structure, passed by value. The driver copies it before this returns.
+    /// Allocates nothing. Dimensions and size are the caller's promise.
+    /// </summary>
+    /// <param name="args">The structure, laid out as in the kernel.</param>
+    /// <param name="grid">Blocks.</param>
+    /// <param name="block">Threads of one block.</param>
+    /// <param name="sharedBytes">Dynamic shared memory of one block, in bytes.</param>
+    /// <param name="stream">The stream.</param>
+    /// <param name="programmaticDependentLaunch">
+    /// The kernel may start before its predecessor in the stream ends, and waits for it with <c>griddepcontrol.wait</c>.
+    /// </param>
+    internal void Launch<TParams>(
+        in TParams args,
+        CudaExtent grid,
+        CudaExtent block,
+        int sharedBytes,
+        CudaStream stream,
+        bool programmaticDependentLaunch = false
+    )
+        where TParams : unmanaged
+    {
+        nint handle = Enter();
+        CudaLaunchAttribute attribute = new() { Id = CudaFlag.LaunchProgrammaticStreamSerialization, Value = 1 };
+        CudaLaunchConfig config = new()
+        {
+            GridX = (uint)grid.X,
+            GridY = (uint)grid.Y,
+            GridZ = (uint)grid.Z,
+            BlockX = (uint)block.X,
+            BlockY = (uint)block.Y,
+            BlockZ = (uint)block.Z,
+            DynamicSharedBytes = (uint)sharedBytes,
+            Stream = stream.Handle,
+            Attributes = programmaticDependentLaunch ? &attribute : null,
+            AttributeCount = programmaticDependentLaunch ? 1u : 0u,
+        };
+        int result;
+        fixed (TParams* parameter = &args)
+        {
+            void* parameters = parameter;
+            result = cuLaunchKernelEx(&config, handle, &parameters, null);
+        }
+
+        if (result != CudaResult.Success)
+        {
+            ThrowLaunch(result, grid, block, sharedBytes);
+        }
+
+        GC.KeepAlive(stream);
+        GC.KeepAlive(this);
+    }
+
+    /// <summary>The symbol.</summary>
+    public override string ToString() => Name;
+
+    private void ThrowLaunch(int result, CudaExtent grid, CudaExtent block, int sharedBytes) =>
+        Throw(
+            result,
+            nameof(cuLaunchKernelEx),
+            Module.Context,
+            subject: $"Kernel '{Name}' ({Registers} registers) with grid {grid.X} x {grid.Y} x {grid.Z}, block {block.X} x {block.Y} x {block.Z}, {sharedBytes:N0} bytes of dynamic shared memory"
+        );
+
+    private nint Enter()
+    {
+        nint handle = Handle;
+        Module.Context.MakeCurrent();
+        return handle;
+    }
+
+    private int Attribute(int attribute)
+    {
+        int value;
+        Check(cuFuncGetAttribute(&value, attribute, _function), nameof(cuFuncGetAttribute), Module.Context);
+        return value;
+    }
+}

@@ -1,0 +1,90 @@
+namespace FlashInfer.Cuda;
+
+/// <summary>
+/// The NVRTC that one compiler uses: located when it is first asked for, loaded only when something has to be compiled. A file that
+/// cannot be loaded is passed over for the next one that the search finds.
+/// </summary>
+internal sealed class NvrtcSelection
+{
+    private readonly Lock gate = new();
+    private readonly List<NativeSearchStep> trace = [];
+    private readonly IEnumerator<NvrtcCandidate> candidates;
+    private bool started;
+    private NvrtcCandidate? current;
+    private NvrtcLibrary? library;
+
+    public NvrtcSelection(NativeLocatorHost host, string? overridePath)
+    {
+        Override = overridePath ?? host.Variable(NativeLocator.NvrtcVariable);
+        candidates = NativeLocator.FindNvrtc(host, Override, trace).GetEnumerator();
+    }
+
+    /// <summary>The file or folder that was asked for; null when it is searched for.</summary>
+    public string? Override { get; }
+
+    /// <summary>Every step so far.</summary>
+    public IReadOnlyList<NativeSearchStep> Trace
+    {
+        get
+        {
+            lock (gate)
+            {
+                return [.. trace];
+            }
+        }
+    }
+
+    /// <summary>What stands for the located NVRTC in cache keys; null when that takes loading it, or when there is none.</summary>
+    public string? LocatedIdentity
+    {
+        get
+        {
+            lock (gate)
+            {
+                Start();
+                return library?.Identity ?? current?.Identity;
+            }
+        }
+    }
+
+    /// <summary>The loaded library, loaded now if need be; null when no candidate is left, which <see cref="Trace"/> explains.</summary>
+    public NvrtcLibrary? Load()
+    {
+        lock (gate)
+        {
+            Start();
+            while (library is null && current is not null)
+            {
+                bool success = NvrtcLibrary.TryLoad(current, out NvrtcLibrary? result, out string reason);
+                if (success && Override is not null && result!.Identity != current.Identity)
+                {
+                    reason =
+                        $"this process has loaded NVRTC {result.Version} from {result.Candidate.Path} already, and a process uses one NVRTC; give all compilers the same";
+                    success = false;
+                }
+
+                if (success)
+                {
+                    library = result;
+                    break;
+                }
+
+                trace.Add(new NativeSearchStep(current.Path, reason));
+                Next();
+            }
+
+            return library;
+        }
+    }
+
+    private void Start()
+    {
+        if (!started)
+        {
+            started = true;
+            Next();
+        }
+    }
+
+    private void Next() => current = candidates.MoveNext() ? candidates.Current : null;
+}

@@ -1,0 +1,73 @@
+using FlashInfer.Cuda;
+
+namespace FlashInfer;
+
+/// <summary>A list in device memory at a fixed address, filled through a ring of page-locked slots. One caller at a time.</summary>
+internal sealed class CudaUploadBuffer : UploadBuffer
+{
+    private const int Slots = 4;
+
+    private readonly CudaBackend _backend;
+    private readonly CudaPinnedRing _ring;
+    private bool _begun;
+    private bool _disposed;
+
+    public CudaUploadBuffer(CudaBackend backend, int capacity)
+    {
+        _backend = backend;
+        Capacity = capacity;
+        _ring = new CudaPinnedRing(backend.Context, Slots, capacity);
+        try
+        {
+            Address = backend.Allocate(capacity);
+        }
+        catch
+        {
+            _ring.Dispose();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override nint Address { get; }
+
+    /// <inheritdoc/>
+    public override int Capacity { get; }
+
+    /// <inheritdoc/>
+    public override Span<byte> Begin()
+    {
+        Span<byte> slot = _ring.Begin();
+        _begun = true;
+        return slot;
+    }
+
+    /// <inheritdoc/>
+    public override void Commit(int bytes, CudaStream? stream)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(bytes);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(bytes, Capacity);
+        if (!_begun)
+        {
+            throw new InvalidOperationException("Commit needs a Begin before it: the slot may still be in flight.");
+        }
+
+        _ring.Commit(Address, bytes, _backend.Resolve(stream));
+        _begun = false;
+    }
+
+    /// <inheritdoc/>
+    public override void Dispose()
+    {
+        if (_disposed)
+        {
+            return;
+        }
+
+        // The ring waits for its copies, so that none writes into the memory after it is freed. Freeing is refused during a capture, and
+        // can then be tried again.
+        _ring.Dispose();
+        _backend.Free(Address);
+        _disposed = true;
+    }
+}

@@ -1,0 +1,210 @@
+using System.Runtime.Intrinsics;
+using FlashInfer.Attention;
+using FlashInfer.Cpu;
+using FlashInfer.Tests.Oracle;
+
+namespace FlashInfer.Tests.Cpu;
+
+public sealed class CpuDecodeTests : IDisposable
+{
+    private readonly CpuWorkerPool _pool = new(3);
+    private readonly int _seed = Random.Shared.Next();
+
+    public void Dispose() => _pool.Dispose();
+
+    public static TheoryData<int, DType> Kernels
+    {
+        get
+        {
+            TheoryData<int, DType> data = [];
+            foreach (int bits in new[] { 128, 256, 512 })
+            {
+                // A width without registers works but crawls.
+                bool isFast = bits == 128 || (bits == 256 ? Vector256.IsHardwareAccelerated : Vector512.IsHardwareAccelerated);
+                if (isFast)
+                {
+                    data.Add(bits, DType.Float16);
+                    data.Add(bits, DType.BFloat16);
+                }
+            }
+
+            return data;
+        }
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(3)]
+    [InlineData(5)]
+    [InlineData(7)]
+    [InlineData(8)]
+    [InlineData(71)]
+    public void Every_group_size_matches_the_oracle(int group)
+    {
+        foreach (object[] kernel in Kernels)
+        {
+            AttentionSpec spec = new(group * 2, 2, 64, 16, (DType)kernel[1]);
+            using DecodeCase @case = new(spec, [0, 1, 17, 65, 130], _seed);
+            Check(@case, (int)kernel[0], @case.WholeItems());
+        }
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(5)]
+    [InlineData(16)]
+    [InlineData(64)]
+    [InlineData(1024)]
+    public void Every_page_size_and_length_matches_the_oracle(int pageSize)
+    {
+        foreach (KvLayout layout in Enum.GetValues<KvLayout>())
+        {
+            foreach (DType dtype in new[] { DType.Float16, DType.BFloat16 })
+            {
+                AttentionSpec spec = new(4, 2, 64, pageSize, dtype, kvLayout: layout);
+                using DecodeCase @case = new(spec, [0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 500], _seed);
+                Check(@case, CpuAttentionKernels.BestVectorBits, @case.WholeItems());
+            }
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Kernels))]
+    public void Random_shapes_whole_and_split_match_the_oracle(int vectorBits, DType dtype)
+    {
+        Random random = new(_seed);
+        int[] groups = [1, 2, 3, 4, 5, 6, 7, 8, 71];
+        int[] headDims = [64, 128, 256];
+        int[] pageSizes = [1, 5, 16, 64, 1024];
+        int[] lengths = [0, 1, 15, 16, 17, 63, 64, 65, 200, 333, 500, 1100];
+        for (int i = 0; i < 12; i++)
+        {
+            int group = random.GetItems(groups, 1)[0];
+            int kvHeads = group == 71 ? 1 : random.Next(1, 5);
+            AttentionSpec spec = new(
+                group * kvHeads,
+                kvHeads,
+                random.GetItems(headDims, 1)[0],
+                random.GetItems(pageSizes, 1)[0],
+                dtype,
+                kvLayout: (KvLayout)random.Next(2)
+            );
+
+            // A bound on the oracle's work keeps the suite quick.
+            long budget = 1_500_000L / (spec.Heads * spec.HeadDim);
+            int[] kvLens = [.. random.GetItems(lengths, random.Next(1, 6)).Where(length => (budget -= length) >= 0).DefaultIfEmpty(1)];
+            using DecodeCase @case = new(spec, kvLens, random.Next(), strided: random.Next(2) == 0);
+            Check(@case, vectorBits, @case.WholeItems());
+            Check(@case, vectorBits, @case.SplitItems());
+        }
+    }
+
+    [Fact]
+    public void Splitting_gives_the_same_bits_whatever_the_timing()
+    {
+        AttentionSpec spec = new(16, 4, 128, 16, DType.BFloat16);
+        using DecodeCase @case = new(spec, [700, 333, 1, 0], _seed);
+        DecodeItem[] items = @case.SplitItems();
+        using CpuAttentionKernels kernels = new(spec, _pool, CpuAttentionKernels.BestVectorBits);
+        DecodeResult first = @case.Run(kernels, items);
+        for (int i = 0; i < 5; i++)
+        {
+            Random.Shared.Shuffle(items);
+            DecodeResult again = @case.Run(kernels, items);
+            Assert.True(first.Output.AsSpan().SequenceEqual(again.Output), @case.ToString());
+            Assert.True(first.Lse.AsSpan().SequenceEqual(again.Lse), @case.ToString());
+        }
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(7)]
+    public void Units_may_be_fewer_or_more_than_workers(int workers)
+    {
+        using CpuWorkerPool pool = new(workers);
+        foreach (int[] kvLens in new int[][] { [], [40], [40, 3, 0, 90, 33, 17] })
+        {
+            AttentionSpec spec = new(2, 1, 64, 16, DType.Float16);
+            using DecodeCase @case = new(spec, kvLens, _seed);
+            using CpuAttentionKernels kernels = new(spec, pool, CpuAttentionKernels.BestVectorBits);
+            Check(@case, kernels, @case.SplitItems());
+        }
+    }
+
+    [Fact]
+    public void The_lse_is_optional()
+    {
+        AttentionSpec spec = new(4, 2, 64, 16, DType.BFloat16);
+        using DecodeCase @case = new(spec, [100, 0], _seed);
+        using CpuAttentionKernels kernels = new(spec, _pool, CpuAttentionKernels.BestVectorBits);
+        foreach (DecodeItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
+        {
+            DecodeResult result = @case.Run(kernels, items, withLse: false);
+            Assert.InRange(ErrorNorms.Relative(result.Output, @case.Expected), 0, 4e-3);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Kernels))]
+    public void Huge_logits_pick_the_largest_and_give_no_NaN(int vectorBits, DType dtype)
+    {
+        // Keys of equal elements make a token's logit a multiple of the query's sum: far above and far below 0 in one sequence.
+        AttentionSpec spec = new(8, 2, 64, 16, dtype);
+        using DecodeCase @case = new(spec, [1, 64, 200], _seed, queryScale: 100f, keyOverride: token => (token % 5 - 2) * 64f);
+        Assert.True(@case.ExpectedLse.Max() > 1e4, $"{@case.ExpectedLse.Max()}");
+        Check(@case, vectorBits, @case.WholeItems());
+        Check(@case, vectorBits, @case.SplitItems());
+    }
+
+    [Theory]
+    [MemberData(nameof(Kernels))]
+    public void A_row_whose_scores_are_all_minus_infinity_is_zero(int vectorBits, DType dtype)
+    {
+        // Only the first element of query and keys is not 0 or 1, so that no product is 0 * inf and no sum inf - inf.
+        AttentionSpec spec = new(1, 1, 64, 16, dtype);
+        using DecodeCase @case = new(spec, [100], _seed, queryScale: 0f, keyOverride: _ => 1f);
+        @case.SetQuery(0, -1f);
+        @case.SetKeys(0, float.PositiveInfinity);
+        using CpuAttentionKernels kernels = new(spec, _pool, vectorBits);
+        foreach (DecodeItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
+        {
+            DecodeResult result = @case.Run(kernels, items);
+            Assert.All(result.Output, value => Assert.Equal(0f, value));
+            Assert.All(result.Lse, value => Assert.Equal(float.NegativeInfinity, value));
+        }
+    }
+
+    [Fact]
+    public void A_NaN_among_the_tokens_reaches_the_output()
+    {
+        AttentionSpec spec = new(8, 1, 64, 16, DType.BFloat16);
+        using DecodeCase @case = new(spec, [100], _seed, keyOverride: token => token == 77 ? float.NaN : 1f);
+        using CpuAttentionKernels kernels = new(spec, _pool, CpuAttentionKernels.BestVectorBits);
+        foreach (DecodeItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
+        {
+            DecodeResult result = @case.Run(kernels, items);
+            Assert.All(result.Output, value => Assert.True(float.IsNaN(value)));
+            Assert.All(result.Lse, value => Assert.True(float.IsNaN(value)));
+        }
+    }
+
+    private void Check(DecodeCase @case, int vectorBits, DecodeItem[] items)
+    {
+        using CpuAttentionKernels kernels = new(@case.Spec, _pool, vectorBits);
+        Check(@case, kernels, items);
+    }
+
+    private static void Check(DecodeCase @case, CpuAttentionKernels kernels, DecodeItem[] items)
+    {
+        DecodeResult result = @case.Run(kernels, items);
+        bool isHalf = @case.Spec.Dtype == DType.Float16;
+        string text = $"{kernels.DecodeKernel}, {items.Length} items, {@case}";
+        double relative = ErrorNorms.Relative(result.Output, @case.Expected);
+        Assert.True(relative <= (isHalf ? 1e-3 : 4e-3), $"Relative error {relative:g3}: {text}");
+        double row = ErrorNorms.WorstRow(result.Output, @case.Expected, @case.Spec.HeadDim);
+        Assert.True(row <= (isHalf ? 4e-3 : 1.5e-2), $"Worst row {row:g3}: {text}");
+        double lse = ErrorNorms.WorstRelative(result.Lse, @case.ExpectedLse, 1e-2);
+        Assert.True(lse <= 1e-4, $"LSE {lse:g3}: {text}");
+    }
+}

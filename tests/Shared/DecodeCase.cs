@@ -1,0 +1,63 @@
+namespace FlashInfer.Tests;
+
+/// <summary>One randomised shape of batch decode; <see cref="Seed"/> fixes its data too.</summary>
+internal sealed record DecodeCase(
+    int Heads,
+    int KvHeads,
+    int HeadDim,
+    int PageSize,
+    DType Dtype,
+    KvLayout KvLayout,
+    int Layers,
+    int[] Lengths,
+    float? SmScale,
+    float Amplitude,
+    int Seed
+)
+{
+    private static readonly int[] s_groups = [1, 1, 2, 3, 4, 4, 5, 7, 8, 8, 12, 16, 71];
+    private static readonly int[] s_pageSizes = [1, 2, 5, 16, 16, 16, 24, 32, 64, 128, 1024];
+    private static readonly int[] s_edges = [0, 1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257];
+
+    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, kvLayout: KvLayout);
+
+    /// <summary>Draws a case whose sequences have about this many tokens together.</summary>
+    public static DecodeCase Draw(int seed, int tokens)
+    {
+        Random random = new(seed);
+        int group = s_groups[random.Next(s_groups.Length)];
+        int kvHeads = group > 16 ? 1 : random.Next(1, 5);
+        int sequences = random.Next(1, 9);
+        int[] lengths = new int[sequences];
+        for (int i = 0; i < sequences; i++)
+        {
+            // Half of the lengths stand at a tile's edge, the others anywhere (log-uniform).
+            lengths[i] =
+                random.Next(2) == 0
+                    ? s_edges[random.Next(s_edges.Length)]
+                    : (int)Math.Exp(random.NextDouble() * Math.Log(Math.Max(2, tokens * 2 / sequences)));
+        }
+
+        return new DecodeCase(
+            group * kvHeads,
+            kvHeads,
+            random.Next(4) switch
+            {
+                0 => 64,
+                3 => 256,
+                _ => 128,
+            },
+            s_pageSizes[random.Next(s_pageSizes.Length)],
+            random.Next(2) == 0 ? DType.Float16 : DType.BFloat16,
+            random.Next(2) == 0 ? KvLayout.Nhd : KvLayout.Hnd,
+            random.Next(1, 3),
+            lengths,
+            random.Next(3) == 0 ? 0.03f + (random.NextSingle() * 0.3f) : null,
+            random.Next(4) == 0 ? 4 : 1,
+            seed
+        );
+    }
+
+    public override string ToString() =>
+        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}";
+}

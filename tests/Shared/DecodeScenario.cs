@@ -1,0 +1,329 @@
+using System.Runtime.InteropServices;
+using FlashInfer.Tests.Oracle;
+
+namespace FlashInfer.Tests;
+
+/// <summary>How far a scenario's results were from the fp64 oracle.</summary>
+internal readonly record struct DecodeErrors(double Relative, double WorstRow, double Lse);
+
+/// <summary>
+/// Drives a case through the public API as a server would: scattered pages, NaN in every slot that holds no token, tokens appended in
+/// uneven steps, the last one by the wrapper, poisoned outputs, strided tensors. Compares with the oracle on the same rounded inputs.
+/// </summary>
+internal sealed class DecodeScenario<T>
+    where T : unmanaged
+{
+    private readonly Device _device;
+    private readonly DecodeCase _case;
+    private readonly Func<float, T> _from;
+    private readonly Func<T, float> _to;
+    private readonly Random _random;
+    private readonly List<float>[,] _keys;
+    private readonly List<float>[,] _values;
+
+    public DecodeScenario(Device device, DecodeCase decodeCase, Func<float, T> from, Func<T, float> to)
+    {
+        _device = device;
+        _case = decodeCase;
+        _from = from;
+        _to = to;
+        _random = new Random(decodeCase.Seed * 31);
+        _keys = Lists();
+        _values = Lists();
+    }
+
+    private int TokenElements => _case.KvHeads * _case.HeadDim;
+
+    public DecodeErrors Run()
+    {
+        int pages = 3 + _case.Lengths.Sum(length => (length + _case.PageSize - 1) / _case.PageSize);
+        using PagedKvCache cache = new(_device, _case.Spec, _case.Layers, pages);
+        Poison(cache);
+        Scatter(cache);
+        Sequence[] sequences = [.. _case.Lengths.Select(_ => cache.NewSequence())];
+        while (Enumerable.Range(0, sequences.Length).Any(i => sequences[i].Length < _case.Lengths[i] - 1))
+        {
+            Grow(cache, sequences);
+        }
+
+        using BatchDecodeWithPagedKvCache decode = new(cache, maxSequences: Math.Max(4, sequences.Length));
+        Sequence[] last = [.. sequences.Where((s, i) => s.Length < _case.Lengths[i])];
+        cache.BeginForward(last, [.. last.Select(_ => 1)]);
+        decode.Plan(sequences, _case.SmScale);
+        DecodeErrors worst = default;
+        for (int layer = 0; layer < _case.Layers; layer++)
+        {
+            if (last.Length > 0)
+            {
+                using NewTokens tokens = Draw(layer, sequences, sequences.Select(s => s.ForwardTokens));
+                decode.Append(layer, tokens.Key, tokens.Value);
+            }
+
+            DecodeErrors errors = Decode(decode, layer, sequences.Length);
+            worst = new(
+                Math.Max(worst.Relative, errors.Relative),
+                Math.Max(worst.WorstRow, errors.WorstRow),
+                Math.Max(worst.Lse, errors.Lse)
+            );
+        }
+
+        cache.EndForward(last);
+        CheckPages(cache, sequences);
+        return worst;
+    }
+
+    private List<float>[,] Lists()
+    {
+        List<float>[,] lists = new List<float>[_case.Layers, _case.Lengths.Length];
+        for (int layer = 0; layer < _case.Layers; layer++)
+        {
+            for (int i = 0; i < _case.Lengths.Length; i++)
+            {
+                lists[layer, i] = [];
+            }
+        }
+
+        return lists;
+    }
+
+    private void Poison(PagedKvCache cache)
+    {
+        T[] nan = new T[cache.KeyPages(0).Shape.Elements];
+        nan.AsSpan().Fill(_from(float.NaN));
+        for (int layer = 0; layer < _case.Layers; layer++)
+        {
+            cache.KeyPages(layer).As<T>().CopyFrom(nan);
+            cache.ValuePages(layer).As<T>().CopyFrom(nan);
+        }
+    }
+
+    /// <summary>Takes every page and gives them back in random order: the free list is a shuffle from here on.</summary>
+    private void Scatter(PagedKvCache cache)
+    {
+        Sequence[] fillers = [.. Enumerable.Range(0, cache.TotalPages).Select(_ => cache.NewSequence())];
+        cache.BeginForward(fillers, [.. fillers.Select(_ => 1)]);
+        cache.EndForward(fillers);
+        _random.Shuffle(fillers);
+        foreach (Sequence filler in fillers)
+        {
+            cache.Free(filler);
+        }
+    }
+
+    /// <summary>Some of the sequences get some of their tokens.</summary>
+    private void Grow(PagedKvCache cache, Sequence[] sequences)
+    {
+        int[] missing =
+        [
+            .. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Length < _case.Lengths[i] - 1 && _random.Next(4) != 0),
+        ];
+        Sequence[] growing = [.. missing.Select(i => sequences[i])];
+        int[] tokens = [.. missing.Select(i => _random.Next(1, _case.Lengths[i] - sequences[i].Length))];
+        cache.BeginForward(growing, tokens);
+        if (growing.Length > 0)
+        {
+            for (int layer = 0; layer < _case.Layers; layer++)
+            {
+                using NewTokens appended = Draw(layer, sequences, sequences.Select(s => s.ForwardTokens));
+                cache.Append(layer, growing, appended.Key, appended.Value);
+            }
+        }
+
+        cache.EndForward(growing);
+    }
+
+    /// <summary>Random keys and values for each sequence's new tokens, remembered for the oracle; now and then with gaps between rows.</summary>
+    private NewTokens Draw(int layer, Sequence[] sequences, IEnumerable<int> tokens)
+    {
+        int[] counts = [.. tokens];
+        int gap = _random.Next(3) == 0 ? 64 : 0;
+        int rows = counts.Sum();
+        T[] key = Random(rows, gap);
+        T[] value = Random(rows, gap);
+        int row = 0;
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            for (int n = 0; n < counts[i]; n++, row++)
+            {
+                Remember(_keys[layer, i], key, row, gap);
+                Remember(_values[layer, i], value, row, gap);
+            }
+        }
+
+        return new NewTokens(_device, _case, rows, gap, key, value);
+    }
+
+    private T[] Random(int rows, int gap)
+    {
+        T[] values = new T[rows * (TokenElements + gap)];
+        for (int i = 0; i < values.Length; i++)
+        {
+            values[i] = i % (TokenElements + gap) < TokenElements ? _from(Normal() * _case.Amplitude) : _from(float.NaN);
+        }
+
+        return values;
+    }
+
+    private void Remember(List<float> list, T[] values, int row, int gap)
+    {
+        for (int i = 0; i < TokenElements; i++)
+        {
+            list.Add(_to(values[(row * (TokenElements + gap)) + i]));
+        }
+    }
+
+    private DecodeErrors Decode(BatchDecodeWithPagedKvCache decode, int layer, int rows)
+    {
+        int row = _case.Heads * _case.HeadDim;
+        int gap = _random.Next(3) == 0 ? 128 : 0;
+        T[] query = new T[rows * (row + gap)];
+        for (int i = 0; i < query.Length; i++)
+        {
+            query[i] = i % (row + gap) < row ? _from(Normal()) : _from(float.NaN);
+        }
+
+        T[] poison = new T[query.Length];
+        poison.AsSpan().Fill(_from(float.NaN));
+        using DeviceTensor<T> q = _device.Allocate<T>(query.Length);
+        using DeviceTensor<T> o = _device.Allocate<T>(query.Length);
+        using DeviceTensor<float> lse = _device.Allocate<float>(rows, _case.Heads);
+        q.View.CopyFrom(query);
+        o.View.CopyFrom(poison);
+        lse.View.CopyFrom([.. Enumerable.Repeat(float.NaN, rows * _case.Heads)]);
+        ReadOnlySpan<int> shape = [rows, _case.Heads, _case.HeadDim];
+        ReadOnlySpan<long> strides = [row + gap, _case.HeadDim, 1];
+        decode.Run(layer, _device.View<T>(q.View.Address, shape, strides), _device.View<T>(o.View.Address, shape, strides), lse.View);
+
+        T[] output = o.View.ToArray();
+        float[] actualLse = lse.View.ToArray();
+        float[] actual = new float[rows * row];
+        double[] expected = new double[rows * row];
+        double[] expectedLse = new double[rows * _case.Heads];
+        float scale = _case.SmScale ?? (1f / MathF.Sqrt(_case.HeadDim));
+        for (int i = 0; i < rows; i++)
+        {
+            float[] floats = [.. query.AsSpan(i * (row + gap), row).ToArray().Select(_to)];
+            AttentionOracle.Decode(
+                floats,
+                CollectionsMarshal.AsSpan(_keys[layer, i]),
+                CollectionsMarshal.AsSpan(_values[layer, i]),
+                _case.Lengths[i],
+                _case.Heads,
+                _case.KvHeads,
+                _case.HeadDim,
+                scale,
+                expected.AsSpan(i * row, row),
+                expectedLse.AsSpan(i * _case.Heads, _case.Heads)
+            );
+            for (int d = 0; d < row + gap; d++)
+            {
+                float written = _to(output[(i * (row + gap)) + d]);
+                if (d < row)
+                {
+                    actual[(i * row) + d] = written;
+                }
+                else
+                {
+                    Assert.True(float.IsNaN(written), $"{_case}: the gap behind output row {i} was written.");
+                }
+            }
+        }
+
+        return new DecodeErrors(
+            ErrorNorms.Relative(actual, expected),
+            ErrorNorms.WorstRow(actual, expected, _case.HeadDim),
+            ErrorNorms.WorstRelative(actualLse, expectedLse, 1)
+        );
+    }
+
+    /// <summary>Every token lies where the page table says, bit for bit, and no other slot was written.</summary>
+    private void CheckPages(PagedKvCache cache, Sequence[] sequences)
+    {
+        for (int layer = 0; layer < _case.Layers; layer++)
+        {
+            CheckPages(cache.KeyPages(layer).As<T>().ToArray(), sequences, layer, _keys);
+            CheckPages(cache.ValuePages(layer).As<T>().ToArray(), sequences, layer, _values);
+        }
+    }
+
+    private void CheckPages(T[] pages, Sequence[] sequences, int layer, List<float>[,] expected)
+    {
+        bool nhd = _case.KvLayout == KvLayout.Nhd;
+        bool[] seen = new bool[pages.Length];
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            Assert.Equal(_case.Lengths[i], sequences[i].Length);
+            ReadOnlySpan<int> ids = sequences[i].Pages;
+            for (int e = 0; e < expected[layer, i].Count; e++)
+            {
+                int token = e / TokenElements;
+                int head = e % TokenElements / _case.HeadDim;
+                int slot = token % _case.PageSize;
+                int inPage = nhd ? (slot * _case.KvHeads) + head : (head * _case.PageSize) + slot;
+                int at = (ids[token / _case.PageSize] * _case.PageSize * TokenElements) + (inPage * _case.HeadDim) + (e % _case.HeadDim);
+                seen[at] = true;
+                if (_to(pages[at]) != expected[layer, i][e])
+                {
+                    Assert.Fail(
+                        $"{_case}: layer {layer}, sequence {i}, token {token} holds {_to(pages[at])}, expected {expected[layer, i][e]}."
+                    );
+                }
+            }
+        }
+
+        for (int at = 0; at < pages.Length; at++)
+        {
+            if (!seen[at] && !float.IsNaN(_to(pages[at])))
+            {
+                Assert.Fail($"{_case}: element {at} of layer {layer} belongs to no token but was written.");
+            }
+        }
+    }
+
+    private float Normal() => (float)(Math.Sqrt(-2 * Math.Log(1 - _random.NextDouble())) * Math.Cos(2 * Math.PI * _random.NextDouble()));
+
+    private sealed class NewTokens : IDisposable
+    {
+        private readonly DeviceTensor<T> _key;
+        private readonly DeviceTensor<T> _value;
+
+        public NewTokens(Device device, DecodeCase c, int rows, int gap, T[] key, T[] value)
+        {
+            _key = device.Allocate<T>(key.Length);
+            _value = device.Allocate<T>(value.Length);
+            _key.View.CopyFrom(key);
+            _value.View.CopyFrom(value);
+            ReadOnlySpan<int> shape = [rows, c.KvHeads, c.HeadDim];
+            ReadOnlySpan<long> strides = [(c.KvHeads * c.HeadDim) + gap, c.HeadDim, 1];
+            Key = device.View<T>(_key.View.Address, shape, strides);
+            Value = device.View<T>(_value.View.Address, shape, strides);
+        }
+
+        public TensorView<T> Key { get; }
+
+        public TensorView<T> Value { get; }
+
+        public void Dispose()
+        {
+            _key.Dispose();
+            _value.Dispose();
+        }
+    }
+}
+
+/// <summary>Runs a case of either element type and holds it against the project's tolerances.</summary>
+internal static class DecodeScenario
+{
+    public static DecodeErrors Check(Device device, DecodeCase decodeCase)
+    {
+        bool half = decodeCase.Dtype == DType.Float16;
+        DecodeErrors errors = half
+            ? new DecodeScenario<Half>(device, decodeCase, x => (Half)x, x => (float)x).Run()
+            : new DecodeScenario<BFloat16>(device, decodeCase, x => (BFloat16)x, x => x).Run();
+        Assert.True(
+            errors.Relative <= (half ? 1e-3 : 4e-3) && errors.WorstRow <= (half ? 4e-3 : 1.5e-2) && errors.Lse <= 1e-4,
+            $"{decodeCase}: {errors}"
+        );
+        return errors;
+    }
+}
