@@ -24,7 +24,11 @@ public class DecodeTests
                 DecodeCase drawn = DecodeCase.Draw(seed + i, tokens: 2500);
                 DecodeErrors errors = DecodeScenario.Check(device, drawn);
                 ref DecodeErrors worst = ref drawn.Dtype == DType.Float16 ? ref half : ref bfloat;
-                worst = new(Math.Max(worst.Relative, errors.Relative), Math.Max(worst.WorstRow, errors.WorstRow), Math.Max(worst.Lse, errors.Lse));
+                worst = new(
+                    Math.Max(worst.Relative, errors.Relative),
+                    Math.Max(worst.WorstRow, errors.WorstRow),
+                    Math.Max(worst.Lse, errors.Lse)
+                );
             }
         }
 
@@ -181,7 +185,10 @@ public class DecodeTests
         using CudaStream theirs = new(context);
         using CudaStream borrowed = CudaStream.FromHandle(context, theirs.Handle);
         using Device device = Device.FromCuda(context, borrowed);
-        DecodeScenario.Check(device, new DecodeCase(4, 4, 128, 16, DType.Float16, KvLayout.Nhd, 2, [100, 17], null, 1, Random.Shared.Next()));
+        DecodeScenario.Check(
+            device,
+            new DecodeCase(4, 4, 128, 16, DType.Float16, KvLayout.Nhd, 2, [100, 17], null, 1, Random.Shared.Next())
+        );
     }
 
     private static Func<int, float> Normals(int seed)

@@ -17,7 +17,13 @@ public class SanitizerTests
         using CudaContext context = Gpu.Require();
         using Device device = Device.FromCuda(context);
         int seed = Random.Shared.Next();
-        foreach (int[] lengths in (int[][])[[1, 0, 17, 300], [1500]])
+        foreach (
+            int[] lengths in (int[][])
+                [
+                    [1, 0, 17, 300],
+                    [1500],
+                ]
+        )
         {
             DecodeScenario.Check(device, new DecodeCase(heads, kvHeads, headDim, pageSize, dtype, layout, 1, lengths, null, 1, seed));
         }
