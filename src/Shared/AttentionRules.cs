@@ -112,7 +112,7 @@ internal static class AttentionRules
 
     private static string Divisors(AttentionShape s)
     {
-        int below = s.KvHeads;
+        int below = Math.Min(s.Heads, s.KvHeads);
         while (below > 1 && s.Heads % below != 0)
         {
             below--;
