@@ -24,6 +24,23 @@ public sealed class TargetDiagnosticTests
     [InlineData("partial class Cache;")]
     public void Classes_that_can(string declaration) => DiagnosticAssert.Reports($"{Attribute}\n{declaration}");
 
+    [Fact]
+    public void A_base_class_may_have_the_same_members() =>
+        DiagnosticAssert.Reports(
+            $$"""
+            using FlashInfer;
+
+            {{Attribute}}
+            public partial class Base;
+
+            [AttentionConfig(16, 8, 64, 16, DType.Float16)]
+            public partial class Derived : Base
+            {
+                public static int Own(Query query, PagedKvCache cache) => Heads + query.Tokens + cache.Spec.Heads;
+            }
+            """
+        );
+
     [Theory]
     [InlineData("System")]
     [InlineData("FlashInfer")]

@@ -127,6 +127,7 @@ public sealed partial class Device : IDisposable
         }
 
         _backend.Dispose();
+        _ownedContext?.Dispose();
     }
 
     /// <summary>Name and kind.</summary>

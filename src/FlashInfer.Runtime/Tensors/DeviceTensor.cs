@@ -54,7 +54,16 @@ internal sealed class DeviceMemory : IDisposable
     {
         if (Interlocked.Exchange(ref _freed, 1) == 0 && !_device.IsDisposed)
         {
-            _device.Backend.Free(Address);
+            try
+            {
+                _device.Backend.Free(Address);
+            }
+            catch
+            {
+                // Refused, during a capture of the stream: it can be tried again.
+                Volatile.Write(ref _freed, 0);
+                throw;
+            }
         }
     }
 }

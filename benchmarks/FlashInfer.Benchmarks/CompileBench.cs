@@ -1,0 +1,56 @@
+using System.Diagnostics;
+using FlashInfer.Compilation;
+using FlashInfer.Cuda;
+
+namespace FlashInfer.Benchmarks;
+
+/// <summary>From a unit's text to a launchable kernel: with NVRTC, and from the disk cache. NVRTC's own cache must be off (CUDA_CACHE_DISABLE=1).</summary>
+internal static class CompileBench
+{
+    public static IEnumerable<Row> Run(Device device)
+    {
+        if (Environment.GetEnvironmentVariable("CUDA_CACHE_DISABLE") != "1")
+        {
+            throw new InvalidOperationException(
+                "Set CUDA_CACHE_DISABLE=1: NVRTC would answer from its own cache and the times would say nothing."
+            );
+        }
+
+        string folder = Path.Combine(Path.GetTempPath(), $"flashinfer-bench-{Guid.NewGuid():N}");
+        try
+        {
+            foreach (
+                AttentionSpec spec in (AttentionSpec[])
+                    [
+                        new(32, 8, 128, 16, DType.BFloat16),
+                        new(32, 32, 64, 16, DType.Float16),
+                        new(32, 8, 256, 16, DType.BFloat16),
+                        new(32, 8, 128, 1, DType.BFloat16),
+                    ]
+            )
+            {
+                foreach (TranslationUnit unit in spec.Units)
+                {
+                    yield return Measure(device, unit, folder, "cold");
+                    yield return Measure(device, unit, folder, "cached");
+                }
+            }
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    private static Row Measure(Device device, TranslationUnit unit, string folder, string how)
+    {
+        long start = Stopwatch.GetTimestamp();
+        KernelCompiler compiler = new(new KernelCompilerOptions { CacheDirectory = folder });
+        CompiledKernel kernel = compiler.Compile(unit, device.Cuda!.Architecture);
+        using CudaModule module = CudaModule.Load(device.Cuda, kernel.Cubin.Span);
+        _ = module.GetFunction(unit.Name);
+        double us = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
+        Debug.Assert(kernel.FromCache == (how == "cached"), "the disk cache did not answer as expected");
+        return new Row("compile", $"{unit.Name} {how} to launchable", new() { ["unit"] = unit.Name, ["how"] = how }) { Us = us };
+    }
+}
