@@ -54,7 +54,7 @@ internal static class AttentionRules
                 "FI0005",
                 "heads is not a multiple of kvHeads",
                 "kvHeads",
-                static s => s.Heads < 1 || s.KvHeads < 1 || s.Heads % s.KvHeads == 0,
+                static s => s.Heads < 1 || s.KvHeads is < 1 or > MaxHeads || s.Heads % s.KvHeads == 0,
                 static s =>
                     Text(
                         $"heads is {s.Heads} and kvHeads is {s.KvHeads}; heads must be a multiple of kvHeads, since each key/value head serves heads / kvHeads query heads. {Divisors(s)}"
@@ -112,7 +112,7 @@ internal static class AttentionRules
 
     private static string Divisors(AttentionShape s)
     {
-        int below = s.KvHeads;
+        int below = Math.Min(s.Heads, s.KvHeads);
         while (below > 1 && s.Heads % below != 0)
         {
             below--;

@@ -101,7 +101,12 @@ public sealed class KernelCompiler
     /// <summary>The name becomes a file name, the text a C string: neither may break out of its role.</summary>
     private static void CheckUnit(TranslationUnit unit)
     {
-        bool isIdentifier = !char.IsAsciiDigit(unit.Name[0]) && unit.Name.All(c => char.IsAsciiLetterOrDigit(c) || c == '_');
+        bool isIdentifier = !char.IsAsciiDigit(unit.Name[0]);
+        foreach (char c in unit.Name)
+        {
+            isIdentifier &= char.IsAsciiLetterOrDigit(c) || c == '_';
+        }
+
         if (!isIdentifier)
         {
             throw new ArgumentException(

@@ -24,7 +24,8 @@ internal sealed class KernelHeaders
     /// <param name="headers">Names as included, and UTF-8 texts. The order does not matter.</param>
     public KernelHeaders(IEnumerable<KeyValuePair<string, byte[]>> headers)
     {
-        KeyValuePair<string, byte[]>[] sorted = [.. headers.OrderBy(header => header.Key, StringComparer.Ordinal)];
+        KeyValuePair<string, byte[]>[] sorted = [.. headers];
+        Array.Sort(sorted, (left, right) => string.CompareOrdinal(left.Key, right.Key));
         texts = new nint[sorted.Length];
         names = new nint[sorted.Length];
         using IncrementalHash hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);

@@ -1,9 +1,7 @@
-using System.Text.RegularExpressions;
-
 namespace FlashInfer.Compilation;
 
 /// <summary>The options that every kernel is compiled with; nothing else passes any.</summary>
-internal static partial class NvrtcOptions
+internal static class NvrtcOptions
 {
     /// <summary>The options for an architecture.</summary>
     public static string[] For(string architecture, bool lineInfo)
@@ -25,7 +23,7 @@ internal static partial class NvrtcOptions
     public static void CheckArchitecture(string architecture)
     {
         ArgumentNullException.ThrowIfNull(architecture);
-        if (!Architecture().IsMatch(architecture))
+        if (!IsArchitecture(architecture))
         {
             throw new ArgumentException(
                 $"'{architecture}' is not a GPU architecture; expected sm_ and the compute capability, such as sm_80 or sm_90a.",
@@ -34,6 +32,28 @@ internal static partial class NvrtcOptions
         }
     }
 
-    [GeneratedRegex(@"\Asm_[1-9][0-9]{1,2}[af]?\z")]
-    private static partial Regex Architecture();
+    // sm_, two or three digits, perhaps a or f. By hand: this is on the way to a cached kernel, where loading the regular expressions
+    // of the base class library would take longer than all the rest.
+    private static bool IsArchitecture(string text)
+    {
+        const string Prefix = "sm_";
+        if (!text.StartsWith(Prefix, StringComparison.Ordinal))
+        {
+            return false;
+        }
+
+        ReadOnlySpan<char> digits = text.AsSpan(Prefix.Length);
+        if (digits is [.., 'a' or 'f'])
+        {
+            digits = digits[..^1];
+        }
+
+        bool isNumber = digits.Length is 2 or 3 && digits[0] != '0';
+        foreach (char c in digits)
+        {
+            isNumber &= char.IsAsciiDigit(c);
+        }
+
+        return isNumber;
+    }
 }

@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Text.RegularExpressions;
 
 namespace FlashInfer.Cuda;
 
@@ -7,7 +6,7 @@ namespace FlashInfer.Cuda;
 /// Finds the CUDA libraries: a pure function of the machine's variables, folders and files. It loads nothing, and notes every step.
 /// Where to look is in <see cref="NativeLocatorPlaces"/>; what counts as a usable NVRTC is here.
 /// </summary>
-internal static partial class NativeLocator
+internal static class NativeLocator
 {
     /// <summary>Names a file or folder of NVRTC to use; nothing else is searched then.</summary>
     public const string NvrtcVariable = "FLASHINFER_NVRTC";
@@ -128,12 +127,14 @@ internal static partial class NativeLocator
         int lastMajor = major ?? OldestMajor;
         int firstMinor = minor ?? NewestMinor;
         int lastMinor = minor ?? 0;
-        string[] folders = [host.FolderOf(file), host.FolderOf(real)];
+        string besideFile = host.FolderOf(file);
+        string besideReal = host.FolderOf(real);
+        string[] folders = besideReal == besideFile ? [besideFile] : [besideFile, besideReal];
         for (int m = firstMajor; m >= lastMajor; m--)
         {
             for (int n = firstMinor; n >= lastMinor; n--)
             {
-                foreach (string folder in folders.Distinct())
+                foreach (string folder in folders)
                 {
                     string builtins = host.Join(folder, BuiltinsName(host, m, n));
                     if (host.FileExists(builtins))
@@ -164,22 +165,26 @@ internal static partial class NativeLocator
         return host.IsWindows ? $"nvrtc-builtins64_{major}{n}.dll" : $"libnvrtc-builtins.so.{major}.{n}";
     }
 
+    /// <summary>What a file name says: libnvrtc.so.12.4.127 is 12.4, libnvrtc.so.12 and nvrtc64_120_0.dll are some 12.</summary>
     private static (int? Major, int? Minor) StatedVersion(string name)
     {
-        if (LinuxName().Match(name) is { Success: true } linux)
+        const string Linux = "libnvrtc.so.";
+        const string Windows = "nvrtc64_";
+        if (name.StartsWith(Linux, StringComparison.Ordinal))
         {
-            return (Number(linux.Groups[1]), linux.Groups[2].Success ? Number(linux.Groups[2]) : null);
+            string[] parts = name[Linux.Length..].Split('.');
+            return (Number(parts[0]), parts.Length > 1 ? Number(parts[1]) : null);
         }
 
-        // The Windows name states no minor: nvrtc64_120_0.dll is every 12.x.
-        return WindowsName().Match(name) is { Success: true } windows ? (Number(windows.Groups[1]), null) : (null, null);
+        if (name.StartsWith(Windows, StringComparison.OrdinalIgnoreCase))
+        {
+            // The Windows name states major and a zero, 120; the minor is in the name of the builtins only.
+            return (Number(name[Windows.Length..].Split('_')[0]) / 10, null);
+        }
+
+        return (null, null);
     }
 
-    private static int Number(Group group) => int.Parse(group.ValueSpan, NumberStyles.None, CultureInfo.InvariantCulture);
-
-    [GeneratedRegex(@"^libnvrtc\.so\.(\d{1,3})(?:\.(\d{1,3}))?")]
-    private static partial Regex LinuxName();
-
-    [GeneratedRegex(@"^nvrtc64_(\d{1,3})0_\d+\.dll$", RegexOptions.IgnoreCase)]
-    private static partial Regex WindowsName();
+    private static int? Number(string text) =>
+        int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int number) ? number : null;
 }

@@ -93,13 +93,7 @@ internal sealed unsafe class CudaBackend : Backend
         }
 
         ObjectDisposedException.ThrowIf(_disposed, this);
-        if (Stream.IsCapturing)
-        {
-            throw new InvalidOperationException(
-                "The device's stream is being captured into a graph: dispose tensors and caches before the capture or after it, and those that the graph uses after the graph."
-            );
-        }
-
+        RefuseCapture();
         Check(cuMemFreeAsync((ulong)address, Stream.Handle), nameof(cuMemFreeAsync), Context);
     }
 
@@ -233,6 +227,17 @@ internal sealed unsafe class CudaBackend : Backend
 
         Context.RequireSame(stream.Context, nameof(stream));
         return stream;
+    }
+
+    /// <summary>Throws while the device's own stream is captured: a free would become part of the graph.</summary>
+    public void RefuseCapture()
+    {
+        if (Stream.IsCapturing)
+        {
+            throw new InvalidOperationException(
+                "The device's stream is being captured into a graph: dispose tensors and caches before the capture or after it, and those that the graph uses after the graph."
+            );
+        }
     }
 
     /// <summary>Lets the device's pool keep freed memory: by default it would go back to the system at each synchronisation.</summary>

@@ -64,8 +64,9 @@ internal sealed class CudaUploadBuffer : UploadBuffer
             return;
         }
 
-        // The ring waits for its copies, so that none writes into the memory after it is freed. Freeing is refused during a capture, and
-        // can then be tried again.
+        // The ring waits for its copies, so that none writes into the memory after it is freed. All or nothing: a Dispose that is refused
+        // during a capture can be tried again after it.
+        _backend.RefuseCapture();
         _ring.Dispose();
         _backend.Free(Address);
         _disposed = true;

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Runs on a GPU machine what eng/gpu-publish.sh packed: GPU tests, compute-sanitizer, samples, benchmark. Builds nothing.
+# Full logs and the results file go to OUT; a short table is printed last.
+#
+#   eng/gpu-run.sh ARCHIVE OUT [tests|sanitizer|samples|bench ...]      (default: all)
+set -uo pipefail
+archive=$(readlink -f "$1")
+mkdir -p "$2"
+out=$(readlink -f "$2")
+shift 2
+steps=${*:-tests sanitizer samples bench}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tar -C "$work" -xJf "$archive"
+export DOTNET_ROOT=$work/dotnet PATH=$work/dotnet:$PATH DOTNET_gcServer=0
+export CUDA_CACHE_DISABLE=1 FLASHINFER_CACHE_DIR=$work/cache FLASHINFER_REQUIRE_GPU=1 FLASHINFER_TEST_DATA=$work/model
+summary=$out/summary.txt
+: >"$summary"
+failed=0
+
+# step NAME COMMAND...: logs the command, notes how it ended and how long it took.
+step() {
+  local name=$1 start=$SECONDS rc=0
+  shift
+  "$@" >"$out/$name.log" 2>&1 || rc=$?
+  [[ $rc -eq 0 ]] || failed=1
+  printf '%-22s %s (%d s)  %s\n' "$name" "$([[ $rc -eq 0 ]] && echo ok || echo "FAILED rc=$rc")" $((SECONDS - start)) \
+    "$(grep -vE '^\s*$' "$out/$name.log" | tail -n 1 | cut -c1-150)" | tee -a "$summary"
+}
+
+nvidia-smi >"$out/nvidia-smi.txt" 2>&1
+for s in $steps; do
+  case $s in
+    tests) step tests dotnet "$work/tests/FlashInfer.Gpu.Tests.dll" -noLogo -noColor ;;
+    sanitizer)
+      for tool in memcheck racecheck; do
+        step "$tool" compute-sanitizer --tool $tool --error-exitcode 9 --target-processes all \
+          dotnet "$work/tests/FlashInfer.Gpu.Tests.dll" -trait Sanitizer=yes -noLogo -noColor
+      done ;;
+    samples)
+      step quickstart-cold "$work/quickstart-aot/Quickstart" --gpu --time
+      step quickstart-warm "$work/quickstart-aot/Quickstart" --gpu --time
+      step stories-f16 dotnet "$work/stories/Stories.dll" --gpu --model "$work/model" --temperature 0 --tokens 256 --dtype f16
+      step stories-bf16 dotnet "$work/stories/Stories.dll" --gpu --model "$work/model" --temperature 0 --tokens 256 --dtype bf16 ;;
+    bench) step bench dotnet "$work/bench/FlashInfer.Benchmarks.dll" --out "$out" --commit "$(cat "$work/commit")" ;;
+    *) echo "gpu-run: unknown step '$s'" >&2; exit 2 ;;
+  esac
+done
+if [[ -f $out/bench.log ]]; then cat "$out/bench.log"; fi
+echo "--- summary"
+cat "$summary"
+exit $failed

@@ -1,0 +1,43 @@
+using System.Text;
+using FlashInfer.Generators.Emit;
+using FlashInfer.Generators.Model;
+using FlashInfer.Generators.Parsing;
+using Microsoft.CodeAnalysis;
+using Microsoft.CodeAnalysis.Text;
+
+namespace FlashInfer.Generators;
+
+/// <summary>
+/// Adds to each class with <c>[AttentionConfig]</c> its constants, typed tensors, cache and wrappers, and its CUDA units. Reports
+/// nothing: diagnostics are the analyzer's, so that the pipeline carries values only.
+/// </summary>
+[Generator(LanguageNames.CSharp)]
+public sealed class AttentionConfigGenerator : IIncrementalGenerator
+{
+    /// <summary>The step from attributed class to model, null where nothing can be added.</summary>
+    internal const string ParsedStep = "ParsedConfigs";
+
+    /// <summary>The models that become files.</summary>
+    internal const string ModelStep = "ConfigModels";
+
+    /// <inheritdoc/>
+    public void Initialize(IncrementalGeneratorInitializationContext context)
+    {
+        IncrementalValuesProvider<AttentionModel> models = context
+            .SyntaxProvider.ForAttributeWithMetadataName(
+                AttributeReader.MetadataName,
+                AttentionConfigParser.IsCandidate,
+                AttentionConfigParser.Parse
+            )
+            .WithTrackingName(ParsedStep)
+            .Where(static model => model is not null)
+            .Select(static (model, _) => model!)
+            .WithTrackingName(ModelStep);
+
+        context.RegisterSourceOutput(
+            models,
+            static (output, model) =>
+                output.AddSource(model.HintName, SourceText.From(ConfigEmitter.Emit(model, output.CancellationToken), Encoding.UTF8))
+        );
+    }
+}

@@ -1,0 +1,82 @@
+using System;
+using System.Globalization;
+using FlashInfer.Generators.Model;
+
+namespace FlashInfer.Generators.Emit;
+
+/// <summary>The words of one configuration as the emitters write them, formatted once and for the invariant culture.</summary>
+internal sealed class ConfigText
+{
+    public ConfigText(AttentionModel model)
+    {
+        AttentionShape shape = model.Shape;
+        Name = model.Type.Name;
+        FullName = "global::" + model.FullName;
+        Heads = Number(shape.Heads);
+        KvHeads = Number(shape.KvHeads);
+        HeadDim = Number(shape.HeadDim);
+        PageSize = Number(shape.PageSize);
+
+        // An illegal shape must not break the generator: no division by zero, and none of int.MinValue by -1.
+        GroupSize = Number(shape is { Heads: > 0, KvHeads: > 0 } ? shape.GroupSize : 0);
+        Dtype = Member(shape.Dtype, (int)shape.Dtype);
+        KvDtype = Member(shape.KvDtype, (int)shape.KvDtype);
+        KvLayout = Member(shape.KvLayout, (int)shape.KvLayout);
+        Element = ElementOf(shape.Dtype);
+        KvElement = ElementOf(shape.KvDtype);
+        Summary =
+            $"{Heads} heads, {KvHeads} kvHeads (group {GroupSize}), headDim {HeadDim}, pageSize {PageSize}, "
+            + $"{Dtype.Words}, KV {KvDtype.Words} {KvLayout.Words}";
+    }
+
+    /// <summary>The class's name.</summary>
+    public string Name { get; }
+
+    /// <summary>The class's name from the root, for places where a base class may have a member of the same name.</summary>
+    public string FullName { get; }
+
+    public string Heads { get; }
+
+    public string KvHeads { get; }
+
+    public string GroupSize { get; }
+
+    public string HeadDim { get; }
+
+    public string PageSize { get; }
+
+    public (string Code, string Words) Dtype { get; }
+
+    public (string Code, string Words) KvDtype { get; }
+
+    public (string Code, string Words) KvLayout { get; }
+
+    /// <summary>The C# type of query and output elements.</summary>
+    public string Element { get; }
+
+    /// <summary>The C# type of key and value elements.</summary>
+    public string KvElement { get; }
+
+    /// <summary>The configuration in one line.</summary>
+    public string Summary { get; }
+
+    private static string Number(int value) => value.ToString(CultureInfo.InvariantCulture);
+
+    // A value without a name is written as a cast.
+    private static (string Code, string Words) Member<T>(T member, int value)
+        where T : struct, Enum
+    {
+        string type = "global::FlashInfer." + typeof(T).Name;
+        string words = Enum.IsDefined(typeof(T), member) ? member.ToString() : Number(value);
+        return (words == Number(value) ? $"({type})({words})" : $"{type}.{words}", words);
+    }
+
+    private static string ElementOf(DType dtype) =>
+        dtype switch
+        {
+            DType.Float16 => "global::System.Half",
+            DType.Float32 => "float",
+            DType.Int32 => "int",
+            _ => "global::FlashInfer.BFloat16",
+        };
+}

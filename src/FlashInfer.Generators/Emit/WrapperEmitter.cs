@@ -1,0 +1,116 @@
+namespace FlashInfer.Generators.Emit;
+
+/// <summary>
+/// Writes the typed shells over the runtime's cache and wrappers: they fix the configuration and the tensor roles in their signatures
+/// and hold no logic. Where no overload fits, the compiler compares with the first one written, so the order decides how clear its error
+/// is: the longest, and the simplest. Spec is named in full, since the base class has a member of that name.
+/// </summary>
+internal static class WrapperEmitter
+{
+    public const string CacheName = "PagedKvCache";
+    public const string DecodeName = "BatchDecodeWithPagedKvCache";
+
+    public static void Emit(CodeWriter code, ConfigText text)
+    {
+        Cache(code, text);
+        Decode(code, text);
+    }
+
+    private static void Cache(CodeWriter code, ConfigText text) =>
+        code.Block(
+            $$"""
+
+            /// <summary>Paged KV cache of {{text.KvHeads}} kvHeads, headDim {{text.HeadDim}}, {{text.PageSize}} tokens a page, {{text.KvDtype.Words}} {{text.KvLayout.Words}}.</summary>
+            {{ConfigEmitter.GeneratedCode}}
+            public sealed class {{CacheName}} : global::FlashInfer.{{CacheName}}
+            {
+                /// <summary>Allocates the pages of all layers at once.</summary>
+                /// <param name="device">The device.</param>
+                /// <param name="layers">Layers of the model.</param>
+                /// <param name="pages">Pages of {{text.PageSize}} tokens, shared by all sequences.</param>
+                public {{CacheName}}(global::FlashInfer.Device device, int layers, int pages)
+                    : base(device, {{text.FullName}}.Spec, layers, pages) { }
+
+                /// <summary>Writes the keys and values of one open forward into one layer.</summary>
+                /// <param name="layer">The layer, from 0.</param>
+                /// <param name="sequence">A sequence with a forward open.</param>
+                /// <param name="key">[tokens, {{text.KvHeads}}, {{text.HeadDim}}].</param>
+                /// <param name="value">As <paramref name="key"/>.</param>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                public void Append(int layer, global::FlashInfer.Sequence sequence, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+                    base.Append(layer, new global::System.ReadOnlySpan<global::FlashInfer.Sequence>(in sequence), key.View, value.View, stream);
+
+                /// <summary>Writes the keys and values of the open forwards of a batch into one layer.</summary>
+                /// <param name="layer">The layer, from 0.</param>
+                /// <param name="sequences">Different sequences with a forward open.</param>
+                /// <param name="key">[tokens, {{text.KvHeads}}, {{text.HeadDim}}]: the new tokens of the first sequence, then of the second, ...</param>
+                /// <param name="value">As <paramref name="key"/>.</param>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                public void Append(int layer, global::System.ReadOnlySpan<global::FlashInfer.Sequence> sequences, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+                    base.Append(layer, sequences, key.View, value.View, stream);
+            }
+            """
+        );
+
+    private static void Decode(CodeWriter code, ConfigText text) =>
+        code.Block(
+            $$"""
+
+            /// <summary>Batch decode, one query token a sequence, over this configuration's cache: {{text.Heads}} heads on {{text.KvHeads}} kvHeads.</summary>
+            {{ConfigEmitter.GeneratedCode}}
+            public sealed class {{DecodeName}} : global::FlashInfer.{{DecodeName}}
+            {
+                /// <summary>Makes a wrapper over a cache.</summary>
+                /// <param name="cache">The cache that holds the sequences.</param>
+                /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
+                public {{DecodeName}}({{CacheName}} cache, int maxSequences = 1024)
+                    : base(cache, maxSequences) { }
+
+                /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer.</summary>
+                /// <param name="layer">The layer, from 0.</param>
+                /// <param name="key">[tokens, {{text.KvHeads}}, {{text.HeadDim}}]: the new tokens of the first planned sequence, then of the second, ...</param>
+                /// <param name="value">As <paramref name="key"/>.</param>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                public void Append(int layer, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+                    base.Append(layer, key.View, value.View, stream);
+
+                /// <summary>Attends with one query token for each planned sequence, and gives the log-sum-exp.</summary>
+                /// <param name="layer">The layer, from 0.</param>
+                /// <param name="query">[sequences, {{text.Heads}}, {{text.HeadDim}}], in the order of the plan.</param>
+                /// <param name="output">[sequences, {{text.Heads}}, {{text.HeadDim}}]; every element is written.</param>
+                /// <param name="lse">[sequences, {{text.Heads}}], base 2; every element is written.</param>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                public void Run(int layer, Query query, Output output, Lse2 lse, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+                    base.Run(layer, query.View, output.View, lse.View, stream);
+
+                /// <summary>Attends with one query token for each planned sequence.</summary>
+                /// <param name="layer">The layer, from 0.</param>
+                /// <param name="query">[sequences, {{text.Heads}}, {{text.HeadDim}}], in the order of the plan.</param>
+                /// <param name="output">[sequences, {{text.Heads}}, {{text.HeadDim}}]; every element is written.</param>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                public void Run(int layer, Query query, Output output, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+                    base.Run(layer, query.View, output.View, default, stream);
+
+                /// <summary>As the overload with an output, which this one allocates: for tools and tests, not for a step that must not allocate.</summary>
+                /// <param name="layer">The layer, from 0.</param>
+                /// <param name="query">[sequences, {{text.Heads}}, {{text.HeadDim}}], in the order of the plan.</param>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                /// <returns>[sequences, {{text.Heads}}, {{text.HeadDim}}]; the caller disposes it.</returns>
+                public Output Run(int layer, Query query, global::FlashInfer.Cuda.CudaStream? stream = null)
+                {
+                    Output output = AllocateOutput(query.View.Device, query.Tokens);
+                    try
+                    {
+                        Run(layer, query, output, stream);
+                        return output;
+                    }
+                    catch
+                    {
+                        output.Dispose();
+                        throw;
+                    }
+                }
+            }
+            """
+        );
+}

@@ -1,0 +1,46 @@
+using System.Text;
+
+namespace FlashInfer.Generators.Model;
+
+/// <summary>
+/// Everything that the emitted file depends on, as values: equal models give equal bytes, and the compiler's symbols and trees can be
+/// collected while the model lives on in the driver's cache.
+/// </summary>
+/// <param name="Namespace">The namespace as C# spells it; empty for the global one.</param>
+/// <param name="ContainingTypes">The types around the class, outermost first.</param>
+/// <param name="Type">The class that carries the attribute.</param>
+/// <param name="IsStatic">
+/// The class is static. That is an error (FI0002) and the class cannot implement an interface; it gets everything else.
+/// </param>
+/// <param name="Shape">The values of the attribute, legal or not; zero where the compiler could not bind one.</param>
+internal sealed record AttentionModel(
+    string Namespace,
+    EquatableArray<TypeDeclaration> ContainingTypes,
+    TypeDeclaration Type,
+    bool IsStatic,
+    AttentionShape Shape
+)
+{
+    /// <summary>The class's name with its namespace and containing types, as C# spells it.</summary>
+    public string FullName
+    {
+        get
+        {
+            StringBuilder name = new();
+            if (Namespace.Length > 0)
+            {
+                name.Append(Namespace).Append('.');
+            }
+
+            foreach (TypeDeclaration type in ContainingTypes)
+            {
+                name.Append(type.Name).Append(type.TypeParameters).Append('.');
+            }
+
+            return name.Append(Type.Name).Append(Type.TypeParameters).ToString();
+        }
+    }
+
+    /// <summary>The name of the emitted file: the full name without the characters that such names cannot have.</summary>
+    public string HintName => FullName.Replace("@", "").Replace('<', '{').Replace('>', '}') + ".g.cs";
+}

@@ -1,0 +1,108 @@
+extern alias runtime;
+
+using FlashInfer.GenerationSandbox;
+using BFloat16 = runtime::FlashInfer.BFloat16;
+using Device = runtime::FlashInfer.Device;
+
+namespace FlashInfer.Generators.Tests;
+
+/// <summary>Generated code at work on the CPU device. Numerics are the runtime's tests' business; here the shells are to pass all through.</summary>
+public sealed class GeneratedCodeTests : IDisposable
+{
+    private readonly Device _device = Device.OpenCpu();
+
+    public void Dispose() => _device.Dispose();
+
+    [Fact]
+    public void A_decode_step_over_one_token_gives_that_tokens_value()
+    {
+        Random random = new(1);
+        BFloat16[] key = Values(random, RootAttention.KvHeads * RootAttention.HeadDim);
+        BFloat16[] value = Values(random, RootAttention.KvHeads * RootAttention.HeadDim);
+        BFloat16[] query = Values(random, RootAttention.Heads * RootAttention.HeadDim);
+        BFloat16[] output = new BFloat16[query.Length];
+        float[] lse = new float[RootAttention.Heads];
+        DecodeStep.Run(_device, key, value, query, output, lse);
+
+        for (int head = 0; head < RootAttention.Heads; head++)
+        {
+            int kvHead = head / RootAttention.GroupSize;
+            double dot = 0;
+            for (int i = 0; i < RootAttention.HeadDim; i++)
+            {
+                float k = (float)key[(kvHead * RootAttention.HeadDim) + i];
+                dot += k * (double)(float)query[(head * RootAttention.HeadDim) + i];
+                Assert.Equal((float)value[(kvHead * RootAttention.HeadDim) + i], (float)output[(head * RootAttention.HeadDim) + i]);
+            }
+
+            // One score: the log-sum-exp is that score, in base 2.
+            Assert.Equal(dot / Math.Sqrt(RootAttention.HeadDim) * Math.Log2(Math.E), lse[head], 1e-4);
+        }
+    }
+
+    [Fact]
+    public async Task Kernels_of_all_configurations_warm_up() => await DecodeStep.WarmupAsync(_device, CancellationToken.None);
+
+    [Fact]
+    public void A_tensor_tells_its_role_and_shape()
+    {
+        using RootAttention.Query query = RootAttention.AllocateQuery(_device, 3);
+        Assert.Equal(3, query.Tokens);
+        Assert.Equal("[3, 32, 128]", query.Shape.ToString());
+        Assert.StartsWith("RootAttention.Query BFloat16[3, 32, 128] on ", query.ToString(), StringComparison.Ordinal);
+        using RootAttention.Lse2 lse = RootAttention.AllocateLse2(_device, 0);
+        Assert.Equal("[0, 32]", lse.Shape.ToString());
+    }
+
+    [Fact]
+    public void A_view_of_another_shape_is_refused()
+    {
+        using var memory = _device.Allocate<BFloat16>(3, RootAttention.KvHeads, RootAttention.HeadDim);
+        RootAttention.Key key = new(memory.View);
+        Assert.Equal(3, key.Tokens);
+        ArgumentException error = Assert.Throws<ArgumentException>(() => new RootAttention.Query(memory.View));
+        Assert.Contains("[3, 8, 128]", error.Message, StringComparison.Ordinal);
+        Assert.Contains("[any, 32, 128]", error.Message, StringComparison.Ordinal);
+        Assert.Throws<ArgumentException>(() => new RootAttention.Value(default));
+    }
+
+    [Fact]
+    public void Only_the_owner_frees()
+    {
+        BFloat16[] host = new BFloat16[RootAttention.KvHeads * RootAttention.HeadDim];
+        RootAttention.Key owner = RootAttention.AllocateKey(_device, 1);
+        new RootAttention.Key(owner.View).Dispose();
+        owner.CopyFrom(host);
+        owner.Dispose();
+        owner.Dispose();
+        Assert.Throws<ObjectDisposedException>(() => owner.CopyFrom(host));
+        default(RootAttention.Key).Dispose();
+    }
+
+    [Fact]
+    public void A_run_without_a_plan_fails_in_the_overload_that_allocates_too()
+    {
+        using RootAttention.PagedKvCache cache = new(_device, layers: 1, pages: 1);
+        using RootAttention.BatchDecodeWithPagedKvCache decode = new(cache, maxSequences: 1);
+        using RootAttention.Query query = RootAttention.AllocateQuery(_device, 1);
+        Assert.Throws<runtime::FlashInfer.StalePlanException>(() => decode.Run(0, query));
+    }
+
+    [Fact]
+    public void Null_is_named()
+    {
+        Assert.Throws<ArgumentNullException>("device", () => RootAttention.AllocateQuery(null!, 1));
+        Assert.Throws<ArgumentNullException>(
+            "device",
+            () =>
+            {
+                _ = RootAttention.WarmupAsync(null!);
+            }
+        );
+        Assert.Throws<ArgumentNullException>("device", () => new RootAttention.PagedKvCache(null!, 1, 1));
+        Assert.Throws<ArgumentNullException>("cache", () => new RootAttention.BatchDecodeWithPagedKvCache(null!));
+    }
+
+    private static BFloat16[] Values(Random random, int count) =>
+        [.. Enumerable.Range(0, count).Select(_ => (BFloat16)(float)(random.NextDouble() - 0.5))];
+}

@@ -1,0 +1,192 @@
+using System.Collections;
+using System.Reflection;
+using FlashInfer.Generators.Model;
+using FlashInfer.Generators.Tests.Harness;
+using Microsoft.CodeAnalysis;
+using Microsoft.CodeAnalysis.CSharp;
+
+namespace FlashInfer.Generators.Tests;
+
+/// <summary>The model is values and nothing else, so that typing elsewhere costs nothing and no old compilation is kept alive.</summary>
+public sealed class IncrementalityTests
+{
+    private const string Source = """
+        using FlashInfer;
+
+        namespace Models;
+
+        public partial class Outer
+        {
+            [AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16)]
+            public partial class LlamaAttention;
+        }
+        """;
+
+    [Fact]
+    public void Equal_source_gives_equal_models()
+    {
+        AttentionModel first = Model(Source);
+        AttentionModel second = Model(Source);
+        Assert.NotSame(first, second);
+        Assert.Equal(first, second);
+        Assert.Equal(first.GetHashCode(), second.GetHashCode());
+    }
+
+    [Theory]
+    [InlineData("// A comment moves everything.\n\n\n", "")]
+    [InlineData("", "\n\npublic class Unrelated { public int Member => 1; }\n")]
+    public void Moved_code_gives_equal_models(string before, string after)
+    {
+        AttentionModel first = Model(Source);
+        AttentionModel second = Model(before + Source + after);
+        Assert.Equal(first, second);
+        Assert.Equal(first.GetHashCode(), second.GetHashCode());
+    }
+
+    [Fact]
+    public void Another_spelling_of_the_same_values_gives_equal_models()
+    {
+        AttentionModel positional = Model(Source.Replace("heads: 32, kvHeads: 8", "1 << 5, 4 + 4", StringComparison.Ordinal));
+        Assert.Equal(Model(Source), positional);
+    }
+
+    [Theory]
+    [InlineData("heads: 32", "heads: 64")]
+    [InlineData("kvHeads: 8", "kvHeads: 4")]
+    [InlineData("headDim: 128", "headDim: 64")]
+    [InlineData("pageSize: 16", "pageSize: 32")]
+    [InlineData("DType.BFloat16", "DType.Float16")]
+    [InlineData("DType.BFloat16)", "DType.BFloat16, KvDtype = DType.Float16)")]
+    [InlineData("DType.BFloat16)", "DType.BFloat16, KvLayout = KvLayout.Hnd)")]
+    [InlineData("LlamaAttention", "OtherAttention")]
+    [InlineData("partial class LlamaAttention", "static partial class LlamaAttention")]
+    [InlineData("partial class LlamaAttention", "partial record LlamaAttention")]
+    [InlineData("partial class LlamaAttention", "partial class LlamaAttention<T>")]
+    [InlineData("class Outer", "class Other")]
+    [InlineData("partial class Outer", "partial struct Outer")]
+    [InlineData("namespace Models", "namespace Other")]
+    public void Another_value_gives_an_unequal_model(string text, string replacement)
+    {
+        string changed = Source.Replace(text, replacement, StringComparison.Ordinal);
+        Assert.NotEqual(Source, changed);
+        Assert.NotEqual(Model(Source), Model(changed));
+    }
+
+    [Fact]
+    public void No_model_holds_anything_of_the_compilation()
+    {
+        CSharpCompilation compilation = GeneratorHarness.Compile(GeneratorHarness.Parse(Source));
+        GeneratorRunResult result = Assert.Single(GeneratorHarness.CreateDriver().RunGenerators(compilation).GetRunResult().Results);
+        HashSet<object> seen = new(ReferenceEqualityComparer.Instance);
+        int values = 0;
+        foreach (string step in GeneratorHarness.Steps)
+        {
+            foreach ((object value, _) in result.TrackedSteps[step].SelectMany(static s => s.Outputs))
+            {
+                values++;
+                Walk(value, step, seen);
+            }
+        }
+
+        Assert.Equal(GeneratorHarness.Steps.Length, values);
+    }
+
+    [Fact]
+    public void The_walk_would_find_a_symbol()
+    {
+        ISymbol symbol = GeneratorHarness.Compile(GeneratorHarness.Parse(Source)).Assembly;
+        object model = new { Names = new object[] { "a", new KeyValuePair<string, object>("b", symbol) } };
+        Assert.ThrowsAny<Xunit.Sdk.XunitException>(() => Walk(model, "model", new HashSet<object>(ReferenceEqualityComparer.Instance)));
+    }
+
+    [Theory]
+    [InlineData("public class Unrelated { public int Member => 2; }")]
+    [InlineData("[System.Obsolete] public partial class Unrelated { }")]
+    [InlineData("this does not even parse")]
+    public void An_unrelated_edit_runs_no_step_again(string edit)
+    {
+        SyntaxTree unrelated = GeneratorHarness.Parse("public class Unrelated { public int Member => 1; }", "Unrelated.cs");
+        CSharpCompilation compilation = GeneratorHarness.Compile(GeneratorHarness.Parse(Source), unrelated);
+        GeneratorDriver driver = GeneratorHarness.CreateDriver().RunGenerators(compilation);
+
+        compilation = compilation.ReplaceSyntaxTree(unrelated, GeneratorHarness.Parse(edit, "Unrelated.cs"));
+        GeneratorHarness.AssertCached(driver.RunGenerators(compilation).GetRunResult(), GeneratorHarness.Steps);
+    }
+
+    [Fact]
+    public void An_edit_in_the_same_file_writes_nothing_again()
+    {
+        SyntaxTree tree = GeneratorHarness.Parse(Source);
+        CSharpCompilation compilation = GeneratorHarness.Compile(tree);
+        GeneratorDriver driver = GeneratorHarness.CreateDriver().RunGenerators(compilation);
+
+        compilation = compilation.ReplaceSyntaxTree(tree, GeneratorHarness.Parse("// moved\n" + Source));
+        GeneratorHarness.AssertCached(driver.RunGenerators(compilation).GetRunResult(), GeneratorHarness.Steps);
+    }
+
+    [Fact]
+    public void Changing_one_configuration_leaves_the_others_cached()
+    {
+        const string Other = "[FlashInfer.AttentionConfig(8, 8, 64, 16, FlashInfer.DType.Float16)] public partial class Other;";
+        SyntaxTree tree = GeneratorHarness.Parse(Other, "Other.cs");
+        CSharpCompilation compilation = GeneratorHarness.Compile(GeneratorHarness.Parse(Source), tree);
+        GeneratorDriver driver = GeneratorHarness.CreateDriver().RunGenerators(compilation);
+
+        string changed = Other.Replace("64", "128", StringComparison.Ordinal);
+        compilation = compilation.ReplaceSyntaxTree(tree, GeneratorHarness.Parse(changed, "Other.cs"));
+        GeneratorRunResult result = Assert.Single(driver.RunGenerators(compilation).GetRunResult().Results);
+        IncrementalStepRunReason[] reasons =
+        [
+            .. result
+                .TrackedSteps[AttentionConfigGenerator.ModelStep]
+                .SelectMany(static s => s.Outputs)
+                .Select(static o => o.Reason)
+                .Order(),
+        ];
+        Assert.Equal([IncrementalStepRunReason.Modified, IncrementalStepRunReason.Cached], reasons);
+    }
+
+    private static AttentionModel Model(string source)
+    {
+        CSharpCompilation compilation = GeneratorHarness.Compile(GeneratorHarness.Parse(source));
+        GeneratorRunResult result = Assert.Single(GeneratorHarness.CreateDriver().RunGenerators(compilation).GetRunResult().Results);
+        (object value, _) = Assert.Single(Assert.Single(result.TrackedSteps[AttentionConfigGenerator.ModelStep]).Outputs);
+        return Assert.IsType<AttentionModel>(value);
+    }
+
+    private static void Walk(object? node, string path, HashSet<object> seen)
+    {
+        if (node is null || (!node.GetType().IsValueType && !seen.Add(node)))
+        {
+            return;
+        }
+
+        Assert.False(
+            node is ISymbol or SyntaxNode or SyntaxTree or SyntaxReference or Location or Compilation or SemanticModel or AttributeData,
+            $"{path} holds a {node.GetType()}"
+        );
+        Type type = node.GetType();
+        if (type.IsPrimitive || type.IsEnum || node is string or Type)
+        {
+            return;
+        }
+
+        if (node is IEnumerable items)
+        {
+            int index = 0;
+            foreach (object? item in items)
+            {
+                Walk(item, $"{path}[{index++}]", seen);
+            }
+        }
+
+        for (Type? t = type; t is not null; t = t.BaseType)
+        {
+            const BindingFlags Fields = BindingFlags.Instance | BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.DeclaredOnly;
+            foreach (FieldInfo field in t.GetFields(Fields))
+            {
+                Walk(field.GetValue(node), $"{path}.{field.Name}", seen);
+            }
+        }
+    }
+}

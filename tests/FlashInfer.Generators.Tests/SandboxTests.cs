@@ -1,0 +1,66 @@
+extern alias runtime;
+
+using FlashInfer.GenerationSandbox;
+using AttentionSpec = runtime::FlashInfer.AttentionSpec;
+using RuntimeDType = runtime::FlashInfer.DType;
+using RuntimeKvLayout = runtime::FlashInfer.KvLayout;
+
+namespace FlashInfer.Generators.Tests;
+
+/// <summary>
+/// What the real compiler made of the sandbox's configurations: their constants, and that the runtime makes the same units from the
+/// same values without any generator.
+/// </summary>
+public sealed class SandboxTests
+{
+    public static TheoryData<string, AttentionSpec, AttentionSpec> Specs =>
+        new()
+        {
+            { "root", RootAttention.Spec, new AttentionSpec(32, 8, 128, 16, RuntimeDType.BFloat16) },
+            { "half", HalfAttention.Spec, new AttentionSpec(12, 12, 64, 1, RuntimeDType.Float16, kvLayout: RuntimeKvLayout.Hnd) },
+            { "internal", InternalAttention.Spec, new AttentionSpec(8, 1, 256, 64, RuntimeDType.BFloat16, RuntimeDType.BFloat16) },
+            { "nested", Models.OddAttention.Spec, new AttentionSpec(21, 3, 128, 1024, RuntimeDType.Float16) },
+        };
+
+    [Theory]
+    [MemberData(nameof(Specs))]
+    public void Generated_units_are_those_that_the_runtime_makes(string name, AttentionSpec generated, AttentionSpec made)
+    {
+        Assert.NotEmpty(name);
+        Assert.Equal(made.ToString(), generated.ToString());
+        Assert.Equal(made.Units.Count, generated.Units.Count);
+        for (int i = 0; i < made.Units.Count; i++)
+        {
+            Assert.Equal(made.Units[i].Name, generated.Units[i].Name);
+            Assert.Equal(made.Units[i].Source.ToArray(), generated.Units[i].Source.ToArray());
+            Assert.Equal((byte)'\n', generated.Units[i].Source.Span[^1]);
+        }
+    }
+
+    [Fact]
+    public void Constants_are_the_attributes_values()
+    {
+        Assert.Equal(
+            (32, 8, 4, 128, 16),
+            (RootAttention.Heads, RootAttention.KvHeads, RootAttention.GroupSize, RootAttention.HeadDim, RootAttention.PageSize)
+        );
+        Assert.Equal(
+            (RuntimeDType.BFloat16, RuntimeDType.BFloat16, RuntimeKvLayout.Nhd),
+            (RootAttention.Dtype, RootAttention.KvDtype, RootAttention.KvLayout)
+        );
+        Assert.Equal((1, RuntimeKvLayout.Hnd), (HalfAttention.GroupSize, HalfAttention.KvLayout));
+        Assert.Equal(8, InternalAttention.GroupSize);
+        Assert.Equal((7, 21 * 128), (Models.OddAttention.GroupSize, Models.OddAttention.QueryElements));
+        Assert.Equal(64, Models.OddAttention.DraftElements);
+    }
+
+    [Fact]
+    public void The_contract_gives_the_same_spec()
+    {
+        Assert.Same(RootAttention.Spec, SpecOf<RootAttention>());
+        Assert.Same(RootAttention.Spec, RootAttention.Spec);
+    }
+
+    private static AttentionSpec SpecOf<T>()
+        where T : runtime::FlashInfer.IAttentionConfig => T.Spec;
+}

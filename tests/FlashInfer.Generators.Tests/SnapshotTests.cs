@@ -1,0 +1,107 @@
+using System.Text;
+using System.Text.RegularExpressions;
+using FlashInfer.Generators.Tests.Harness;
+
+namespace FlashInfer.Generators.Tests;
+
+/// <summary>The emitted text, as people will step into it. Numbers that change with every release are replaced.</summary>
+public sealed partial class SnapshotTests
+{
+    [Fact]
+    public void Readme() =>
+        Verify(
+            """
+            using FlashInfer;
+
+            [AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16)]
+            public partial class LlamaAttention;
+            """,
+            new AttentionShape(32, 8, 128, 16, DType.BFloat16, DType.BFloat16, KvLayout.Nhd)
+        );
+
+    [Fact]
+    public void MultiHeadHalfHnd() =>
+        Verify(
+            """
+            using FlashInfer;
+
+            namespace Models;
+
+            [AttentionConfig(12, 12, 64, 1, DType.Float16, KvLayout = KvLayout.Hnd)]
+            internal sealed partial class Gpt2Attention;
+            """,
+            new AttentionShape(12, 12, 64, 1, DType.Float16, DType.Float16, KvLayout.Hnd)
+        );
+
+    [Fact]
+    public void MultiQuery() =>
+        Verify(
+            """
+            namespace Models.Google
+            {
+                [FlashInfer.AttentionConfig(8, 1, 256, 64, FlashInfer.DType.BFloat16)]
+                public partial record GemmaAttention;
+            }
+            """,
+            new AttentionShape(8, 1, 256, 64, DType.BFloat16, DType.BFloat16, KvLayout.Nhd)
+        );
+
+    [Fact]
+    public void OddGroupNested() =>
+        Verify(
+            """
+            using FlashInfer;
+
+            namespace Models.@class;
+
+            public static partial class Zoo
+            {
+                public partial struct Cage
+                {
+                    [AttentionConfig(heads: 21, kvHeads: 3, headDim: 128, pageSize: 32, dtype: DType.Float16, KvDtype = DType.Float16)]
+                    private partial class OddAttention;
+                }
+            }
+            """,
+            new AttentionShape(21, 3, 128, 32, DType.Float16, DType.Float16, KvLayout.Nhd)
+        );
+
+    [Fact]
+    public void Illegal() =>
+        Verify(
+            """
+            using FlashInfer;
+
+            [AttentionConfig(heads: -2147483648, kvHeads: -1, headDim: 72, pageSize: 0, dtype: (DType)7, KvLayout = (KvLayout)(-1))]
+            public partial class BrokenAttention;
+            """,
+            null
+        );
+
+    private static void Verify(string source, AttentionShape? legal, [System.Runtime.CompilerServices.CallerMemberName] string method = "")
+    {
+        GeneratedFile file = Assert.Single(GeneratorHarness.Run(source).Files);
+        string hint = file.HintName[..^".cs".Length];
+        SnapshotAssert.Matches(Version().Replace(file.Text, "VERSION"), nameof(SnapshotTests), hint, "cs", method);
+        Assert.DoesNotContain('\r', file.Text);
+        if (legal is not { } shape)
+        {
+            return;
+        }
+
+        foreach ((string name, string unit) in Units(shape))
+        {
+            SnapshotAssert.Matches(unit, nameof(SnapshotTests), name, "cu", method);
+            Assert.Contains(Encoding.UTF8.GetBytes(unit), EmbeddedUnits(source));
+        }
+    }
+
+    private static (string Name, string Unit)[] Units(AttentionShape shape) =>
+        [(CudaUnits.DecodeName(shape), CudaUnits.Decode(shape)), (CudaUnits.AppendName(shape), CudaUnits.Append(shape))];
+
+    // What the compiler makes of the literals, not what they look like.
+    private static byte[][] EmbeddedUnits(string source) => [.. Utf8Literals.Of(GeneratorHarness.Run(source).Compilation)];
+
+    [GeneratedRegex(@"(?<=GeneratedCode\(""FlashInfer\.Generators"", "")[0-9.]+")]
+    private static partial Regex Version();
+}

@@ -1,0 +1,276 @@
+using FlashInfer.Cuda;
+using FlashInfer.Tests;
+
+namespace FlashInfer.Gpu.Tests.Attention;
+
+public class DecodeTests
+{
+    /// <summary>Cases of the random test; a variable, so that a long run needs no new build.</summary>
+    private static int Cases => int.TryParse(Environment.GetEnvironmentVariable("FLASHINFER_GPU_CASES"), out int cases) ? cases : 60;
+
+    [Fact]
+    public void Random_shapes_agree_with_the_oracle()
+    {
+        using CudaContext context = Gpu.Require();
+        int seed = Random.Shared.Next();
+        DecodeErrors half = default;
+        DecodeErrors bfloat = default;
+        for (int i = 0; i < Cases; i++)
+        {
+            // A device for a few cases: what its kernels hold is given back in between.
+            using Device device = Device.FromCuda(context);
+            for (int n = 0; n < 4 && i < Cases; n++, i++)
+            {
+                DecodeCase drawn = DecodeCase.Draw(seed + i, tokens: 2500);
+                DecodeErrors errors = DecodeScenario.Check(device, drawn);
+                ref DecodeErrors worst = ref drawn.Dtype == DType.Float16 ? ref half : ref bfloat;
+                worst = new(
+                    Math.Max(worst.Relative, errors.Relative),
+                    Math.Max(worst.WorstRow, errors.WorstRow),
+                    Math.Max(worst.Lse, errors.Lse)
+                );
+            }
+        }
+
+        TestContext.Current.SendDiagnosticMessage($"seed {seed}, {Cases} cases, worst errors: Float16 {half}; BFloat16 {bfloat}");
+        Console.WriteLine($"random decode: seed {seed}, {Cases} cases, worst errors: Float16 {half}; BFloat16 {bfloat}");
+    }
+
+    [Fact]
+    public void Long_and_skewed_batches_are_split_and_merged()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        int seed = Random.Shared.Next();
+        foreach (
+            int[] lengths in (int[][])
+                [
+                    [20_001],
+                    [5000, 0, 17, 4096, 1],
+                    [.. Enumerable.Repeat(40, 300)],
+                    [16_000, .. Enumerable.Range(0, 40).Select(i => i * 16)],
+                ]
+        )
+        {
+            DecodeScenario.Check(device, new DecodeCase(8, 2, 128, 16, DType.BFloat16, KvLayout.Hnd, 1, lengths, null, 1, seed));
+            DecodeScenario.Check(device, new DecodeCase(3, 1, 64, 1, DType.Float16, KvLayout.Nhd, 1, lengths, null, 4, seed));
+        }
+    }
+
+    [Fact]
+    public void Extreme_logits_give_the_value_of_the_largest()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        Workbench bench = new(device, [33, 700], fill: i => i % 128 == 0 ? 1 : 0);
+        // Every key is alike, so the output is the mean of the values whatever the logits' size: ±1e4 must not overflow.
+        foreach (float scale in (float[])[1e4f, -1e4f, 0])
+        {
+            (BFloat16[] output, float[] lse) = bench.Run(scale);
+            Assert.All(output, x => Assert.False(BFloat16.IsNaN(x)));
+            Assert.All(lse, x => Assert.True(float.IsFinite(x)));
+        }
+
+        bench.Dispose();
+    }
+
+    [Fact]
+    public void Results_have_the_same_bits_every_time()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        using Workbench bench = new(device, [9000, 1, 777, 0, 3000], Normals(1));
+        (BFloat16[] first, float[] firstLse) = bench.Run(null);
+        for (int i = 0; i < 5; i++)
+        {
+            (BFloat16[] again, float[] lse) = bench.Run(null);
+            Assert.Equal(first.Select(x => x.Bits), again.Select(x => x.Bits));
+            Assert.Equal(firstLse, lse);
+        }
+    }
+
+    [Fact]
+    public void A_captured_step_replays_new_plans()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        AttentionSpec spec = new(8, 2, 128, 16, DType.BFloat16);
+        using PagedKvCache cache = new(device, spec, layers: 2, pages: 400);
+        using BatchDecodeWithPagedKvCache decode = new(cache, maxSequences: 8);
+        Sequence[] sequences = [.. Enumerable.Range(0, 3).Select(_ => cache.NewSequence())];
+        using DeviceTensor<BFloat16> key = device.Allocate<BFloat16>(3, 2, 128);
+        using DeviceTensor<BFloat16> value = device.Allocate<BFloat16>(3, 2, 128);
+        using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(3, 8, 128);
+        using DeviceTensor<BFloat16> output = device.Allocate<BFloat16>(3, 8, 128);
+        using DeviceTensor<BFloat16> direct = device.Allocate<BFloat16>(3, 8, 128);
+        Prefill(cache, sequences, [5, 900, 2000]);
+
+        CudaGraph? graph = null;
+        for (int step = 0; step < 40; step++)
+        {
+            key.View.CopyFrom(Draw(key.Shape, step));
+            value.View.CopyFrom(Draw(value.Shape, step + 100));
+            query.View.CopyFrom(Draw(query.Shape, step + 200));
+            cache.BeginForward(sequences, [1, 1, 1]);
+            decode.Plan(sequences);
+            if (graph is null)
+            {
+                device.Stream!.BeginCapture();
+                Step(decode, key, value, query, output);
+                graph = device.Stream.EndCapture();
+            }
+
+            graph.Launch(device.Stream!);
+            for (int layer = 0; layer < 2; layer++)
+            {
+                decode.Run(layer, query.View, direct.View);
+            }
+
+            Assert.Equal(direct.View.ToArray().Select(x => x.Bits), output.View.ToArray().Select(x => x.Bits));
+            cache.EndForward(sequences);
+        }
+
+        graph!.Dispose();
+    }
+
+    [Fact]
+    public void Planning_inside_a_capture_is_refused_and_the_capture_can_end()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        using PagedKvCache cache = new(device, new AttentionSpec(8, 2, 128, 16, DType.BFloat16), 1, 8);
+        using BatchDecodeWithPagedKvCache decode = new(cache);
+        Sequence sequence = cache.NewSequence();
+        device.Stream!.BeginCapture();
+        Exception refused = Assert.Throws<InvalidOperationException>(() => decode.Plan([sequence]));
+        Assert.Contains("outside the capture", refused.Message, StringComparison.Ordinal);
+        device.Stream.EndCapture().Dispose();
+        Assert.Throws<StalePlanException>(() => decode.Run(0, default(TensorView), default));
+        decode.Plan([sequence]);
+    }
+
+    [Fact]
+    public void A_step_allocates_nothing()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        using PagedKvCache cache = new(device, new AttentionSpec(8, 2, 128, 16, DType.BFloat16), 1, 256);
+        using BatchDecodeWithPagedKvCache decode = new(cache);
+        Sequence[] sequences = [.. Enumerable.Range(0, 64).Select(_ => cache.NewSequence())];
+        int[] ones = [.. sequences.Select(_ => 1)];
+        Prefill(cache, sequences, [.. sequences.Select((_, i) => i + 1)]);
+        using DeviceTensor<BFloat16> kv = device.Allocate<BFloat16>(64, 2, 128);
+        using DeviceTensor<BFloat16> q = device.Allocate<BFloat16>(64, 8, 128);
+        using DeviceTensor<BFloat16> o = device.Allocate<BFloat16>(64, 8, 128);
+        long allocated = 0;
+        for (int step = 0; step < 20; step++)
+        {
+            cache.BeginForward(sequences, ones);
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            decode.Plan(sequences);
+            decode.Append(0, kv.View, kv.View);
+            decode.Run(0, q.View, o.View);
+            allocated = GC.GetAllocatedBytesForCurrentThread() - before;
+            cache.EndForward(sequences);
+        }
+
+        device.Synchronize();
+        Assert.Equal(0, allocated);
+    }
+
+    [Fact]
+    public void Another_librarys_stream_and_memory_work_without_a_copy()
+    {
+        using CudaContext context = Gpu.Require();
+        using CudaStream theirs = new(context);
+        using CudaStream borrowed = CudaStream.FromHandle(context, theirs.Handle);
+        using Device device = Device.FromCuda(context, borrowed);
+        DecodeScenario.Check(
+            device,
+            new DecodeCase(4, 4, 128, 16, DType.Float16, KvLayout.Nhd, 2, [100, 17], null, 1, Random.Shared.Next())
+        );
+    }
+
+    private static Func<int, float> Normals(int seed)
+    {
+        Random random = new(seed);
+        return _ => (float)(Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble()));
+    }
+
+    private static BFloat16[] Draw(TensorShape shape, int seed)
+    {
+        Func<int, float> normal = Normals(seed);
+        return [.. Enumerable.Range(0, (int)shape.Elements).Select(i => (BFloat16)normal(i))];
+    }
+
+    private static void Prefill(PagedKvCache cache, Sequence[] sequences, int[] lengths)
+    {
+        cache.BeginForward(sequences, lengths);
+        for (int layer = 0; layer < cache.Layers; layer++)
+        {
+            using DeviceTensor<BFloat16> key = cache.Device.Allocate<BFloat16>(lengths.Sum(), cache.Spec.KvHeads, cache.Spec.HeadDim);
+            key.View.CopyFrom(Draw(key.Shape, layer));
+            cache.Append(layer, sequences, key.View, key.View);
+        }
+
+        cache.EndForward(sequences);
+    }
+
+    private static void Step(
+        BatchDecodeWithPagedKvCache decode,
+        DeviceTensor<BFloat16> key,
+        DeviceTensor<BFloat16> value,
+        DeviceTensor<BFloat16> query,
+        DeviceTensor<BFloat16> output
+    )
+    {
+        for (int layer = 0; layer < 2; layer++)
+        {
+            decode.Append(layer, key.View, value.View);
+            decode.Run(layer, query.View, output.View);
+        }
+    }
+
+    /// <summary>A filled cache of 8 heads on 2 KV heads and one planned step over it.</summary>
+    private sealed class Workbench : IDisposable
+    {
+        private readonly Device _device;
+        private readonly PagedKvCache _cache;
+        private readonly BatchDecodeWithPagedKvCache _decode;
+        private readonly Sequence[] _sequences;
+        private readonly DeviceTensor<BFloat16> _query;
+
+        public Workbench(Device device, int[] lengths, Func<int, float> fill)
+        {
+            _device = device;
+            AttentionSpec spec = new(8, 2, 128, 16, DType.BFloat16);
+            _cache = new PagedKvCache(device, spec, 1, lengths.Sum(length => (length + 15) / 16));
+            _sequences = [.. lengths.Select(_ => _cache.NewSequence())];
+            Sequence[] filled = [.. _sequences.Where((_, i) => lengths[i] > 0)];
+            _cache.BeginForward(filled, [.. lengths.Where(length => length > 0)]);
+            using DeviceTensor<BFloat16> key = device.Allocate<BFloat16>(lengths.Sum(), 2, 128);
+            key.View.CopyFrom([.. Enumerable.Range(0, (int)key.Shape.Elements).Select(i => (BFloat16)fill(i))]);
+            _cache.Append(0, filled, key.View, key.View);
+            _cache.EndForward(filled);
+            _decode = new BatchDecodeWithPagedKvCache(_cache);
+            _query = device.Allocate<BFloat16>(lengths.Length, 8, 128);
+            _query.View.CopyFrom([.. Enumerable.Range(0, (int)_query.Shape.Elements).Select(i => (BFloat16)fill(i))]);
+        }
+
+        public (BFloat16[] Output, float[] Lse) Run(float? smScale)
+        {
+            using DeviceTensor<BFloat16> output = _device.Allocate<BFloat16>(_sequences.Length, 8, 128);
+            using DeviceTensor<float> lse = _device.Allocate<float>(_sequences.Length, 8);
+            _decode.Plan(_sequences, smScale);
+            _decode.Run(0, _query.View, output.View, lse.View);
+            return (output.View.ToArray(), lse.View.ToArray());
+        }
+
+        public void Dispose()
+        {
+            _query.Dispose();
+            _decode.Dispose();
+            _cache.Dispose();
+        }
+    }
+}

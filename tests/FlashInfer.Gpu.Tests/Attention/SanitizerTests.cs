@@ -1,0 +1,31 @@
+using FlashInfer.Cuda;
+using FlashInfer.Tests;
+
+namespace FlashInfer.Gpu.Tests.Attention;
+
+/// <summary>Small cases that touch every branch of the kernels: what compute-sanitizer runs (trait Sanitizer), at a fraction of its time.</summary>
+[Trait("Sanitizer", "yes")]
+public class SanitizerTests
+{
+    [Theory]
+    [InlineData(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd)]
+    [InlineData(9, 1, 64, 5, DType.Float16, KvLayout.Hnd)]
+    [InlineData(2, 2, 256, 64, DType.BFloat16, KvLayout.Nhd)]
+    [InlineData(3, 1, 128, 1, DType.Float16, KvLayout.Nhd)]
+    public void Every_branch(int heads, int kvHeads, int headDim, int pageSize, DType dtype, KvLayout layout)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        int seed = Random.Shared.Next();
+        foreach (
+            int[] lengths in (int[][])
+                [
+                    [1, 0, 17, 300],
+                    [1500],
+                ]
+        )
+        {
+            DecodeScenario.Check(device, new DecodeCase(heads, kvHeads, headDim, pageSize, dtype, layout, 1, lengths, null, 1, seed));
+        }
+    }
+}
