@@ -508,28 +508,30 @@ struct Decode {
     Loader loader(params, ring, warp, lane);
     UnitCursor cursor(params.plan);
     const float scale = params.plan->scale_log2;
-    // Not unrolled, and one call more than there are stages: every further copy of fill would only
-    // cost compile time.
-#pragma unroll 1
-    for (int i = -1; i < kStages; i++) loader.fill(i < 0 ? 0 : i);
-
     QueryFragments query;
-    Unit unit = {};  // the first round has no unit: it only fetches
+    // The first round has no unit: it fills the ring. One call more than there are stages, since
+    // the first only fetches the first unit; and through the same loop as all others, since a
+    // second copy of fill would cost compile time.
+    Unit unit = {};
+    int tile = -(kStages + 1) * kWarps;
     int stage = 0;
     do {
       const Unit following = cursor.next();
       Accumulator accumulator;
       accumulator.clear();
       const int tiles = unit.tiles();
-      for (int tile = warp; tile < tiles; tile += kWarps) {
-        copy_async_wait<kStages - 1>();
-        __syncwarp();  // the other lanes' copies of this stage are visible too
-        const int left = unit.item.end - unit.item.begin - tile * kTileTokens;
-        accumulator.attend(ring + stage * kStageBytes, query, left, scale, lane);
-        __syncwarp();  // every lane has read the stage: it may be filled again
+      for (; tile < tiles; tile += kWarps) {
+        if (unit.item.parts) {
+          copy_async_wait<kStages - 1>();
+          __syncwarp();  // the other lanes' copies of this stage are visible too
+          const int left = unit.item.end - unit.item.begin - tile * kTileTokens;
+          accumulator.attend(ring + stage * kStageBytes, query, left, scale, lane);
+          __syncwarp();  // every lane has read the stage: it may be filled again
+        }
         loader.fill(stage);
         if (++stage == kStages) stage = 0;
       }
+      tile = warp;
       query.load(params, following, lane);  // travels during the merge
       if (unit.item.parts) {
         if (warp < tiles) {
