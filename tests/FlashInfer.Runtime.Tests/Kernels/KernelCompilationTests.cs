@@ -1,0 +1,133 @@
+using System.Collections.Concurrent;
+using FlashInfer.Compilation;
+using FlashInfer.Runtime.Tests.Compilation;
+using FlashInfer.Tests.PublicApi;
+
+namespace FlashInfer.Tests.Kernels;
+
+/// <summary>
+/// Every unit of the representative configurations through the real compiler for every architecture, once for all tests of the class.
+/// </summary>
+public class KernelCompilationTests(KernelCompilationTests.Compiled compiled) : IClassFixture<KernelCompilationTests.Compiled>
+{
+    [SkippableFact]
+    public void Every_unit_compiles_for_every_architecture()
+    {
+        compiled.Require();
+        int units = KernelConfigurations.Specs.Sum(spec => spec.Units.Count);
+
+        Assert.True(compiled.Failures.IsEmpty, string.Join("\n\n", compiled.Failures));
+        Assert.Equal(units * compiled.Architectures.Length, compiled.Kernels.Count);
+        Assert.True(compiled.Architectures.Length >= 4, $"NVRTC {compiled.Version} knows only {string.Join(", ", compiled.Architectures)}");
+        Assert.All(compiled.Kernels, kernel => Assert.True(kernel.Cubin.Span.StartsWith("\u007fELF"u8)));
+    }
+
+    [SkippableFact]
+    public void No_log_has_a_warning_or_a_note_on_lost_performance()
+    {
+        compiled.Require();
+        foreach (CompiledKernel kernel in compiled.Kernels)
+        {
+            string where = $"{kernel.Unit} for {kernel.Architecture}:\n{kernel.Log}";
+            Assert.True(PtxasReport.PerformanceNotes(kernel.Log).Count == 0, where);
+            Assert.False(kernel.Log.Contains("warning", StringComparison.OrdinalIgnoreCase), where);
+        }
+    }
+
+    [SkippableFact]
+    public void Every_unit_reports_its_own_entry_point()
+    {
+        compiled.Require();
+        Assert.All(compiled.Kernels, kernel => Assert.Contains(kernel.Resources, entry => entry.Entry == kernel.Unit));
+    }
+
+    /// <summary>
+    /// The recorded file names each entry point with what it uses. Local memory, spilled or not, is legal only where the file lists it:
+    /// with another compiler of the same major version, registers may differ, and then only new local memory fails.
+    /// </summary>
+    [SkippableFact]
+    public void Resources_are_the_recorded_ones_and_nothing_new_lies_in_local_memory()
+    {
+        compiled.Require();
+        string name = $"Resources.nvrtc{compiled.Version.Major}.verified.txt";
+        string header =
+            $"# NVRTC {compiled.Version}. Entry point, architecture: registers, static shared memory, and local memory where there is any";
+        string[] rows = [.. compiled.Kernels.SelectMany(Rows).Distinct().Order(StringComparer.Ordinal)];
+        string recorded = ApprovedFile.Read("Kernels", name);
+        HashSet<string> allowed = [.. recorded.Split('\n').Where(HasLocalMemory).Select(Identity)];
+
+        Assert.All(rows.Where(HasLocalMemory), row => Assert.True(allowed.Contains(Identity(row)), $"{row}: not in {name}"));
+        Skip.If(
+            recorded.Length > 0 && recorded.Split('\n')[0] != header,
+            $"{name} was recorded with another compiler than NVRTC {compiled.Version}; only local memory was compared."
+        );
+        ApprovedFile.Check("Kernels", name, "What kernels use", $"{header}\n{string.Join('\n', rows)}");
+    }
+
+    private static IEnumerable<string> Rows(CompiledKernel kernel) =>
+        kernel.Resources.Select(entry =>
+        {
+            string local =
+                entry.StackBytes + entry.SpillStoreBytes + entry.SpillLoadBytes == 0
+                    ? ""
+                    : $", local {entry.StackBytes}, spill stores {entry.SpillStoreBytes}, spill loads {entry.SpillLoadBytes}";
+            return $"{entry.Entry}, {kernel.Architecture}: {entry.Registers} registers, {entry.StaticSharedBytes} B shared{local}";
+        });
+
+    private static bool HasLocalMemory(string row) => row.Contains("B shared, local ", StringComparison.Ordinal);
+
+    private static string Identity(string row) => row[..row.IndexOf(':', StringComparison.Ordinal)];
+
+    /// <summary>All units, compiled on all cores with the cache off, when the first test asks for them.</summary>
+    public sealed class Compiled
+    {
+        private bool _done;
+
+        internal Version Version { get; private set; } = new(0, 0);
+
+        internal string[] Architectures { get; private set; } = [];
+
+        internal ConcurrentBag<CompiledKernel> Kernels { get; } = [];
+
+        internal ConcurrentBag<string> Failures { get; } = [];
+
+        /// <summary>Compiles; skips the test when there is no NVRTC.</summary>
+        internal void Require()
+        {
+            KernelCompiler compiler = TestNvrtc.Compiler();
+            if (_done)
+            {
+                return;
+            }
+
+            _done = true;
+            NvrtcInfo info = compiler.DescribeNvrtc();
+            Version = info.Version!;
+            Architectures = [.. KernelConfigurations.Architectures.Where(name => info.Architectures.Contains(Number(name)))];
+            TranslationUnit[] units = [.. KernelConfigurations.Specs.SelectMany(spec => spec.Units)];
+            // One item at a time for each thread: compiles differ in length, and the longest must not stand together.
+            Parallel.ForEach(
+                Partitioner.Create(
+                    units.SelectMany(unit => Architectures.Select(name => (unit, name))),
+                    EnumerablePartitionerOptions.NoBuffering
+                ),
+                new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount },
+                item => Compile(compiler, item.unit, item.name)
+            );
+        }
+
+        private static int Number(string architecture) => int.Parse(architecture["sm_".Length..].TrimEnd('a'));
+
+        private void Compile(KernelCompiler compiler, TranslationUnit unit, string architecture)
+        {
+            try
+            {
+                Kernels.Add(compiler.Compile(unit, architecture));
+            }
+            catch (KernelCompilationException e)
+            {
+                Failures.Add(e.Message);
+            }
+        }
+    }
+}

@@ -1,0 +1,21 @@
+namespace FlashInfer.Tests.Kernels;
+
+/// <summary>Configurations that stand for all: every group kind, head dimension, element type, and pages of one token, an odd number, one tile and several tiles.</summary>
+internal static class KernelConfigurations
+{
+    /// <summary>What the kernels are meant for; those that NVRTC does not know yet are left out.</summary>
+    public static readonly string[] Architectures = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
+
+    public static readonly AttentionSpec[] Specs =
+    [
+        new(12, 12, 64, 1, DType.Float16),
+        new(12, 4, 128, 5, DType.Float16),
+        new(32, 8, 128, 16, DType.BFloat16),
+        new(64, 8, 128, 16, DType.BFloat16),
+        new(32, 2, 64, 64, DType.Float16),
+        new(71, 1, 64, 16, DType.BFloat16),
+        new(16, 16, 256, 16, DType.BFloat16),
+        new(8, 1, 256, 5, DType.Float16),
+        new(16, 1, 256, 1, DType.BFloat16, kvLayout: KvLayout.Hnd),
+    ];
+}

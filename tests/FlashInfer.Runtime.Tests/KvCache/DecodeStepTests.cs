@@ -1,0 +1,127 @@
+using FlashInfer.KvCache;
+
+namespace FlashInfer.Tests.KvCache;
+
+/// <summary>What a decode step may consist of.</summary>
+public class DecodeStepTests
+{
+    [Fact]
+    public void A_sequence_may_stand_in_a_plan_twice()
+    {
+        using CacheStory story = new();
+        using BatchDecodeWithPagedKvCache decode = new(story.Cache, 4);
+        (Sequence a, Sequence b) = (story.Sequence(21), story.Sequence(2));
+        story.Begin(b, 1);
+        decode.Plan([a, b, a]);
+
+        story.Check(decode, [a, b, a]);
+    }
+
+    [Fact]
+    public void Empty_sequences_stand_among_others()
+    {
+        using CacheStory story = new();
+        using BatchDecodeWithPagedKvCache decode = new(story.Cache, 4);
+        (Sequence a, Sequence empty) = (story.Sequence(5), story.Cache.NewSequence());
+        decode.Plan([empty, a, empty]);
+
+        story.Check(decode, [empty, a, empty]);
+        Assert.Equal(0, empty.PageCount);
+    }
+
+    [Fact]
+    public void The_largest_batch_is_maxSequences()
+    {
+        using CacheStory story = new(pages: 16);
+        using BatchDecodeWithPagedKvCache decode = new(story.Cache, 3);
+        Sequence[] four = [story.Sequence(1), story.Sequence(2), story.Sequence(3), story.Sequence(4)];
+        decode.Plan(four.AsSpan(0, 3));
+        ArgumentException e = Assert.Throws<ArgumentException>(() => decode.Plan(four));
+
+        Assert.Equal("sequences", e.ParamName);
+        Assert.Contains("4 sequences were given; expected 1 to 3.", e.Message, StringComparison.Ordinal);
+        // The plan before is still there.
+        story.Check(decode, four[..3]);
+    }
+
+    [Theory]
+    [InlineData(0f)]
+    [InlineData(0.5f)]
+    [InlineData(-0.125f)]
+    public void The_softmax_scale_is_the_callers(float smScale)
+    {
+        using CacheStory story = new();
+        using BatchDecodeWithPagedKvCache decode = new(story.Cache, 4);
+        Sequence[] sequences = [story.Sequence(33), story.Sequence(1)];
+        decode.Plan(sequences, smScale);
+
+        story.Check(decode, sequences, smScale);
+        decode.Plan(sequences);
+        story.Check(decode, sequences);
+    }
+
+    [Fact]
+    public void Tokens_of_a_batch_with_and_without_forwards_land_where_they_belong()
+    {
+        using CacheStory story = new(layers: 3);
+        using BatchDecodeWithPagedKvCache decode = new(story.Cache, 8);
+        Sequence[] batch = [story.Sequence(4), story.Sequence(9), story.Cache.NewSequence(), story.Sequence(1)];
+        story.Cache.BeginForward([batch[3], batch[0], batch[2]], [35, 1, 17]);
+        decode.Plan(batch);
+        story.Write(batch, (layer, key, value) => decode.Append(layer, key, value));
+        story.Check(decode, batch);
+        story.Cache.EndForward([batch[0], batch[2], batch[3]]);
+
+        decode.Plan(batch);
+        story.Check(decode, batch);
+    }
+
+    [Fact]
+    public void Append_through_the_cache_follows_order_forwards_and_size_of_the_batch()
+    {
+        using CacheStory story = new(layers: 3, pages: 200);
+        using BatchDecodeWithPagedKvCache decode = new(story.Cache, 4);
+        (Sequence a, Sequence b) = (story.Sequence(3), story.Sequence(3));
+        story.Cache.BeginForward([a, b], [1, 1]);
+        story.Write([a, b], (layer, key, value) => story.Cache.Append(layer, [a, b], key, value));
+        // Another order, another forward or another member is another list.
+        story.Write([b, a], (layer, key, value) => story.Cache.Append(layer, [b, a], key, value));
+        decode.Plan([a, b]);
+        story.Check(decode, [a, b]);
+        story.Cache.AbandonForward(a);
+        story.Begin(a, 2);
+        story.Write([a, b], (layer, key, value) => story.Cache.Append(layer, [a, b], key, value));
+        decode.Plan([a, b]);
+        story.Check(decode, [a, b]);
+        // More groups of tokens than the list had room for: it grows.
+        story.Cache.EndForward([a, b]);
+        story.Cache.Free(b);
+        Sequence[] many = [.. Enumerable.Range(0, 150).Select(_ => story.Cache.NewSequence())];
+        story.Cache.BeginForward(many, [.. many.Select(_ => 1)]);
+        story.Write(many, (layer, key, value) => story.Cache.Append(layer, many, key, value));
+        story.Cache.EndForward(many);
+        decode.Plan(many.AsSpan(146, 4));
+        story.Check(decode, many[146..]);
+    }
+
+    [Fact]
+    public void An_append_list_serves_all_layers_until_a_sequence_changes()
+    {
+        using CacheStory story = new();
+        using AppendList list = new(story.Device);
+        (Sequence a, Sequence b) = (story.Sequence(3), story.Sequence(3));
+        Assert.False(list.Covers([a, b]));
+        story.Cache.BeginForward([a, b], [1, 20]);
+        list.Fill([a, b], null);
+
+        Assert.Equal(21, list.Tokens);
+        Assert.True(list.Covers([a, b]));
+        Assert.False(list.Covers([b, a]));
+        Assert.False(list.Covers([a]));
+        Assert.False(list.Covers([a, b, a]));
+        story.Cache.EndForward(a);
+        Assert.True(list.Covers([a, b]));
+        story.Cache.BeginForward(a, 1);
+        Assert.False(list.Covers([a, b]));
+    }
+}
