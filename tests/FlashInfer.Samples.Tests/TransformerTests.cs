@@ -5,8 +5,8 @@ namespace FlashInfer.Tests.Samples;
 public sealed class TransformerTests
 {
     [Theory]
-    [InlineData(DType.Float16, 2e-3)]
-    [InlineData(DType.BFloat16, 2e-2)]
+    [InlineData(DType.Float16, 1e-3)]
+    [InlineData(DType.BFloat16, 8e-3)]
     public void Logits_equal_those_of_a_naive_model(DType dtype, double tolerance)
     {
         // Fresh weights each time; pages of 16 tokens, so that 20 tokens need a second page.
