@@ -26,6 +26,7 @@ internal sealed unsafe class DecodeCase : IDisposable
         int seed,
         bool strided = false,
         float queryScale = 1f,
+        float queryOffset = 0f,
         Func<int, float>? keyOverride = null
     )
     {
@@ -57,7 +58,7 @@ internal sealed unsafe class DecodeCase : IDisposable
         {
             int row = i / spec.HeadDim;
             long at = (row / spec.Heads * QueryRowStride) + (row % spec.Heads * QueryHeadStride) + (i % spec.HeadDim);
-            _query[i] = Elements.Write(spec.Dtype, _queryAddress, at, Normal() * queryScale);
+            _query[i] = Elements.Write(spec.Dtype, _queryAddress, at, (Normal() * queryScale) + queryOffset);
         }
 
         Expected = new double[_query.Length];
@@ -319,25 +320,3 @@ internal sealed unsafe class DecodeCase : IDisposable
 
 /// <summary>What a decode wrote: outputs [rows, heads, headDim] and base-2 LSE [rows, heads] (empty when not asked for).</summary>
 internal sealed record DecodeResult(float[] Output, float[] Lse);
-
-/// <summary>Single elements in native memory.</summary>
-internal static unsafe class Elements
-{
-    /// <summary>Rounds a value into memory and returns what it became.</summary>
-    public static float Write(DType dtype, nint address, long index, float value)
-    {
-        if (dtype == DType.Float16)
-        {
-            ((Half*)address)[index] = (Half)value;
-        }
-        else
-        {
-            ((BFloat16*)address)[index] = (BFloat16)value;
-        }
-
-        return Read(dtype, address, index);
-    }
-
-    public static float Read(DType dtype, nint address, long index) =>
-        dtype == DType.Float16 ? (float)((Half*)address)[index] : ((BFloat16*)address)[index];
-}
