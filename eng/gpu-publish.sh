@@ -14,7 +14,7 @@ publish() { dotnet publish "$1" -c Release -o "$stage/$2" --nologo -v quiet "${@
 publish tests/FlashInfer.Gpu.Tests tests
 publish benchmarks/FlashInfer.Benchmarks bench
 publish samples/Stories stories
-publish samples/Quickstart quickstart-aot -r linux-x64 -p:PublishAot=true -p:CppCompilerAndLinker="${NATIVE_LINKER:-gcc}"
+publish samples/Quickstart quickstart-aot -r linux-x64 -p:CppCompilerAndLinker="${NATIVE_LINKER:-gcc}"
 rm -f "$stage"/*/*.dbg "$stage"/*/*.pdb
 
 # The runtime that this machine's SDK would use: the archive then runs where no .NET is installed.

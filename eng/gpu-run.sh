@@ -22,7 +22,7 @@ failed=0
 step() {
   local name=$1 start=$SECONDS rc=0
   shift
-  "$@" >"$out/$name.log" 2>&1 || rc=$?
+  timeout "${STEP_TIMEOUT:-300}" "$@" >"$out/$name.log" 2>&1 || rc=$?
   [[ $rc -eq 0 ]] || failed=1
   printf '%-22s %s (%d s)  %s\n' "$name" "$([[ $rc -eq 0 ]] && echo ok || echo "FAILED rc=$rc")" $((SECONDS - start)) \
     "$(grep -vE '^\s*$' "$out/$name.log" | tail -n 1 | cut -c1-150)" | tee -a "$summary"

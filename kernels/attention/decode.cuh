@@ -144,7 +144,7 @@ struct Decode {
     const DecodeParams& params;
     UnitCursor cursor;
     Unit current = {};  // whose tiles are being loaded
-    Unit ahead;         // whose page ids are in next_pages
+    Unit ahead = {};    // whose page ids are in next_pages
     Unit beyond;        // the unit after it: its item is in flight already
     int tile = 0;       // next tile of current, and the end of the batch in hand
     int batch = 0, batch_end = 0, next_batch = 0;
@@ -162,8 +162,6 @@ struct Decode {
           warp(warp_index),
           lane(lane_index) {
       beyond = cursor.next();
-      take_next_unit();
-      read_pages();
     }
 
     // Tiles of a unit that belong to this warp.
@@ -176,10 +174,12 @@ struct Decode {
     }
 
     __device__ __forceinline__ void take_next_unit() {
-      ahead = beyond;
       next_batch = 0;
-      while (ahead.item.parts && own_tiles(ahead) <= 0) ahead = cursor.next();
-      if (ahead.item.parts) beyond = cursor.next();
+      do {
+        ahead = beyond;
+        if (!ahead.item.parts) break;
+        beyond = cursor.next();
+      } while (own_tiles(ahead) <= 0);
     }
 
     __device__ __forceinline__ void read_pages() {
@@ -200,11 +200,10 @@ struct Decode {
       batch_end = own < batch + kBatchTiles ? own : batch + kBatchTiles;
       if (batch_end < own) {
         next_batch = batch + kBatchTiles;
-        read_pages();
-      } else if (current.item.parts) {
+      } else {
         take_next_unit();
-        read_pages();
       }
+      read_pages();
     }
 
     // Fills a stage with the warp's next tile. Commits a group even when there is none, so that
@@ -451,6 +450,21 @@ struct Decode {
     }
   }
 
+  // Announces this part; whether all others were there before it. Called by all threads.
+  static __device__ __forceinline__ bool arrive_last(const DecodeParams& params, const Unit& unit,
+                                                     volatile int* last) {
+    __syncthreads();  // all threads have written this part's state before thread 0 announces it
+    if (threadIdx.x == 0) {
+      u32* counter = params.counters + static_cast<i64>(unit.item.part_offset) * kUnitsPerItem +
+                     unit.kv_head * kGroupTiles + unit.group_tile;
+      const bool is_last = atomic_add_acq_rel(counter, 1) == static_cast<u32>(unit.item.parts) - 1;
+      if (is_last) *counter = 0;
+      *last = is_last;
+    }
+    __syncthreads();  // the verdict is there
+    return *last;
+  }
+
   // Merges all parts of a sequence, in part order.
   static __device__ __forceinline__ void merge_parts(const DecodeParams& params, const Unit& unit) {
     const int parts = unit.item.parts;
@@ -494,51 +508,43 @@ struct Decode {
     Loader loader(params, ring, warp, lane);
     UnitCursor cursor(params.plan);
     const float scale = params.plan->scale_log2;
-#pragma unroll
-    for (int stage = 0; stage < kStages; stage++) loader.fill(stage);
-
     QueryFragments query;
-    Unit unit = cursor.next();
-    query.load(params, unit, lane);
+    // The first round has no unit: it fills the ring. One call more than there are stages, since
+    // the first only fetches the first unit; and through the same loop as all others, since a
+    // second copy of fill would cost compile time.
+    Unit unit = {};
+    int tile = -(kStages + 1) * kWarps;
     int stage = 0;
-    while (unit.item.parts) {
+    do {
       const Unit following = cursor.next();
       Accumulator accumulator;
       accumulator.clear();
       const int tiles = unit.tiles();
-      for (int tile = warp; tile < tiles; tile += kWarps) {
-        copy_async_wait<kStages - 1>();
-        __syncwarp();  // the other lanes' copies of this stage are visible too
-        const int left = unit.item.end - unit.item.begin - tile * kTileTokens;
-        accumulator.attend(ring + stage * kStageBytes, query, left, scale, lane);
-        __syncwarp();  // every lane has read the stage: it may be filled again
+      for (; tile < tiles; tile += kWarps) {
+        if (unit.item.parts) {
+          copy_async_wait<kStages - 1>();
+          __syncwarp();  // the other lanes' copies of this stage are visible too
+          const int left = unit.item.end - unit.item.begin - tile * kTileTokens;
+          accumulator.attend(ring + stage * kStageBytes, query, left, scale, lane);
+          __syncwarp();  // every lane has read the stage: it may be filled again
+        }
         loader.fill(stage);
         if (++stage == kStages) stage = 0;
       }
+      tile = warp;
       query.load(params, following, lane);  // travels during the merge
-      if (warp < tiles) {
-        accumulator.store(merge + warp * (kTileHeads * kMergeRow), state + warp * 8, unit.heads(),
-                          lane);
-      }
-      __syncthreads();  // all warps' states are in shared memory
-      merge_warps(params, unit, merge, state);
-      if (unit.item.parts > 1) {
-        __syncthreads();  // this part's state is written by all threads before thread 0 announces
-                          // it
-        if (threadIdx.x == 0) {
-          u32* counter = params.counters + static_cast<i64>(unit.item.part_offset) * kUnitsPerItem +
-                         unit.kv_head * kGroupTiles + unit.group_tile;
-          const bool is_last =
-              atomic_add_acq_rel(counter, 1) == static_cast<u32>(unit.item.parts) - 1;
-          if (is_last) *counter = 0;
-          *last = is_last;
+      if (unit.item.parts) {
+        if (warp < tiles) {
+          accumulator.store(merge + warp * (kTileHeads * kMergeRow), state + warp * 8, unit.heads(),
+                            lane);
         }
-        __syncthreads();  // the verdict is there
-        if (*last) merge_parts(params, unit);
+        __syncthreads();  // all warps' states are in shared memory
+        merge_warps(params, unit, merge, state);
+        if (unit.item.parts > 1 && arrive_last(params, unit, last)) merge_parts(params, unit);
+        __syncthreads();  // the merge buffer and the verdict may be overwritten
       }
-      __syncthreads();  // the merge buffer and the verdict may be overwritten
       unit = following;
-    }
+    } while (unit.item.parts);
   }
 };
 

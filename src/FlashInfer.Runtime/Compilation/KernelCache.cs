@@ -141,7 +141,7 @@ internal sealed class KernelCache(string folder, Action<string>? onWarning)
         if (Interlocked.Exchange(ref warned, 1) == 0)
         {
             onWarning?.Invoke(
-                $"The kernel cache folder '{Folder}' cannot be written ({reason}), so every process compiles its kernels again. Set FLASHINFER_CACHE_DIR, or CacheDirectory of the options, to a folder that can."
+                $"The kernel cache folder '{Folder}' cannot be written ({reason}), so every process compiles its kernels again. Set FLASHINFER_CACHE_DIR, or CacheDirectory of the options, to a folder that can be written."
             );
         }
     }

@@ -27,13 +27,22 @@ public sealed class KernelCompiler
         this.options = options;
         this.headers = headers;
         nvrtc = new NvrtcSelection(host, options.NvrtcPath);
-        if (options.UseCache)
+        if (!options.UseCache)
         {
-            string profile = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
-            string? folder = options.CacheDirectory ?? KernelCache.DefaultFolder(host.Variable, profile, host.IsWindows);
-            CacheDirectory = folder is null ? null : Path.GetFullPath(folder);
-            cache = CacheDirectory is null ? null : new KernelCache(CacheDirectory, options.OnWarning);
+            return;
         }
+
+        string profile = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
+        if ((options.CacheDirectory ?? KernelCache.DefaultFolder(host.Variable, profile, host.IsWindows)) is not { } folder)
+        {
+            options.OnWarning?.Invoke(
+                "This user has no cache folder, so every process compiles its kernels again. Set FLASHINFER_CACHE_DIR, or CacheDirectory of the options, to a folder that can be written."
+            );
+            return;
+        }
+
+        CacheDirectory = Path.GetFullPath(folder);
+        cache = new KernelCache(CacheDirectory, options.OnWarning);
     }
 
     /// <summary>The folder of compiled kernels; null when none is used.</summary>
@@ -85,6 +94,25 @@ public sealed class KernelCompiler
             library is null ? [] : NvrtcLibrary.SupportedArchitectures(),
             nvrtc.Trace
         );
+    }
+
+    /// <summary>Says that NVRTC is missing, what to do about it, and what was tried.</summary>
+    internal static string MissingMessage(string what, string? overridePath, IReadOnlyList<NativeSearchStep> trace)
+    {
+        StringBuilder message = new();
+        message.Append($"{what} has to be compiled, and NVRTC, CUDA's run-time compiler, ");
+        message.Append(
+            overridePath is null
+                ? "was not found. Set FLASHINFER_NVRTC to the folder that holds it: libnvrtc.so.12 or newer (nvrtc64_120_0.dll on Windows), which comes with the CUDA toolkit and with the Python package nvidia-cuda-nvrtc."
+                : $"cannot be used from '{overridePath}'. Correct FLASHINFER_NVRTC (or NvrtcPath of the options) to the library or its folder, or remove it to have the usual places searched."
+        );
+        message.Append("\nTried:");
+        foreach (NativeSearchStep step in trace)
+        {
+            message.Append("\n  ").Append(step);
+        }
+
+        return message.ToString();
     }
 
     private static void CheckPaths(KernelCompilerOptions options)
@@ -202,23 +230,8 @@ public sealed class KernelCompiler
 
     private NvrtcLibrary Load(Request request) => nvrtc.Load() ?? throw Missing(request);
 
-    private KernelCompilationException Missing(Request request)
-    {
-        StringBuilder message = new();
-        message.Append($"{request} has to be compiled, and NVRTC, CUDA's run-time compiler, ");
-        message.Append(
-            nvrtc.Override is null
-                ? "was not found. Set FLASHINFER_NVRTC to the folder that holds it: libnvrtc.so.12 or newer (nvrtc64_120_0.dll on Windows), which comes with the CUDA toolkit and with the Python package nvidia-cuda-nvrtc."
-                : $"cannot be used from '{nvrtc.Override}'. Correct FLASHINFER_NVRTC (or NvrtcPath of the options) to the library or its folder, or remove it to have the usual places searched."
-        );
-        message.Append("\nTried:");
-        foreach (NativeSearchStep step in nvrtc.Trace)
-        {
-            message.Append("\n  ").Append(step);
-        }
-
-        return Failure(request, message.ToString(), "");
-    }
+    private KernelCompilationException Missing(Request request) =>
+        Failure(request, MissingMessage(request.ToString(), nvrtc.Override, nvrtc.Trace), "");
 
     private static KernelCompilationException Refused(Request request, NvrtcLibrary library, NvrtcOutput output)
     {

@@ -6,7 +6,8 @@ namespace FlashInfer.Compilation;
 /// <summary>Reads what ptxas writes with <c>-v</c>, and its notes on performance.</summary>
 internal static partial class PtxasReport
 {
-    // "wgmma serialised because of ..." exists in a harmless form: C7517 says that the compiler added the waits itself.
+    // Most C75xx notes say that wgmma instructions are serialised, which halves their speed or worse. C7517 only says that ptxas
+    // put in a wait of its own.
     private const string HarmlessNote = "C7517";
 
     /// <summary>The resources of each entry point.</summary>

@@ -27,10 +27,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionSha
         new Span<float>(s.Output, _group * _headDim).Clear();
         new Span<float>(s.Max, _group).Fill(float.NegativeInfinity);
         new Span<float>(s.Sum, _group).Clear();
-        for (int begin = item.Begin; begin < item.End; begin += CpuScratch.BlockTokens)
-        {
-            Block(p, item.PageOffset, kvHead, begin, Math.Min(CpuScratch.BlockTokens, item.End - begin), s);
-        }
+        Attend(p, item, kvHead, s);
 
         if (item.Parts == 1)
         {
@@ -65,54 +62,85 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionSha
         }
     }
 
-    private void Block(in DecodeParams p, int pageOffset, int kvHead, int begin, int tokens, in WorkerScratch s)
+    private void Attend(in DecodeParams p, in DecodeItem item, int kvHead, in WorkerScratch s)
     {
-        FindRows(p, pageOffset, kvHead, begin, tokens, s);
-
-        // A group that needs several tiles would widen each row several times.
-        if (_group <= TSimd.HeadTile)
+        byte* keys = (byte*)p.Key;
+        byte* values = (byte*)p.Value;
+        nint* offsets = s.Offsets;
+        nint* next = s.NextOffsets;
+        FindRows(p, item, kvHead, item.Begin, offsets);
+        for (int begin = item.Begin; begin < item.End; begin += CpuScratch.BlockTokens)
         {
-            ScoreTiles<TSimd, TVector>.Score<TElement>(s.Query, s.KeyRows, tokens, _group, _headDim, s.Scores);
+            int tokens = Math.Min(CpuScratch.BlockTokens, item.End - begin);
+            bool isLast = item.End - begin <= CpuScratch.BlockTokens;
+            if (!isLast)
+            {
+                FindRows(p, item, kvHead, begin + CpuScratch.BlockTokens, next);
+            }
+
+            Block(new RowBlock(keys, offsets, values, offsets), new RowBlock(values, offsets, keys, isLast ? null : next), tokens, s);
+            nint* done = offsets;
+            offsets = next;
+            next = done;
+        }
+    }
+
+    private void Block(in RowBlock keys, in RowBlock values, int tokens, in WorkerScratch s)
+    {
+        if ((_group - 1) / TSimd.HeadTile < TElement.TilesOnTheFly)
+        {
+            ScoreTiles<TSimd, TVector>.Score<TElement>(s.Query, keys, tokens, _group, _headDim, s.Scores);
             Softmax(tokens, s);
-            ValueTiles<TSimd, TVector>.Accumulate<TElement>(s.Scores, s.ValueRows, tokens, _group, _headDim, s.Rescale, s.Output);
+            ValueTiles<TSimd, TVector>.Accumulate<TElement>(s.Scores, values, tokens, _group, _headDim, s.Rescale, s.Output);
             return;
         }
 
-        WidenRows(s.KeyRows, (tokens + 3) & ~3, s.Wide);
-        ScoreTiles<TSimd, TVector>.Score<SingleElement>(s.Query, s.WideRows, tokens, _group, _headDim, s.Scores);
+        RowBlock wide = new((byte*)s.Wide, s.WideOffsets, null, null);
+        WidenRows(keys, (tokens + 3) & ~3, s.Wide);
+        ScoreTiles<TSimd, TVector>.Score<SingleElement>(s.Query, wide, tokens, _group, _headDim, s.Scores);
         Softmax(tokens, s);
-        WidenRows(s.ValueRows, tokens, s.Wide);
-        ValueTiles<TSimd, TVector>.Accumulate<SingleElement>(s.Scores, s.WideRows, tokens, _group, _headDim, s.Rescale, s.Output);
+        WidenRows(values, tokens, s.Wide);
+        ValueTiles<TSimd, TVector>.Accumulate<SingleElement>(s.Scores, wide, tokens, _group, _headDim, s.Rescale, s.Output);
     }
 
-    /// <summary>Addresses of a block's keys and values. Scores are made 4 tokens at a time: the last key stands in for those missing.</summary>
-    private void FindRows(in DecodeParams p, int pageOffset, int kvHead, int begin, int tokens, in WorkerScratch s)
+    /// <summary>
+    /// Bytes to the rows of a block, of keys and values alike. The last row stands in for those missing: scores are made 4 tokens at a
+    /// time, and what lies behind the last token must not be read.
+    /// </summary>
+    private void FindRows(in DecodeParams p, in DecodeItem item, int kvHead, int begin, nint* offsets)
     {
-        int* page = (int*)p.Pages + pageOffset + (begin / _pageSize);
+        int tokens = Math.Min(CpuScratch.BlockTokens, item.End - begin);
+        int* page = (int*)p.Pages + item.PageOffset + (begin / _pageSize);
         int slot = begin % _pageSize;
         long tokenBytes = p.TokenStride * TElement.Size;
         long headBytes = kvHead * p.HeadStride * TElement.Size;
-        for (int token = 0; token < tokens; page++, slot = 0)
+        int token = 0;
+        for (; token < tokens; page++, slot = 0)
         {
             long offset = (*page * p.PageStride * TElement.Size) + (slot * tokenBytes) + headBytes;
             for (int end = Math.Min(tokens, token + _pageSize - slot); token < end; token++, offset += tokenBytes)
             {
-                s.KeyRows[token] = p.Key + (nint)offset;
-                s.ValueRows[token] = p.Value + (nint)offset;
+                offsets[token] = (nint)offset;
             }
         }
 
-        for (int token = tokens; (token & 3) != 0; token++)
+        if (tokens > 0)
         {
-            s.KeyRows[token] = s.KeyRows[tokens - 1];
+            new Span<nint>(offsets + token, CpuScratch.BlockTokens - token).Fill(offsets[token - 1]);
         }
     }
 
-    private void WidenRows(nint* rows, int tokens, float* wide)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private void WidenRows(in RowBlock rows, int tokens, float* wide)
     {
         for (int token = 0; token < tokens; token++)
         {
-            byte* row = (byte*)rows[token];
+            byte* row = rows.Base + rows.Offsets[token];
+            if ((token & 3) == 0)
+            {
+                rows.PrefetchAhead(token, _headDim);
+            }
+
             for (int d = 0; d < _headDim; d += TSimd.Count, wide += TSimd.Count)
             {
                 TSimd.Store(TElement.Load<TSimd, TVector>(row + (d * TElement.Size)), wide);
@@ -121,6 +149,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionSha
     }
 
     /// <summary>Turns a block's scores into weights and updates maximum and sum; Rescale gets what earlier sums are to be multiplied with.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Softmax(int tokens, in WorkerScratch s)
     {
         for (int head = 0; head < _group; head++)

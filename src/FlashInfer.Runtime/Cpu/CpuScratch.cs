@@ -35,14 +35,14 @@ internal sealed unsafe class CpuScratch : IDisposable
                 Max = (float*)Take(ref at, perHead),
                 Sum = (float*)Take(ref at, perHead),
                 Rescale = (float*)Take(ref at, perHead),
-                KeyRows = (nint*)Take(ref at, rows),
-                ValueRows = (nint*)Take(ref at, rows),
-                WideRows = (nint*)Take(ref at, rows),
+                Offsets = (nint*)Take(ref at, rows),
+                NextOffsets = (nint*)Take(ref at, rows),
+                WideOffsets = (nint*)Take(ref at, rows),
                 Wide = (float*)Take(ref at, wide),
             };
             for (int token = 0; token < BlockTokens; token++)
             {
-                _workers[i].WideRows[token] = (nint)(_workers[i].Wide + ((long)token * headDim));
+                _workers[i].WideOffsets[token] = (nint)token * headDim * sizeof(float);
             }
         }
     }
@@ -86,14 +86,14 @@ internal unsafe struct WorkerScratch
     /// <summary>What a block multiplies the running output with, [groupSize].</summary>
     public float* Rescale;
 
-    /// <summary>Addresses of a block's keys.</summary>
-    public nint* KeyRows;
+    /// <summary>Bytes to a block's rows, of keys and values alike.</summary>
+    public nint* Offsets;
 
-    /// <summary>Addresses of a block's values.</summary>
-    public nint* ValueRows;
+    /// <summary>Bytes to the rows of the block after it.</summary>
+    public nint* NextOffsets;
 
-    /// <summary>Addresses of the rows of <see cref="Wide"/>.</summary>
-    public nint* WideRows;
+    /// <summary>Bytes to the rows of <see cref="Wide"/>.</summary>
+    public nint* WideOffsets;
 
     /// <summary>A block of keys or values as singles, [BlockTokens, headDim].</summary>
     public float* Wide;

@@ -9,6 +9,9 @@ internal unsafe interface IElement
     /// <summary>Bytes of one element.</summary>
     static abstract int Size { get; }
 
+    /// <summary>Tiles of query heads above which widening a block of rows once beats widening while loading, tile by tile; measured.</summary>
+    static abstract int TilesOnTheFly { get; }
+
     /// <summary>Loads a vector of elements and widens them.</summary>
     static abstract TVector Load<TSimd, TVector>(byte* source)
         where TSimd : ISimd<TVector>
@@ -24,6 +27,8 @@ internal unsafe interface IElement
 internal readonly unsafe struct HalfElement : IElement
 {
     public static int Size => 2;
+
+    public static int TilesOnTheFly => 2;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TSimd, TVector>(byte* source)
@@ -42,6 +47,8 @@ internal readonly unsafe struct BFloat16Element : IElement
 {
     public static int Size => 2;
 
+    public static int TilesOnTheFly => int.MaxValue;
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TSimd, TVector>(byte* source)
         where TSimd : ISimd<TVector>
@@ -58,6 +65,8 @@ internal readonly unsafe struct BFloat16Element : IElement
 internal readonly unsafe struct SingleElement : IElement
 {
     public static int Size => 4;
+
+    public static int TilesOnTheFly => int.MaxValue;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TSimd, TVector>(byte* source)

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 
 namespace FlashInfer.Cpu;
@@ -13,44 +14,48 @@ internal static unsafe class ScoreTiles<TSimd, TVector>
 
     /// <summary>Writes scores[head * BlockTokens + token] for every head and token, and for up to 3 more tokens.</summary>
     /// <param name="query">Scaled query, [heads, headDim].</param>
-    /// <param name="rows">Addresses of the tokens' keys, valid up to a multiple of 4.</param>
+    /// <param name="rows">The tokens' keys; offsets are valid up to a multiple of 4.</param>
     /// <param name="tokens">Tokens, 1 to BlockTokens.</param>
     /// <param name="heads">Heads.</param>
     /// <param name="headDim">Elements of a head.</param>
     /// <param name="scores">Output.</param>
-    public static void Score<TElement>(float* query, nint* rows, int tokens, int heads, int headDim, float* scores)
+    public static void Score<TElement>(float* query, in RowBlock rows, int tokens, int heads, int headDim, float* scores)
         where TElement : IElement
     {
+        // The first tile has asked for what comes next.
+        RowBlock later = rows.WithoutAhead;
         int head = 0;
         if (TSimd.HeadTile == 4)
         {
             for (; head + 4 <= heads; head += 4)
             {
-                Score4<TElement>(query + (head * headDim), rows, tokens, headDim, scores + (head * BlockTokens));
+                Score4<TElement>(query + (head * headDim), head == 0 ? rows : later, tokens, headDim, scores + (head * BlockTokens));
             }
         }
 
         for (; head + 2 <= heads; head += 2)
         {
-            Score2<TElement>(query + (head * headDim), rows, tokens, headDim, scores + (head * BlockTokens));
+            Score2<TElement>(query + (head * headDim), head == 0 ? rows : later, tokens, headDim, scores + (head * BlockTokens));
         }
 
         if (head < heads)
         {
-            Score1<TElement>(query + (head * headDim), rows, tokens, headDim, scores + (head * BlockTokens));
+            Score1<TElement>(query + (head * headDim), head == 0 ? rows : later, tokens, headDim, scores + (head * BlockTokens));
         }
     }
 
     /// <summary>Scores of 4 heads against 4 tokens at a time.</summary>
-    private static void Score4<TElement>(float* query, nint* rows, int tokens, int headDim, float* scores)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Score4<TElement>(float* query, in RowBlock rows, int tokens, int headDim, float* scores)
         where TElement : IElement
     {
         for (int token = 0; token < tokens; token += 4)
         {
-            byte* row0 = (byte*)rows[token];
-            byte* row1 = (byte*)rows[token + 1];
-            byte* row2 = (byte*)rows[token + 2];
-            byte* row3 = (byte*)rows[token + 3];
+            rows.PrefetchAhead(token, headDim);
+            byte* row0 = rows.Base + rows.Offsets[token];
+            byte* row1 = rows.Base + rows.Offsets[token + 1];
+            byte* row2 = rows.Base + rows.Offsets[token + 2];
+            byte* row3 = rows.Base + rows.Offsets[token + 3];
             TVector s00 = TSimd.Create(0f);
             TVector s01 = TSimd.Create(0f);
             TVector s02 = TSimd.Create(0f);
@@ -109,15 +114,17 @@ internal static unsafe class ScoreTiles<TSimd, TVector>
     }
 
     /// <summary>Scores of 2 heads against 4 tokens at a time.</summary>
-    private static void Score2<TElement>(float* query, nint* rows, int tokens, int headDim, float* scores)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Score2<TElement>(float* query, in RowBlock rows, int tokens, int headDim, float* scores)
         where TElement : IElement
     {
         for (int token = 0; token < tokens; token += 4)
         {
-            byte* row0 = (byte*)rows[token];
-            byte* row1 = (byte*)rows[token + 1];
-            byte* row2 = (byte*)rows[token + 2];
-            byte* row3 = (byte*)rows[token + 3];
+            rows.PrefetchAhead(token, headDim);
+            byte* row0 = rows.Base + rows.Offsets[token];
+            byte* row1 = rows.Base + rows.Offsets[token + 1];
+            byte* row2 = rows.Base + rows.Offsets[token + 2];
+            byte* row3 = rows.Base + rows.Offsets[token + 3];
             TVector s00 = TSimd.Create(0f);
             TVector s01 = TSimd.Create(0f);
             TVector s02 = TSimd.Create(0f);
@@ -154,15 +161,17 @@ internal static unsafe class ScoreTiles<TSimd, TVector>
     }
 
     /// <summary>Scores of 1 head against 4 tokens at a time.</summary>
-    private static void Score1<TElement>(float* query, nint* rows, int tokens, int headDim, float* scores)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Score1<TElement>(float* query, in RowBlock rows, int tokens, int headDim, float* scores)
         where TElement : IElement
     {
         for (int token = 0; token < tokens; token += 4)
         {
-            byte* row0 = (byte*)rows[token];
-            byte* row1 = (byte*)rows[token + 1];
-            byte* row2 = (byte*)rows[token + 2];
-            byte* row3 = (byte*)rows[token + 3];
+            rows.PrefetchAhead(token, headDim);
+            byte* row0 = rows.Base + rows.Offsets[token];
+            byte* row1 = rows.Base + rows.Offsets[token + 1];
+            byte* row2 = rows.Base + rows.Offsets[token + 2];
+            byte* row3 = rows.Base + rows.Offsets[token + 3];
             TVector s00 = TSimd.Create(0f);
             TVector s01 = TSimd.Create(0f);
             TVector s02 = TSimd.Create(0f);

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace FlashInfer.Cpu;
 
 /// <summary>
@@ -11,37 +13,69 @@ internal static unsafe class ValueTiles<TSimd, TVector>
 
     /// <summary>output[head] = output[head] * rescale[head] + the sum over tokens of weights[head * BlockTokens + token] * value[token].</summary>
     /// <param name="weights">Weights.</param>
-    /// <param name="rows">Addresses of the tokens' values.</param>
+    /// <param name="rows">The tokens' values.</param>
     /// <param name="tokens">Tokens, 1 to BlockTokens.</param>
     /// <param name="heads">Heads.</param>
     /// <param name="headDim">Elements of a head, a multiple of 4 vectors.</param>
     /// <param name="rescale">A factor for each head.</param>
     /// <param name="output">Running sums, [heads, headDim].</param>
-    public static void Accumulate<TElement>(float* weights, nint* rows, int tokens, int heads, int headDim, float* rescale, float* output)
+    public static void Accumulate<TElement>(
+        float* weights,
+        in RowBlock rows,
+        int tokens,
+        int heads,
+        int headDim,
+        float* rescale,
+        float* output
+    )
         where TElement : IElement
     {
+        // The first tile has asked for what comes next.
+        RowBlock later = rows.WithoutAhead;
         int head = 0;
         if (TSimd.HeadTile == 4)
         {
             for (; head + 4 <= heads; head += 4)
             {
-                Accumulate4<TElement>(weights + (head * BlockTokens), rows, tokens, headDim, rescale + head, output + (head * headDim));
+                Accumulate4<TElement>(
+                    weights + (head * BlockTokens),
+                    head == 0 ? rows : later,
+                    tokens,
+                    headDim,
+                    rescale + head,
+                    output + (head * headDim)
+                );
             }
         }
 
         for (; head + 2 <= heads; head += 2)
         {
-            Accumulate2<TElement>(weights + (head * BlockTokens), rows, tokens, headDim, rescale + head, output + (head * headDim));
+            Accumulate2<TElement>(
+                weights + (head * BlockTokens),
+                head == 0 ? rows : later,
+                tokens,
+                headDim,
+                rescale + head,
+                output + (head * headDim)
+            );
         }
 
         if (head < heads)
         {
-            Accumulate1<TElement>(weights + (head * BlockTokens), rows, tokens, headDim, rescale + head, output + (head * headDim));
+            Accumulate1<TElement>(
+                weights + (head * BlockTokens),
+                head == 0 ? rows : later,
+                tokens,
+                headDim,
+                rescale + head,
+                output + (head * headDim)
+            );
         }
     }
 
     /// <summary>Weighted values of 4 heads, 4 vectors of each head at a time.</summary>
-    private static void Accumulate4<TElement>(float* weights, nint* rows, int tokens, int headDim, float* rescale, float* output)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Accumulate4<TElement>(float* weights, in RowBlock rows, int tokens, int headDim, float* rescale, float* output)
         where TElement : IElement
     {
         for (int d = 0; d < headDim; d += 4 * TSimd.Count)
@@ -73,7 +107,8 @@ internal static unsafe class ValueTiles<TSimd, TVector>
 
             for (int token = 0; token < tokens; token++)
             {
-                byte* row = (byte*)rows[token] + (d * TElement.Size);
+                rows.PrefetchAhead(token, d, 4 * TSimd.Count);
+                byte* row = rows.Base + rows.Offsets[token] + (d * TElement.Size);
                 TVector v0 = TElement.Load<TSimd, TVector>(row);
                 TVector v1 = TElement.Load<TSimd, TVector>(row + (TSimd.Count * TElement.Size));
                 TVector v2 = TElement.Load<TSimd, TVector>(row + (2 * TSimd.Count * TElement.Size));
@@ -128,7 +163,8 @@ internal static unsafe class ValueTiles<TSimd, TVector>
     }
 
     /// <summary>Weighted values of 2 heads, 4 vectors of each head at a time.</summary>
-    private static void Accumulate2<TElement>(float* weights, nint* rows, int tokens, int headDim, float* rescale, float* output)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Accumulate2<TElement>(float* weights, in RowBlock rows, int tokens, int headDim, float* rescale, float* output)
         where TElement : IElement
     {
         for (int d = 0; d < headDim; d += 4 * TSimd.Count)
@@ -148,7 +184,8 @@ internal static unsafe class ValueTiles<TSimd, TVector>
 
             for (int token = 0; token < tokens; token++)
             {
-                byte* row = (byte*)rows[token] + (d * TElement.Size);
+                rows.PrefetchAhead(token, d, 4 * TSimd.Count);
+                byte* row = rows.Base + rows.Offsets[token] + (d * TElement.Size);
                 TVector v0 = TElement.Load<TSimd, TVector>(row);
                 TVector v1 = TElement.Load<TSimd, TVector>(row + (TSimd.Count * TElement.Size));
                 TVector v2 = TElement.Load<TSimd, TVector>(row + (2 * TSimd.Count * TElement.Size));
@@ -181,7 +218,8 @@ internal static unsafe class ValueTiles<TSimd, TVector>
     }
 
     /// <summary>Weighted values of 1 head, 4 vectors of each head at a time.</summary>
-    private static void Accumulate1<TElement>(float* weights, nint* rows, int tokens, int headDim, float* rescale, float* output)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Accumulate1<TElement>(float* weights, in RowBlock rows, int tokens, int headDim, float* rescale, float* output)
         where TElement : IElement
     {
         for (int d = 0; d < headDim; d += 4 * TSimd.Count)
@@ -195,7 +233,8 @@ internal static unsafe class ValueTiles<TSimd, TVector>
 
             for (int token = 0; token < tokens; token++)
             {
-                byte* row = (byte*)rows[token] + (d * TElement.Size);
+                rows.PrefetchAhead(token, d, 4 * TSimd.Count);
+                byte* row = rows.Base + rows.Offsets[token] + (d * TElement.Size);
                 TVector v0 = TElement.Load<TSimd, TVector>(row);
                 TVector v1 = TElement.Load<TSimd, TVector>(row + (TSimd.Count * TElement.Size));
                 TVector v2 = TElement.Load<TSimd, TVector>(row + (2 * TSimd.Count * TElement.Size));

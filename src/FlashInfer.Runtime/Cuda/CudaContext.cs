@@ -9,6 +9,9 @@ namespace FlashInfer.Cuda;
 /// </summary>
 public sealed unsafe class CudaContext : IDisposable
 {
+    // The handle itself counts as open until the last thing in the context is gone.
+    private volatile bool _disposed;
+
     private CudaContext(CudaContextHandle handle, int ordinal, int device, int driver)
     {
         SafeHandle = handle;
@@ -83,7 +86,7 @@ public sealed unsafe class CudaContext : IDisposable
     {
         get
         {
-            ObjectDisposedException.ThrowIf(SafeHandle.IsClosed, this);
+            ObjectDisposedException.ThrowIf(_disposed, this);
             return SafeHandle.DangerousGetHandle();
         }
     }
@@ -189,7 +192,11 @@ public sealed unsafe class CudaContext : IDisposable
     }
 
     /// <summary>Lets go of the context. The device keeps it until all streams, events, modules and memory of this library in it are gone.</summary>
-    public void Dispose() => SafeHandle.Dispose();
+    public void Dispose()
+    {
+        _disposed = true;
+        SafeHandle.Dispose();
+    }
 
     /// <summary>The device in a few words.</summary>
     public override string ToString() => Description;

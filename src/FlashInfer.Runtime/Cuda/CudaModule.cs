@@ -42,7 +42,7 @@ public sealed unsafe class CudaModule : IDisposable
         }
 
         ArgumentNullException.ThrowIfNull(context);
-        return LoadImage(context, cubin, "cubin");
+        return LoadImage(context, cubin, "A cubin", cubin.Length);
     }
 
     /// <summary>Loads PTX, which the driver compiles first: slower than a cubin, and only as new as the driver.</summary>
@@ -55,7 +55,7 @@ public sealed unsafe class CudaModule : IDisposable
         ArgumentNullException.ThrowIfNull(context);
         byte[] terminated = new byte[ptx.Length + 1];
         ptx.CopyTo(terminated);
-        return LoadImage(context, terminated, "PTX");
+        return LoadImage(context, terminated, "PTX", ptx.Length);
     }
 
     /// <summary>Uses a module of another owner, who has to keep it loaded.</summary>
@@ -141,7 +141,7 @@ public sealed unsafe class CudaModule : IDisposable
     /// <summary>Unloads the module if this library loaded it. Its kernels, and graphs that hold them, must not be launched any more.</summary>
     public void Dispose() => _handle.Dispose();
 
-    private static CudaModule LoadImage(CudaContext context, ReadOnlySpan<byte> image, string kind)
+    private static CudaModule LoadImage(CudaContext context, ReadOnlySpan<byte> image, string kind, int length)
     {
         context.MakeCurrent();
         nint module;
@@ -156,7 +156,7 @@ public sealed unsafe class CudaModule : IDisposable
 
         if (result != CudaResult.Success)
         {
-            Throw(result, nameof(cuModuleLoadData), context, subject: $"A {kind} of {image.Length:N0} bytes");
+            Throw(result, nameof(cuModuleLoadData), context, subject: $"{kind} of {length:N0} bytes");
         }
 
         return new CudaModule(context, new CudaModuleHandle(context, module, owns: true));

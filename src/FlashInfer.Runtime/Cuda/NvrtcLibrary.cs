@@ -52,13 +52,15 @@ internal sealed unsafe class NvrtcLibrary
             }
 
             // Builtins first: NVRTC asks the loader for them by bare name, which succeeds when they are in the process already.
-            if (candidate.Builtins is not null && !NativeLibraries.TryLoad(candidate.Builtins, out _, out reason))
+            // Whole paths: the loader takes a name without a folder as a wish to search.
+            if (candidate.Builtins is not null && !NativeLibraries.TryLoad(Path.GetFullPath(candidate.Builtins), out _, out reason))
             {
                 reason = $"{candidate.Builtins}: {reason}";
                 return false;
             }
 
-            if (!NativeLibraries.TryLoad(candidate.Path, out nint handle, out reason))
+            string path = candidate.Builtins is null ? candidate.Path : Path.GetFullPath(candidate.Path);
+            if (!NativeLibraries.TryLoad(path, out nint handle, out reason))
             {
                 return false;
             }

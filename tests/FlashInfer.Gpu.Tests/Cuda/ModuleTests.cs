@@ -139,7 +139,7 @@ public sealed class ModuleTests
         Assert.Equal("cuModuleLoadData", e.Call);
         Assert.Contains("A cubin of 64 bytes", e.Message, StringComparison.Ordinal);
         Assert.Contains(context.Name, e.Message, StringComparison.Ordinal);
-        Assert.Contains("A PTX of 14 bytes", ptx.Message, StringComparison.Ordinal);
+        Assert.Contains("PTX of 14 bytes", ptx.Message, StringComparison.Ordinal);
         context.Synchronize();
     }
 

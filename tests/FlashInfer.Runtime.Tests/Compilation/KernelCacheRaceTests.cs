@@ -53,6 +53,33 @@ public sealed class KernelCacheRaceTests
         AssertOneEntry(folder.Path, hash);
     }
 
+    [SkippableFact]
+    public void An_NVRTC_that_does_not_load_is_passed_over_for_the_next_one()
+    {
+        Skip.IfNot(OperatingSystem.IsLinux(), "The test makes folders as Linux names them.");
+        string nvrtc = TestNvrtc.Require();
+        using TemporaryFolder folder = new();
+        string broken = Directory.CreateDirectory(folder.File("toolkit/lib64")).FullName;
+        File.WriteAllText(Path.Combine(broken, "libnvrtc.so.12"), "not a library");
+        File.WriteAllText(Path.Combine(broken, "libnvrtc-builtins.so.12.4"), "not a library");
+        Dictionary<string, string> environment = new()
+        {
+            ["FLASHINFER_NVRTC"] = "",
+            ["CUDA_PATH"] = folder.File("toolkit"),
+            ["LD_LIBRARY_PATH"] = Directory.Exists(nvrtc) ? nvrtc : Path.GetDirectoryName(nvrtc)!,
+        };
+
+        using Racer first = new(environment, "compile", folder.File("cache"), "1");
+        string compiled = Assert.Single(first.GoAndWait());
+        using Racer second = new(environment, "compile", folder.File("cache"), "1");
+        string cached = Assert.Single(second.GoAndWait());
+
+        // The entry is kept under the identity of the one that made it, so the second process finds it once it knows which that is.
+        Assert.EndsWith(" compiled nvrtc", compiled, StringComparison.Ordinal);
+        Assert.EndsWith(" cache nvrtc", cached, StringComparison.Ordinal);
+        Assert.Single(Directory.GetFiles(folder.File("cache")));
+    }
+
     private static List<string> Race(string cache, int times, bool corrupter)
     {
         List<Racer> racers = [];
@@ -100,9 +127,11 @@ public sealed class KernelCacheRaceTests
 
         private readonly Process process;
         private readonly Task<string> errors;
-        private bool isReady;
 
         public Racer(params string[] arguments)
+            : this(new Dictionary<string, string> { ["FLASHINFER_NVRTC"] = TestNvrtc.Require() }, arguments) { }
+
+        public Racer(Dictionary<string, string> environment, params string[] arguments)
         {
             string program = Path.Combine(AppContext.BaseDirectory, "FlashInfer.CacheRacer.dll");
             ProcessStartInfo start = new(Environment.GetEnvironmentVariable("DOTNET_HOST_PATH") ?? "dotnet", [program, .. arguments])
@@ -111,15 +140,18 @@ public sealed class KernelCacheRaceTests
                 RedirectStandardOutput = true,
                 RedirectStandardError = true,
             };
-            start.Environment["FLASHINFER_NVRTC"] = TestNvrtc.Require();
+            foreach ((string name, string value) in environment)
+            {
+                start.Environment[name] = value;
+            }
+
             process = Process.Start(start)!;
             errors = process.StandardError.ReadToEndAsync();
         }
 
         public void WaitUntilReady()
         {
-            Assert.True(process.StandardOutput.ReadLine() == "ready", isReady ? "" : "the racer did not come up");
-            isReady = true;
+            Assert.Equal("ready", process.StandardOutput.ReadLine());
         }
 
         public void Go()

@@ -150,8 +150,16 @@ public sealed class CpuDecodeTests : IDisposable
     public void Huge_logits_pick_the_largest_and_give_no_NaN(int vectorBits, DType dtype)
     {
         // Keys of equal elements make a token's logit a multiple of the query's sum: far above and far below 0 in one sequence.
+        // Queries of mostly one sign: where products of 1e5 cancel, fp32 has no digits left that the oracle could be compared with.
         AttentionSpec spec = new(8, 2, 64, 16, dtype);
-        using DecodeCase @case = new(spec, [1, 64, 200], _seed, queryScale: 100f, keyOverride: token => (token % 5 - 2) * 64f);
+        using DecodeCase @case = new(
+            spec,
+            [1, 64, 200],
+            _seed,
+            queryScale: 4f,
+            queryOffset: 16f,
+            keyOverride: token => (token % 5 - 2) * 64f
+        );
         Assert.True(@case.ExpectedLse.Max() > 1e4, $"{@case.ExpectedLse.Max()}");
         Check(@case, vectorBits, @case.WholeItems());
         Check(@case, vectorBits, @case.SplitItems());
@@ -204,7 +212,8 @@ public sealed class CpuDecodeTests : IDisposable
         Assert.True(relative <= (isHalf ? 1e-3 : 4e-3), $"Relative error {relative:g3}: {text}");
         double row = ErrorNorms.WorstRow(result.Output, @case.Expected, @case.Spec.HeadDim);
         Assert.True(row <= (isHalf ? 4e-3 : 1.5e-2), $"Worst row {row:g3}: {text}");
-        double lse = ErrorNorms.WorstRelative(result.Lse, @case.ExpectedLse, 1e-2);
+        // Close to 0 an LSE is the difference of larger numbers: there 1e-5 absolute.
+        double lse = ErrorNorms.WorstRelative(result.Lse, @case.ExpectedLse, 0.1);
         Assert.True(lse <= 1e-4, $"LSE {lse:g3}: {text}");
     }
 }

@@ -26,6 +26,7 @@ internal sealed unsafe class DecodeCase : IDisposable
         int seed,
         bool strided = false,
         float queryScale = 1f,
+        float queryOffset = 0f,
         Func<int, float>? keyOverride = null
     )
     {
@@ -57,7 +58,7 @@ internal sealed unsafe class DecodeCase : IDisposable
         {
             int row = i / spec.HeadDim;
             long at = (row / spec.Heads * QueryRowStride) + (row % spec.Heads * QueryHeadStride) + (i % spec.HeadDim);
-            _query[i] = Elements.Write(spec.Dtype, _queryAddress, at, Normal() * queryScale);
+            _query[i] = Elements.Write(spec.Dtype, _queryAddress, at, (Normal() * queryScale) + queryOffset);
         }
 
         Expected = new double[_query.Length];
@@ -120,40 +121,48 @@ internal sealed unsafe class DecodeCase : IDisposable
     }
 
     /// <summary>Runs the kernel and reads the results. The bits between strided rows and heads, and the counters, are checked too.</summary>
-    public DecodeResult Run(AttentionKernels kernels, ReadOnlySpan<DecodeItem> items, bool withLse = true)
+    public DecodeResult Run(AttentionKernels kernels, DecodeItem[] items, bool withLse = true)
     {
-        int slots = 0;
-        foreach (DecodeItem item in items)
-        {
-            slots = Math.Max(slots, item.Parts == 1 ? 0 : item.PartOffset + item.Parts);
-        }
+        DecodeResult? result = null;
+        Prepare(
+            items,
+            args =>
+            {
+                args.Lse = withLse ? args.Lse : 0;
+                kernels.Decode(args, items.Length, items.Length, null);
+                result = ReadResult(args);
+            }
+        );
+        return result!;
+    }
 
+    /// <summary>Builds the arguments, poisoned outputs among them, and hands them to an action; afterwards all counters must be 0.</summary>
+    public void Prepare(DecodeItem[] items, Action<DecodeParams> action)
+    {
         using CpuBackend memory = new(1);
-        int planBytes = sizeof(ListHeader) + (items.Length * sizeof(DecodeItem));
-        nint planAddress = memory.Allocate(planBytes);
-        *(ListHeader*)planAddress = new ListHeader { Count = items.Length, ScaleLog2 = SmScale * 1.44269504f };
-        items.CopyTo(new Span<DecodeItem>((ListHeader*)planAddress + 1, items.Length));
-        nint Poisoned(long bytes)
+        nint plan = memory.Allocate(sizeof(ListHeader) + (items.Length * sizeof(DecodeItem)));
+        *(ListHeader*)plan = new ListHeader { Count = items.Length, ScaleLog2 = SmScale * 1.44269504f };
+        items.CopyTo(new Span<DecodeItem>((ListHeader*)plan + 1, items.Length));
+        nint Filled(long bytes, byte value = 0xFF)
         {
             nint address = memory.Allocate(bytes);
-            memory.Fill(address, 0xFF, bytes, null);
+            memory.Fill(address, value, bytes, null);
             return address;
         }
 
-        long outputLength = OutputRowStride * KvLens.Length;
-        int counterCount = slots * Spec.KvHeads;
+        int slots = items.Max(item => (int?)(item.Parts == 1 ? 0 : item.PartOffset + item.Parts)) ?? 0;
         DecodeParams args = new()
         {
             Query = _queryAddress,
             Key = _keyAddress,
             Value = _valueAddress,
-            Output = Poisoned(outputLength * 2),
-            Lse = withLse ? Poisoned(ExpectedLse.Length * sizeof(float)) : 0,
+            Output = Filled(OutputRowStride * KvLens.Length * 2),
+            Lse = Filled(ExpectedLse.Length * sizeof(float)),
             Pages = _pagesAddress,
-            Plan = planAddress,
-            PartialOutput = Poisoned((long)slots * Spec.Heads * Spec.HeadDim * sizeof(float)),
-            PartialState = Poisoned((long)slots * Spec.Heads * 2 * sizeof(float)),
-            Counters = memory.Allocate(counterCount * sizeof(int)),
+            Plan = plan,
+            PartialOutput = Filled((long)slots * Spec.Heads * Spec.HeadDim * sizeof(float)),
+            PartialState = Filled((long)slots * Spec.Heads * 2 * sizeof(float)),
+            Counters = Filled(slots * Spec.KvHeads * sizeof(int), 0),
             QueryRowStride = QueryRowStride,
             QueryHeadStride = QueryHeadStride,
             OutputRowStride = OutputRowStride,
@@ -162,12 +171,11 @@ internal sealed unsafe class DecodeCase : IDisposable
             TokenStride = TokenStride,
             HeadStride = HeadStride,
         };
-        Span<int> counters = new((void*)args.Counters, counterCount);
-        counters.Clear();
-        kernels.Decode(args, items.Length, items.Length, null);
-
-        Assert.False(counters.ContainsAnyExcept(0), $"A counter was left above 0: {this}");
-        return ReadResult(args);
+        action(args);
+        Assert.False(
+            new ReadOnlySpan<int>((void*)args.Counters, slots * Spec.KvHeads).ContainsAnyExcept(0),
+            $"A counter was left above 0: {this}"
+        );
     }
 
     /// <summary>Sets one element of every query; the oracle's answer no longer applies.</summary>
@@ -312,25 +320,3 @@ internal sealed unsafe class DecodeCase : IDisposable
 
 /// <summary>What a decode wrote: outputs [rows, heads, headDim] and base-2 LSE [rows, heads] (empty when not asked for).</summary>
 internal sealed record DecodeResult(float[] Output, float[] Lse);
-
-/// <summary>Single elements in native memory.</summary>
-internal static unsafe class Elements
-{
-    /// <summary>Rounds a value into memory and returns what it became.</summary>
-    public static float Write(DType dtype, nint address, long index, float value)
-    {
-        if (dtype == DType.Float16)
-        {
-            ((Half*)address)[index] = (Half)value;
-        }
-        else
-        {
-            ((BFloat16*)address)[index] = (BFloat16)value;
-        }
-
-        return Read(dtype, address, index);
-    }
-
-    public static float Read(DType dtype, nint address, long index) =>
-        dtype == DType.Float16 ? (float)((Half*)address)[index] : ((BFloat16*)address)[index];
-}

@@ -1,0 +1,52 @@
+using FlashInfer.Cpu;
+
+namespace FlashInfer.Tests.Cpu;
+
+/// <summary>Counts what the whole process allocates, so nothing else may run meanwhile.</summary>
+[CollectionDefinition(nameof(CpuAllocationTests), DisableParallelization = true)]
+public sealed class CpuAllocationCollection;
+
+[Collection(nameof(CpuAllocationTests))]
+public unsafe class CpuAllocationTests
+{
+    [Theory]
+    [InlineData(DType.Float16, 1)]
+    [InlineData(DType.Float16, 3)]
+    [InlineData(DType.BFloat16, 3)]
+    public void Kernels_allocate_nothing_once_warm(DType dtype, int workers)
+    {
+        AttentionSpec spec = new(20, 2, 64, 16, dtype);
+        using CpuWorkerPool pool = new(workers);
+        using CpuAttentionKernels kernels = new(spec, pool, CpuAttentionKernels.BestVectorBits);
+        using DecodeCase @case = new(spec, [100, 33, 0], 1);
+        @case.Prepare(
+            @case.SplitItems(),
+            args =>
+            {
+                // The runtime itself allocates now and then (tiered compilation, the test host): the quietest attempt counts.
+                long own = long.MaxValue;
+                long total = long.MaxValue;
+                for (int attempt = 0; attempt < 10; attempt++)
+                {
+                    long ownBefore = GC.GetAllocatedBytesForCurrentThread();
+                    long totalBefore = GC.GetTotalAllocatedBytes(precise: true);
+                    for (int i = 0; i < 20; i++)
+                    {
+                        kernels.Decode(args, 3, 3, null);
+                        if (i % 5 == 0)
+                        {
+                            // Long enough for the workers to stop spinning and block.
+                            Thread.Sleep(1);
+                        }
+                    }
+
+                    total = Math.Min(total, GC.GetTotalAllocatedBytes(precise: true) - totalBefore);
+                    own = Math.Min(own, GC.GetAllocatedBytesForCurrentThread() - ownBefore);
+                }
+
+                Assert.Equal(0, own);
+                Assert.Equal(0, total);
+            }
+        );
+    }
+}
