@@ -32,6 +32,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     private DecodePlan _plan;
     private int _rows = -1;
     private int _cacheRevision;
+    private int _cacheCommits;
     private bool _disposed;
 
     /// <summary>Makes a wrapper and its workspace.</summary>
@@ -126,6 +127,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _appends.Fill(sequences, stream);
         Cache.Table.Flush(Cache.Kernels, stream);
         _cacheRevision = Cache.Revision;
+        _cacheCommits = Cache.Commits;
         _rows = sequences.Length;
     }
 
@@ -134,6 +136,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     /// <param name="key">[tokens, kvHeads, headDim]: the new tokens of the first planned sequence, then of the second, ...</param>
     /// <param name="value">As <paramref name="key"/>.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
+    /// <exception cref="InvalidOperationException">None of the planned sequences has a forward open, or one was ended since.</exception>
     /// <exception cref="StalePlanException">There is no plan, or its sequences changed.</exception>
     public void Append(int layer, TensorView key, TensorView value, CudaStream? stream = null)
     {
@@ -147,6 +150,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             );
         }
 
+        RequireOpenForwards();
         AppendParams args = Cache.AppendArguments(layer, _appends.Tokens, key, value, stream);
         _appends.Run(args, Cache.Kernels, stream);
     }
@@ -167,6 +171,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         AttentionSpec spec = Cache.Spec;
         KernelTensor.Check(query, nameof(query), Cache, spec.Dtype, _rows, spec.Heads);
         KernelTensor.Check(output, nameof(output), Cache, spec.Dtype, _rows, spec.Heads);
+        KernelTensor.CheckWritten(output, nameof(output));
         if (!lse.IsEmpty)
         {
             CheckLse(lse);
@@ -270,6 +275,30 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         {
             throw new StalePlanException("There is no plan; call Plan with the step's sequences first.");
         }
+    }
+
+    /// <summary>A fresh plan may have been made before EndForward: committed tokens are read but no longer written.</summary>
+    private void RequireOpenForwards()
+    {
+        if (_cacheCommits == Cache.Commits)
+        {
+            return;
+        }
+
+        int open = 0;
+        for (int i = 0; i < _rows; i++)
+        {
+            open += _sequences[i].ForwardTokens;
+        }
+
+        if (open != _appends.Tokens)
+        {
+            throw new InvalidOperationException(
+                $"The plan has {_appends.Tokens} new tokens but forwards with {_appends.Tokens - open} of them were ended since; append every layer before EndForward."
+            );
+        }
+
+        _cacheCommits = Cache.Commits;
     }
 
     private void RequireFreshPlan()
