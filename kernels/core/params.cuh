@@ -55,7 +55,11 @@ struct alignas(64) DecodeParams {
   i64 head_stride;
   i64 key_page;    // first page of this layer's keys in kv_map
   i64 value_page;  // first page of this layer's values in kv_map
-  i64 reserved[5];
+  i64 reserved0;  // the map stands at a multiple of 64 bytes
+  i64 reserved1;
+  i64 reserved2;
+  i64 reserved3;
+  i64 reserved4;
   TensorMap kv_map;  // the whole cache as {64, kvHeads, pageSize, pages, headDim/64}; where KernelInfo asks for it
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
