@@ -29,10 +29,12 @@ struct Decode {
     return {kAbiVersion,
             sizeof(DecodeParams),
             kThreads,
-            Shape::kSharedBytes,
+            Shape::kRingOffset,
             kBlocksPerSm,
             Shape::kUnitsPerItem,
             (Shape::kTensorCopy ? kTensorMap : 0) | (Shape::kHopper ? kClusters : 0),
+            Shape::kStages,
+            Shape::kWarps * Shape::kStageBytes,
             0};
   }
 
@@ -42,16 +44,17 @@ struct Decode {
 
     DecodeMerge<Shape> merge(params, shared);
     DecodeLoader<Shape> loader(params, shared, warp, lane);
-    UnitCursor<Shape> cursor(params.plan);
+    UnitCursor<Shape> cursor(params);
     const float scale = params.plan->scale_log2;
     QueryFragments<Shape> query;
 
     // The first round has no unit: it fills the ring. One call more than there are stages, since the first only fetches
     // the first unit; and through the same loop as all others, since a second copy of fill would cost compile time.
-    constexpr int kFirst = -(Shape::kStages + 1) * Shape::kWarps;
+    const int stages = loader.stages();
+    const int first = -(stages + 1) * Shape::kWarps;
     DecodeUnit<Shape> unit = {};
-    int tile = kFirst;
-    int stage = Shape::kStages - 1;
+    int tile = first;
+    int stage = stages - 1;
     u32 phase = 0;  // flips when the first call wraps to stage 0, and again when the ring is full
     do {
       const DecodeUnit<Shape> following = cursor.next();
@@ -66,11 +69,11 @@ struct Decode {
           __syncwarp();  // every lane has read the stage: it may be filled again
         }
         loader.fill(stage);
-        if (tile == kFirst) {
+        if (tile == first) {
           launch_dependents();
           wait_for_dependency();
         }
-        if (++stage == Shape::kStages) {
+        if (++stage == stages) {
           stage = 0;
           phase ^= 1;
         }

@@ -49,8 +49,8 @@ struct DecodeLoader {
 
   __device__ __forceinline__ DecodeLoader(const DecodeParams& p, unsigned char* shared, int warp_index, int lane_index)
       : params(p),
-        cursor(p.plan),
-        ring(shared_address(shared) + warp_index * (Shape::kStages * Shape::kStageBytes)),
+        cursor(p),
+        ring(shared_address(shared) + Shape::kRingOffset + warp_index * stages() * Shape::kStageBytes),
         barriers(shared_address(shared) + Shape::kBarrierOffset + warp_index * (Shape::kStages * 8)),
         policy(evict_first_policy()),
         warp(warp_index),
@@ -69,6 +69,9 @@ struct DecodeLoader {
   }
 
   __device__ __forceinline__ u32 stage_address(int stage) const { return ring + stage * Shape::kStageBytes; }
+
+  // Known at compile time where waiting counts commit groups.
+  __device__ __forceinline__ int stages() const { return Shape::kTensorCopy ? params.stages : Shape::kStages; }
 
   // Fills a stage with the warp's next tile. The first call only fetches the first unit and its page ids: nothing that
   // the kernel before this one writes. Without the copy engine it commits a group even when there is no tile, so that

@@ -95,7 +95,7 @@ struct DecodeMerge {
   }
 
   __device__ __forceinline__ float* warp_output(int warp) const {
-    return reinterpret_cast<float*>(shared + Shape::kMergeOffset) + warp * (Shape::kTileHeads * Shape::kMergeRow);
+    return reinterpret_cast<float*>(shared) + warp * (Shape::kTileHeads * Shape::kMergeRow);
   }
 
   __device__ __forceinline__ float2* warp_state(int warp) const {

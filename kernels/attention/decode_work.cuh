@@ -1,8 +1,8 @@
 // What a decode kernel is made for, and how its blocks share the work.
 //
-// Unit of work = (item of the host's list, KV head, group tile of up to 8 query heads). Units stand longest first;
-// block b of n takes units b, 2n-1-b, 2n+b, ... (there and back), so that the loads even out. In cluster mode
-// (ListHeader.cluster = c > 1) the c blocks of a cluster take each unit together, every block a slice of its tokens.
+// Unit of work = (item of the host's list, KV head, group tile of up to 8 query heads). Units stand longest first; block b of n takes
+// units b, 2n-1-b, 2n+b, ... (there and back), so that the loads even out. In a launch with clusters of c > 1 blocks, n counts
+// clusters, and the c blocks of a cluster take each unit together, every block a slice of its tokens.
 #pragma once
 
 #include "core/hopper.cuh"
@@ -64,16 +64,16 @@ struct DecodeShape {
   static constexpr int kPartsAtOnce = 8;          // parts whose loads overlap in the last block's merge
   static constexpr int kMaxCluster = 8;
 
-  // Shared memory, bytes.
-  static constexpr int kMergeOffset = kWarps * kStages * kStageBytes;                      // O of each warp
-  static constexpr int kStateOffset = kMergeOffset + kWarps * kTileHeads * kMergeRow * 4;  // max, sum of each warp
-  static constexpr int kFlagOffset = kStateOffset + kWarps * 8 * 8;                        // "this block is last"
-  static constexpr int kBarrierOffset = kFlagOffset + 16;                                  // ring mbarriers
+  // Shared memory, bytes; the ring stands last, so that a launch may have fewer stages.
+  static constexpr int kStateOffset = kWarps * kTileHeads * kMergeRow * 4;         // behind O of each warp: max, sum
+  static constexpr int kFlagOffset = kStateOffset + kWarps * 8 * 8;                // "this block is last"
+  static constexpr int kBarrierOffset = kFlagOffset + 16;                          // ring mbarriers
   static constexpr int kClusterOffset = kBarrierOffset + (kTensorCopy ? kWarps * kStages * 8 : 0);
-  static constexpr int kClusterOutput = kTileHeads * kHeadDim * 4;                      // slices of all blocks
+  static constexpr int kClusterOutput = kTileHeads * kHeadDim * 4;                 // slices of all blocks
   static constexpr int kClusterBuffer = kClusterOutput + kMaxCluster * kTileHeads * 8;  // and their max, sum
   static constexpr int kClusterBarrierOffset = kClusterOffset + (kHopper ? 2 * kClusterBuffer : 0);
-  static constexpr int kSharedBytes = kClusterBarrierOffset + (kHopper ? 16 : 0);
+  static constexpr int kRingOffset = (kClusterBarrierOffset + (kHopper ? 16 : 0) + 1023) / 1024 * 1024;
+  static constexpr int kSharedBytes = kRingOffset + kWarps * kStages * kStageBytes;
   static_assert(kSharedBytes <= kSharedLimit, "a block needs more shared memory than the chip has");
   static_assert(kClusterOffset % 16 == 0 && kClusterBuffer % 8 == 0, "vector stores need aligned buffers");
 };
@@ -101,14 +101,17 @@ struct UnitCursor {
   using Unit = DecodeUnit<Shape>;
 
   const DecodeItem* items;
-  int units;
-  int slices;  // 1 outside of cluster mode
+  const ListHeader* plan;
+  int capacity;
+  int slices;  // blocks that share a unit
   int walker, walkers;
   int round = 0;
 
-  __device__ __forceinline__ explicit UnitCursor(const ListHeader* plan)
-      : items(items_of<DecodeItem>(plan)), units(plan->count * Shape::kUnitsPerItem) {
-    slices = Shape::kHopper && plan->cluster > 1 ? plan->cluster : 1;
+  __device__ __forceinline__ explicit UnitCursor(const DecodeParams& params)
+      : items(items_of<DecodeItem>(params.plan)), plan(params.plan), capacity(params.capacity), slices(1) {
+#if __CUDA_ARCH__ >= 900
+    if (Shape::kHopper) slices = cluster_size();
+#endif
     walker = blockIdx.x / slices;
     walkers = gridDim.x / slices;
   }
@@ -116,10 +119,12 @@ struct UnitCursor {
   __device__ __forceinline__ Unit next() {
     const int index = round * walkers + ((round & 1) ? walkers - 1 - walker : walker);
     round++;
+    // The item is read beside the count, not after it: two misses in a row would stand at the start of every launch.
+    const int at = index / Shape::kUnitsPerItem;
+    const int4* source = reinterpret_cast<const int4*>(items + (at < capacity ? at : capacity - 1));
+    const int4 a = __ldg(source), b = __ldg(source + 1);
     Unit unit = {};
-    if (index < units) {
-      const int4* source = reinterpret_cast<const int4*>(items + index / Shape::kUnitsPerItem);
-      const int4 a = __ldg(source), b = __ldg(source + 1);
+    if (at < __ldg(&plan->count)) {
       unit.item = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, 0};
       const int expanded = index % Shape::kUnitsPerItem;
       unit.kv_head = expanded / Shape::kGroupTiles;

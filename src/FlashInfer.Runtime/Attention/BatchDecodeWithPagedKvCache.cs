@@ -32,7 +32,6 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     private readonly int[] _pageOffsets;
     private DecodePlan _plan;
     private int _rows = -1;
-    private int _capturedCluster;
     private bool _overlaps;
     private int _cacheRevision;
     private int _cacheCommits;
@@ -115,7 +114,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         using UseGuard.Use use = Enter();
         using UseGuard.Use cacheUse = Cache.Enter();
         Cache.Device.CheckStream(stream);
-        CheckSequences(sequences);
+        int forwardTokens = CheckSequences(sequences);
         float scale = smScale ?? (1f / MathF.Sqrt(Cache.Spec.HeadDim));
         if (!float.IsFinite(scale))
         {
@@ -126,17 +125,18 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _rows = -1;
         for (int i = 0; i < sequences.Length; i++)
         {
-            _sequences[i] = sequences[i];
-            _revisions[i] = sequences[i].Revision;
-            _lengths[i] = sequences[i].KvLength;
-            _pageOffsets[i] = sequences[i].PageOffset;
+            Sequence sequence = sequences[i];
+            _sequences[i] = sequence;
+            _revisions[i] = sequence.Revision;
+            _lengths[i] = sequence.KvLength;
+            _pageOffsets[i] = sequence.PageOffset;
         }
 
         Span<DecodeItem> items = _list.Begin();
         _plan = DecodePlanner.Plan(_lengths.AsSpan(0, sequences.Length), _pageOffsets.AsSpan(0, sequences.Length), _limits, items);
-        _list.Commit(_plan.Items, stream, scale * Log2E, _plan.Cluster > 1 ? _plan.Cluster : 0);
+        _list.Commit(_plan.Items, stream, scale * Log2E);
         _overlaps = false;
-        _appends.Fill(sequences, stream);
+        _appends.Fill(sequences, forwardTokens, stream);
         Cache.Table.Flush(Cache.Kernels, stream);
         _cacheRevision = Cache.Revision;
         _cacheCommits = Cache.Commits;
@@ -210,15 +210,20 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             HeadStride = Cache.HeadElements,
             KeyPage = 2L * layer * Cache.TotalPages,
             ValuePage = ((2L * layer) + 1) * Cache.TotalPages,
+            Capacity = _list.Capacity,
             KvMap = _kvMap,
         };
-        if (Cache.Device.Backend.IsCapturing(stream))
+        bool capturing = Cache.Device.Backend.IsCapturing(stream);
+        if (capturing)
         {
-            Captured();
+            // The graph keeps the cluster size of its launches: every later plan has to be made for it.
+            _limits = _limits with
+            {
+                Cluster = _plan.Cluster,
+            };
         }
 
-        int cluster = _capturedCluster > 0 ? _capturedCluster : _plan.Cluster;
-        Cache.Kernels.Decode(args, new ListLaunch(_plan.Items, _list.Capacity, cluster, _overlaps), stream);
+        Cache.Kernels.Decode(args, new ListLaunch(capturing ? _list.Capacity : _plan.Items, _plan.Cluster, _overlaps), stream);
         _overlaps = true;
     }
 
@@ -256,24 +261,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         return _guard.Enter();
     }
 
-    /// <summary>
-    /// A graph keeps the cluster size of its launches, and every later plan has to go with it. A launch in clusters also runs plans without,
-    /// but not the other way round.
-    /// </summary>
-    private void Captured()
-    {
-        if (_capturedCluster == 0)
-        {
-            _capturedCluster = _plan.Cluster;
-            _limits = _limits with
-            {
-                ClustersOf8 = _capturedCluster == 8 ? _limits.ClustersOf8 : 0,
-                ClustersOf2 = _capturedCluster == 2 ? _limits.ClustersOf2 : 0,
-            };
-        }
-    }
-
-    private void CheckSequences(ReadOnlySpan<Sequence> sequences)
+    private int CheckSequences(ReadOnlySpan<Sequence> sequences)
     {
         if (sequences.Length == 0 || sequences.Length > MaxSequences)
         {
@@ -283,12 +271,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             );
         }
 
-        for (int i = 0; i < sequences.Length; i++)
-        {
-            Cache.CheckSequence(sequences[i], i);
-        }
-
-        Cache.CheckForwardsAreUnique(sequences);
+        return Cache.CheckPlanned(sequences);
     }
 
     private void CheckLse(TensorView lse)

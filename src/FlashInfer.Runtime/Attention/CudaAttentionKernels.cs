@@ -62,7 +62,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
 
     /// <inheritdoc/>
     public override string DecodeKernel =>
-        $"{_decode.Function.Name} ({_backend.Context.Architecture}, {_decode.Info.Threads} threads, {_decode.Function.Registers} registers, {_decode.Info.SharedBytes / 1024} KB shared)";
+        $"{_decode.Function.Name} ({_backend.Context.Architecture}, {_decode.Info.Threads} threads, {_decode.Function.Registers} registers, {_decode.SharedBytes / 1024} KB shared)";
 
     /// <inheritdoc/>
     public override int DecodeUnitsPerItem => _decode.Info.UnitsPerItem;
@@ -79,10 +79,18 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         _decode.Info.Features.HasFlag(KernelFeatures.TensorMap) ? KvTensorMap.Encode(_backend.Context, cache) : default;
 
     /// <inheritdoc/>
-    public override void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream) => Launch(_decode, args, launch, stream);
+    public override void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
+    {
+        DecodeParams copy = args;
+        // A cluster's slices are short, and with one stage a block leaves room for the next launch's blocks beside it.
+        copy.Stages =
+            launch.Cluster == MaxClusterBlocks && _decode.Info.Features.HasFlag(KernelFeatures.TensorMap) ? 1 : _decode.Info.Stages;
+        Launch(_decode, copy, launch, _decode.Info.SharedBytes + (copy.Stages * _decode.Info.StageBytes), stream);
+    }
 
     /// <inheritdoc/>
-    public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream) => Launch(_append, args, launch, stream);
+    public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream) =>
+        Launch(_append, args, launch, _append.Info.SharedBytes, stream);
 
     /// <inheritdoc/>
     public override void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream)
@@ -100,7 +108,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
 
     private int CountClusters(int blocks) =>
         _decode.Info.Features.HasFlag(KernelFeatures.Clusters)
-            ? _decode.Function.GetMaxActiveClusters(blocks, _decode.Info.Threads, _decode.Info.SharedBytes)
+            ? _decode.Function.GetMaxActiveClusters(blocks, _decode.Info.Threads, _decode.SharedBytes)
             : 0;
 
     private static CompiledKernel Result(Task<CompiledKernel> task)
@@ -117,18 +125,16 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <summary>As many blocks as run at once, or fewer when there is less to do; a graph must do for every list that it may replay.</summary>
-    private void Launch<T>(CudaKernel kernel, in T args, in ListLaunch launch, CudaStream? stream)
+    private void Launch<T>(CudaKernel kernel, in T args, in ListLaunch launch, int sharedBytes, CudaStream? stream)
         where T : unmanaged
     {
-        CudaStream target = _backend.Resolve(stream);
-        long units = (long)(target.IsCapturing ? launch.Capacity : launch.Items) * kernel.Info.UnitsPerItem;
         int resident = launch.Cluster > 1 ? _clusters[launch.Cluster] : _backend.Context.MultiprocessorCount * kernel.Info.BlocksPerSm;
         kernel.Function.Launch(
             args,
-            new CudaExtent((int)Math.Clamp(units, 1, resident) * launch.Cluster),
+            new CudaExtent((int)Math.Clamp((long)launch.Items * kernel.Info.UnitsPerItem, 1, resident) * launch.Cluster),
             new CudaExtent(kernel.Info.Threads),
-            kernel.Info.SharedBytes,
-            target,
+            sharedBytes,
+            _backend.Resolve(stream),
             launch.Overlaps && _overlaps,
             launch.Cluster
         );
@@ -137,6 +143,9 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     /// <summary>A loaded kernel and what its cubin says of it.</summary>
     private sealed record CudaKernel(CudaFunction Function, KernelInfo Info)
     {
+        /// <summary>Dynamic shared memory of a block with the whole ring.</summary>
+        public int SharedBytes => Info.SharedBytes + (Info.Stages * Info.StageBytes);
+
         public static CudaKernel Load<TParams>(CudaModule module, string name)
             where TParams : unmanaged
         {
@@ -150,8 +159,9 @@ internal sealed class CudaAttentionKernels : AttentionKernels
             }
 
             CudaFunction function = module.GetFunction(name);
-            function.SetMaxDynamicSharedMemory(info.SharedBytes);
-            return new CudaKernel(function, info);
+            CudaKernel kernel = new(function, info);
+            function.SetMaxDynamicSharedMemory(kernel.SharedBytes);
+            return kernel;
         }
     }
 }

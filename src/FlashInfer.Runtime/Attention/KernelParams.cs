@@ -16,10 +16,7 @@ internal struct ListHeader
     /// <summary>Decode: smScale * log2(e). Else 0.</summary>
     public float ScaleLog2;
 
-    /// <summary>Decode: blocks that share each unit of work, which is the launch's cluster size; or 0.</summary>
-    public int Cluster;
-
-    private readonly int _reserved;
+    private readonly long _reserved;
 }
 
 /// <summary>A range of one sequence's tokens that one block attends to, for one KV head at a time; 32 bytes.</summary>
@@ -98,12 +95,17 @@ internal struct DecodeParams
     /// <summary>First page of this layer's values in <see cref="KvMap"/>.</summary>
     public long ValuePage;
 
+    /// <summary>Items that the list has room for: the kernel may read up to there before it knows the count.</summary>
+    public int Capacity;
+
+    /// <summary>Stages of each warp's ring; set by the launch.</summary>
+    public int Stages;
+
     // The map stands at a multiple of 64 bytes.
     private readonly long _reserved0;
     private readonly long _reserved1;
     private readonly long _reserved2;
     private readonly long _reserved3;
-    private readonly long _reserved4;
 
     /// <summary>The whole cache as the copy engine sees it; where <see cref="KernelFeatures.TensorMap"/> asks for it.</summary>
     public TensorMap KvMap;
@@ -186,7 +188,7 @@ internal struct PageTableParams
     public nint Updates;
 }
 
-/// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 32 bytes.</summary>
+/// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 40 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct KernelInfo
 {
@@ -199,7 +201,7 @@ internal struct KernelInfo
     /// <summary>Threads of a block.</summary>
     public int Threads;
 
-    /// <summary>Dynamic shared memory of a block.</summary>
+    /// <summary>Dynamic shared memory of a block, for decode without the ring.</summary>
     public int SharedBytes;
 
     /// <summary>Blocks meant to share an SM.</summary>
@@ -210,6 +212,12 @@ internal struct KernelInfo
 
     /// <summary>What the host has to bring along, or may use.</summary>
     public KernelFeatures Features;
+
+    /// <summary>Decode: stages of each warp's ring; fewer are possible with <see cref="KernelFeatures.TensorMap"/>.</summary>
+    public int Stages;
+
+    /// <summary>Decode: dynamic shared memory of one stage of all warps.</summary>
+    public int StageBytes;
 
     private readonly int _reserved;
 }

@@ -69,14 +69,13 @@ internal abstract class UploadBuffer : IDisposable
 }
 
 /// <summary>How a kernel over an uploaded list is launched.</summary>
-/// <param name="Items">Items in the list now.</param>
-/// <param name="Capacity">Items that the list may hold when a captured graph is replayed.</param>
+/// <param name="Items">Items in the list; in a capture as many as the list may hold when the graph is replayed.</param>
 /// <param name="Cluster">Blocks of a cluster, which share each unit of work; 1 without clusters.</param>
 /// <param name="Overlaps">
 /// Whether the kernel may start while the one before it in the stream still runs: not the first time after the list or the page table
 /// changed, since it reads both before it waits.
 /// </param>
-internal readonly record struct ListLaunch(int Items, int Capacity, int Cluster, bool Overlaps);
+internal readonly record struct ListLaunch(int Items, int Cluster, bool Overlaps);
 
 /// <summary>The kernels of one configuration on one device. Calls queue work and return; arguments have been checked.</summary>
 internal abstract class AttentionKernels : IDisposable

@@ -39,8 +39,20 @@ internal sealed class AppendList(Device device) : IDisposable
     }
 
     /// <summary>Makes the list for sequences, those without an open forward included, and sends it to the device.</summary>
-    public void Fill(ReadOnlySpan<Sequence> sequences, CudaStream? stream)
+    /// <param name="sequences">The sequences.</param>
+    /// <param name="tokens">New tokens of all of them.</param>
+    /// <param name="stream">The stream.</param>
+    public void Fill(ReadOnlySpan<Sequence> sequences, int tokens, CudaStream? stream)
     {
+        Tokens = tokens;
+        if (tokens == 0 && !_captured)
+        {
+            // Nobody will read the list. (A captured graph would, and has to find it empty.)
+            _sequenceCount = 0;
+            _itemCount = 0;
+            return;
+        }
+
         Reserve(sequences);
         Span<AppendItem> items = _list!.Begin();
         int count = 0;
@@ -68,15 +80,15 @@ internal sealed class AppendList(Device device) : IDisposable
         _overlaps = false;
         _sequenceCount = sequences.Length;
         _itemCount = count;
-        Tokens = row;
     }
 
     /// <summary>Writes one layer.</summary>
     public void Run(AppendParams args, AttentionKernels kernels, CudaStream? stream)
     {
-        _captured |= device.Backend.IsCapturing(stream);
+        bool capturing = device.Backend.IsCapturing(stream);
+        _captured |= capturing;
         args.Plan = _list!.Address;
-        kernels.Append(args, new ListLaunch(_itemCount, _list.Capacity, 1, _overlaps), stream);
+        kernels.Append(args, new ListLaunch(capturing ? _list.Capacity : _itemCount, 1, _overlaps), stream);
         _overlaps = true;
     }
 

@@ -207,9 +207,14 @@ public class PagedKvCache : IDisposable
         }
 
         AppendParams args = AppendArguments(layer, tokens, key, value, stream);
+        if (tokens == 0)
+        {
+            return;
+        }
+
         if (!_appends.Covers(sequences))
         {
-            _appends.Fill(sequences, stream);
+            _appends.Fill(sequences, tokens, stream);
         }
 
         _table.Flush(Kernels, stream);
@@ -316,22 +321,32 @@ public class PagedKvCache : IDisposable
         }
     }
 
-    /// <summary>Throws when a sequence with an open forward stands in the batch twice: its new tokens would be written twice.</summary>
-    internal void CheckForwardsAreUnique(ReadOnlySpan<Sequence> sequences)
+    /// <summary>
+    /// Throws unless all sequences are this cache's, and those with an open forward stand in the batch once: their new tokens would be
+    /// written twice.
+    /// </summary>
+    /// <returns>Tokens of all open forwards.</returns>
+    internal int CheckPlanned(ReadOnlySpan<Sequence> sequences)
     {
-        _mark++;
+        long mark = ++_mark;
+        int tokens = 0;
         for (int i = 0; i < sequences.Length; i++)
         {
-            if (sequences[i].IsInForward && sequences[i].Mark == _mark)
+            Sequence sequence = sequences[i];
+            CheckSequence(sequence, i);
+            if (sequence.Mark == mark && sequence.IsInForward)
             {
                 throw new ArgumentException(
-                    $"Sequence {i} of the batch ({sequences[i]}) has a forward open and stands in the batch twice.",
+                    $"Sequence {i} of the batch ({sequence}) has a forward open and stands in the batch twice.",
                     nameof(sequences)
                 );
             }
 
-            sequences[i].Mark = _mark;
+            sequence.Mark = mark;
+            tokens += sequence.ForwardTokens;
         }
+
+        return tokens;
     }
 
     internal nint KeyAddress(int layer) => LayerAddress(layer, 0);

@@ -14,6 +14,9 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
 
     /// <summary>Clusters of 2 blocks that run at once; 0 when they may not be used.</summary>
     public int ClustersOf2 { get; init; }
+
+    /// <summary>The cluster size that every plan must have, since a captured graph launches with it; 0 leaves the choice to the planner.</summary>
+    public int Cluster { get; init; }
 }
 
 /// <summary>What a plan looks like; its items are in the span that the planner filled.</summary>
@@ -104,6 +107,11 @@ internal static class DecodePlanner
     /// </summary>
     private static int ChooseCluster(long total, int longest, int busy, in DecodePlanLimits limits)
     {
+        if (limits.Cluster > 0)
+        {
+            return limits.Cluster;
+        }
+
         long units = (long)busy * limits.UnitsPerItem;
         long mean = total / Math.Max(1, busy);
         if (units == 0 || longest > mean + (mean / 8) || mean < 256)
