@@ -1,3 +1,5 @@
+using FlashInfer.Cuda;
+
 namespace FlashInfer;
 
 /// <summary>The root of the exceptions that this library throws beside the argument exceptions of the base class library.</summary>
@@ -37,7 +39,27 @@ public sealed class CudaDriverException : FlashInferException
 }
 
 /// <summary>No device of the wanted kind can be used; the message says which step failed and what to do.</summary>
-public sealed class DeviceUnavailableException(string message, Exception? inner = null) : FlashInferException(message, inner);
+public sealed class DeviceUnavailableException : FlashInferException
+{
+    /// <summary>Makes the exception.</summary>
+    /// <param name="message">Which step failed and what to do.</param>
+    /// <param name="inner">The cause, if another exception is it.</param>
+    public DeviceUnavailableException(string message, Exception? inner = null)
+        : this(message, [], inner) { }
+
+    internal DeviceUnavailableException(string summary, IReadOnlyList<NativeSearchStep> tried, Exception? inner = null)
+        : base(tried.Count == 0 ? summary : $"{summary} Tried: {string.Join("; ", tried)}.", inner)
+    {
+        Summary = summary;
+        Tried = tried;
+    }
+
+    /// <summary>Where a library was looked for, with the outcome of each step; empty when that is not what failed.</summary>
+    public IReadOnlyList<NativeSearchStep> Tried { get; }
+
+    /// <summary>The message without what was tried: short enough for <see cref="Device.Reason"/>.</summary>
+    internal string Summary { get; }
+}
 
 /// <summary>NVRTC is missing or refused a translation unit.</summary>
 public sealed class KernelCompilationException : FlashInferException

@@ -96,16 +96,23 @@ public sealed class KernelCompiler
         );
     }
 
-    /// <summary>Says that NVRTC is missing, what to do about it, and what was tried.</summary>
-    internal static string MissingMessage(string what, string? overridePath, IReadOnlyList<NativeSearchStep> trace)
-    {
-        StringBuilder message = new();
-        message.Append($"{what} has to be compiled, and NVRTC, CUDA's run-time compiler, ");
-        message.Append(
+    /// <summary>Why nothing can be compiled and what to do about it, in one line; null when an NVRTC is there. Loads none that is found.</summary>
+    internal string? WhyNoNvrtc() => nvrtc.IsAvailable ? null : MissingSummary(nvrtc.Override);
+
+    /// <summary>Says that NVRTC is missing and what to do about it.</summary>
+    internal static string MissingSummary(string? overridePath) =>
+        "NVRTC, CUDA's run-time compiler, "
+        + (
             overridePath is null
                 ? "was not found. Set FLASHINFER_NVRTC to the folder that holds it: libnvrtc.so.12 or newer (nvrtc64_120_0.dll on Windows), which comes with the CUDA toolkit and with the Python package nvidia-cuda-nvrtc."
                 : $"cannot be used from '{overridePath}'. Correct FLASHINFER_NVRTC (or NvrtcPath of the options) to the library or its folder, or remove it to have the usual places searched."
         );
+
+    /// <summary>Says what needs NVRTC, that it is missing, what to do about it, and what was tried.</summary>
+    internal static string MissingMessage(string what, string? overridePath, IReadOnlyList<NativeSearchStep> trace)
+    {
+        StringBuilder message = new();
+        message.Append($"{what} has to be compiled, and {MissingSummary(overridePath)}");
         message.Append("\nTried:");
         foreach (NativeSearchStep step in trace)
         {
