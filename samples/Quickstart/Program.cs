@@ -49,7 +49,7 @@ try
 
     decode.Plan([sequence]);
     decode.Run(layer: 0, query, output);
-    BFloat16[] result = output.View.ToArray();
+    BFloat16[] result = output.ToArray();
     TimeSpan untilResult = DateTime.Now - Process.GetCurrentProcess().StartTime;
 
     double error = Reference.RelativeError(result, queries, keys, values);

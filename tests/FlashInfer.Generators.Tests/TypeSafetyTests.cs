@@ -43,6 +43,7 @@ public sealed class TypeSafetyTests
     [InlineData("_ = new Llama.Key(bf16); _ = new Llama.Lse2(f32); _ = new Gpt.Query(f16);")]
     [InlineData("TensorView untyped = q.View; _ = untyped.Shape == q.Shape; _ = q.Tokens;")]
     [InlineData("Span<float> host = new float[l.Tokens * Llama.Heads]; l.CopyTo(host);")]
+    [InlineData("BFloat16[] host = o.ToArray(); host = k.ToArray(stream); float[] lse = l.ToArray(); lse = l.ToNaturalLog(stream);")]
     [InlineData("FlashInfer.PagedKvCache core = cache; core.Append(0, [s], k.View, v.View);")]
     [InlineData(
         "const int Group = Llama.GroupSize; const DType Dtype = Llama.Dtype; const KvLayout Layout = Llama.KvLayout; _ = Group + (int)Dtype + (int)Layout;"
@@ -91,6 +92,7 @@ public sealed class TypeSafetyTests
 
     [Theory]
     [InlineData("o = q;", "CS0029")]
+    [InlineData("_ = o.ToNaturalLog();", "CS1061")]
     [InlineData("Llama.Query made = bf16;", "CS0029")]
     [InlineData("TensorView untyped = q;", "CS0029")]
     [InlineData("_ = new Llama.Spec();", "CS0426")]

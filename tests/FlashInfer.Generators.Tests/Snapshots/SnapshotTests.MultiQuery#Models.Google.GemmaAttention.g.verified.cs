@@ -114,6 +114,11 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<global::FlashInfer.BFloat16> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public global::FlashInfer.BFloat16[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
         /// <summary>Frees memory that <see cref="AllocateQuery"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();
 
@@ -165,6 +170,11 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="destination">Room for as many values as the tensor has elements.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<global::FlashInfer.BFloat16> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
+
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public global::FlashInfer.BFloat16[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
 
         /// <summary>Frees memory that <see cref="AllocateKey"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();
@@ -218,6 +228,11 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<global::FlashInfer.BFloat16> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public global::FlashInfer.BFloat16[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
         /// <summary>Frees memory that <see cref="AllocateValue"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();
 
@@ -270,6 +285,11 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<global::FlashInfer.BFloat16> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public global::FlashInfer.BFloat16[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
         /// <summary>Frees memory that <see cref="AllocateOutput"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();
 
@@ -321,6 +341,21 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="destination">Room for as many values as the tensor has elements.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<float> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
+
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public float[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
+        /// <summary>The values as natural logarithms, in a new array: times ln 2, with -infinity staying so; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public float[] ToNaturalLog(global::FlashInfer.Cuda.CudaStream? stream = null)
+        {
+            float[] values = View.ToArray(stream);
+            global::FlashInfer.Lse.ToNaturalLog(values, values);
+            return values;
+        }
 
         /// <summary>Frees memory that <see cref="AllocateLse2"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();

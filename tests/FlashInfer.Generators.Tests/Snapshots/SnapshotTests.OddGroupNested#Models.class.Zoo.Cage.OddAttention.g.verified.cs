@@ -118,6 +118,11 @@ partial class Zoo
                 /// <param name="stream">A stream; the device's own when null.</param>
                 public void CopyTo(global::System.Span<global::System.Half> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+                /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                /// <returns>As many values as the tensor has elements.</returns>
+                public global::System.Half[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
                 /// <summary>Frees memory that <see cref="AllocateQuery"/> gave; does nothing to memory of somebody else.</summary>
                 public void Dispose() => _owner?.Dispose();
 
@@ -169,6 +174,11 @@ partial class Zoo
                 /// <param name="destination">Room for as many values as the tensor has elements.</param>
                 /// <param name="stream">A stream; the device's own when null.</param>
                 public void CopyTo(global::System.Span<global::System.Half> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
+
+                /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                /// <returns>As many values as the tensor has elements.</returns>
+                public global::System.Half[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
 
                 /// <summary>Frees memory that <see cref="AllocateKey"/> gave; does nothing to memory of somebody else.</summary>
                 public void Dispose() => _owner?.Dispose();
@@ -222,6 +232,11 @@ partial class Zoo
                 /// <param name="stream">A stream; the device's own when null.</param>
                 public void CopyTo(global::System.Span<global::System.Half> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+                /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                /// <returns>As many values as the tensor has elements.</returns>
+                public global::System.Half[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
                 /// <summary>Frees memory that <see cref="AllocateValue"/> gave; does nothing to memory of somebody else.</summary>
                 public void Dispose() => _owner?.Dispose();
 
@@ -274,6 +289,11 @@ partial class Zoo
                 /// <param name="stream">A stream; the device's own when null.</param>
                 public void CopyTo(global::System.Span<global::System.Half> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+                /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                /// <returns>As many values as the tensor has elements.</returns>
+                public global::System.Half[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
                 /// <summary>Frees memory that <see cref="AllocateOutput"/> gave; does nothing to memory of somebody else.</summary>
                 public void Dispose() => _owner?.Dispose();
 
@@ -325,6 +345,21 @@ partial class Zoo
                 /// <param name="destination">Room for as many values as the tensor has elements.</param>
                 /// <param name="stream">A stream; the device's own when null.</param>
                 public void CopyTo(global::System.Span<float> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
+
+                /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                /// <returns>As many values as the tensor has elements.</returns>
+                public float[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
+                /// <summary>The values as natural logarithms, in a new array: times ln 2, with -infinity staying so; waits for the work queued before.</summary>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                /// <returns>As many values as the tensor has elements.</returns>
+                public float[] ToNaturalLog(global::FlashInfer.Cuda.CudaStream? stream = null)
+                {
+                    float[] values = View.ToArray(stream);
+                    global::FlashInfer.Lse.ToNaturalLog(values, values);
+                    return values;
+                }
 
                 /// <summary>Frees memory that <see cref="AllocateLse2"/> gave; does nothing to memory of somebody else.</summary>
                 public void Dispose() => _owner?.Dispose();
