@@ -318,9 +318,15 @@ public readonly record struct PlanInfo(
 )
 {
     /// <summary>The plan in words.</summary>
-    public override string ToString() =>
-        string.Create(
+    public override string ToString()
+    {
+        string split = SplitSequences == 0 ? "none" : Count(SplitSequences, "sequence");
+        return string.Create(
             CultureInfo.InvariantCulture,
-            $"{Kernel}: {Sequences} sequences of {Tokens} tokens in {Items} items of up to {ChunkTokens} tokens ({SplitSequences} sequences split), {Units} units on {Blocks} blocks, busiest block at {Imbalance:F2} of the mean"
+            $"{Kernel}: {Count(Sequences, "sequence")} with {Count(Tokens, "token")} in {Count(Items, "item")} of up to {Count(ChunkTokens, "token")} ({split} split), {Count(Units, "unit")} on {Count(Blocks, "block")}, busiest block at {Imbalance:F2} of the mean"
         );
+    }
+
+    private static string Count(long number, string what) =>
+        string.Create(CultureInfo.InvariantCulture, $"{number} {what}{(number == 1 ? "" : "s")}");
 }

@@ -119,7 +119,7 @@ public sealed partial class Device
         return new Device(
             new CpuBackend(options.CpuThreads),
             DeviceKind.Cpu,
-            $"CPU ({RuntimeInformation.ProcessArchitecture}, {options.CpuThreads} threads)",
+            $"CPU ({RuntimeInformation.ProcessArchitecture}, {options.CpuThreads} {(options.CpuThreads == 1 ? "thread" : "threads")})",
             reason
         );
     }

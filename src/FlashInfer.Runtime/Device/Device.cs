@@ -130,8 +130,8 @@ public sealed partial class Device : IDisposable
         _ownedContext?.Dispose();
     }
 
-    /// <summary>Name and kind.</summary>
-    public override string ToString() => $"{Name} ({Kind})";
+    /// <summary>The name, and of a GPU its number.</summary>
+    public override string ToString() => Cuda is { } context ? $"{Name} (GPU {context.Ordinal})" : Name;
 
     internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(IsDisposed, this);
 
