@@ -85,21 +85,7 @@ static BFloat16[] RandomNumbers(Random random, int count)
 }
 
 // A compile takes a moment, so it is shown; a kernel from the cache is not worth a line.
-static DeviceOptions WithProgress() =>
-    new()
-    {
-        Compiler = new KernelCompilerOptions
-        {
-            OnWarning = Console.Error.WriteLine,
-            OnEvent = step =>
-            {
-                if (step.Stage != KernelCompilationStage.LoadedFromCache)
-                {
-                    Console.Error.WriteLine(step.Message);
-                }
-            },
-        },
-    };
+static DeviceOptions WithProgress() => new() { Compiler = new KernelCompilerOptions { Report = Console.Error.WriteLine } };
 
 static void Print(FormattableString line) => Console.WriteLine(line.ToString(CultureInfo.InvariantCulture));
 

@@ -35,14 +35,14 @@ public sealed class KernelCompiler
         string profile = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
         if ((options.CacheDirectory ?? KernelCache.DefaultFolder(host.Variable, profile, host.IsWindows)) is not { } folder)
         {
-            options.OnWarning?.Invoke(
+            options.Warn(
                 "This user has no cache folder, so every process compiles its kernels again. Set FLASHINFER_CACHE_DIR, or CacheDirectory of the options, to a folder that can be written."
             );
             return;
         }
 
         CacheDirectory = Path.GetFullPath(folder);
-        cache = new KernelCache(CacheDirectory, options.OnWarning);
+        cache = new KernelCache(CacheDirectory, options.Warn);
     }
 
     /// <summary>The folder of compiled kernels; null when none is used.</summary>
@@ -229,7 +229,7 @@ public sealed class KernelCompiler
         Tell(request, KernelCompilationStage.Compiled, $"compiled {request} in {kernel.Elapsed.TotalMilliseconds:F0} ms");
         foreach (string note in PtxasReport.PerformanceNotes(output.Log))
         {
-            options.OnWarning?.Invoke($"{request}: {note}");
+            options.Warn($"{request}: {note}");
         }
 
         return kernel;
@@ -255,7 +255,7 @@ public sealed class KernelCompiler
         new(request.Unit.Name, message, log, request.Options, request.Unit.ToString());
 
     private void Tell(Request request, KernelCompilationStage stage, string message) =>
-        options.OnEvent?.Invoke(new KernelCompilationEvent(request.Unit.Name, request.Architecture, stage, request.Elapsed, message));
+        options.Tell(new KernelCompilationEvent(request.Unit.Name, request.Architecture, stage, request.Elapsed, message));
 
     private sealed record Request(TranslationUnit Unit, string Architecture, IReadOnlyList<string> Options, long Start)
     {

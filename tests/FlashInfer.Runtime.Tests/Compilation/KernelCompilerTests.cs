@@ -231,6 +231,51 @@ public sealed class KernelCompilerTests
     }
 
     [SkippableFact]
+    public void A_report_tells_of_compiles_and_not_of_cache_hits()
+    {
+        using TemporaryFolder folder = new();
+        List<string> lines = [];
+        List<KernelCompilationStage> stages = [];
+        KernelCompilerOptions options = new()
+        {
+            NvrtcPath = TestNvrtc.Require(),
+            CacheDirectory = folder.Path,
+            Report = lines.Add,
+            OnEvent = step => stages.Add(step.Stage),
+        };
+
+        new KernelCompiler(options).Compile(TestUnits.Tiny(), "sm_80");
+        new KernelCompiler(options).Compile(TestUnits.Tiny(), "sm_80");
+
+        Assert.Collection(
+            lines,
+            line => Assert.Matches(@"^compiling unit 'fi_tiny' for sm_80 with NVRTC \d+\.\d+$", line),
+            line => Assert.Matches(@"^compiled unit 'fi_tiny' for sm_80 in \d+ ms$", line)
+        );
+        Assert.Equal([KernelCompilationStage.Started, KernelCompilationStage.Compiled, KernelCompilationStage.LoadedFromCache], stages);
+    }
+
+    [Fact]
+    public void A_report_tells_of_warnings_and_leaves_failures_to_the_exception()
+    {
+        List<string> lines = [];
+        List<string> warnings = [];
+        KernelCompilerOptions options = new()
+        {
+            NvrtcPath = "/nowhere",
+            Report = lines.Add,
+            OnWarning = warnings.Add,
+        };
+
+        // A machine without a home or any other place for a cache.
+        KernelCompiler compiler = new(options, TestUnits.Headers(), new FakeHost(isWindows: true));
+        Assert.Throws<KernelCompilationException>(() => compiler.Compile(TestUnits.Tiny(), "sm_80"));
+
+        Assert.StartsWith("This user has no cache folder", Assert.Single(lines), StringComparison.Ordinal);
+        Assert.Equal(warnings, lines);
+    }
+
+    [SkippableFact]
     public void Different_units_compile_at_once()
     {
         KernelCompiler compiler = TestNvrtc.Compiler();
