@@ -66,6 +66,7 @@ public sealed class KernelCompilationException : FlashInferException
 {
     /// <summary>Makes the exception.</summary>
     /// <param name="unit">The unit's name.</param>
+    /// <param name="architecture">The architecture that it was compiled for, such as <c>sm_90a</c>.</param>
     /// <param name="message">The whole message.</param>
     /// <param name="log">NVRTC's log, empty when NVRTC was not found.</param>
     /// <param name="options">The options that NVRTC was given.</param>
@@ -73,6 +74,7 @@ public sealed class KernelCompilationException : FlashInferException
     /// <param name="inner">The cause.</param>
     public KernelCompilationException(
         string unit,
+        string architecture,
         string message,
         string log,
         IReadOnlyList<string> options,
@@ -82,6 +84,7 @@ public sealed class KernelCompilationException : FlashInferException
         : base(message, inner)
     {
         Unit = unit;
+        Architecture = architecture;
         Log = log;
         Options = options;
         UnitSource = source;
@@ -89,6 +92,15 @@ public sealed class KernelCompilationException : FlashInferException
 
     /// <summary>The unit's name.</summary>
     public string Unit { get; }
+
+    /// <summary>The architecture that it was compiled for, such as <c>sm_90a</c>.</summary>
+    public string Architecture { get; }
+
+    /// <summary>The version that NVRTC reports; null when none can be used.</summary>
+    public Version? NvrtcVersion { get; init; }
+
+    /// <summary>The NVRTC library; null when none can be used.</summary>
+    public string? NvrtcPath { get; init; }
 
     /// <summary>NVRTC's log.</summary>
     public string Log { get; }

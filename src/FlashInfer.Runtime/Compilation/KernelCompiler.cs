@@ -52,13 +52,12 @@ public sealed class KernelCompiler
     /// <param name="unit">The unit.</param>
     /// <param name="architecture">A real architecture, such as <c>sm_90a</c>.</param>
     /// <param name="cancellationToken">Ends the wait before a compile; NVRTC itself cannot be interrupted.</param>
-    /// <exception cref="ArgumentException">The unit's name is no C identifier, its text holds a zero byte, or the architecture is malformed.</exception>
+    /// <exception cref="ArgumentException">The architecture is malformed.</exception>
     /// <exception cref="KernelCompilationException">NVRTC is missing or refused the unit; the message says all that is known.</exception>
     /// <exception cref="OperationCanceledException">The token was cancelled.</exception>
     public CompiledKernel Compile(TranslationUnit unit, string architecture, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(unit);
-        CheckUnit(unit);
         NvrtcOptions.CheckArchitecture(architecture);
         cancellationToken.ThrowIfCancellationRequested();
         Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp());
@@ -130,33 +129,6 @@ public sealed class KernelCompiler
             {
                 throw new ArgumentException("CacheDirectory or NvrtcPath is empty; give a path, or null for the default.", nameof(options));
             }
-        }
-    }
-
-    /// <summary>The name becomes a file name, the text a C string: neither may break out of its role.</summary>
-    private static void CheckUnit(TranslationUnit unit)
-    {
-        bool isIdentifier = !char.IsAsciiDigit(unit.Name[0]);
-        foreach (char c in unit.Name)
-        {
-            isIdentifier &= char.IsAsciiLetterOrDigit(c) || c == '_';
-        }
-
-        if (!isIdentifier)
-        {
-            throw new ArgumentException(
-                $"The unit's name is '{unit.Name}'; expected a C identifier such as fi_decode_bf16_h32_kv8_d128_p16.",
-                nameof(unit)
-            );
-        }
-
-        int zero = unit.Source.Span.IndexOf((byte)0);
-        if (zero >= 0)
-        {
-            throw new ArgumentException(
-                $"The text of unit '{unit.Name}' has a zero byte at {zero}; expected CUDA C++ in UTF-8.",
-                nameof(unit)
-            );
         }
     }
 
@@ -238,7 +210,7 @@ public sealed class KernelCompiler
     private NvrtcLibrary Load(Request request) => nvrtc.Load() ?? throw Missing(request);
 
     private KernelCompilationException Missing(Request request) =>
-        Failure(request, MissingMessage(request.ToString(), nvrtc.Override, nvrtc.Trace), "");
+        Failure(request, null, MissingMessage(request.ToString(), nvrtc.Override, nvrtc.Trace), "");
 
     private static KernelCompilationException Refused(Request request, NvrtcLibrary library, NvrtcOutput output)
     {
@@ -248,11 +220,15 @@ public sealed class KernelCompiler
         message.Append($"\nNVRTC: {library.Candidate.Path}, which compiles for ");
         message.AppendJoin(' ', NvrtcLibrary.SupportedArchitectures().Select(architecture => $"sm_{architecture}"));
         message.Append("\nOptions: ").AppendJoin(' ', request.Options);
-        return Failure(request, message.ToString(), output.Log);
+        return Failure(request, library, message.ToString(), output.Log);
     }
 
-    private static KernelCompilationException Failure(Request request, string message, string log) =>
-        new(request.Unit.Name, message, log, request.Options, request.Unit.ToString());
+    private static KernelCompilationException Failure(Request request, NvrtcLibrary? library, string message, string log) =>
+        new(request.Unit.Name, request.Architecture, message, log, request.Options, request.Unit.ToString())
+        {
+            NvrtcVersion = library?.Version,
+            NvrtcPath = library?.Candidate.Path,
+        };
 
     private void Tell(Request request, KernelCompilationStage stage, string message) =>
         options.Tell(new KernelCompilationEvent(request.Unit.Name, request.Architecture, stage, request.Elapsed, message));
