@@ -35,9 +35,8 @@ struct CopyParams {
 
 extern "C" __global__ void fi_bench_copy(const __grid_constant__ CopyParams p) {
   const unsigned long long stride = static_cast<unsigned long long>(gridDim.x) * blockDim.x;
-  for (unsigned long long at =
-           static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-       at < p.count; at += stride) {
+  for (unsigned long long at = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x; at < p.count;
+       at += stride) {
     p.to[at] = p.from[at];
   }
 }
@@ -59,11 +58,9 @@ __device__ unsigned mix(unsigned long long x) {
 // Normal numbers (Box-Muller): zeros or constants would run faster than real data.
 extern "C" __global__ void fi_bench_fill(const __grid_constant__ FillParams p) {
   const unsigned long long stride = static_cast<unsigned long long>(gridDim.x) * blockDim.x;
-  for (unsigned long long at =
-           static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-       at < p.count; at += stride) {
-    const unsigned long long key =
-        at * 2 + static_cast<unsigned long long>(p.seed) * 0x9e3779b97f4a7c15ull;
+  for (unsigned long long at = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x; at < p.count;
+       at += stride) {
+    const unsigned long long key = at * 2 + static_cast<unsigned long long>(p.seed) * 0x9e3779b97f4a7c15ull;
     const float u = (mix(key) + 1.0f) * 2.3283064e-10f, angle = mix(key + 1) * 1.4629181e-9f;
     const float radius = sqrtf(-2.0f * __logf(fminf(u, 1.0f)));
     p.data[at] = flashinfer::BFloat16::pack(radius * __cosf(angle), radius * __sinf(angle));

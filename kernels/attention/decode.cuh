@@ -44,6 +44,7 @@ struct Decode {
 
     DecodeMerge<Shape> merge(params, shared);
     DecodeLoader<Shape> loader(params, shared, warp, lane);
+    merge.greet_peers();
     UnitCursor<Shape> cursor(params);
     const float scale = params.plan->scale_log2;
     QueryFragments<Shape> query;
@@ -62,7 +63,7 @@ struct Decode {
       accumulator.clear();
       const int tiles = unit.tiles();
       for (; tile < tiles; tile += Shape::kWarps) {
-        if (unit.item.parts) {
+        if (unit.valid) {
           loader.wait(stage, phase);
           const int left = unit.item.end - unit.item.begin - tile * Shape::kTileTokens;
           accumulator.attend(loader.stage_address(stage), query, left, scale, lane);
@@ -79,15 +80,15 @@ struct Decode {
         }
       }
       query.load(params, following, lane);  // travels during the merge
-      if (unit.item.parts) {
+      if (unit.valid) {
         if (warp < tiles) accumulator.store(merge.warp_output(warp), merge.warp_state(warp), unit.heads(), lane);
         merge.finish(unit, cursor.slices);
       } else {
         merge.wait_for_peers();
       }
       tile = warp;
-      unit = following;
-    } while (unit.item.parts);
+      unit = cursor.own(following);
+    } while (unit.valid);
   }
 };
 

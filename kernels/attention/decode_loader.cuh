@@ -55,6 +55,7 @@ struct DecodeLoader {
         policy(evict_first_policy()),
         warp(warp_index),
         lane(lane_index) {
+    beyond = cursor.next();  // in flight while the barriers are made
 #if __CUDA_ARCH__ >= 900
     if (Shape::kTensorCopy) {
       if (lane == 0) {
@@ -65,7 +66,6 @@ struct DecodeLoader {
       __syncwarp();  // nobody waits on a barrier before it is initialised
     }
 #endif
-    beyond = cursor.next();
   }
 
   __device__ __forceinline__ u32 stage_address(int stage) const { return ring + stage * Shape::kStageBytes; }
@@ -78,7 +78,7 @@ struct DecodeLoader {
   // waiting counts stages.
   __device__ __forceinline__ void fill(int stage) {
     if (tile >= batch_end) take_next_batch();
-    if (current.item.parts) {
+    if (current.valid) {
       if constexpr (Shape::kTensorCopy) {
         copy_boxes(stage);
       } else {
@@ -114,8 +114,8 @@ struct DecodeLoader {
   __device__ __forceinline__ void take_next_unit() {
     next_batch = 0;
     do {
-      ahead = beyond;
-      if (!ahead.item.parts) break;
+      ahead = cursor.own(beyond);
+      if (!ahead.valid) break;
       beyond = cursor.next();
     } while (own_tiles(ahead) <= 0);
   }
@@ -124,7 +124,7 @@ struct DecodeLoader {
     const int token = kPagePerTile ? first_token(ahead, next_batch + lane)
                                    : first_token(ahead, next_batch + (lane >> 4)) + (lane & 15);
     next_pages = 0;
-    if (ahead.item.parts && token < ahead.item.end) {
+    if (ahead.valid && token < ahead.item.end) {
       next_pages = __ldg(params.pages + ahead.item.page_offset + token / kPageSize);
     }
   }
@@ -134,7 +134,7 @@ struct DecodeLoader {
     batch = next_batch;
     pages = next_pages;
     tile = batch;
-    const int own = current.item.parts ? own_tiles(current) : 0;
+    const int own = current.valid ? own_tiles(current) : 0;
     batch_end = own < batch + kBatchTiles ? own : batch + kBatchTiles;
     if (batch_end < own) {
       next_batch = batch + kBatchTiles;

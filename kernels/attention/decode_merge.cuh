@@ -75,22 +75,26 @@ struct DecodeMerge {
   unsigned char* shared;
   u32 exchanges = 0;  // cluster exchanges so far: which buffer, which phase
 
-  __device__ __forceinline__ DecodeMerge(const DecodeParams& p, unsigned char* memory) : params(p), shared(memory) {
+  __device__ __forceinline__ DecodeMerge(const DecodeParams& p, unsigned char* memory) : params(p), shared(memory) {}
+
+  // Prepares the exchange inside a cluster. A peer may send once every block has passed wait_for_peers.
+  __device__ __forceinline__ void greet_peers() {
 #if __CUDA_ARCH__ >= 900
-    if (Shape::kHopper) {
+    if (Shape::kHopper && cluster_size() > 1) {
       if (threadIdx.x == 0) {
         mbarrier_init(cluster_barrier(0), 1);
         mbarrier_init(cluster_barrier(1), 1);
         mbarrier_init_fence();
       }
-      cluster_arrive();  // a peer may send once every block has passed cluster_wait
+      __syncwarp();
+      cluster_arrive();
     }
 #endif
   }
 
   __device__ __forceinline__ void wait_for_peers() {
 #if __CUDA_ARCH__ >= 900
-    if (Shape::kHopper) cluster_wait();
+    if (Shape::kHopper && cluster_size() > 1) cluster_wait();
 #endif
   }
 

@@ -17,7 +17,7 @@ struct QueryFragments {
 
   __device__ __forceinline__ void load(const DecodeParams& params, const DecodeUnit<Shape>& unit, int lane) {
     const int head = lane >> 2;
-    const bool present = unit.item.parts && head < unit.heads();
+    const bool present = unit.valid && head < unit.heads();
     const u16* source = params.query + unit.item.row * params.query_row_stride +
                         (unit.first_head() + head) * params.query_head_stride + (lane & 3) * 2;
 #pragma unroll

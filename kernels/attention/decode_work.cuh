@@ -1,8 +1,9 @@
 // What a decode kernel is made for, and how its blocks share the work.
 //
-// Unit of work = (item of the host's list, KV head, group tile of up to 8 query heads). Units stand longest first; block b of n takes
-// units b, 2n-1-b, 2n+b, ... (there and back), so that the loads even out. In a launch with clusters of c > 1 blocks, n counts
-// clusters, and the c blocks of a cluster take each unit together, every block a slice of its tokens.
+// Unit of work = (item of the host's list, KV head, group tile of up to 8 query heads). Units stand longest first;
+// block b of n takes units b, 2n-1-b, 2n+b, ... (there and back), so that the loads even out. In a launch with clusters
+// of c > 1 blocks, n counts clusters, and the c blocks of a cluster take each unit together, every block a slice of its
+// tokens.
 #pragma once
 
 #include "core/hopper.cuh"
@@ -65,11 +66,11 @@ struct DecodeShape {
   static constexpr int kMaxCluster = 8;
 
   // Shared memory, bytes; the ring stands last, so that a launch may have fewer stages.
-  static constexpr int kStateOffset = kWarps * kTileHeads * kMergeRow * 4;         // behind O of each warp: max, sum
-  static constexpr int kFlagOffset = kStateOffset + kWarps * 8 * 8;                // "this block is last"
-  static constexpr int kBarrierOffset = kFlagOffset + 16;                          // ring mbarriers
+  static constexpr int kStateOffset = kWarps * kTileHeads * kMergeRow * 4;  // behind O of each warp: max, sum
+  static constexpr int kFlagOffset = kStateOffset + kWarps * 8 * 8;         // "this block is last"
+  static constexpr int kBarrierOffset = kFlagOffset + 16;                   // ring mbarriers
   static constexpr int kClusterOffset = kBarrierOffset + (kTensorCopy ? kWarps * kStages * 8 : 0);
-  static constexpr int kClusterOutput = kTileHeads * kHeadDim * 4;                 // slices of all blocks
+  static constexpr int kClusterOutput = kTileHeads * kHeadDim * 4;                      // slices of all blocks
   static constexpr int kClusterBuffer = kClusterOutput + kMaxCluster * kTileHeads * 8;  // and their max, sum
   static constexpr int kClusterBarrierOffset = kClusterOffset + (kHopper ? 2 * kClusterBuffer : 0);
   static constexpr int kRingOffset = (kClusterBarrierOffset + (kHopper ? 16 : 0) + 1023) / 1024 * 1024;
@@ -78,15 +79,16 @@ struct DecodeShape {
   static_assert(kClusterOffset % 16 == 0 && kClusterBuffer % 8 == 0, "vector stores need aligned buffers");
 };
 
-// One piece of work. parts == 0 stands for "none".
+// One piece of work; not valid stands for "none". Its item may still be in flight: only what uses it waits.
 template <typename Shape>
 struct DecodeUnit {
   DecodeItem item;
   int kv_head;
   int group_tile;
+  bool valid;
 
   __device__ __forceinline__ int tiles() const {
-    return (item.end - item.begin + Shape::kTileTokens - 1) / Shape::kTileTokens;
+    return valid ? (item.end - item.begin + Shape::kTileTokens - 1) / Shape::kTileTokens : 0;
   }
   __device__ __forceinline__ int first_head() const { return kv_head * Shape::kGroup + group_tile * 8; }
   __device__ __forceinline__ int heads() const {
@@ -101,14 +103,17 @@ struct UnitCursor {
   using Unit = DecodeUnit<Shape>;
 
   const DecodeItem* items;
-  const ListHeader* plan;
-  int capacity;
-  int slices;  // blocks that share a unit
+  int count;     // items in the list
+  int capacity;  // items that it has room for
+  int slices;    // blocks that share a unit
   int walker, walkers;
   int round = 0;
 
   __device__ __forceinline__ explicit UnitCursor(const DecodeParams& params)
-      : items(items_of<DecodeItem>(params.plan)), plan(params.plan), capacity(params.capacity), slices(1) {
+      : items(items_of<DecodeItem>(params.plan)),
+        count(__ldg(&params.plan->count)),
+        capacity(params.capacity),
+        slices(1) {
 #if __CUDA_ARCH__ >= 900
     if (Shape::kHopper) slices = cluster_size();
 #endif
@@ -116,26 +121,26 @@ struct UnitCursor {
     walkers = gridDim.x / slices;
   }
 
+  // The item is read beside the count, not after it, and nothing here looks at it: dependent misses would stand one
+  // behind the other at the start of every launch.
   __device__ __forceinline__ Unit next() {
     const int index = round * walkers + ((round & 1) ? walkers - 1 - walker : walker);
     round++;
-    // The item is read beside the count, not after it: two misses in a row would stand at the start of every launch.
-    const int at = index / Shape::kUnitsPerItem;
+    const int at = index / Shape::kUnitsPerItem, expanded = index % Shape::kUnitsPerItem;
     const int4* source = reinterpret_cast<const int4*>(items + (at < capacity ? at : capacity - 1));
     const int4 a = __ldg(source), b = __ldg(source + 1);
-    Unit unit = {};
-    if (at < __ldg(&plan->count)) {
-      unit.item = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, 0};
-      const int expanded = index % Shape::kUnitsPerItem;
-      unit.kv_head = expanded / Shape::kGroupTiles;
-      unit.group_tile = expanded % Shape::kGroupTiles;
-      if (Shape::kHopper && slices > 1) {
-        const int tiles = unit.tiles(), slice = blockIdx.x % slices, last = unit.item.end;
-        unit.item.end = (slice + 1) * tiles / slices * Shape::kTileTokens;
-        if (unit.item.end > last) unit.item.end = last;
-        unit.item.begin = slice * tiles / slices * Shape::kTileTokens;
-        if (unit.item.begin > last) unit.item.begin = last;
-      }
+    return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, 0},
+            expanded / Shape::kGroupTiles,
+            expanded % Shape::kGroupTiles,
+            at < count};
+  }
+
+  // This block's part of a unit: in a cluster a slice of its tokens, maybe an empty one.
+  __device__ __forceinline__ Unit own(Unit unit) const {
+    if (Shape::kHopper && slices > 1 && unit.valid) {
+      const int tiles = unit.tiles(), slice = blockIdx.x % slices, first = unit.item.begin, last = unit.item.end;
+      unit.item.begin = min(last, first + slice * tiles / slices * Shape::kTileTokens);
+      unit.item.end = min(last, first + (slice + 1) * tiles / slices * Shape::kTileTokens);
     }
     return unit;
   }

@@ -72,8 +72,9 @@ __device__ __forceinline__ u32 cluster_size() {
   return size;
 }
 
+// Orders nothing but the barriers that mbarrier_init_fence has published: a release would wait for all memory.
 __device__ __forceinline__ void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }

@@ -49,7 +49,7 @@ try
 
     decode.Plan([sequence]);
     decode.Run(layer: 0, query, output);
-    BFloat16[] result = output.View.ToArray();
+    BFloat16[] result = output.ToArray();
     TimeSpan untilResult = DateTime.Now - Process.GetCurrentProcess().StartTime;
 
     double error = Reference.RelativeError(result, queries, keys, values);
@@ -85,21 +85,7 @@ static BFloat16[] RandomNumbers(Random random, int count)
 }
 
 // A compile takes a moment, so it is shown; a kernel from the cache is not worth a line.
-static DeviceOptions WithProgress() =>
-    new()
-    {
-        Compiler = new KernelCompilerOptions
-        {
-            OnWarning = Console.Error.WriteLine,
-            OnEvent = step =>
-            {
-                if (step.Stage != KernelCompilationStage.LoadedFromCache)
-                {
-                    Console.Error.WriteLine(step.Message);
-                }
-            },
-        },
-    };
+static DeviceOptions WithProgress() => new() { Compiler = new KernelCompilerOptions { Report = Console.Error.WriteLine } };
 
 static void Print(FormattableString line) => Console.WriteLine(line.ToString(CultureInfo.InvariantCulture));
 

@@ -94,20 +94,6 @@ static void Write(Stream text, ReadOnlySpan<byte> piece)
     }
 }
 
-static DeviceOptions WithProgress() =>
-    new()
-    {
-        Compiler = new KernelCompilerOptions
-        {
-            OnWarning = Console.Error.WriteLine,
-            OnEvent = step =>
-            {
-                if (step.Stage != KernelCompilationStage.LoadedFromCache)
-                {
-                    Console.Error.WriteLine(step.Message);
-                }
-            },
-        },
-    };
+static DeviceOptions WithProgress() => new() { Compiler = new KernelCompilerOptions { Report = Console.Error.WriteLine } };
 
 static void Report(FormattableString line) => Console.Error.WriteLine(line.ToString(CultureInfo.InvariantCulture));

@@ -25,7 +25,7 @@ internal sealed class Transformer : IDisposable
     public Transformer(Checkpoint model, Device device, DType dtype)
     {
         _model = model;
-        _attention = Attention.Create(device, model, dtype);
+        _attention = new Attention(device, model, dtype);
         _stream = new float[model.Dim];
         _normed = new float[model.Dim];
         _query = new float[model.Dim];

@@ -1,3 +1,5 @@
+using FlashInfer.Cuda;
+
 namespace FlashInfer;
 
 /// <summary>The root of the exceptions that this library throws beside the argument exceptions of the base class library.</summary>
@@ -37,13 +39,34 @@ public sealed class CudaDriverException : FlashInferException
 }
 
 /// <summary>No device of the wanted kind can be used; the message says which step failed and what to do.</summary>
-public sealed class DeviceUnavailableException(string message, Exception? inner = null) : FlashInferException(message, inner);
+public sealed class DeviceUnavailableException : FlashInferException
+{
+    /// <summary>Makes the exception.</summary>
+    /// <param name="message">Which step failed and what to do.</param>
+    /// <param name="inner">The cause, if another exception is it.</param>
+    public DeviceUnavailableException(string message, Exception? inner = null)
+        : this(message, [], inner) { }
+
+    internal DeviceUnavailableException(string summary, IReadOnlyList<NativeSearchStep> tried, Exception? inner = null)
+        : base(tried.Count == 0 ? summary : $"{summary} Tried: {string.Join("; ", tried)}.", inner)
+    {
+        Summary = summary;
+        Tried = tried;
+    }
+
+    /// <summary>Where a library was looked for, with the outcome of each step; empty when that is not what failed.</summary>
+    public IReadOnlyList<NativeSearchStep> Tried { get; }
+
+    /// <summary>The message without what was tried: short enough for <see cref="Device.Reason"/>.</summary>
+    internal string Summary { get; }
+}
 
 /// <summary>NVRTC is missing or refused a translation unit.</summary>
 public sealed class KernelCompilationException : FlashInferException
 {
     /// <summary>Makes the exception.</summary>
     /// <param name="unit">The unit's name.</param>
+    /// <param name="architecture">The architecture that it was compiled for, such as <c>sm_90a</c>.</param>
     /// <param name="message">The whole message.</param>
     /// <param name="log">NVRTC's log, empty when NVRTC was not found.</param>
     /// <param name="options">The options that NVRTC was given.</param>
@@ -51,6 +74,7 @@ public sealed class KernelCompilationException : FlashInferException
     /// <param name="inner">The cause.</param>
     public KernelCompilationException(
         string unit,
+        string architecture,
         string message,
         string log,
         IReadOnlyList<string> options,
@@ -60,6 +84,7 @@ public sealed class KernelCompilationException : FlashInferException
         : base(message, inner)
     {
         Unit = unit;
+        Architecture = architecture;
         Log = log;
         Options = options;
         UnitSource = source;
@@ -67,6 +92,15 @@ public sealed class KernelCompilationException : FlashInferException
 
     /// <summary>The unit's name.</summary>
     public string Unit { get; }
+
+    /// <summary>The architecture that it was compiled for, such as <c>sm_90a</c>.</summary>
+    public string Architecture { get; }
+
+    /// <summary>The version that NVRTC reports; null when none can be used.</summary>
+    public Version? NvrtcVersion { get; init; }
+
+    /// <summary>The NVRTC library; null when none can be used.</summary>
+    public string? NvrtcPath { get; init; }
 
     /// <summary>NVRTC's log.</summary>
     public string Log { get; }

@@ -8,9 +8,29 @@ public sealed class TranslationUnit
     /// <summary>Makes a unit from its UTF-8 text.</summary>
     /// <param name="name">The name of the unit and of its kernel, a C identifier such as <c>fi_decode_bf16_h32_kv8_d128_p16</c>.</param>
     /// <param name="source">CUDA C++ text in UTF-8; copied.</param>
+    /// <exception cref="ArgumentException">The name is no C identifier, or the text holds a zero byte.</exception>
     public TranslationUnit(string name, ReadOnlySpan<byte> source)
     {
-        ArgumentException.ThrowIfNullOrWhiteSpace(name);
+        ArgumentNullException.ThrowIfNull(name);
+
+        // The name becomes a file name, the text a C string: neither may break out of its role.
+        if (!IsIdentifier(name))
+        {
+            throw new ArgumentException(
+                $"The unit's name is '{name}'; expected a C identifier such as fi_decode_bf16_h32_kv8_d128_p16.",
+                nameof(name)
+            );
+        }
+
+        int zero = source.IndexOf((byte)0);
+        if (zero >= 0)
+        {
+            throw new ArgumentException(
+                $"The text of unit '{name}' has a zero byte at {zero}; expected CUDA C++ in UTF-8.",
+                nameof(source)
+            );
+        }
+
         Name = name;
         Source = source.ToArray();
     }
@@ -23,4 +43,15 @@ public sealed class TranslationUnit
 
     /// <summary>The CUDA text.</summary>
     public override string ToString() => Encoding.UTF8.GetString(Source.Span);
+
+    private static bool IsIdentifier(string name)
+    {
+        bool isIdentifier = name.Length > 0 && !char.IsAsciiDigit(name[0]);
+        foreach (char c in name)
+        {
+            isIdentifier &= char.IsAsciiLetterOrDigit(c) || c == '_';
+        }
+
+        return isIdentifier;
+    }
 }

@@ -55,6 +55,22 @@ public sealed class GeneratedCodeTests : IDisposable
     }
 
     [Fact]
+    public void Values_come_back_as_an_array_and_an_lse_as_natural_logarithms_too()
+    {
+        using RootAttention.Lse2 lse = RootAttention.AllocateLse2(_device, 1);
+        float[] values = new float[RootAttention.Heads];
+        values.AsSpan().Fill(float.NegativeInfinity);
+        values[1] = 2;
+        lse.CopyFrom(values);
+
+        Assert.Equal(values, lse.ToArray());
+        float[] natural = lse.ToNaturalLog();
+        Assert.Equal(RootAttention.Heads, natural.Length);
+        Assert.Equal(float.NegativeInfinity, natural[0]);
+        Assert.Equal(1.38629436f, natural[1]);
+    }
+
+    [Fact]
     public void A_view_of_another_shape_is_refused()
     {
         using var memory = _device.Allocate<BFloat16>(3, RootAttention.KvHeads, RootAttention.HeadDim);

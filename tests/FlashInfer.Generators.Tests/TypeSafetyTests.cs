@@ -43,6 +43,12 @@ public sealed class TypeSafetyTests
     [InlineData("_ = new Llama.Key(bf16); _ = new Llama.Lse2(f32); _ = new Gpt.Query(f16);")]
     [InlineData("TensorView untyped = q.View; _ = untyped.Shape == q.Shape; _ = q.Tokens;")]
     [InlineData("Span<float> host = new float[l.Tokens * Llama.Heads]; l.CopyTo(host);")]
+    [InlineData("BFloat16[] host = o.ToArray(); host = k.ToArray(stream); float[] lse = l.ToArray(); lse = l.ToNaturalLog(stream);")]
+    [InlineData("using var made = device.Allocate<BFloat16>(1, 32, 128); decode.Run(0, new Llama.Query(made), new Llama.Output(made));")]
+    [InlineData(
+        "using var made = device.Allocate<BFloat16>(1, 8, 128); FlashInfer.PagedKvCache core = cache; core.Append(0, [s], made, made);"
+    )]
+    [InlineData("using DeviceTensor made = device.Allocate(Llama.Dtype, 1, 32, 128); decode.Run(0, made, made);")]
     [InlineData("FlashInfer.PagedKvCache core = cache; core.Append(0, [s], k.View, v.View);")]
     [InlineData(
         "const int Group = Llama.GroupSize; const DType Dtype = Llama.Dtype; const KvLayout Layout = Llama.KvLayout; _ = Group + (int)Dtype + (int)Layout;"
@@ -66,6 +72,9 @@ public sealed class TypeSafetyTests
     [InlineData("_ = new Llama.Query([|f16|]);")]
     [InlineData("_ = new Llama.Lse2([|bf16|]);")]
     [InlineData("q.CopyFrom([|new float[4096]|]);")]
+    [InlineData("device.Allocate<Half>(4096).CopyFrom([|new float[4096]|]);")]
+    // Typed and untyped mixed: the core's overload would take two views, and the error is about the typed one.
+    [InlineData("using DeviceTensor made = device.Allocate(Llama.Dtype, 1, 32, 128); decode.Run(0, [|made|], o);")]
     public void Is_one_CS1503(string statement)
     {
         string source = Program(statement);
@@ -91,6 +100,7 @@ public sealed class TypeSafetyTests
 
     [Theory]
     [InlineData("o = q;", "CS0029")]
+    [InlineData("_ = o.ToNaturalLog();", "CS1061")]
     [InlineData("Llama.Query made = bf16;", "CS0029")]
     [InlineData("TensorView untyped = q;", "CS0029")]
     [InlineData("_ = new Llama.Spec();", "CS0426")]

@@ -123,6 +123,20 @@ internal static class TensorEmitter
                 /// <param name="stream">A stream; the device's own when null.</param>
                 public void CopyTo(global::System.Span<{{element}}> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+                /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                /// <returns>As many values as the tensor has elements.</returns>
+                public {{element}}[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+            """
+        );
+        if (tensor.Kind == Kind.Lse)
+        {
+            NaturalLog(code);
+        }
+
+        code.Block(
+            $$"""
+
                 /// <summary>Frees memory that <see cref="Allocate{{tensor.Name}}"/> gave; does nothing to memory of somebody else.</summary>
                 public void Dispose() => _owner?.Dispose();
 
@@ -138,6 +152,23 @@ internal static class TensorEmitter
             """
         );
     }
+
+    // A member of the struct, so one level in.
+    private static void NaturalLog(CodeWriter code) =>
+        code.Block(
+            """
+
+                /// <summary>The values as natural logarithms, in a new array: times ln 2, with -infinity staying so; waits for the work queued before.</summary>
+                /// <param name="stream">A stream; the device's own when null.</param>
+                /// <returns>As many values as the tensor has elements.</returns>
+                public float[] ToNaturalLog(global::FlashInfer.Cuda.CudaStream? stream = null)
+                {
+                    float[] values = View.ToArray(stream);
+                    global::FlashInfer.Lse.ToNaturalLog(values, values);
+                    return values;
+                }
+            """
+        );
 
     /// <summary>One role.</summary>
     /// <param name="Name">The struct's name.</param>

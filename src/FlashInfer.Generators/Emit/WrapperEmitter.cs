@@ -31,7 +31,7 @@ internal static class WrapperEmitter
                 public {{CacheName}}(global::FlashInfer.Device device, int layers, int pages)
                     : base(device, {{text.FullName}}.Spec, layers, pages) { }
 
-                /// <summary>Writes the keys and values of one open forward into one layer.</summary>
+                /// <summary>Writes the keys and values of one open forward into one layer. Needs no plan; in a step that decodes, the wrapper's <c>Append</c> does it.</summary>
                 /// <param name="layer">The layer, from 0.</param>
                 /// <param name="sequence">A sequence with a forward open.</param>
                 /// <param name="key">[tokens, {{text.KvHeads}}, {{text.HeadDim}}].</param>
@@ -40,7 +40,7 @@ internal static class WrapperEmitter
                 public void Append(int layer, global::FlashInfer.Sequence sequence, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
                     base.Append(layer, new global::System.ReadOnlySpan<global::FlashInfer.Sequence>(in sequence), key.View, value.View, stream);
 
-                /// <summary>Writes the keys and values of the open forwards of a batch into one layer.</summary>
+                /// <summary>Writes the keys and values of the open forwards of a batch into one layer. Needs no plan; in a step that decodes, the wrapper's <c>Append</c> does it.</summary>
                 /// <param name="layer">The layer, from 0.</param>
                 /// <param name="sequences">Different sequences with a forward open.</param>
                 /// <param name="key">[tokens, {{text.KvHeads}}, {{text.HeadDim}}]: the new tokens of the first sequence, then of the second, ...</param>
@@ -66,7 +66,7 @@ internal static class WrapperEmitter
                 public {{DecodeName}}({{CacheName}} cache, int maxSequences = 1024)
                     : base(cache, maxSequences) { }
 
-                /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer.</summary>
+                /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer; the cache's <c>Append</c> does it without a plan.</summary>
                 /// <param name="layer">The layer, from 0.</param>
                 /// <param name="key">[tokens, {{text.KvHeads}}, {{text.HeadDim}}]: the new tokens of the first planned sequence, then of the second, ...</param>
                 /// <param name="value">As <paramref name="key"/>.</param>

@@ -11,8 +11,17 @@ namespace FlashInfer;
 /// <c>Append</c> (when the step brings new tokens) and <c>Run</c>. Generated configurations derive a typed wrapper from it.
 /// </summary>
 /// <remarks>
+/// <para>
 /// The query sits at the sequence's last token: it sees all tokens, those of an open forward included. A wrapper belongs to one caller at
 /// a time. <c>Append</c> and <c>Run</c> can be captured in a CUDA graph; a replay after a new <c>Plan</c> reads the new plan.
+/// </para>
+/// <para>
+/// Keys and values come into the cache in one of two ways. The wrapper's <c>Append</c> is the one for a step: <c>BeginForward</c>,
+/// <c>Plan</c>, then <c>Append</c> and <c>Run</c> for each layer, then <c>EndForward</c>. It writes the tokens of the planned sequences'
+/// open forwards in the plan's order, sends nothing to the device but the launch, and can be captured. The cache's <c>Append</c> needs no
+/// plan and names its sequences: use it for tokens that no query of this wrapper asks about, such as a prompt whose keys and values are
+/// there already, or for a part of the batch.
+/// </para>
 /// </remarks>
 public class BatchDecodeWithPagedKvCache : IDisposable
 {
@@ -143,7 +152,10 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _rows = sequences.Length;
     }
 
-    /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer.</summary>
+    /// <summary>
+    /// Writes the keys and values of the planned sequences' open forwards into one layer; the cache's own <c>Append</c> does it without a
+    /// plan, for sequences that it is given.
+    /// </summary>
     /// <param name="layer">The layer, from 0.</param>
     /// <param name="key">[tokens, kvHeads, headDim]: the new tokens of the first planned sequence, then of the second, ...</param>
     /// <param name="value">As <paramref name="key"/>.</param>
@@ -371,9 +383,15 @@ public readonly record struct PlanInfo(
 )
 {
     /// <summary>The plan in words.</summary>
-    public override string ToString() =>
-        string.Create(
+    public override string ToString()
+    {
+        string split = SplitSequences == 0 ? "none" : Count(SplitSequences, "sequence");
+        return string.Create(
             CultureInfo.InvariantCulture,
-            $"{Kernel}: {Sequences} sequences of {Tokens} tokens in {Items} items of up to {ChunkTokens} tokens ({SplitSequences} sequences split), {Units} units on {Blocks} blocks{(Cluster > 1 ? $" in clusters of {Cluster}" : "")}, busiest block at {Imbalance:F2} of the mean"
+            $"{Kernel}: {Count(Sequences, "sequence")} with {Count(Tokens, "token")} in {Count(Items, "item")} of up to {Count(ChunkTokens, "token")} ({split} split), {Count(Units, "unit")} on {Count(Blocks, "block")}{(Cluster > 1 ? $" in clusters of {Cluster}" : "")}, busiest block at {Imbalance:F2} of the mean"
         );
+    }
+
+    private static string Count(long number, string what) =>
+        string.Create(CultureInfo.InvariantCulture, $"{number} {what}{(number == 1 ? "" : "s")}");
 }

@@ -35,14 +35,14 @@ public sealed class KernelCompiler
         string profile = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
         if ((options.CacheDirectory ?? KernelCache.DefaultFolder(host.Variable, profile, host.IsWindows)) is not { } folder)
         {
-            options.OnWarning?.Invoke(
+            options.Warn(
                 "This user has no cache folder, so every process compiles its kernels again. Set FLASHINFER_CACHE_DIR, or CacheDirectory of the options, to a folder that can be written."
             );
             return;
         }
 
         CacheDirectory = Path.GetFullPath(folder);
-        cache = new KernelCache(CacheDirectory, options.OnWarning);
+        cache = new KernelCache(CacheDirectory, options.Warn);
     }
 
     /// <summary>The folder of compiled kernels; null when none is used.</summary>
@@ -52,13 +52,12 @@ public sealed class KernelCompiler
     /// <param name="unit">The unit.</param>
     /// <param name="architecture">A real architecture, such as <c>sm_90a</c>.</param>
     /// <param name="cancellationToken">Ends the wait before a compile; NVRTC itself cannot be interrupted.</param>
-    /// <exception cref="ArgumentException">The unit's name is no C identifier, its text holds a zero byte, or the architecture is malformed.</exception>
+    /// <exception cref="ArgumentException">The architecture is malformed.</exception>
     /// <exception cref="KernelCompilationException">NVRTC is missing or refused the unit; the message says all that is known.</exception>
     /// <exception cref="OperationCanceledException">The token was cancelled.</exception>
     public CompiledKernel Compile(TranslationUnit unit, string architecture, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(unit);
-        CheckUnit(unit);
         NvrtcOptions.CheckArchitecture(architecture);
         cancellationToken.ThrowIfCancellationRequested();
         Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp());
@@ -96,16 +95,23 @@ public sealed class KernelCompiler
         );
     }
 
-    /// <summary>Says that NVRTC is missing, what to do about it, and what was tried.</summary>
-    internal static string MissingMessage(string what, string? overridePath, IReadOnlyList<NativeSearchStep> trace)
-    {
-        StringBuilder message = new();
-        message.Append($"{what} has to be compiled, and NVRTC, CUDA's run-time compiler, ");
-        message.Append(
+    /// <summary>Why nothing can be compiled and what to do about it, in one line; null when an NVRTC is there. Loads none that is found.</summary>
+    internal string? WhyNoNvrtc() => nvrtc.IsAvailable ? null : MissingSummary(nvrtc.Override);
+
+    /// <summary>Says that NVRTC is missing and what to do about it.</summary>
+    internal static string MissingSummary(string? overridePath) =>
+        "NVRTC, CUDA's run-time compiler, "
+        + (
             overridePath is null
                 ? "was not found. Set FLASHINFER_NVRTC to the folder that holds it: libnvrtc.so.12 or newer (nvrtc64_120_0.dll on Windows), which comes with the CUDA toolkit and with the Python package nvidia-cuda-nvrtc."
                 : $"cannot be used from '{overridePath}'. Correct FLASHINFER_NVRTC (or NvrtcPath of the options) to the library or its folder, or remove it to have the usual places searched."
         );
+
+    /// <summary>Says what needs NVRTC, that it is missing, what to do about it, and what was tried.</summary>
+    internal static string MissingMessage(string what, string? overridePath, IReadOnlyList<NativeSearchStep> trace)
+    {
+        StringBuilder message = new();
+        message.Append($"{what} has to be compiled, and {MissingSummary(overridePath)}");
         message.Append("\nTried:");
         foreach (NativeSearchStep step in trace)
         {
@@ -123,33 +129,6 @@ public sealed class KernelCompiler
             {
                 throw new ArgumentException("CacheDirectory or NvrtcPath is empty; give a path, or null for the default.", nameof(options));
             }
-        }
-    }
-
-    /// <summary>The name becomes a file name, the text a C string: neither may break out of its role.</summary>
-    private static void CheckUnit(TranslationUnit unit)
-    {
-        bool isIdentifier = !char.IsAsciiDigit(unit.Name[0]);
-        foreach (char c in unit.Name)
-        {
-            isIdentifier &= char.IsAsciiLetterOrDigit(c) || c == '_';
-        }
-
-        if (!isIdentifier)
-        {
-            throw new ArgumentException(
-                $"The unit's name is '{unit.Name}'; expected a C identifier such as fi_decode_bf16_h32_kv8_d128_p16.",
-                nameof(unit)
-            );
-        }
-
-        int zero = unit.Source.Span.IndexOf((byte)0);
-        if (zero >= 0)
-        {
-            throw new ArgumentException(
-                $"The text of unit '{unit.Name}' has a zero byte at {zero}; expected CUDA C++ in UTF-8.",
-                nameof(unit)
-            );
         }
     }
 
@@ -222,7 +201,7 @@ public sealed class KernelCompiler
         Tell(request, KernelCompilationStage.Compiled, $"compiled {request} in {kernel.Elapsed.TotalMilliseconds:F0} ms");
         foreach (string note in PtxasReport.PerformanceNotes(output.Log))
         {
-            options.OnWarning?.Invoke($"{request}: {note}");
+            options.Warn($"{request}: {note}");
         }
 
         return kernel;
@@ -231,7 +210,7 @@ public sealed class KernelCompiler
     private NvrtcLibrary Load(Request request) => nvrtc.Load() ?? throw Missing(request);
 
     private KernelCompilationException Missing(Request request) =>
-        Failure(request, MissingMessage(request.ToString(), nvrtc.Override, nvrtc.Trace), "");
+        Failure(request, null, MissingMessage(request.ToString(), nvrtc.Override, nvrtc.Trace), "");
 
     private static KernelCompilationException Refused(Request request, NvrtcLibrary library, NvrtcOutput output)
     {
@@ -241,14 +220,18 @@ public sealed class KernelCompiler
         message.Append($"\nNVRTC: {library.Candidate.Path}, which compiles for ");
         message.AppendJoin(' ', NvrtcLibrary.SupportedArchitectures().Select(architecture => $"sm_{architecture}"));
         message.Append("\nOptions: ").AppendJoin(' ', request.Options);
-        return Failure(request, message.ToString(), output.Log);
+        return Failure(request, library, message.ToString(), output.Log);
     }
 
-    private static KernelCompilationException Failure(Request request, string message, string log) =>
-        new(request.Unit.Name, message, log, request.Options, request.Unit.ToString());
+    private static KernelCompilationException Failure(Request request, NvrtcLibrary? library, string message, string log) =>
+        new(request.Unit.Name, request.Architecture, message, log, request.Options, request.Unit.ToString())
+        {
+            NvrtcVersion = library?.Version,
+            NvrtcPath = library?.Candidate.Path,
+        };
 
     private void Tell(Request request, KernelCompilationStage stage, string message) =>
-        options.OnEvent?.Invoke(new KernelCompilationEvent(request.Unit.Name, request.Architecture, stage, request.Elapsed, message));
+        options.Tell(new KernelCompilationEvent(request.Unit.Name, request.Architecture, stage, request.Elapsed, message));
 
     private sealed record Request(TranslationUnit Unit, string Architecture, IReadOnlyList<string> Options, long Start)
     {

@@ -24,9 +24,31 @@ public sealed class KernelCompilerOptions
     /// </summary>
     public bool LineInfo { get; init; }
 
+    /// <summary>
+    /// Gets a line when a compile begins, when it ends, and for each warning; silent when the kernels come from the cache, and of a
+    /// failure, which is an exception. <c>Report = Console.Error.WriteLine</c> is all that a program needs to show why it waits. Called
+    /// on the compiling thread; it must not throw. <see cref="OnEvent"/> and <see cref="OnWarning"/> say more, and may be set as well.
+    /// </summary>
+    public Action<string>? Report { get; init; }
+
     /// <summary>Told when a compile begins, ends, fails or is answered by the cache; on the compiling thread. It must not throw.</summary>
     public Action<KernelCompilationEvent>? OnEvent { get; init; }
 
     /// <summary>Told of what the user should know but which stops nothing; on the compiling thread. It must not throw.</summary>
     public Action<string>? OnWarning { get; init; }
+
+    internal void Tell(KernelCompilationEvent step)
+    {
+        OnEvent?.Invoke(step);
+        if (step.Stage is KernelCompilationStage.Started or KernelCompilationStage.Compiled)
+        {
+            Report?.Invoke(step.Message);
+        }
+    }
+
+    internal void Warn(string message)
+    {
+        OnWarning?.Invoke(message);
+        Report?.Invoke(message);
+    }
 }

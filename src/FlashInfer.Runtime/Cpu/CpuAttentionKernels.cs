@@ -40,7 +40,12 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         DecodeKernel = $"cpu_decode_v{vectorBits} on {pool.Workers} {(pool.Workers == 1 ? "thread" : "threads")}";
     }
 
-    /// <summary>The widest vectors that this machine has registers for.</summary>
+    /// <summary>The widest vectors that the compiled code has registers for.</summary>
+    /// <remarks>
+    /// Under the JIT compiler that is what this processor has. NativeAOT compiles for the oldest processor that the program is to run
+    /// on, by default one with 128 bits: the program's IlcInstructionSet property decides. Asking the processor instead, by
+    /// <c>Avx2.IsSupported</c>, would choose vectors that the compiler has split into calls, slower than the narrow ones.
+    /// </remarks>
     public static int BestVectorBits =>
         Vector512.IsHardwareAccelerated ? 512
         : Vector256.IsHardwareAccelerated ? 256

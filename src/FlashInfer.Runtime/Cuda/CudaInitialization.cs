@@ -15,7 +15,7 @@ internal static unsafe class CudaInitialization
     {
         if (!NativeLibraries.TryLoadDriver(out IReadOnlyList<NativeSearchStep> trace))
         {
-            throw new DeviceUnavailableException(NotLoaded(trace));
+            throw NotLoaded(trace);
         }
 
         try
@@ -55,10 +55,13 @@ internal static unsafe class CudaInitialization
             ? null
             : $"The NVIDIA driver supports CUDA {Dotted(version)}; CUDA {Dotted(MinimumDriver)} or newer is needed. Update the driver (525 or newer on Linux, 527 on Windows).";
 
-    /// <summary>The message for a driver that cannot be loaded.</summary>
+    /// <summary>What to throw for a driver that cannot be loaded.</summary>
     /// <param name="tried">What was tried, with the outcome of each.</param>
-    public static string NotLoaded(IReadOnlyList<NativeSearchStep> tried) =>
-        $"The NVIDIA driver library cannot be loaded, so no CUDA device can be used. Install the driver, or, in a container, start it with GPUs. Tried: {string.Join("; ", tried)}.";
+    public static DeviceUnavailableException NotLoaded(IReadOnlyList<NativeSearchStep> tried) =>
+        new(
+            "The NVIDIA driver's CUDA library cannot be loaded. Install the driver, or, in a container, start the container with GPUs.",
+            tried
+        );
 
     /// <summary>A version as people write it: 12040 is 12.4.</summary>
     public static string Dotted(int version) => $"{version / 1000}.{version % 1000 / 10}";

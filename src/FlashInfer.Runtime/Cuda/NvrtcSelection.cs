@@ -47,6 +47,12 @@ internal sealed class NvrtcSelection
         }
     }
 
+    /// <summary>
+    /// Whether there is an NVRTC to compile with. A file that the search found is not loaded for the answer, which takes tens of
+    /// milliseconds; only where there is none is the system's loader asked, which means loading what it knows.
+    /// </summary>
+    public bool IsAvailable => LocatedIdentity is not null || Load() is not null;
+
     /// <summary>The loaded library, loaded now if need be; null when no candidate is left, which <see cref="Trace"/> explains.</summary>
     public NvrtcLibrary? Load()
     {

@@ -16,27 +16,24 @@ public sealed partial class Device
     /// <summary>The stream that work is queued on when a call names none; null on the CPU device.</summary>
     public CudaStream? Stream => (_backend as CudaBackend)?.Stream;
 
-    /// <summary>Opens the first GPU when there is a usable one, else the CPU; <see cref="Reason"/> says why.</summary>
+    /// <summary>
+    /// Opens the first GPU when it can be used and its kernels be compiled, else the CPU; <see cref="Reason"/> says why, and what to do.
+    /// </summary>
     /// <param name="options">Options; the defaults when null.</param>
     public static Device Open(DeviceOptions? options = null)
     {
         options ??= new DeviceOptions();
-        try
-        {
-            return OpenCuda(0, options, "a usable GPU is there");
-        }
-        catch (FlashInferException e) when (e is DeviceUnavailableException or CudaDriverException)
-        {
-            return OpenCpu(options, $"no GPU can be used: {FirstSentence(e.Message)}");
-        }
+        Lazy<KernelCompiler> compiler = Compiler(options);
+        return Open(options, compiler, () => OpenCuda(0, compiler, "a usable GPU is there"));
     }
 
     /// <summary>Opens a GPU.</summary>
     /// <param name="ordinal">Its number, from 0, among those that the process may use.</param>
     /// <param name="options">Options; the defaults when null.</param>
+    /// <remarks>Whether the kernels can be compiled shows when the first cache is made; <see cref="Open(DeviceOptions?)"/> looks beforehand.</remarks>
     /// <exception cref="DeviceUnavailableException">No driver, a driver too old, no such GPU, or one that the kernels can't run on.</exception>
     public static Device OpenCuda(int ordinal = 0, DeviceOptions? options = null) =>
-        OpenCuda(ordinal, options ?? new DeviceOptions(), $"GPU {ordinal} was asked for");
+        OpenCuda(ordinal, Compiler(options), $"GPU {ordinal} was asked for");
 
     /// <summary>Uses a context, and if wanted a stream, that another library made (ManagedCuda, ILGPU, TorchSharp).</summary>
     /// <param name="context">The context; its owner keeps it alive and disposes it after the device.</param>
@@ -46,19 +43,59 @@ public sealed partial class Device
     public static Device FromCuda(CudaContext context, CudaStream? stream = null, DeviceOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(context);
-        return Wrap(context, stream, options ?? new DeviceOptions(), "another library's context was given");
+        return Wrap(context, stream, Compiler(options), "another library's context was given");
     }
 
     /// <summary>Opens the CPU backend.</summary>
     /// <param name="options">Options; the defaults when null.</param>
+    /// <remarks>
+    /// A program published with NativeAOT uses the vectors of the oldest processor that it is compiled for: on x64 those of SSE, 128 bits
+    /// wide. <c>&lt;IlcInstructionSet&gt;x86-64-v3&lt;/IlcInstructionSet&gt;</c> in its project file makes them AVX2's (2 to 3 times as
+    /// fast), <c>x86-64-v4</c> AVX-512's; it does not start on a processor without them. A program that the JIT compiler runs needs nothing.
+    /// </remarks>
     public static Device OpenCpu(DeviceOptions? options = null) => OpenCpu(options ?? new DeviceOptions(), "the CPU was asked for");
 
-    private static Device OpenCuda(int ordinal, DeviceOptions options, string reason)
+    /// <summary>The choice of <see cref="Open(DeviceOptions?)"/>, whatever opens the GPU.</summary>
+    internal static Device Open(DeviceOptions options, Lazy<KernelCompiler> compiler, Func<Device> openGpu)
+    {
+        Device gpu;
+        try
+        {
+            gpu = openGpu();
+        }
+        catch (DeviceUnavailableException e)
+        {
+            return OpenCpu(options, InOneLine($"no GPU can be used: {e.Summary}"));
+        }
+        catch (CudaDriverException e)
+        {
+            return OpenCpu(options, InOneLine($"no GPU can be used: {e.Message}"));
+        }
+
+        try
+        {
+            if (compiler.Value.WhyNoNvrtc() is not { } why)
+            {
+                return gpu;
+            }
+
+            Device cpu = OpenCpu(options, InOneLine($"kernels for {gpu.Name} cannot be compiled: {why}"));
+            gpu.Dispose();
+            return cpu;
+        }
+        catch
+        {
+            gpu.Dispose();
+            throw;
+        }
+    }
+
+    private static Device OpenCuda(int ordinal, Lazy<KernelCompiler> compiler, string reason)
     {
         CudaContext context = CudaContext.Open(ordinal);
         try
         {
-            Device device = Wrap(context, null, options, reason);
+            Device device = Wrap(context, null, compiler, reason);
             device._ownedContext = context;
             return device;
         }
@@ -69,10 +106,10 @@ public sealed partial class Device
         }
     }
 
-    private static Device Wrap(CudaContext context, CudaStream? stream, DeviceOptions options, string reason)
+    private static Device Wrap(CudaContext context, CudaStream? stream, Lazy<KernelCompiler> compiler, string reason)
     {
-        KernelCompiler compiler = new(options.Compiler);
-        CudaBackend backend = new(context, stream, (spec, owner) => new CudaAttentionKernels(spec, owner, compiler));
+        KernelCompiler kernels = compiler.Value;
+        CudaBackend backend = new(context, stream, (spec, owner) => new CudaAttentionKernels(spec, owner, kernels));
         return new Device(backend, DeviceKind.Cuda, context.Name, reason);
     }
 
@@ -82,16 +119,13 @@ public sealed partial class Device
         return new Device(
             new CpuBackend(options.CpuThreads),
             DeviceKind.Cpu,
-            $"CPU ({RuntimeInformation.ProcessArchitecture}, {options.CpuThreads} threads)",
+            $"CPU ({RuntimeInformation.ProcessArchitecture}, {options.CpuThreads} {(options.CpuThreads == 1 ? "thread" : "threads")})",
             reason
         );
     }
 
-    /// <summary>A reason stands in a line: the places that were searched are for the exception of <see cref="OpenCuda(int, DeviceOptions?)"/>.</summary>
-    private static string FirstSentence(string message)
-    {
-        string line = message.Split('\n')[0];
-        int end = line.IndexOf(". ", StringComparison.Ordinal);
-        return (end < 0 ? line : line[..end]).TrimEnd('.', ':');
-    }
+    /// <summary>Made only once there is a GPU: it may have something to warn of, which a machine without one need not hear.</summary>
+    private static Lazy<KernelCompiler> Compiler(DeviceOptions? options) => new(() => new KernelCompiler(options?.Compiler));
+
+    private static string InOneLine(string reason) => reason.ReplaceLineEndings(" ");
 }

@@ -57,6 +57,11 @@ public sealed partial class Device : IDisposable
     public DeviceTensor<T> Allocate<T>(params ReadOnlySpan<int> shape)
         where T : unmanaged => new(this, new TensorShape(shape));
 
+    /// <summary>Allocates a tensor whose element type is known only at run time, contents undefined.</summary>
+    /// <param name="dtype">The element type.</param>
+    /// <param name="shape">Its dimensions, outermost first.</param>
+    public DeviceTensor Allocate(DType dtype, params ReadOnlySpan<int> shape) => new(this, dtype, new TensorShape(shape));
+
     /// <summary>Looks at memory that somebody else owns: ManagedCuda, ILGPU, TorchSharp, a native library.</summary>
     /// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/> or <see cref="int"/>.</typeparam>
     /// <param name="address">A device pointer of this GPU, or a native pointer on the CPU device; 16-byte aligned.</param>
@@ -139,8 +144,8 @@ public sealed partial class Device : IDisposable
         _ownedContext?.Dispose();
     }
 
-    /// <summary>Name and kind.</summary>
-    public override string ToString() => $"{Name} ({Kind})";
+    /// <summary>The name, and of a GPU its number.</summary>
+    public override string ToString() => Cuda is { } context ? $"{Name} (GPU {context.Ordinal})" : Name;
 
     internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(IsDisposed, this);
 

@@ -189,7 +189,10 @@ public class PagedKvCache : IDisposable
         Touch(sequence);
     }
 
-    /// <summary>Writes the keys and values of the open forwards of a batch into one layer.</summary>
+    /// <summary>
+    /// Writes the keys and values of the open forwards of a batch into one layer. Needs no plan; in a step that decodes, the wrapper's
+    /// <c>Append</c> does it.
+    /// </summary>
     /// <param name="layer">The layer, from 0.</param>
     /// <param name="sequences">Different sequences with a forward open.</param>
     /// <param name="key">[tokens, kvHeads, headDim]: the new tokens of the first sequence, then of the second, ...</param>

@@ -1,3 +1,4 @@
+using System.Numerics.Tensors;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using FlashInfer.Cuda;
@@ -79,6 +80,58 @@ public readonly struct TensorView
     public TensorView<T> As<T>()
         where T : unmanaged => new(this);
 
+    /// <summary>
+    /// Copies host values into a tensor of Float16, BFloat16 or Float32, in stream order; the source may be reused on return. They are
+    /// rounded to the nearest value of the element type, ties to even; what is beyond its range becomes infinite, and NaN stays NaN.
+    /// </summary>
+    /// <param name="source">As many values as the tensor has elements, last dimension fastest.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    /// <exception cref="InvalidOperationException">The elements are no floating-point numbers, or have gaps between them.</exception>
+    public void CopyFrom(ReadOnlySpan<float> source, CudaStream? stream = null)
+    {
+        CheckHost(source.Length);
+        switch (Dtype)
+        {
+            case DType.Float16:
+                HostConversion.CopyIn<Half>(this, source, TensorPrimitives.ConvertToHalf, stream);
+                break;
+            case DType.BFloat16:
+                HostConversion.CopyIn<BFloat16>(this, source, BFloat16.Convert, stream);
+                break;
+            case DType.Float32:
+                Device.Backend.CopyIn(Address, MemoryMarshal.AsBytes(source), stream);
+                break;
+            default:
+                throw NoFloats();
+        }
+    }
+
+    /// <summary>
+    /// Copies a tensor of Float16, BFloat16 or Float32 to the host, in stream order, and waits for it. All of its values are
+    /// <see cref="float"/>s: nothing is rounded.
+    /// </summary>
+    /// <param name="destination">Room for as many values as the tensor has elements.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    /// <exception cref="InvalidOperationException">The elements are no floating-point numbers, or have gaps between them.</exception>
+    public void CopyTo(Span<float> destination, CudaStream? stream = null)
+    {
+        CheckHost(destination.Length);
+        switch (Dtype)
+        {
+            case DType.Float16:
+                HostConversion.CopyOut<Half>(this, destination, TensorPrimitives.ConvertToSingle, stream);
+                break;
+            case DType.BFloat16:
+                HostConversion.CopyOut<BFloat16>(this, destination, BFloat16.Convert, stream);
+                break;
+            case DType.Float32:
+                Device.Backend.CopyOut(MemoryMarshal.AsBytes(destination), Address, stream);
+                break;
+            default:
+                throw NoFloats();
+        }
+    }
+
     /// <summary>Shape, element type and device.</summary>
     public override string ToString() => IsEmpty ? "no tensor" : $"{Dtype}{Shape} on {Device.Name}";
 
@@ -99,6 +152,25 @@ public readonly struct TensorView
         return same ? this : throw new ArgumentException($"{what} is {Dtype}{Shape}; expected {Describe(dtype, shape)}.", what);
     }
 
+    /// <summary>Throws unless a host span of this many elements can be copied from or to the view at once.</summary>
+    internal void CheckHost(int length)
+    {
+        if (IsEmpty)
+        {
+            throw new InvalidOperationException("This view is no tensor (default); there is nothing to copy.");
+        }
+
+        if (!IsContiguous)
+        {
+            throw new InvalidOperationException($"{this} has gaps between its elements; only a contiguous tensor can be copied at once.");
+        }
+
+        if (length != Shape.Elements)
+        {
+            throw new ArgumentException($"The host span has {length} elements; {this} has {Shape.Elements}.");
+        }
+    }
+
     internal TensorView WithRows(int start, int count, int elementBytes)
     {
         Span<int> dimensions = stackalloc int[Shape.Rank];
@@ -117,6 +189,8 @@ public readonly struct TensorView
             _strides
         );
     }
+
+    private InvalidOperationException NoFloats() => new($"{this} holds no floating-point numbers; copy its values by way of As<int>().");
 
     private static string Describe(DType dtype, ReadOnlySpan<int> shape)
     {
@@ -176,7 +250,7 @@ public readonly struct TensorView<T>
     /// <param name="stream">A stream; the device's own when null.</param>
     public void CopyFrom(ReadOnlySpan<T> source, CudaStream? stream = null)
     {
-        CheckCopy(source.Length);
+        _view.CheckHost(source.Length);
         Device.Backend.CopyIn(Address, MemoryMarshal.AsBytes(source), stream);
     }
 
@@ -185,7 +259,7 @@ public readonly struct TensorView<T>
     /// <param name="stream">A stream; the device's own when null.</param>
     public void CopyTo(Span<T> destination, CudaStream? stream = null)
     {
-        CheckCopy(destination.Length);
+        _view.CheckHost(destination.Length);
         Device.Backend.CopyOut(MemoryMarshal.AsBytes(destination), Address, stream);
     }
 
@@ -235,22 +309,4 @@ public readonly struct TensorView<T>
 
     /// <summary>Shape, element type and device.</summary>
     public override string ToString() => _view.ToString();
-
-    private void CheckCopy(int length)
-    {
-        if (_view.IsEmpty)
-        {
-            throw new InvalidOperationException("This view is no tensor (default); there is nothing to copy.");
-        }
-
-        if (!_view.IsContiguous)
-        {
-            throw new InvalidOperationException($"{_view} has gaps between its elements; only a contiguous tensor can be copied at once.");
-        }
-
-        if (length != Shape.Elements)
-        {
-            throw new ArgumentException($"The host span has {length} elements; {_view} has {Shape.Elements}.");
-        }
-    }
 }

@@ -112,6 +112,11 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<global::FlashInfer.BFloat16> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public global::FlashInfer.BFloat16[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
         /// <summary>Frees memory that <see cref="AllocateQuery"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();
 
@@ -163,6 +168,11 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="destination">Room for as many values as the tensor has elements.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<global::FlashInfer.BFloat16> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
+
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public global::FlashInfer.BFloat16[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
 
         /// <summary>Frees memory that <see cref="AllocateKey"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();
@@ -216,6 +226,11 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<global::FlashInfer.BFloat16> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public global::FlashInfer.BFloat16[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
         /// <summary>Frees memory that <see cref="AllocateValue"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();
 
@@ -267,6 +282,11 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="destination">Room for as many values as the tensor has elements.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<global::FlashInfer.BFloat16> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
+
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public global::FlashInfer.BFloat16[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
 
         /// <summary>Frees memory that <see cref="AllocateOutput"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();
@@ -320,6 +340,21 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
         /// <param name="stream">A stream; the device's own when null.</param>
         public void CopyTo(global::System.Span<float> destination, global::FlashInfer.Cuda.CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+        /// <summary>The tensor's values in a new array, last dimension fastest; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public float[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
+
+        /// <summary>The values as natural logarithms, in a new array: times ln 2, with -infinity staying so; waits for the work queued before.</summary>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>As many values as the tensor has elements.</returns>
+        public float[] ToNaturalLog(global::FlashInfer.Cuda.CudaStream? stream = null)
+        {
+            float[] values = View.ToArray(stream);
+            global::FlashInfer.Lse.ToNaturalLog(values, values);
+            return values;
+        }
+
         /// <summary>Frees memory that <see cref="AllocateLse2"/> gave; does nothing to memory of somebody else.</summary>
         public void Dispose() => _owner?.Dispose();
 
@@ -344,7 +379,7 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
         public PagedKvCache(global::FlashInfer.Device device, int layers, int pages)
             : base(device, global::LlamaAttention.Spec, layers, pages) { }
 
-        /// <summary>Writes the keys and values of one open forward into one layer.</summary>
+        /// <summary>Writes the keys and values of one open forward into one layer. Needs no plan; in a step that decodes, the wrapper's <c>Append</c> does it.</summary>
         /// <param name="layer">The layer, from 0.</param>
         /// <param name="sequence">A sequence with a forward open.</param>
         /// <param name="key">[tokens, 8, 128].</param>
@@ -353,7 +388,7 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
         public void Append(int layer, global::FlashInfer.Sequence sequence, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
             base.Append(layer, new global::System.ReadOnlySpan<global::FlashInfer.Sequence>(in sequence), key.View, value.View, stream);
 
-        /// <summary>Writes the keys and values of the open forwards of a batch into one layer.</summary>
+        /// <summary>Writes the keys and values of the open forwards of a batch into one layer. Needs no plan; in a step that decodes, the wrapper's <c>Append</c> does it.</summary>
         /// <param name="layer">The layer, from 0.</param>
         /// <param name="sequences">Different sequences with a forward open.</param>
         /// <param name="key">[tokens, 8, 128]: the new tokens of the first sequence, then of the second, ...</param>
@@ -373,7 +408,7 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
         public BatchDecodeWithPagedKvCache(PagedKvCache cache, int maxSequences = 1024)
             : base(cache, maxSequences) { }
 
-        /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer.</summary>
+        /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer; the cache's <c>Append</c> does it without a plan.</summary>
         /// <param name="layer">The layer, from 0.</param>
         /// <param name="key">[tokens, 8, 128]: the new tokens of the first planned sequence, then of the second, ...</param>
         /// <param name="value">As <paramref name="key"/>.</param>

@@ -55,7 +55,9 @@ public sealed class KernelCompilerTests
         Assert.Matches(@"\nNVRTC: \S*nvrtc\S*, which compiles for sm_.*sm_80", e.Message);
         Assert.Contains("--gpu-architecture=sm_80", e.Options);
         Assert.Contains("Options: --gpu-architecture=sm_80 --std=c++17", e.Message, StringComparison.Ordinal);
-        Assert.Equal(("fi_broken", unit.ToString()), (e.Unit, e.UnitSource));
+        Assert.Equal(("fi_broken", "sm_80", unit.ToString()), (e.Unit, e.Architecture, e.UnitSource));
+        NvrtcInfo nvrtc = TestNvrtc.Compiler().DescribeNvrtc();
+        Assert.Equal((nvrtc.Version, nvrtc.Path), (e.NvrtcVersion, e.NvrtcPath));
     }
 
     [SkippableFact]
@@ -114,25 +116,6 @@ public sealed class KernelCompilerTests
         Assert.Contains($"'{architecture}' is not a GPU architecture; expected sm_", e.Message, StringComparison.Ordinal);
     }
 
-    [Theory]
-    [InlineData("../escape")]
-    [InlineData("1st")]
-    [InlineData("a-b")]
-    public void A_unit_name_that_is_no_identifier_never_becomes_a_file_name(string name)
-    {
-        ArgumentException e = Assert.Throws<ArgumentException>(() => new KernelCompiler().Compile(TestUnits.Unit(name, ""), "sm_80"));
-
-        Assert.Contains($"'{name}'; expected a C identifier", e.Message, StringComparison.Ordinal);
-    }
-
-    [Fact]
-    public void A_zero_byte_in_the_text_is_refused_instead_of_cutting_the_text() =>
-        Assert.Contains(
-            "has a zero byte at 2",
-            Assert.Throws<ArgumentException>(() => new KernelCompiler().Compile(TestUnits.Unit("fi_x", "ab\0c"), "sm_80")).Message,
-            StringComparison.Ordinal
-        );
-
     [Fact]
     public void Empty_paths_are_refused()
     {
@@ -174,7 +157,9 @@ public sealed class KernelCompilerTests
                 + "Tried:\n  /nowhere: no such file or folder",
             e.Message
         );
-        Assert.Equal("", e.Log);
+        Assert.Equal(("", "sm_80"), (e.Log, e.Architecture));
+        Assert.Null(e.NvrtcVersion);
+        Assert.Null(e.NvrtcPath);
         KernelCompilationEvent failed = Assert.Single(events);
         Assert.Equal((KernelCompilationStage.Failed, e.Message), (failed.Stage, failed.Message));
         Assert.Null(compiler.DescribeNvrtc().Path);
@@ -228,6 +213,51 @@ public sealed class KernelCompilerTests
 
         Assert.Throws<OperationCanceledException>(() => compiler.Compile(TestUnits.Tiny(), "sm_80", new CancellationToken(canceled: true)));
         Assert.Empty(events);
+    }
+
+    [SkippableFact]
+    public void A_report_tells_of_compiles_and_not_of_cache_hits()
+    {
+        using TemporaryFolder folder = new();
+        List<string> lines = [];
+        List<KernelCompilationStage> stages = [];
+        KernelCompilerOptions options = new()
+        {
+            NvrtcPath = TestNvrtc.Require(),
+            CacheDirectory = folder.Path,
+            Report = lines.Add,
+            OnEvent = step => stages.Add(step.Stage),
+        };
+
+        new KernelCompiler(options).Compile(TestUnits.Tiny(), "sm_80");
+        new KernelCompiler(options).Compile(TestUnits.Tiny(), "sm_80");
+
+        Assert.Collection(
+            lines,
+            line => Assert.Matches(@"^compiling unit 'fi_tiny' for sm_80 with NVRTC \d+\.\d+$", line),
+            line => Assert.Matches(@"^compiled unit 'fi_tiny' for sm_80 in \d+ ms$", line)
+        );
+        Assert.Equal([KernelCompilationStage.Started, KernelCompilationStage.Compiled, KernelCompilationStage.LoadedFromCache], stages);
+    }
+
+    [Fact]
+    public void A_report_tells_of_warnings_and_leaves_failures_to_the_exception()
+    {
+        List<string> lines = [];
+        List<string> warnings = [];
+        KernelCompilerOptions options = new()
+        {
+            NvrtcPath = "/nowhere",
+            Report = lines.Add,
+            OnWarning = warnings.Add,
+        };
+
+        // A machine without a home or any other place for a cache.
+        KernelCompiler compiler = new(options, TestUnits.Headers(), new FakeHost(isWindows: true));
+        Assert.Throws<KernelCompilationException>(() => compiler.Compile(TestUnits.Tiny(), "sm_80"));
+
+        Assert.StartsWith("This user has no cache folder", Assert.Single(lines), StringComparison.Ordinal);
+        Assert.Equal(warnings, lines);
     }
 
     [SkippableFact]

@@ -31,12 +31,16 @@ public sealed class CudaInitializationTests
         Assert.Equal(expected, CudaInitialization.Dotted(version));
 
     [Fact]
-    public void Missing_driver_says_what_was_tried() =>
-        Assert.EndsWith(
-            "Tried: libcuda.so.1: no such file; /usr/lib/libcuda.so: too short.",
-            CudaInitialization.NotLoaded([new("libcuda.so.1", "no such file"), new("/usr/lib/libcuda.so", "too short")]),
-            StringComparison.Ordinal
-        );
+    public void Missing_driver_says_what_was_tried()
+    {
+        NativeSearchStep[] tried = [new("libcuda.so.1", "no such file"), new("/usr/lib/libcuda.so", "too short")];
+
+        DeviceUnavailableException e = CudaInitialization.NotLoaded(tried);
+
+        Assert.Equal(tried, e.Tried);
+        Assert.Equal($"{e.Summary} Tried: libcuda.so.1: no such file; /usr/lib/libcuda.so: too short.", e.Message);
+        Assert.EndsWith("start the container with GPUs.", e.Summary, StringComparison.Ordinal);
+    }
 
     [Fact]
     public void Opening_without_a_usable_driver_says_why()

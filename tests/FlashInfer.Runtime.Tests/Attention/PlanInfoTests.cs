@@ -1,0 +1,31 @@
+namespace FlashInfer.Tests.Attention;
+
+public sealed class PlanInfoTests
+{
+    [Fact]
+    public void One_of_everything_is_told_in_the_singular() =>
+        Assert.Equal(
+            "k: 1 sequence with 1 token in 1 item of up to 1 token (none split), 1 unit on 1 block, busiest block at 1.00 of the mean",
+            new PlanInfo("k", 1, 1, 1, 1, 1, 1, 1, 0, 1).ToString()
+        );
+
+    [Theory]
+    [InlineData(0, "none split")]
+    [InlineData(1, "1 sequence split")]
+    [InlineData(3, "3 sequences split")]
+    public void Several_are_told_in_the_plural(int splitSequences, string split) =>
+        Assert.Equal(
+            $"k: 3 sequences with 5000 tokens in 9 items of up to 1024 tokens ({split}), 72 units on 4 blocks, busiest block at 1.25 of the mean",
+            new PlanInfo("k", 3, 5000, 9, 72, 4, 1, 1024, splitSequences, 1.25).ToString()
+        );
+
+    [Theory]
+    [InlineData(1, "1 thread")]
+    [InlineData(2, "2 threads")]
+    public void A_cpu_device_is_called_by_its_name(int threads, string words)
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = threads });
+
+        Assert.Matches($@"^CPU \(\w+, {words}\)$", device.ToString());
+    }
+}

@@ -1,0 +1,129 @@
+namespace FlashInfer.Tests.Tensors;
+
+public sealed class DeviceTensorTests : IDisposable
+{
+    private readonly Device _device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+
+    public void Dispose() => _device.Dispose();
+
+    [Fact]
+    public void A_typed_tensor_is_copied_without_its_view()
+    {
+        using DeviceTensor<Half> tensor = _device.Allocate<Half>(2, 3);
+        Half[] values = [(Half)1, (Half)2, (Half)3, (Half)4, (Half)5, (Half)6];
+        tensor.CopyFrom(values);
+        Half[] copy = new Half[6];
+        tensor.CopyTo(copy);
+
+        Assert.Equal(values, copy);
+        Assert.Equal(values, tensor.ToArray());
+        Assert.Equal(tensor.View.Address, tensor.Address);
+        Assert.Same(_device, tensor.Device);
+    }
+
+    [Fact]
+    public void Tensors_become_views_where_views_are_wanted()
+    {
+        using DeviceTensor<int> typed = _device.Allocate<int>(4);
+        using DeviceTensor untyped = _device.Allocate(DType.Int32, 4);
+        TensorView<int> view = typed;
+        TensorView[] views = [typed, view, untyped];
+
+        Assert.All(views, v => Assert.Equal((DType.Int32, new TensorShape(4)), (v.Dtype, v.Shape)));
+        Assert.Equal([typed.Address, typed.Address, untyped.Address], views.Select(static v => v.Address));
+        Assert.Throws<ArgumentNullException>(static () => (TensorView)(DeviceTensor<int>)null!);
+        Assert.Throws<ArgumentNullException>(static () => (TensorView<int>)(DeviceTensor<int>)null!);
+        Assert.Throws<ArgumentNullException>(static () => (TensorView)(DeviceTensor)null!);
+    }
+
+    [Theory]
+    [InlineData(DType.Float16)]
+    [InlineData(DType.BFloat16)]
+    [InlineData(DType.Float32)]
+    public void Floats_are_rounded_to_the_element_type_and_back_exactly(DType dtype)
+    {
+        // More than one piece, and lengths that no vector divides.
+        const int Count = (1 << 20) + 77;
+        Random random = new(5);
+        float[] values = [.. Enumerable.Range(0, Count - 6).Select(_ => (random.NextSingle() - 0.5f) * 4)];
+        values = [.. values, float.NaN, float.PositiveInfinity, 3.4e38f, -1e30f, 1e-30f, -0f];
+        using DeviceTensor tensor = _device.Allocate(dtype, Count);
+
+        tensor.CopyFrom(values);
+        float[] copy = new float[Count];
+        tensor.CopyTo(copy);
+
+        Func<float, float> rounded = dtype switch
+        {
+            DType.Float16 => static value => (float)(Half)value,
+            DType.BFloat16 => static value => (BFloat16)value,
+            _ => static value => value,
+        };
+        Assert.Equal(values.Select(rounded), copy);
+        if (dtype == DType.Float16)
+        {
+            Assert.Equal(copy, tensor.View.As<Half>().ToArray().Select(static value => (float)value));
+        }
+    }
+
+    [Fact]
+    public void Ties_go_to_even()
+    {
+        using DeviceTensor tensor = _device.Allocate(DType.Float16, 2);
+        float[] copy = new float[2];
+
+        // A half has 11 bits of mantissa: these lie in the middle between two.
+        tensor.CopyFrom([2049, 2051]);
+        tensor.CopyTo(copy);
+
+        Assert.Equal([2048, 2052], copy);
+    }
+
+    [Fact]
+    public void Integers_are_no_floats()
+    {
+        using DeviceTensor tensor = _device.Allocate(DType.Int32, 2);
+
+        InvalidOperationException e = Assert.Throws<InvalidOperationException>(() => tensor.CopyFrom([1, 2]));
+
+        Assert.Contains("Int32[2]", e.Message, StringComparison.Ordinal);
+        Assert.Contains("As<int>()", e.Message, StringComparison.Ordinal);
+        Assert.Throws<InvalidOperationException>(() => tensor.CopyTo(new float[2]));
+    }
+
+    [Fact]
+    public void Bad_arguments_are_named()
+    {
+        using DeviceTensor tensor = _device.Allocate(DType.BFloat16, 2, 3);
+
+        ArgumentException e = Assert.Throws<ArgumentException>(() => tensor.CopyFrom(new float[5]));
+        Assert.Contains("5 elements", e.Message, StringComparison.Ordinal);
+        Assert.Contains("BFloat16[2, 3]", e.Message, StringComparison.Ordinal);
+        Assert.Throws<ArgumentException>(() => tensor.CopyTo(new float[7]));
+        Assert.Throws<InvalidOperationException>(() => default(TensorView).CopyFrom([1]));
+        Assert.Throws<ArgumentOutOfRangeException>("dtype", () => _device.Allocate((DType)9, 1));
+        Assert.Throws<ArgumentException>(() => _device.Allocate(DType.Float16));
+    }
+
+    [Fact]
+    public void An_empty_tensor_is_copied()
+    {
+        using DeviceTensor tensor = _device.Allocate(DType.Float16, 0, 3);
+        tensor.CopyFrom([]);
+        tensor.CopyTo([]);
+        Assert.Equal("[0, 3]", tensor.Shape.ToString());
+    }
+
+    [Fact]
+    public void After_disposal_views_throw()
+    {
+        DeviceTensor tensor = _device.Allocate(DType.Float16, 2);
+        TensorView view = tensor;
+        tensor.Dispose();
+        tensor.Dispose();
+
+        Assert.Throws<ObjectDisposedException>(() => tensor.Address);
+        Assert.Throws<ObjectDisposedException>(() => view.CopyFrom([1, 2]));
+        Assert.Throws<ObjectDisposedException>(() => view.CopyTo(new float[2]));
+    }
+}
