@@ -6,7 +6,7 @@ namespace FlashInfer.Generators.Tests;
 
 /// <summary>
 /// Every C# block of the README, CONTRIBUTING and the pages under docs compiles without a warning, against the runtime and with the
-/// generator, as a user's program would; and every relative link leads to a file.
+/// generator, as a user's program would; and every relative link leads to a file and a heading.
 /// </summary>
 /// <remarks>
 /// A block that is a fragment has an HTML comment on the line above it: <c>&lt;!-- context: NAME --&gt;</c> puts it behind the statements
@@ -104,15 +104,27 @@ public sealed partial class ExampleTests
 
     [Theory]
     [MemberData(nameof(Pages))]
-    public void Relative_links_lead_to_files(string page)
+    public void Relative_links_lead_to_files_and_headings(string page)
     {
         string folder = Path.GetDirectoryName(Path.Combine(TestPaths.RepositoryRoot, page))!;
         foreach (Match link in Link().Matches(File.ReadAllText(Path.Combine(TestPaths.RepositoryRoot, page))))
         {
             string target = link.Groups[1].Value;
-            Assert.True(Path.Exists(Path.Combine(folder, target)), $"{page} links to {target}, which is not there");
+            string path = target.Length == 0 ? Path.Combine(TestPaths.RepositoryRoot, page) : Path.Combine(folder, target);
+            Assert.True(Path.Exists(path), $"{page} links to {target}, which is not there");
+            if (link.Groups[2].Value is { Length: > 0 } anchor)
+            {
+                Assert.True(Anchors(path).Contains(anchor), $"{page} links to {target}#{anchor}, but there is no such heading");
+            }
         }
     }
+
+    /// <summary>Headings as GitHub turns them into anchors: lower case, hyphens for spaces, no punctuation.</summary>
+    private static IEnumerable<string> Anchors(string path) =>
+        Heading()
+            .Matches(File.ReadAllText(path))
+            .Select(static match => string.Concat(match.Groups[1].Value.Where(static c => char.IsLetterOrDigit(c) || c is ' ' or '-')))
+            .Select(static heading => heading.ToLowerInvariant().Replace(' ', '-'));
 
     /// <summary>The block's using directives, the context's statements, the block; the configuration unless the block has its own.</summary>
     private static IReadOnlyList<Diagnostic> Compile(string statements, string code)
@@ -142,6 +154,9 @@ public sealed partial class ExampleTests
     [GeneratedRegex(@"^using [\w.]+;$")]
     private static partial Regex Using();
 
-    [GeneratedRegex(@"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")]
+    [GeneratedRegex(@"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")]
     private static partial Regex Link();
+
+    [GeneratedRegex(@"^#+ (.*)$", RegexOptions.Multiline)]
+    private static partial Regex Heading();
 }
