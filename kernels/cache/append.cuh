@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cache/page_table.cuh"
+#include "core/hopper.cuh"
 #include "core/params.cuh"
 
 namespace flashinfer {
@@ -20,12 +21,14 @@ struct Append {
   static constexpr int kBlocksPerSm = 8;
 
   static constexpr __host__ __device__ KernelInfo info() {
-    return {kAbiVersion, sizeof(AppendParams), kThreads, 0, kBlocksPerSm, 1, 0};
+    return {kAbiVersion, sizeof(AppendParams), kThreads, 0, kBlocksPerSm, 1, 0, 0};
   }
 
   static __device__ __forceinline__ void run(const AppendParams& params) {
     const AppendItem* items = items_of<AppendItem>(params.plan);
     const int count = params.plan->count;
+    launch_dependents();
+    wait_for_dependency();  // the new keys and values come from the kernel before; the list does not
     for (int i = blockIdx.x; i < count; i += gridDim.x) {
       const int4 raw = __ldg(reinterpret_cast<const int4*>(items + i));
       const AppendItem item = {raw.x, raw.y, raw.z, raw.w};
@@ -40,11 +43,10 @@ struct Append {
         const i64 target = page * params.page_stride + position % kPageSize * params.token_stride +
                            head * params.head_stride + chunk * 8;
         const i64 row = item.row + token;
-        const uint4 key = *reinterpret_cast<const uint4*>(
-            params.key + row * params.key_row_stride + head * params.key_head_stride + chunk * 8);
-        const uint4 value =
-            *reinterpret_cast<const uint4*>(params.value + row * params.value_row_stride +
-                                            head * params.value_head_stride + chunk * 8);
+        const uint4 key = *reinterpret_cast<const uint4*>(params.key + row * params.key_row_stride +
+                                                          head * params.key_head_stride + chunk * 8);
+        const uint4 value = *reinterpret_cast<const uint4*>(params.value + row * params.value_row_stride +
+                                                            head * params.value_head_stride + chunk * 8);
         *reinterpret_cast<uint4*>(params.key_cache + target) = key;
         *reinterpret_cast<uint4*>(params.value_cache + target) = value;
       }

@@ -11,7 +11,8 @@ namespace flashinfer {
 struct ListHeader {
   i32 count;         // items in the list
   float scale_log2;  // decode: smScale * log2(e)
-  i64 reserved;
+  i32 cluster;       // decode: blocks that share each unit of work (the launch's cluster size), or 0
+  i32 reserved;
 };
 static_assert(sizeof(ListHeader) == 16, "ListHeader is 16 bytes on the host");
 
@@ -29,7 +30,12 @@ struct DecodeItem {
 };
 static_assert(sizeof(DecodeItem) == 32, "DecodeItem is 32 bytes on the host");
 
-struct DecodeParams {
+// A CUtensorMap: what the copy engine knows of a tensor.
+struct alignas(64) TensorMap {
+  u64 opaque[16];
+};
+
+struct alignas(64) DecodeParams {
   const u16* query;        // [rows, heads, headDim]
   const u16* key;          // one layer: [pages, pageSize, kvHeads, headDim] (NHD) or HND
   const u16* value;        // as key
@@ -39,7 +45,7 @@ struct DecodeParams {
   const ListHeader* plan;  // header and DecodeItems
   float* partial_output;   // [slots, heads, headDim]: sum of exp2(s - max) * v
   float2* partial_state;   // [slots, heads]: max, sum of exp2(s - max)
-  u32* counters;  // [slots, kvHeads * groupTiles]: parts that have arrived; zero between launches
+  u32* counters;           // [slots, kvHeads * groupTiles]: parts that have arrived; zero between launches
   i64 query_row_stride;
   i64 query_head_stride;
   i64 output_row_stride;
@@ -47,8 +53,16 @@ struct DecodeParams {
   i64 page_stride;
   i64 token_stride;
   i64 head_stride;
+  i64 key_page;    // first page of this layer's keys in kv_map
+  i64 value_page;  // first page of this layer's values in kv_map
+  i64 reserved0;  // the map stands at a multiple of 64 bytes
+  i64 reserved1;
+  i64 reserved2;
+  i64 reserved3;
+  i64 reserved4;
+  TensorMap kv_map;  // the whole cache as {64, kvHeads, pageSize, pages, headDim/64}; where KernelInfo asks for it
 };
-static_assert(sizeof(DecodeParams) == 17 * 8, "DecodeParams has 17 members of 8 bytes on the host");
+static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
 
 // Up to 16 new tokens of one sequence.
 struct AppendItem {
@@ -89,6 +103,8 @@ struct PageTableParams {
 };
 static_assert(sizeof(PageTableParams) == 16, "PageTableParams differs from the host's");
 
+enum Feature { kTensorMap = 1, kClusters = 2 };
+
 // What a cubin says of itself: the host launches by it and refuses a version that it does not know.
 struct KernelInfo {
   i32 abi_version;
@@ -97,7 +113,8 @@ struct KernelInfo {
   i32 shared_bytes;    // dynamic shared memory of a block
   i32 blocks_per_sm;   // blocks meant to share an SM
   i32 units_per_item;  // pieces of work that one list item expands to
-  i64 reserved;
+  i32 features;        // kTensorMap: wants kv_map; kClusters: can share a unit between the blocks of a cluster
+  i32 reserved;
 };
 static_assert(sizeof(KernelInfo) == 32, "KernelInfo is 32 bytes on the host");
 

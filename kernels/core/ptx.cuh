@@ -55,9 +55,7 @@ __device__ __forceinline__ void copy_async(u32 shared, const void* global, u32 b
                : "memory");
 }
 
-__device__ __forceinline__ void copy_async_commit() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
+__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Waits until at most N of this thread's groups are still under way.
 template <int N>
@@ -67,10 +65,7 @@ __device__ __forceinline__ void copy_async_wait() {
 
 __device__ __forceinline__ u32 atomic_add_acq_rel(u32* address, u32 value) {
   u32 before;
-  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "l"(address), "r"(value)
-               : "memory");
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
   return before;
 }
 

@@ -24,14 +24,18 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     private readonly DeviceMemory _partialOutput;
     private readonly DeviceMemory _partialState;
     private readonly DeviceMemory _counters;
-    private readonly DecodePlanLimits _limits;
+    private readonly TensorMap _kvMap;
+    private DecodePlanLimits _limits;
     private readonly Sequence[] _sequences;
     private readonly int[] _revisions;
     private readonly int[] _lengths;
     private readonly int[] _pageOffsets;
     private DecodePlan _plan;
     private int _rows = -1;
+    private int _capturedCluster;
+    private bool _overlaps;
     private int _cacheRevision;
+    private int _cacheCommits;
     private bool _disposed;
 
     /// <summary>Makes a wrapper and its workspace.</summary>
@@ -48,7 +52,12 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         int blocks = cache.Device.Backend.Parallelism;
         int units = cache.Kernels.DecodeUnitsPerItem;
         int slots = DecodePlanner.SlotsFor(blocks, units);
-        _limits = new DecodePlanLimits(blocks, units, cache.Kernels.DecodeMinChunk, slots);
+        _limits = new DecodePlanLimits(blocks, units, cache.Kernels.DecodeMinChunk, slots)
+        {
+            ClustersOf8 = cache.Kernels.MaxClusters(8),
+            ClustersOf2 = cache.Kernels.MaxClusters(2),
+        };
+        _kvMap = cache.Kernels.EncodeKvMap(cache);
         _appends = new AppendList(cache.Device);
         _list = new UploadList<DecodeItem>(cache.Device.Backend, DecodePlanner.MaxItems(maxSequences, _limits));
         long states = (long)slots * cache.Spec.Heads;
@@ -78,18 +87,21 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         get
         {
             RequirePlan();
+            // Planned once more, aside: the items themselves have gone to the device.
+            DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(_rows, _limits)];
+            DecodePlan again = DecodePlanner.Plan(_lengths.AsSpan(0, _rows), _pageOffsets.AsSpan(0, _rows), _limits, items);
             long units = (long)_plan.Items * _limits.UnitsPerItem;
-            double mean = ((double)_plan.TotalTokens * _limits.UnitsPerItem + ((double)units * DecodePlanner.TileTokens)) / _limits.Blocks;
             return new PlanInfo(
                 Cache.Kernels.DecodeKernel,
                 _rows,
                 _plan.TotalTokens,
                 _plan.Items,
                 units,
-                (int)Math.Min(units, _limits.Blocks),
+                (int)Math.Min(units * _plan.Cluster, _limits.Blocks),
+                _plan.Cluster,
                 _plan.ChunkTokens,
                 _plan.SplitSequences,
-                mean > 0 ? _plan.BusiestTokens / mean : 1
+                DecodePlanner.Imbalance(items.AsSpan(0, again.Items), again, _limits)
             );
         }
     }
@@ -122,10 +134,12 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 
         Span<DecodeItem> items = _list.Begin();
         _plan = DecodePlanner.Plan(_lengths.AsSpan(0, sequences.Length), _pageOffsets.AsSpan(0, sequences.Length), _limits, items);
-        _list.Commit(_plan.Items, stream, scale * Log2E);
+        _list.Commit(_plan.Items, stream, scale * Log2E, _plan.Cluster > 1 ? _plan.Cluster : 0);
+        _overlaps = false;
         _appends.Fill(sequences, stream);
         Cache.Table.Flush(Cache.Kernels, stream);
         _cacheRevision = Cache.Revision;
+        _cacheCommits = Cache.Commits;
         _rows = sequences.Length;
     }
 
@@ -134,6 +148,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     /// <param name="key">[tokens, kvHeads, headDim]: the new tokens of the first planned sequence, then of the second, ...</param>
     /// <param name="value">As <paramref name="key"/>.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
+    /// <exception cref="InvalidOperationException">None of the planned sequences has a forward open, or one was ended since.</exception>
     /// <exception cref="StalePlanException">There is no plan, or its sequences changed.</exception>
     public void Append(int layer, TensorView key, TensorView value, CudaStream? stream = null)
     {
@@ -147,6 +162,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             );
         }
 
+        RequireOpenForwards();
         AppendParams args = Cache.AppendArguments(layer, _appends.Tokens, key, value, stream);
         _appends.Run(args, Cache.Kernels, stream);
     }
@@ -167,6 +183,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         AttentionSpec spec = Cache.Spec;
         KernelTensor.Check(query, nameof(query), Cache, spec.Dtype, _rows, spec.Heads);
         KernelTensor.Check(output, nameof(output), Cache, spec.Dtype, _rows, spec.Heads);
+        KernelTensor.CheckWritten(output, nameof(output));
         if (!lse.IsEmpty)
         {
             CheckLse(lse);
@@ -191,8 +208,18 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             PageStride = Cache.PageElements,
             TokenStride = Cache.TokenElements,
             HeadStride = Cache.HeadElements,
+            KeyPage = 2L * layer * Cache.TotalPages,
+            ValuePage = ((2L * layer) + 1) * Cache.TotalPages,
+            KvMap = _kvMap,
         };
-        Cache.Kernels.Decode(args, _plan.Items, _list.Capacity, stream);
+        if (Cache.Device.Backend.IsCapturing(stream))
+        {
+            Captured();
+        }
+
+        int cluster = _capturedCluster > 0 ? _capturedCluster : _plan.Cluster;
+        Cache.Kernels.Decode(args, new ListLaunch(_plan.Items, _list.Capacity, cluster, _overlaps), stream);
+        _overlaps = true;
     }
 
     /// <summary>The plan in words: kernel, work items, chunk, imbalance.</summary>
@@ -227,6 +254,23 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         ObjectDisposedException.ThrowIf(_disposed, this);
         Cache.ThrowIfDisposed();
         return _guard.Enter();
+    }
+
+    /// <summary>
+    /// A graph keeps the cluster size of its launches, and every later plan has to go with it. A launch in clusters also runs plans without,
+    /// but not the other way round.
+    /// </summary>
+    private void Captured()
+    {
+        if (_capturedCluster == 0)
+        {
+            _capturedCluster = _plan.Cluster;
+            _limits = _limits with
+            {
+                ClustersOf8 = _capturedCluster == 8 ? _limits.ClustersOf8 : 0,
+                ClustersOf2 = _capturedCluster == 2 ? _limits.ClustersOf2 : 0,
+            };
+        }
     }
 
     private void CheckSequences(ReadOnlySpan<Sequence> sequences)
@@ -272,6 +316,30 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         }
     }
 
+    /// <summary>A fresh plan may have been made before EndForward: committed tokens are read but no longer written.</summary>
+    private void RequireOpenForwards()
+    {
+        if (_cacheCommits == Cache.Commits)
+        {
+            return;
+        }
+
+        int open = 0;
+        for (int i = 0; i < _rows; i++)
+        {
+            open += _sequences[i].ForwardTokens;
+        }
+
+        if (open != _appends.Tokens)
+        {
+            throw new InvalidOperationException(
+                $"The plan has {_appends.Tokens} new tokens but forwards with {_appends.Tokens - open} of them were ended since; append every layer before EndForward."
+            );
+        }
+
+        _cacheCommits = Cache.Commits;
+    }
+
     private void RequireFreshPlan()
     {
         RequirePlan();
@@ -302,9 +370,10 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 /// <param name="Items">Chunks that the sequences were cut into.</param>
 /// <param name="Units">Pieces of work on the device: items times KV heads times group tiles.</param>
 /// <param name="Blocks">Blocks that share them.</param>
+/// <param name="Cluster">Blocks that take each unit together; 1 when every block works alone.</param>
 /// <param name="ChunkTokens">No item is longer than this.</param>
 /// <param name="SplitSequences">Sequences cut into more than one item, whose parts are merged.</param>
-/// <param name="Imbalance">Load of the busiest block over the mean, 1 at best.</param>
+/// <param name="Imbalance">Tokens of the busiest block over the mean, 1 at best.</param>
 public readonly record struct PlanInfo(
     string Kernel,
     int Sequences,
@@ -312,6 +381,7 @@ public readonly record struct PlanInfo(
     int Items,
     long Units,
     int Blocks,
+    int Cluster,
     int ChunkTokens,
     int SplitSequences,
     double Imbalance
@@ -321,6 +391,6 @@ public readonly record struct PlanInfo(
     public override string ToString() =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{Kernel}: {Sequences} sequences of {Tokens} tokens in {Items} items of up to {ChunkTokens} tokens ({SplitSequences} sequences split), {Units} units on {Blocks} blocks, busiest block at {Imbalance:F2} of the mean"
+            $"{Kernel}: {Sequences} sequences of {Tokens} tokens in {Items} items of up to {ChunkTokens} tokens ({SplitSequences} sequences split), {Units} units on {Blocks} blocks{(Cluster > 1 ? $" in clusters of {Cluster}" : "")}, busiest block at {Imbalance:F2} of the mean"
         );
 }

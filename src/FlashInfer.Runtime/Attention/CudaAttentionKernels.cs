@@ -10,6 +10,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
 {
     private const string PageTableKernel = "fi_update_page_table";
     private const int PageTableThreads = 256;
+    private const int MaxClusterBlocks = 8;
 
     private readonly CudaBackend _backend;
     private readonly CudaModule _decodeModule;
@@ -17,6 +18,8 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     private readonly CudaKernel _decode;
     private readonly CudaKernel _append;
     private readonly CudaFunction _updatePageTable;
+    private readonly int[] _clusters = new int[MaxClusterBlocks + 1];
+    private readonly bool _overlaps;
 
     /// <summary>Compiles the units (both at once), or takes them from the kernel cache, and loads them.</summary>
     public CudaAttentionKernels(AttentionSpec spec, CudaBackend backend, KernelCompiler compiler)
@@ -43,6 +46,11 @@ internal sealed class CudaAttentionKernels : AttentionKernels
             _decode = CudaKernel.Load<DecodeParams>(_decodeModule, spec.DecodeUnit.Name);
             _append = CudaKernel.Load<AppendParams>(_appendModule, spec.AppendUnit.Name);
             _updatePageTable = _appendModule.GetFunction(PageTableKernel);
+            _overlaps = backend.Context.ComputeCapabilityMajor >= 9;
+            for (int blocks = 2; blocks <= MaxClusterBlocks; blocks *= 2)
+            {
+                _clusters[blocks] = CountClusters(blocks);
+            }
         }
         catch
         {
@@ -64,12 +72,17 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     public override int DecodeMinChunk => 64;
 
     /// <inheritdoc/>
-    public override void Decode(in DecodeParams args, int items, int capacity, CudaStream? stream) =>
-        Launch(_decode, args, items, capacity, stream);
+    public override int MaxClusters(int blocks) => _clusters[blocks];
 
     /// <inheritdoc/>
-    public override void Append(in AppendParams args, int items, int capacity, CudaStream? stream) =>
-        Launch(_append, args, items, capacity, stream);
+    public override TensorMap EncodeKvMap(PagedKvCache cache) =>
+        _decode.Info.Features.HasFlag(KernelFeatures.TensorMap) ? KvTensorMap.Encode(_backend.Context, cache) : default;
+
+    /// <inheritdoc/>
+    public override void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream) => Launch(_decode, args, launch, stream);
+
+    /// <inheritdoc/>
+    public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream) => Launch(_append, args, launch, stream);
 
     /// <inheritdoc/>
     public override void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream)
@@ -85,6 +98,11 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         _appendModule.Dispose();
     }
 
+    private int CountClusters(int blocks) =>
+        _decode.Info.Features.HasFlag(KernelFeatures.Clusters)
+            ? _decode.Function.GetMaxActiveClusters(blocks, _decode.Info.Threads, _decode.Info.SharedBytes)
+            : 0;
+
     private static CompiledKernel Result(Task<CompiledKernel> task)
     {
         try
@@ -99,18 +117,20 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <summary>As many blocks as run at once, or fewer when there is less to do; a graph must do for every list that it may replay.</summary>
-    private void Launch<T>(CudaKernel kernel, in T args, int items, int capacity, CudaStream? stream)
+    private void Launch<T>(CudaKernel kernel, in T args, in ListLaunch launch, CudaStream? stream)
         where T : unmanaged
     {
         CudaStream target = _backend.Resolve(stream);
-        long units = (long)(target.IsCapturing ? capacity : items) * kernel.Info.UnitsPerItem;
-        int resident = _backend.Context.MultiprocessorCount * kernel.Info.BlocksPerSm;
+        long units = (long)(target.IsCapturing ? launch.Capacity : launch.Items) * kernel.Info.UnitsPerItem;
+        int resident = launch.Cluster > 1 ? _clusters[launch.Cluster] : _backend.Context.MultiprocessorCount * kernel.Info.BlocksPerSm;
         kernel.Function.Launch(
             args,
-            new CudaExtent((int)Math.Clamp(units, 1, resident)),
+            new CudaExtent((int)Math.Clamp(units, 1, resident) * launch.Cluster),
             new CudaExtent(kernel.Info.Threads),
             kernel.Info.SharedBytes,
-            target
+            target,
+            launch.Overlaps && _overlaps,
+            launch.Cluster
         );
     }
 

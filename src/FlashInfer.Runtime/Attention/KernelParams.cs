@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace FlashInfer.Attention;
@@ -15,7 +16,10 @@ internal struct ListHeader
     /// <summary>Decode: smScale * log2(e). Else 0.</summary>
     public float ScaleLog2;
 
-    private readonly long _reserved;
+    /// <summary>Decode: blocks that share each unit of work, which is the launch's cluster size; or 0.</summary>
+    public int Cluster;
+
+    private readonly int _reserved;
 }
 
 /// <summary>A range of one sequence's tokens that one block attends to, for one KV head at a time; 32 bytes.</summary>
@@ -46,7 +50,7 @@ internal struct DecodeItem
     private readonly int _reserved;
 }
 
-/// <summary>Arguments of batch decode; 136 bytes.</summary>
+/// <summary>Arguments of batch decode; 320 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct DecodeParams
 {
@@ -87,6 +91,29 @@ internal struct DecodeParams
     public long PageStride;
     public long TokenStride;
     public long HeadStride;
+
+    /// <summary>First page of this layer's keys in <see cref="KvMap"/>.</summary>
+    public long KeyPage;
+
+    /// <summary>First page of this layer's values in <see cref="KvMap"/>.</summary>
+    public long ValuePage;
+
+    // The map stands at a multiple of 64 bytes.
+    private readonly long _reserved0;
+    private readonly long _reserved1;
+    private readonly long _reserved2;
+    private readonly long _reserved3;
+    private readonly long _reserved4;
+
+    /// <summary>The whole cache as the copy engine sees it; where <see cref="KernelFeatures.TensorMap"/> asks for it.</summary>
+    public TensorMap KvMap;
+}
+
+/// <summary>A CUtensorMap, opaque; 128 bytes.</summary>
+[InlineArray(16)]
+internal struct TensorMap
+{
+    private ulong _first;
 }
 
 /// <summary>Up to 16 new tokens of one sequence; 16 bytes.</summary>
@@ -181,5 +208,21 @@ internal struct KernelInfo
     /// <summary>Blocks' worth of work that one list item expands to (decode: kvHeads * groupTiles; else 1).</summary>
     public int UnitsPerItem;
 
-    private readonly long _reserved;
+    /// <summary>What the host has to bring along, or may use.</summary>
+    public KernelFeatures Features;
+
+    private readonly int _reserved;
+}
+
+/// <summary>Bits of <see cref="KernelInfo.Features"/>.</summary>
+[Flags]
+internal enum KernelFeatures
+{
+    None = 0,
+
+    /// <summary>Wants <see cref="DecodeParams.KvMap"/>.</summary>
+    TensorMap = 1,
+
+    /// <summary>Can share a unit of work between the blocks of a cluster.</summary>
+    Clusters = 2,
 }

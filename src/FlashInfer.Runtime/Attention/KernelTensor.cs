@@ -31,4 +31,26 @@ internal static class KernelTensor
             );
         }
     }
+
+    /// <summary>Throws when two rows or heads of a tensor that a kernel writes share memory: which value stayed would be chance.</summary>
+    public static void CheckWritten(TensorView tensor, string name)
+    {
+        (long Stride, int Count) inner = (tensor.Stride(1), tensor.Shape[1]);
+        (long Stride, int Count) outer = (tensor.Stride(0), tensor.Shape[0]);
+        if (inner.Stride > outer.Stride)
+        {
+            (inner, outer) = (outer, inner);
+        }
+
+        long extent = tensor.Shape[2];
+        bool apart = inner.Count <= 1 || inner.Stride >= extent;
+        extent += (Math.Max(1, inner.Count) - 1) * inner.Stride;
+        if (!apart || (outer.Count > 1 && outer.Stride < extent))
+        {
+            throw new ArgumentException(
+                $"{name} is {tensor.Shape} with strides [{tensor.Stride(0)}, {tensor.Stride(1)}, {tensor.Stride(2)}], so that rows or heads overlap; expected memory of its own for each.",
+                name
+            );
+        }
+    }
 }

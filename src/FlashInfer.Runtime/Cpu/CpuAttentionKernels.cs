@@ -56,7 +56,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     public override int DecodeMinChunk => 256;
 
     /// <inheritdoc/>
-    public override void Decode(in DecodeParams args, int items, int capacity, CudaStream? stream)
+    public override void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
     {
         Check(stream);
         DecodeParams copy = args;
@@ -64,7 +64,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
-    public override void Append(in AppendParams args, int items, int capacity, CudaStream? stream)
+    public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream)
     {
         Check(stream);
         AppendParams copy = args;

@@ -46,6 +46,9 @@ internal static class CudaFlag
     /// <summary>CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL.</summary>
     public const int PointerDeviceOrdinal = 9;
 
+    /// <summary>CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION.</summary>
+    public const int LaunchClusterDimension = 4;
+
     /// <summary>CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION.</summary>
     public const int LaunchProgrammaticStreamSerialization = 6;
 }
@@ -124,6 +127,13 @@ internal struct CudaLaunchAttribute
 
     [FieldOffset(8)]
     private readonly long _union;
+
+    /// <summary>The union where its value is three dimensions, of which <see cref="Value"/> is the first.</summary>
+    [FieldOffset(12)]
+    public int Y;
+
+    [FieldOffset(16)]
+    public int Z;
 }
 
 /// <summary>The extent of a grid or a block.</summary>

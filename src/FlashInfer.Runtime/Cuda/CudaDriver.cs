@@ -182,6 +182,25 @@ internal static unsafe partial class CudaDriver
     );
 
     [LibraryImport(NativeLibraries.Driver)]
+    public static partial int cuOccupancyMaxActiveClusters(int* clusters, nint function, CudaLaunchConfig* config);
+
+    [LibraryImport(NativeLibraries.Driver)]
+    public static partial int cuTensorMapEncodeTiled(
+        void* map,
+        int dataType,
+        uint rank,
+        void* address,
+        ulong* dimensions,
+        ulong* strides,
+        uint* box,
+        uint* elementStrides,
+        int interleave,
+        int swizzle,
+        int l2Promotion,
+        int outOfBoundsFill
+    );
+
+    [LibraryImport(NativeLibraries.Driver)]
     public static partial int cuLaunchKernelEx(CudaLaunchConfig* config, nint function, void** parameters, void** extra);
 
     // Errors

@@ -89,6 +89,24 @@ public sealed unsafe class CudaFunction
         return blocks;
     }
 
+    /// <summary>Clusters that can run at the same time.</summary>
+    /// <param name="clusterBlocks">Blocks of one cluster, 1 to 8.</param>
+    /// <param name="blockThreads">Threads of one block.</param>
+    /// <param name="dynamicSharedBytes">Dynamic shared memory of one block, in bytes.</param>
+    /// <exception cref="CudaDriverException">The driver refuses.</exception>
+    /// <exception cref="ObjectDisposedException">The module was disposed.</exception>
+    public int GetMaxActiveClusters(int clusterBlocks, int blockThreads, int dynamicSharedBytes)
+    {
+        nint handle = Enter();
+        CudaLaunchAttribute attribute = Cluster(clusterBlocks);
+        CudaLaunchConfig config = Config(new(clusterBlocks), new(blockThreads), dynamicSharedBytes, 0);
+        config.Attributes = &attribute;
+        config.AttributeCount = 1;
+        int clusters;
+        Check(cuOccupancyMaxActiveClusters(&clusters, handle, &config), nameof(cuOccupancyMaxActiveClusters), Module.Context);
+        return clusters;
+    }
+
     /// <summary>
     /// Queues a launch of a kernel whose only parameter is one structure, passed by value. The driver copies it before this returns.
     /// Allocates nothing. Dimensions and size are the caller's promise.
@@ -101,31 +119,32 @@ public sealed unsafe class CudaFunction
     /// <param name="programmaticDependentLaunch">
     /// The kernel may start before its predecessor in the stream ends, and waits for it with <c>griddepcontrol.wait</c>.
     /// </param>
+    /// <param name="clusterBlocks">Blocks of one cluster; 1 without clusters.</param>
     internal void Launch<TParams>(
         in TParams args,
         CudaExtent grid,
         CudaExtent block,
         int sharedBytes,
         CudaStream stream,
-        bool programmaticDependentLaunch = false
+        bool programmaticDependentLaunch = false,
+        int clusterBlocks = 1
     )
         where TParams : unmanaged
     {
         nint handle = Enter();
-        CudaLaunchAttribute attribute = new() { Id = CudaFlag.LaunchProgrammaticStreamSerialization, Value = 1 };
-        CudaLaunchConfig config = new()
+        CudaLaunchAttribute* attributes = stackalloc CudaLaunchAttribute[2];
+        CudaLaunchConfig config = Config(grid, block, sharedBytes, stream.Handle);
+        config.Attributes = attributes;
+        if (programmaticDependentLaunch)
         {
-            GridX = (uint)grid.X,
-            GridY = (uint)grid.Y,
-            GridZ = (uint)grid.Z,
-            BlockX = (uint)block.X,
-            BlockY = (uint)block.Y,
-            BlockZ = (uint)block.Z,
-            DynamicSharedBytes = (uint)sharedBytes,
-            Stream = stream.Handle,
-            Attributes = programmaticDependentLaunch ? &attribute : null,
-            AttributeCount = programmaticDependentLaunch ? 1u : 0u,
-        };
+            attributes[config.AttributeCount++] = new() { Id = CudaFlag.LaunchProgrammaticStreamSerialization, Value = 1 };
+        }
+
+        if (clusterBlocks > 1)
+        {
+            attributes[config.AttributeCount++] = Cluster(clusterBlocks);
+        }
+
         int result;
         fixed (TParams* parameter = &args)
         {
@@ -144,6 +163,28 @@ public sealed unsafe class CudaFunction
 
     /// <summary>The symbol.</summary>
     public override string ToString() => Name;
+
+    private static CudaLaunchAttribute Cluster(int blocks) =>
+        new()
+        {
+            Id = CudaFlag.LaunchClusterDimension,
+            Value = blocks,
+            Y = 1,
+            Z = 1,
+        };
+
+    private static CudaLaunchConfig Config(CudaExtent grid, CudaExtent block, int sharedBytes, nint stream) =>
+        new()
+        {
+            GridX = (uint)grid.X,
+            GridY = (uint)grid.Y,
+            GridZ = (uint)grid.Z,
+            BlockX = (uint)block.X,
+            BlockY = (uint)block.Y,
+            BlockZ = (uint)block.Z,
+            DynamicSharedBytes = (uint)sharedBytes,
+            Stream = stream,
+        };
 
     private void ThrowLaunch(int result, CudaExtent grid, CudaExtent block, int sharedBytes) =>
         Throw(

@@ -68,6 +68,16 @@ internal abstract class UploadBuffer : IDisposable
     public abstract void Dispose();
 }
 
+/// <summary>How a kernel over an uploaded list is launched.</summary>
+/// <param name="Items">Items in the list now.</param>
+/// <param name="Capacity">Items that the list may hold when a captured graph is replayed.</param>
+/// <param name="Cluster">Blocks of a cluster, which share each unit of work; 1 without clusters.</param>
+/// <param name="Overlaps">
+/// Whether the kernel may start while the one before it in the stream still runs: not the first time after the list or the page table
+/// changed, since it reads both before it waits.
+/// </param>
+internal readonly record struct ListLaunch(int Items, int Capacity, int Cluster, bool Overlaps);
+
 /// <summary>The kernels of one configuration on one device. Calls queue work and return; arguments have been checked.</summary>
 internal abstract class AttentionKernels : IDisposable
 {
@@ -80,15 +90,20 @@ internal abstract class AttentionKernels : IDisposable
     /// <summary>The shortest part worth cutting a sequence into, in tokens; a multiple of 16.</summary>
     public abstract int DecodeMinChunk { get; }
 
+    /// <summary>Clusters of this many blocks that run at once; 0 when the kernel can't share work so.</summary>
+    public virtual int MaxClusters(int blocks) => 0;
+
+    /// <summary>What the copy engine has to know of a cache, where it is used.</summary>
+    public virtual TensorMap EncodeKvMap(PagedKvCache cache) => default;
+
     /// <summary>Runs batch decode.</summary>
     /// <param name="args">Arguments; the list's header holds the count.</param>
-    /// <param name="items">Items in the list now.</param>
-    /// <param name="capacity">Items that the list may hold when a captured graph is replayed.</param>
+    /// <param name="launch">The list and how it may be launched.</param>
     /// <param name="stream">The stream.</param>
-    public abstract void Decode(in DecodeParams args, int items, int capacity, CudaStream? stream);
+    public abstract void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream);
 
     /// <summary>Writes new keys and values into pages; arguments as <see cref="Decode"/>.</summary>
-    public abstract void Append(in AppendParams args, int items, int capacity, CudaStream? stream);
+    public abstract void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream);
 
     /// <summary>Writes changed page ids into the page table.</summary>
     public abstract void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream);

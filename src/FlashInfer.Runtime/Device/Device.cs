@@ -88,10 +88,19 @@ public sealed partial class Device : IDisposable
 
         if (address == 0 && dimensions.Elements > 0)
         {
-            throw new ArgumentException($"The address is null but {dimensions} has elements.", nameof(address));
+            throw new ArgumentException($"The address is null but {dimensions} has elements; pass where they lie.", nameof(address));
         }
 
-        return new TensorView(this, null, address, DTypes.Of<T>(), dimensions, steps).As<T>();
+        DType dtype = DTypes.Of<T>();
+        if (address % dtype.Size() != 0)
+        {
+            throw new ArgumentException(
+                $"The address is 0x{address:x}; elements of {dtype} lie at multiples of {dtype.Size()} bytes, and tensors that kernels take at multiples of 16.",
+                nameof(address)
+            );
+        }
+
+        return new TensorView(this, null, address, dtype, dimensions, steps).As<T>();
     }
 
     /// <summary>Waits for everything queued on this device.</summary>

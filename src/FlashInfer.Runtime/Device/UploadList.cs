@@ -20,9 +20,17 @@ internal sealed class UploadList<T>(Backend backend, int capacity) : IDisposable
     public Span<T> Begin() => MemoryMarshal.Cast<byte, T>(_buffer.Begin()[Unsafe.SizeOf<ListHeader>()..]);
 
     /// <summary>Sends the first items of the last <see cref="Begin"/>'s span, in stream order.</summary>
-    public void Commit(int count, CudaStream? stream, float scaleLog2 = 0)
+    public void Commit(int count, CudaStream? stream, float scaleLog2 = 0, int cluster = 0)
     {
-        MemoryMarshal.Write(_buffer.Begin(), new ListHeader { Count = count, ScaleLog2 = scaleLog2 });
+        MemoryMarshal.Write(
+            _buffer.Begin(),
+            new ListHeader
+            {
+                Count = count,
+                ScaleLog2 = scaleLog2,
+                Cluster = cluster,
+            }
+        );
         _buffer.Commit(Bytes(count), stream);
     }
 

@@ -14,6 +14,7 @@ internal sealed class AppendList(Device device) : IDisposable
     private int _sequenceCount;
     private int _itemCount;
     private bool _captured;
+    private bool _overlaps;
 
     /// <summary>New tokens of all sequences of the list.</summary>
     public int Tokens { get; private set; }
@@ -64,6 +65,7 @@ internal sealed class AppendList(Device device) : IDisposable
         }
 
         _list.Commit(count, stream);
+        _overlaps = false;
         _sequenceCount = sequences.Length;
         _itemCount = count;
         Tokens = row;
@@ -74,7 +76,8 @@ internal sealed class AppendList(Device device) : IDisposable
     {
         _captured |= device.Backend.IsCapturing(stream);
         args.Plan = _list!.Address;
-        kernels.Append(args, _itemCount, _list.Capacity, stream);
+        kernels.Append(args, new ListLaunch(_itemCount, _list.Capacity, 1, _overlaps), stream);
+        _overlaps = true;
     }
 
     public void Dispose() => _list?.Dispose();

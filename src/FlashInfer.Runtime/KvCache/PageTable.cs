@@ -36,7 +36,7 @@ internal sealed class PageTable : IDisposable
         {
             _freeStretches[c] = new Stack<int>();
             _unusedStart[c] = checked((int)total);
-            total += (c == 0 ? pages : Math.Max(1, pages / (2L << c))) * StretchOf(c);
+            total += RoomOf(c, pages);
         }
 
         _entries = new int[checked((int)total)];
@@ -49,6 +49,18 @@ internal sealed class PageTable : IDisposable
 
     /// <summary>Bytes that it takes there.</summary>
     public long Bytes => _device.Bytes;
+
+    /// <summary>Entries of the table of a cache with this many pages.</summary>
+    public static long EntriesFor(int pages)
+    {
+        long total = 0;
+        for (int c = 0; c <= ClassOf(pages); c++)
+        {
+            total += RoomOf(c, pages);
+        }
+
+        return total;
+    }
 
     /// <summary>The pages of a sequence.</summary>
     public ReadOnlySpan<int> PagesOf(Sequence sequence) => _entries.AsSpan(sequence.PageOffset, sequence.PageCount);
@@ -99,6 +111,9 @@ internal sealed class PageTable : IDisposable
     private static int ClassOf(int pages) =>
         BitOperations.Log2((uint)Math.Max(1, (pages - 1) / FirstStretch)) + (pages > FirstStretch ? 1 : 0);
 
+    private static long RoomOf(int sizeClass, int pages) =>
+        (sizeClass == 0 ? pages : Math.Max(1, pages / (2L << sizeClass))) * StretchOf(sizeClass);
+
     private static int StretchOf(int sizeClass) => FirstStretch << sizeClass;
 
     private void Move(Sequence sequence, int sizeClass)
@@ -138,9 +153,29 @@ internal sealed class PageTable : IDisposable
         _entries[index] = page;
         if (_changedCount == _changed.Length)
         {
-            Array.Resize(ref _changed, _changed.Length * 2);
+            ForgetRepeated();
         }
 
         _changed[_changedCount++] = index;
+    }
+
+    /// <summary>Makes room in the list of changes: never more than twice the table, however long nothing is flushed.</summary>
+    private void ForgetRepeated()
+    {
+        Array.Sort(_changed);
+        int kept = 1;
+        for (int i = 1; i < _changed.Length; i++)
+        {
+            if (_changed[i] != _changed[kept - 1])
+            {
+                _changed[kept++] = _changed[i];
+            }
+        }
+
+        _changedCount = kept;
+        if (kept > _changed.Length / 2)
+        {
+            Array.Resize(ref _changed, _changed.Length * 2);
+        }
     }
 }

@@ -30,6 +30,7 @@ public class PagedKvCache : IDisposable
     /// <param name="spec">The attention configuration.</param>
     /// <param name="layers">Layers of the model, 1 or more.</param>
     /// <param name="pages">Pages, 1 or more; each holds <see cref="AttentionSpec.PageSize"/> tokens of every layer.</param>
+    /// <exception cref="ArgumentOutOfRangeException">A number is below 1, or together they make a cache that no device can hold.</exception>
     /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
     public PagedKvCache(Device device, AttentionSpec spec, int layers, int pages)
     {
@@ -37,15 +38,7 @@ public class PagedKvCache : IDisposable
         ArgumentNullException.ThrowIfNull(spec);
         ArgumentOutOfRangeException.ThrowIfLessThan(layers, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(pages, 1);
-        if ((long)pages * spec.PageSize > int.MaxValue)
-        {
-            throw new ArgumentOutOfRangeException(
-                nameof(pages),
-                pages,
-                $"{pages} pages of {spec.PageSize} tokens are more than {int.MaxValue} tokens; positions are 32-bit."
-            );
-        }
-
+        CheckSize(spec, layers, pages, out long bytes);
         Device = device;
         Spec = spec;
         Layers = layers;
@@ -53,8 +46,17 @@ public class PagedKvCache : IDisposable
         Kernels = device.Kernels(spec);
         PageElements = (long)spec.PageSize * spec.KvHeads * spec.HeadDim;
         _layerElements = pages * PageElements;
-        _memory = new DeviceMemory(device, checked(2 * layers * _layerElements * spec.KvDtype.Size()));
-        _table = new PageTable(device, pages);
+        _memory = new DeviceMemory(device, bytes);
+        try
+        {
+            _table = new PageTable(device, pages);
+        }
+        catch
+        {
+            _memory.Dispose();
+            throw;
+        }
+
         _appends = new AppendList(device);
         _freePages = new Stack<int>(pages);
         for (int page = pages - 1; page >= 0; page--)
@@ -96,6 +98,9 @@ public class PagedKvCache : IDisposable
 
     /// <summary>Goes up with every change that may make a plan stale: an unchanged value spares the look at each sequence.</summary>
     internal int Revision { get; private set; }
+
+    /// <summary>Goes up with every EndForward: an unchanged value says that forwards which were open still are.</summary>
+    internal int Commits { get; private set; }
 
     /// <summary>Makes an empty sequence; it holds no page until its first forward.</summary>
     public Sequence NewSequence()
@@ -149,6 +154,8 @@ public class PagedKvCache : IDisposable
             sequence.Length += sequence.ForwardTokens;
             sequence.ForwardTokens = 0;
         }
+
+        Commits++;
     }
 
     /// <summary>Rolls the open forward of one sequence back.</summary>
@@ -270,12 +277,18 @@ public class PagedKvCache : IDisposable
 
         if (sequence.Cache != this)
         {
-            throw new ArgumentException($"Sequence {index} of the batch ({sequence}) belongs to another cache.", nameof(sequence));
+            throw new ArgumentException(
+                $"Sequence {index} of the batch ({sequence}) belongs to another cache; pass one that NewSequence of this cache made.",
+                nameof(sequence)
+            );
         }
 
         if (sequence.IsFreed)
         {
-            throw new ArgumentException($"Sequence {index} of the batch ({sequence}) was freed.", nameof(sequence));
+            throw new ArgumentException(
+                $"Sequence {index} of the batch ({sequence}) was freed; make a new one with NewSequence.",
+                nameof(sequence)
+            );
         }
     }
 
@@ -345,6 +358,39 @@ public class PagedKvCache : IDisposable
             TokenStride = TokenElements,
             HeadStride = HeadElements,
         };
+    }
+
+    private static void CheckSize(AttentionSpec spec, int layers, int pages, out long bytes)
+    {
+        if ((long)pages * spec.PageSize > int.MaxValue)
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(pages),
+                pages,
+                $"{pages} pages of {spec.PageSize} tokens are more than {int.MaxValue} tokens, and positions are 32-bit; expected at most {int.MaxValue / spec.PageSize} pages."
+            );
+        }
+
+        if (PageTable.EntriesFor(pages) > Array.MaxLength)
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(pages),
+                pages,
+                $"The page table of {pages} pages would have {PageTable.EntriesFor(pages)} entries; expected at most {Array.MaxLength}. Use fewer pages of more tokens: pageSize is {spec.PageSize}."
+            );
+        }
+
+        Int128 needed = (Int128)2 * layers * pages * spec.PageSize * spec.KvHeads * spec.HeadDim * spec.KvDtype.Size();
+        if (needed > long.MaxValue)
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(layers),
+                layers,
+                $"{layers} layers of {pages} pages ({spec}) would take {needed} bytes, which no device has; use fewer of either."
+            );
+        }
+
+        bytes = (long)needed;
     }
 
     private bool TryBegin(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens, out int needed)

@@ -7,16 +7,23 @@ namespace FlashInfer.Planning;
 /// <param name="UnitsPerItem">Units of work that one item expands to on the device (KV heads times group tiles).</param>
 /// <param name="MinChunk">The shortest part worth cutting a sequence into, in tokens; a multiple of 16.</param>
 /// <param name="MaxSlots">Partial-state slots that the workspace has.</param>
-internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, int MinChunk, int MaxSlots);
+internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, int MinChunk, int MaxSlots)
+{
+    /// <summary>Clusters of 8 blocks that run at once; 0 when they may not be used.</summary>
+    public int ClustersOf8 { get; init; }
+
+    /// <summary>Clusters of 2 blocks that run at once; 0 when they may not be used.</summary>
+    public int ClustersOf2 { get; init; }
+}
 
 /// <summary>What a plan looks like; its items are in the span that the planner filled.</summary>
 /// <param name="Items">Items written.</param>
 /// <param name="Slots">Partial-state slots used.</param>
+/// <param name="Cluster">Blocks of a cluster, which share each unit of work; 1 without clusters.</param>
 /// <param name="ChunkTokens">No item is longer than this.</param>
 /// <param name="SplitSequences">Sequences of more than one part.</param>
 /// <param name="TotalTokens">Tokens of all sequences.</param>
-/// <param name="BusiestTokens">Tokens times units that the busiest block reads.</param>
-internal readonly record struct DecodePlan(int Items, int Slots, int ChunkTokens, int SplitSequences, long TotalTokens, long BusiestTokens);
+internal readonly record struct DecodePlan(int Items, int Slots, int Cluster, int ChunkTokens, int SplitSequences, long TotalTokens);
 
 /// <summary>
 /// Cuts the sequences of a decode step into items and orders them. Pure functions over spans: no CUDA, no allocation. It works on
@@ -26,16 +33,16 @@ internal readonly record struct DecodePlan(int Items, int Slots, int ChunkTokens
 internal static class DecodePlanner
 {
     public const int TileTokens = 16;
-    private const int Buckets = 256;
+    private const int SortBuckets = 256;
 
     /// <summary>Items that a plan of this many sequences may need.</summary>
     public static int MaxItems(int sequences, in DecodePlanLimits limits) => sequences + limits.MaxSlots;
 
     /// <summary>
-    /// Slots that make the workspace large enough for every plan: twice the parts that cutting can add, which is at most one round
-    /// of blocks.
+    /// Slots of the workspace: for chunks down to a quarter of a block's mean load every sequence that is cut has at most twice as many
+    /// parts as its share of four rounds of blocks.
     /// </summary>
-    public static int SlotsFor(int blocks, int unitsPerItem) => 2 * Math.Max(1, (blocks + unitsPerItem - 1) / unitsPerItem);
+    public static int SlotsFor(int blocks, int unitsPerItem) => 8 * Math.Max(1, (blocks + unitsPerItem - 1) / unitsPerItem);
 
     /// <summary>Makes the plan.</summary>
     /// <param name="lengths">Tokens of each sequence, 0 allowed.</param>
@@ -59,157 +66,77 @@ internal static class DecodePlanner
             busy += length > 0 ? 1 : 0;
         }
 
-        Span<long> loads = limits.Blocks <= 1024 ? stackalloc long[limits.Blocks] : new long[limits.Blocks];
-        int chunk = ChooseChunk(lengths, total, longest, busy, limits, loads, out long busiest);
-        return Emit(lengths, pageOffsets, chunk, total, busiest, items);
+        int cluster = ChooseCluster(total, longest, busy, limits);
+        int whole = RoundUp(Math.Max(1, longest));
+        int chunk = cluster > 1 || longest <= limits.MinChunk ? whole : ChunkChooser.Choose(lengths, total, longest, busy, limits);
+        return Emit(lengths, pageOffsets, chunk, cluster, total, items);
     }
+
+    /// <summary>Tokens of the busiest block over the mean, 1 at best: what the placement of these items comes to. Not for the hot path.</summary>
+    public static double Imbalance(ReadOnlySpan<DecodeItem> items, in DecodePlan plan, in DecodePlanLimits limits)
+    {
+        int walkers =
+            plan.Cluster == 8 ? limits.ClustersOf8
+            : plan.Cluster == 2 ? limits.ClustersOf2
+            : limits.Blocks;
+        long[] loads = new long[walkers];
+        long unit = 0;
+        foreach (DecodeItem item in items)
+        {
+            for (int expanded = 0; expanded < limits.UnitsPerItem; expanded++, unit++)
+            {
+                int at = (int)(unit % walkers);
+                loads[(unit / walkers & 1) == 0 ? at : walkers - 1 - at] += item.End - item.Begin;
+            }
+        }
+
+        return plan.TotalTokens == 0 ? 1 : loads.Max() * (double)walkers / (plan.TotalTokens * limits.UnitsPerItem);
+    }
+
+    internal static int Parts(int length, int chunk) => length <= chunk ? 1 : (int)(((uint)length + (uint)chunk - 1) / (uint)chunk);
+
+    internal static int RoundUp(long tokens) =>
+        (int)Math.Min(int.MaxValue / TileTokens * TileTokens, (tokens + TileTokens - 1) / TileTokens * TileTokens);
 
     /// <summary>
-    /// The cheapest of a few chunk lengths: no cut; the smallest that fills the blocks in the fewest rounds, or one round more; the mean
-    /// load, for batches with a few long sequences. The cost of each is the load of the busiest block under the real placement.
+    /// Sharing a unit inside a cluster spares the way through the workspace, about a microsecond; it pays where the units are few and alike,
+    /// so that every cluster has as much to do. Measured on an H100: benchmarks/results.
     /// </summary>
-    private static int ChooseChunk(
-        ReadOnlySpan<int> lengths,
-        long total,
-        int longest,
-        int busy,
-        in DecodePlanLimits limits,
-        Span<long> loads,
-        out long busiest
-    )
+    private static int ChooseCluster(long total, int longest, int busy, in DecodePlanLimits limits)
     {
-        int whole = Math.Max(TileTokens, RoundUp(longest));
-        busiest = Busiest(lengths, whole, longest, limits, loads);
-        if (longest <= limits.MinChunk)
+        long units = (long)busy * limits.UnitsPerItem;
+        long mean = total / Math.Max(1, busy);
+        if (units == 0 || longest > mean + (mean / 8) || mean < 256)
         {
-            return whole;
+            return 1;
         }
 
-        int best = whole;
-        long bestCost = Cost(busiest, whole, longest);
-        int rounds = (int)Math.Max(1, ((long)busy * limits.UnitsPerItem + limits.Blocks - 1) / limits.Blocks);
-        int mean = RoundUp((int)Math.Min(int.MaxValue - TileTokens, total * limits.UnitsPerItem / limits.Blocks));
-        ReadOnlySpan<int> candidates =
-        [
-            SmallestChunk(lengths, longest, (long)rounds * limits.Blocks / limits.UnitsPerItem, limits),
-            SmallestChunk(lengths, longest, (long)(rounds + 1) * limits.Blocks / limits.UnitsPerItem, limits),
-            Math.Max(limits.MinChunk, mean),
-            Math.Max(limits.MinChunk, mean / 2),
-        ];
-        foreach (int chunk in candidates)
-        {
-            if (chunk >= whole || chunk == best || SlotsUsed(lengths, chunk) > limits.MaxSlots)
-            {
-                continue;
-            }
-
-            long load = Busiest(lengths, chunk, longest, limits, loads);
-            long cost = Cost(load, chunk, longest);
-            if (cost < bestCost)
-            {
-                (best, bestCost, busiest) = (chunk, cost, load);
-            }
-        }
-
-        return best;
-    }
-
-    /// <summary>A merge across blocks costs about as much as reading 64 tokens.</summary>
-    private static long Cost(long load, int chunk, int longest) => load + (chunk < longest ? 64 : 0);
-
-    private static long SlotsUsed(ReadOnlySpan<int> lengths, int chunk)
-    {
-        long slots = 0;
-        foreach (int length in lengths)
-        {
-            slots += length > chunk ? Parts(length, chunk) : 0;
-        }
-
-        return slots;
-    }
-
-    private static int SmallestChunk(ReadOnlySpan<int> lengths, int longest, long maxItems, in DecodePlanLimits limits)
-    {
-        int low = limits.MinChunk / TileTokens;
-        int high = Math.Max(low, RoundUp(longest) / TileTokens);
-        while (low < high)
-        {
-            int middle = (low + high) / 2;
-            long count = 0;
-            foreach (int length in lengths)
-            {
-                count += Parts(length, middle * TileTokens);
-            }
-
-            if (count <= maxItems)
-            {
-                high = middle;
-            }
-            else
-            {
-                low = middle + 1;
-            }
-        }
-
-        return low * TileTokens;
-    }
-
-    /// <summary>The load of the busiest block when items of about equal length stand together, longest first.</summary>
-    private static long Busiest(ReadOnlySpan<int> lengths, int chunk, int longest, in DecodePlanLimits limits, Span<long> loads)
-    {
-        Span<int> counts = stackalloc int[Buckets];
-        counts.Clear();
-        loads.Clear();
-        int scale = BucketWidth(chunk, longest);
-        foreach (int length in lengths)
-        {
-            int parts = Parts(length, chunk);
-            counts[Bucket(length, parts, scale)] += parts;
-        }
-
-        long unit = 0;
-        for (int bucket = Buckets - 1; bucket >= 0; bucket--)
-        {
-            // A block also pays for each unit's start and merge: about one tile.
-            long tokens = ((long)bucket * scale) + TileTokens;
-            for (long n = (long)counts[bucket] * limits.UnitsPerItem; n > 0; n--, unit++)
-            {
-                long round = unit / loads.Length;
-                int at = (int)(unit % loads.Length);
-                loads[(round & 1) == 0 ? at : loads.Length - 1 - at] += tokens;
-            }
-        }
-
-        long busiest = 0;
-        foreach (long load in loads)
-        {
-            busiest = Math.Max(busiest, load);
-        }
-
-        return busiest;
+        return units <= limits.ClustersOf8 && mean <= 2048 ? 8
+            : units >= limits.Blocks / 4 - 1 && units <= limits.ClustersOf2 && mean <= 8192 ? 2
+            : 1;
     }
 
     private static DecodePlan Emit(
         ReadOnlySpan<int> lengths,
         ReadOnlySpan<int> pageOffsets,
         int chunk,
+        int cluster,
         long total,
-        long busiest,
         Span<DecodeItem> items
     )
     {
         // Counting sort by part length: starts[b] is where the items of bucket b begin, longest bucket first.
-        int scale = BucketWidth(chunk, chunk);
-        Span<int> starts = stackalloc int[Buckets];
+        int shift = Math.Max(0, 32 - int.LeadingZeroCount(chunk) - 8);
+        Span<int> starts = stackalloc int[SortBuckets];
         starts.Clear();
         foreach (int length in lengths)
         {
             int parts = Parts(length, chunk);
-            starts[Bucket(length, parts, scale)] += parts;
+            starts[Bucket(length, parts, shift)] += parts;
         }
 
         int next = 0;
-        for (int bucket = Buckets - 1; bucket >= 0; bucket--)
+        for (int bucket = SortBuckets - 1; bucket >= 0; bucket--)
         {
             int count = starts[bucket];
             starts[bucket] = next;
@@ -222,35 +149,44 @@ internal static class DecodePlanner
         {
             int length = lengths[row];
             int parts = Parts(length, chunk);
-            int tiles = (int)(((long)length + TileTokens - 1) / TileTokens);
-            ref int at = ref starts[Bucket(length, parts, scale)];
-            for (int part = 0; part < parts; part++)
+            ref int at = ref starts[Bucket(length, parts, shift)];
+            if (parts == 1)
             {
                 items[at++] = new DecodeItem
                 {
                     Row = row,
-                    Begin = (int)((long)tiles * part / parts) * TileTokens,
-                    End = (int)Math.Min(length, ((long)tiles * (part + 1) / parts) * TileTokens),
+                    End = length,
                     PageOffset = pageOffsets[row],
-                    PartOffset = parts > 1 ? slots : 0,
+                    Parts = 1,
+                };
+                continue;
+            }
+
+            long tiles = ((long)length + TileTokens - 1) / TileTokens;
+            int begin = 0;
+            for (int part = 0; part < parts; part++)
+            {
+                int end = (int)Math.Min(length, tiles * (part + 1) / parts * TileTokens);
+                items[at++] = new DecodeItem
+                {
+                    Row = row,
+                    Begin = begin,
+                    End = end,
+                    PageOffset = pageOffsets[row],
+                    PartOffset = slots,
                     Part = part,
                     Parts = parts,
                 };
+                begin = end;
             }
 
-            slots += parts > 1 ? parts : 0;
-            split += parts > 1 ? 1 : 0;
+            slots += parts;
+            split++;
         }
 
-        return new DecodePlan(next, slots, chunk, split, total, busiest);
+        return new DecodePlan(next, slots, cluster, chunk, split, total);
     }
 
-    private static int Parts(int length, int chunk) => length <= chunk ? 1 : (int)(((long)length + chunk - 1) / chunk);
-
-    private static int BucketWidth(int chunk, int longest) => (Math.Min(chunk, Math.Max(1, longest)) / (Buckets - 1)) + 1;
-
-    private static int Bucket(int length, int parts, int width) => Math.Min(Buckets - 1, length / parts / width);
-
-    private static int RoundUp(int tokens) =>
-        (int)Math.Min(int.MaxValue / TileTokens * TileTokens, ((long)tokens + TileTokens - 1) / TileTokens * TileTokens);
+    private static int Bucket(int length, int parts, int shift) =>
+        Math.Min(SortBuckets - 1, (parts == 1 ? length : (int)((uint)length / (uint)parts)) >> shift);
 }

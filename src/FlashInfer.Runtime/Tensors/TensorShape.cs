@@ -25,6 +25,7 @@ public readonly struct TensorShape : IEquatable<TensorShape>
         }
 
         Rank = dimensions.Length;
+        CheckElements();
     }
 
     /// <summary>The number of dimensions.</summary>
@@ -38,7 +39,7 @@ public readonly struct TensorShape : IEquatable<TensorShape>
             long product = Rank == 0 ? 0 : 1;
             for (int i = 0; i < Rank; i++)
             {
-                product = checked(product * _dimensions[i]);
+                product *= _dimensions[i];
             }
 
             return product;
@@ -91,6 +92,27 @@ public readonly struct TensorShape : IEquatable<TensorShape>
     {
         ReadOnlySpan<int> dimensions = _dimensions;
         return $"[{string.Join(", ", dimensions[..Rank].ToArray())}]";
+    }
+
+    /// <summary>Refuses what 64-bit strides cannot count, zeros aside: one of them makes a tensor empty, whatever the others are.</summary>
+    private void CheckElements()
+    {
+        const long Limit = long.MaxValue / sizeof(double);
+        long product = 1;
+        for (int i = 0; i < Rank; i++)
+        {
+            long dimension = Math.Max(1, _dimensions[i]);
+            if (product > Limit / dimension)
+            {
+                throw new ArgumentOutOfRangeException(
+                    "dimensions",
+                    ToString(),
+                    $"The shape has more than {Limit} elements; no device holds as many."
+                );
+            }
+
+            product *= dimension;
+        }
     }
 
     [InlineArray(MaxRank)]

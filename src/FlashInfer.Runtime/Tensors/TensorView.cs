@@ -203,9 +203,22 @@ public readonly struct TensorView<T>
     /// <param name="count">The number of rows.</param>
     public TensorView<T> Rows(int start, int count)
     {
+        if (_view.IsEmpty)
+        {
+            throw new InvalidOperationException("This view is no tensor (default); it has no rows.");
+        }
+
         ArgumentOutOfRangeException.ThrowIfNegative(start);
         ArgumentOutOfRangeException.ThrowIfNegative(count);
-        ArgumentOutOfRangeException.ThrowIfGreaterThan((long)start + count, Shape[0], nameof(count));
+        if ((long)start + count > Shape[0])
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(count),
+                count,
+                $"Rows {start} to {(long)start + count} were asked for; {_view} has {Shape[0]}."
+            );
+        }
+
         return new(_view.WithRows(start, count, Unsafe.SizeOf<T>()));
     }
 

@@ -129,7 +129,7 @@ internal sealed unsafe class DecodeCase : IDisposable
             args =>
             {
                 args.Lse = withLse ? args.Lse : 0;
-                kernels.Decode(args, items.Length, items.Length, null);
+                kernels.Decode(args, new ListLaunch(items.Length, items.Length, 1, false), null);
                 result = ReadResult(args);
             }
         );

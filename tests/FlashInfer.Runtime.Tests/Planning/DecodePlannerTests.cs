@@ -66,7 +66,7 @@ public class DecodePlannerTests
             batch =>
             {
                 (DecodePlan plan, DecodeItem[] items) = Make(batch.Lengths, batch.Limits);
-                int bucket = (plan.ChunkTokens / 255) + 1 + DecodePlanner.TileTokens;
+                int bucket = (plan.ChunkTokens / 128) + 1 + DecodePlanner.TileTokens;
                 int longest = items.Max(item => item.End - item.Begin);
                 for (int i = 1; i < items.Length; i++)
                 {
@@ -95,17 +95,32 @@ public class DecodePlannerTests
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
         (DecodePlan plan, DecodeItem[] items) = Make([32_768], limits);
-        Assert.InRange(items.Length, 16, 33);
-        Assert.True(plan.BusiestTokens <= 1.2 * 32_768 * 8 / 132, $"{plan}");
+        Assert.InRange(items.Length, 16, 66);
+        Assert.True(DecodePlanner.Imbalance(items, plan, limits) <= 1.2, $"{plan}");
     }
 
     [Fact]
     public void One_long_sequence_among_short_ones_does_not_stall_the_batch()
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
-        (DecodePlan plan, _) = Make([32_000, .. Enumerable.Repeat(500, 31)], limits);
-        double mean = plan.TotalTokens * 8 / 132.0;
-        Assert.True(plan.BusiestTokens <= 1.5 * mean, $"{plan}, mean {mean}");
+        (DecodePlan plan, DecodeItem[] items) = Make([32_000, .. Enumerable.Repeat(500, 31)], limits);
+        Assert.True(DecodePlanner.Imbalance(items, plan, limits) <= 1.5, $"{plan}");
+    }
+
+    [Theory]
+    [InlineData(1, 512, 8)]
+    [InlineData(1, 2048, 8)]
+    [InlineData(1, 8192, 1)]
+    [InlineData(1, 100, 1)]
+    [InlineData(8, 2048, 2)]
+    [InlineData(32, 2048, 1)]
+    public void Few_and_equal_units_are_shared_in_clusters(int batch, int length, int cluster)
+    {
+        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8)) { ClustersOf8 = 15, ClustersOf2 = 66 };
+        (DecodePlan plan, DecodeItem[] items) = Make([.. Enumerable.Repeat(length, batch)], limits);
+        Assert.Equal(cluster, plan.Cluster);
+        Assert.True(cluster == 1 || items.All(item => item.Parts == 1));
+        Assert.Equal(1, Make([.. Enumerable.Repeat(length, batch)], limits with { ClustersOf8 = 0, ClustersOf2 = 0 }).Plan.Cluster);
     }
 
     [Fact]

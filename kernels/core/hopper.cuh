@@ -1,0 +1,111 @@
+// PTX of sm_90 and later: mbarriers, the bulk tensor copy engine, clusters, programmatic dependent launch. On older
+// chips the functions that a portable kernel calls as well do nothing.
+#pragma once
+
+#include "core/params.cuh"
+#include "core/types.cuh"
+
+namespace flashinfer {
+
+// Lets the next kernel of the stream start its prologue; harmless without the launch attribute.
+__device__ __forceinline__ void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Waits until the kernel before this one is done and its writes are visible; returns at once without the launch
+// attribute.
+__device__ __forceinline__ void wait_for_dependency() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+#if __CUDA_ARCH__ >= 900
+
+__device__ __forceinline__ void mbarrier_init(u32 barrier, u32 arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+// Makes initialised barriers visible to the copy engine and to the cluster.
+__device__ __forceinline__ void mbarrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void mbarrier_expect(u32 barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
+  asm volatile(
+      "{\n .reg .pred p;\n"
+      " FI_WAIT: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1, 0x989680;\n"
+      " @p bra FI_DONE;\n bra FI_WAIT;\n FI_DONE:\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+__device__ __forceinline__ void prefetch_tensor_map(const TensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// Copies a box of a rank-5 tensor to shared memory; completion counts bytes on the barrier.
+__device__ __forceinline__ void copy_tensor(u32 shared, const TensorMap& map, u32 barrier, i32 c0, i32 c1, i32 c2,
+                                            i32 c3, i32 c4, u64 policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3,%4,%5,%6,%7}], [%2], %8;" ::"r"(shared),
+      "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "l"(policy)
+      : "memory");
+}
+
+__device__ __forceinline__ u32 cluster_rank() {
+  u32 rank;
+  asm volatile("mov.u32 %0, %cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+__device__ __forceinline__ u32 cluster_size() {
+  u32 size;
+  asm volatile("mov.u32 %0, %cluster_nctarank;" : "=r"(size));
+  return size;
+}
+
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+// The address in another block's shared memory that corresponds to one in this block's.
+__device__ __forceinline__ u32 cluster_address(u32 shared, u32 rank) {
+  u32 address;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
+  return address;
+}
+
+// Stores to another block's shared memory and counts the bytes on a barrier there.
+template <int N>
+__device__ __forceinline__ void store_cluster(u32 address, u32 barrier, const float (&v)[N]) {
+  if constexpr (N == 4) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(address),
+        "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(barrier)
+        : "memory");
+  } else if constexpr (N == 2) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1,%2}, [%3];" ::"r"(address),
+        "f"(v[0]), "f"(v[1]), "r"(barrier)
+        : "memory");
+  } else {
+    static_assert(N == 1, "a thread stores 1, 2 or 4 floats at once");
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(address),
+                 "f"(v[0]), "r"(barrier)
+                 : "memory");
+  }
+}
+
+#endif  // sm_90
+
+}  // namespace flashinfer

@@ -1,0 +1,86 @@
+namespace FlashInfer.Tests.BadInput;
+
+/// <summary>Configurations that no kernel is built for.</summary>
+public class SpecInputTests
+{
+    [Theory]
+    [InlineData(0, 1, 64, 16, "heads", "heads is 0; expected 1 to 1024. Give the number of query heads of the model. [FI0003]")]
+    [InlineData(-8, 1, 64, 16, "heads", "heads is -8; expected 1 to 1024.")]
+    [InlineData(1025, 1025, 64, 16, "heads", "heads is 1025; expected 1 to 1024.")]
+    [InlineData(8, 0, 64, 16, "kvHeads", "kvHeads is 0; expected 1 to 1024.")]
+    [InlineData(8, 1025, 64, 16, "kvHeads", "[FI0004]")]
+    [InlineData(32, 5, 64, 16, "kvHeads", "heads is 32 and kvHeads is 5; heads must be a multiple of kvHeads")]
+    [InlineData(32, 5, 64, 16, "kvHeads", "The nearest kvHeads below is 4. [FI0005]")]
+    [InlineData(8, 16, 64, 16, "kvHeads", "The nearest kvHeads below is 8. [FI0005]")]
+    [InlineData(8, 1, 80, 16, "headDim", "headDim is 80; supported: 64, 128, 256. Pad the head dimension with zeros")]
+    [InlineData(8, 1, 0, 16, "headDim", "[FI0006]")]
+    [InlineData(8, 1, 64, 0, "pageSize", "pageSize is 0; expected 1 to 1024 tokens per page. 16 suits most models. [FI0007]")]
+    [InlineData(8, 1, 64, 1025, "pageSize", "pageSize is 1025; expected 1 to 1024")]
+    public void A_broken_rule_is_named(int heads, int kvHeads, int headDim, int pageSize, string parameter, string message)
+    {
+        Refused.Argument(parameter, message, () => _ = new AttentionSpec(heads, kvHeads, headDim, pageSize, DType.BFloat16));
+        Refused.Argument(parameter, message, () => Generated(CudaUnits.AbiVersion, heads, kvHeads, headDim, pageSize));
+    }
+
+    [Theory]
+    [InlineData(DType.Float32, null, "dtype is Float32 and KvDtype is Float32; supported: Float16 with Float16, BFloat16 with BFloat16.")]
+    [InlineData(DType.Float16, DType.BFloat16, "dtype is Float16 and KvDtype is BFloat16; supported:")]
+    [InlineData((DType)99, null, "dtype is 99 and KvDtype is 99; supported:")]
+    public void Element_types_without_kernels_are_refused(DType dtype, DType? kvDtype, string message)
+    {
+        Refused.Argument("dtype", message, () => _ = new AttentionSpec(8, 1, 64, 16, dtype, kvDtype));
+        Refused.Argument("dtype", "[FI0008]", () => _ = new AttentionSpec(8, 1, 64, 16, dtype, kvDtype));
+    }
+
+    [Fact]
+    public void A_layout_that_is_none_is_refused() =>
+        Refused.Argument(
+            "kvLayout",
+            "KvLayout is 7; expected KvLayout.Nhd or KvLayout.Hnd. [FI0009]",
+            () => _ = new AttentionSpec(8, 1, 64, 16, DType.Float16, kvLayout: (KvLayout)7)
+        );
+
+    [Theory]
+    [InlineData(1024, 1024, 64, 1)]
+    [InlineData(1024, 1, 256, 1024)]
+    [InlineData(1, 1, 128, 16)]
+    public void The_limits_themselves_are_legal(int heads, int kvHeads, int headDim, int pageSize)
+    {
+        AttentionSpec spec = new(heads, kvHeads, headDim, pageSize, DType.Float16);
+
+        Assert.Equal(
+            (heads, kvHeads, headDim, pageSize, heads / kvHeads),
+            (spec.Heads, spec.KvHeads, spec.HeadDim, spec.PageSize, spec.GroupSize)
+        );
+    }
+
+    [Theory]
+    [InlineData(CudaUnits.AbiVersion - 1)]
+    [InlineData(CudaUnits.AbiVersion + 1)]
+    public void Code_of_another_generator_is_refused(int version)
+    {
+        FlashInferException e = Assert.Throws<FlashInferException>(() => Generated(version, 8, 1, 64, 16));
+
+        Assert.Equal(
+            $"This program was compiled with a generator of contract version {version}, but FlashInfer.Runtime has version {CudaUnits.AbiVersion}; rebuild it against the FlashInfer package that it runs with.",
+            e.Message
+        );
+    }
+
+    [Fact]
+    public void A_unit_has_a_name() => Assert.Throws<ArgumentException>(() => new TranslationUnit(" ", "text"u8));
+
+    private static AttentionSpec Generated(int version, int heads, int kvHeads, int headDim, int pageSize) =>
+        AttentionSpec.FromGenerated(
+            version,
+            heads,
+            kvHeads,
+            headDim,
+            pageSize,
+            DType.BFloat16,
+            DType.BFloat16,
+            KvLayout.Nhd,
+            "// decode"u8,
+            "// append"u8
+        );
+}
