@@ -6,6 +6,7 @@ using Basic.Reference.Assemblies;
 using FlashInfer.Generators.Diagnostics;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
+using Microsoft.CodeAnalysis.CSharp.Syntax;
 using Microsoft.CodeAnalysis.Diagnostics;
 using Microsoft.CodeAnalysis.Text;
 
@@ -68,9 +69,19 @@ internal static class GeneratorHarness
         );
 
     /// <summary>Runs the generator twice, the second time on a clone of the compilation, where every tracked step must be cached.</summary>
-    public static GeneratorRun Run(string source)
+    public static GeneratorRun Run(string source) => Run(Compile(Parse(source)));
+
+    /// <summary>As <see cref="Run(string)"/> for a program: statements may stand at the top of its first file.</summary>
+    public static GeneratorRun RunProgram(string source, params IEnumerable<string> others)
     {
-        CSharpCompilation compilation = Compile(Parse(source));
+        SyntaxTree[] trees = [Parse(source, "Program.cs"), .. others.Select(static (text, i) => Parse(text, $"File{i}.cs"))];
+        bool isProgram = trees[0].GetCompilationUnitRoot().Members.Any(static member => member is GlobalStatementSyntax);
+        OutputKind kind = isProgram ? OutputKind.ConsoleApplication : OutputKind.DynamicallyLinkedLibrary;
+        return Run(Compile(trees).WithOptions(s_options.WithOutputKind(kind)));
+    }
+
+    private static GeneratorRun Run(CSharpCompilation compilation)
+    {
         GeneratorDriver driver = CreateDriver().RunGeneratorsAndUpdateCompilation(compilation, out Compilation output, out var reported);
         Assert.Empty(reported);
         GeneratorRunResult result = Assert.Single(driver.GetRunResult().Results);

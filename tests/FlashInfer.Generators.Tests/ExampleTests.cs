@@ -1,0 +1,162 @@
+using System.Text.RegularExpressions;
+using FlashInfer.Generators.Tests.Harness;
+using Microsoft.CodeAnalysis;
+
+namespace FlashInfer.Generators.Tests;
+
+/// <summary>
+/// Every C# block of the README, CONTRIBUTING and the pages under docs compiles without a warning, against the runtime and with the
+/// generator, as a user's program would; and every relative link leads to a file and a heading.
+/// </summary>
+/// <remarks>
+/// A block that is a fragment has an HTML comment on the line above it: <c>&lt;!-- context: NAME --&gt;</c> puts it behind the statements
+/// of <see cref="s_contexts"/>, <c>&lt;!-- does not compile: CS1503 --&gt;</c> (behind the context <c>step</c>) expects these errors.
+/// </remarks>
+public sealed partial class ExampleTests
+{
+    // What the SDK adds to a program with ImplicitUsings.
+    private const string ImplicitUsings = """
+        global using System;
+        global using System.Collections.Generic;
+        global using System.IO;
+        global using System.Linq;
+        global using System.Threading;
+        global using System.Threading.Tasks;
+        """;
+
+    private const string Config = """
+        using FlashInfer;
+
+        [AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16)]
+        public partial class LlamaAttention;
+        """;
+
+    private static readonly Dictionary<string, string> s_contexts = new()
+    {
+        [""] = "",
+        // One step of two sequences; their forwards are open and their tensors allocated.
+        ["step"] = """
+            using Device device = Device.Open();
+            using LlamaAttention.PagedKvCache cache = new(device, layers: 32, pages: 1024);
+            using LlamaAttention.BatchDecodeWithPagedKvCache decode = new(cache);
+            Sequence[] sequences = [cache.NewSequence(), cache.NewSequence()];
+            using LlamaAttention.Query query = LlamaAttention.AllocateQuery(device, sequences.Length);
+            using LlamaAttention.Key key = LlamaAttention.AllocateKey(device, sequences.Length);
+            using LlamaAttention.Value value = LlamaAttention.AllocateValue(device, sequences.Length);
+            using LlamaAttention.Output output = LlamaAttention.AllocateOutput(device, sequences.Length);
+            """,
+        // Handles of another library.
+        ["handles"] = """
+            nint foreignContext = nint.Parse(args[0]);
+            nint foreignStream = nint.Parse(args[1]);
+            nint queryPointer = nint.Parse(args[2]);
+            nint outputPointer = nint.Parse(args[3]);
+            """,
+    };
+
+    private static readonly string[] s_pages =
+    [
+        Path.Combine(TestPaths.RepositoryRoot, "README.md"),
+        Path.Combine(TestPaths.RepositoryRoot, "CONTRIBUTING.md"),
+        Path.Combine(TestPaths.RepositoryRoot, "CHANGELOG.md"),
+        .. Directory.GetFiles(Path.Combine(TestPaths.RepositoryRoot, "docs"), "*.md").Order(StringComparer.Ordinal),
+    ];
+
+    /// <summary>Page and line of every block.</summary>
+    public static TheoryData<string, int> Blocks
+    {
+        get
+        {
+            TheoryData<string, int> data = [];
+            foreach (string page in s_pages)
+            {
+                string text = File.ReadAllText(page);
+                foreach (Match match in Block().Matches(text))
+                {
+                    data.Add(Relative(page), Line(text, match));
+                }
+            }
+
+            return data;
+        }
+    }
+
+    public static TheoryData<string> Pages => [.. s_pages.Select(Relative)];
+
+    [Theory]
+    [MemberData(nameof(Blocks))]
+    public void The_example_compiles(string page, int line)
+    {
+        string text = File.ReadAllText(Path.Combine(TestPaths.RepositoryRoot, page));
+        Match block = Block().Matches(text).Single(match => Line(text, match) == line);
+        string context = block.Groups["context"].Value;
+        string[] errors = block.Groups["errors"].Value.Split([',', ' '], StringSplitOptions.RemoveEmptyEntries);
+        Assert.True(
+            s_contexts.TryGetValue(errors.Length > 0 ? "step" : context, out string? statements),
+            $"{page}:{line} names the context '{context}'; there are {string.Join(", ", s_contexts.Keys)}"
+        );
+
+        IReadOnlyList<Diagnostic> diagnostics = Compile(statements, block.Groups["code"].Value);
+
+        string found = string.Join('\n', diagnostics);
+        Assert.True(errors.SequenceEqual(diagnostics.Select(static d => d.Id).Distinct()), $"{page}:{line}\n{found}");
+    }
+
+    [Theory]
+    [MemberData(nameof(Pages))]
+    public void Relative_links_lead_to_files_and_headings(string page)
+    {
+        string folder = Path.GetDirectoryName(Path.Combine(TestPaths.RepositoryRoot, page))!;
+        foreach (Match link in Link().Matches(File.ReadAllText(Path.Combine(TestPaths.RepositoryRoot, page))))
+        {
+            string target = link.Groups[1].Value;
+            string path = target.Length == 0 ? Path.Combine(TestPaths.RepositoryRoot, page) : Path.Combine(folder, target);
+            Assert.True(Path.Exists(path), $"{page} links to {target}, which is not there");
+            if (link.Groups[2].Value is { Length: > 0 } anchor)
+            {
+                Assert.True(Anchors(path).Contains(anchor), $"{page} links to {target}#{anchor}, but there is no such heading");
+            }
+        }
+    }
+
+    /// <summary>Headings as GitHub turns them into anchors: lower case, hyphens for spaces, no punctuation.</summary>
+    private static IEnumerable<string> Anchors(string path) =>
+        Heading()
+            .Matches(File.ReadAllText(path))
+            .Select(static match => string.Concat(match.Groups[1].Value.Where(static c => char.IsLetterOrDigit(c) || c is ' ' or '-')))
+            .Select(static heading => heading.ToLowerInvariant().Replace(' ', '-'));
+
+    /// <summary>The block's using directives, the context's statements, the block; the configuration unless the block has its own.</summary>
+    private static IReadOnlyList<Diagnostic> Compile(string statements, string code)
+    {
+        string[] lines = code.Split('\n');
+        string[] usings = [.. lines.Where(static line => Using().IsMatch(line))];
+        if (statements.Length > 0)
+        {
+            usings = [.. usings.Append("using FlashInfer;").Distinct()];
+        }
+
+        string program = string.Join('\n', [.. usings, statements, .. lines.Where(static line => !Using().IsMatch(line))]);
+        bool hasConfig = code.Contains("[AttentionConfig", StringComparison.Ordinal);
+        return GeneratorHarness.RunProgram(program, hasConfig ? [ImplicitUsings] : [ImplicitUsings, Config]).Diagnostics();
+    }
+
+    private static string Relative(string page) => Path.GetRelativePath(TestPaths.RepositoryRoot, page).Replace('\\', '/');
+
+    private static int Line(string text, Match match) => text.AsSpan(0, match.Groups["code"].Index).Count('\n');
+
+    [GeneratedRegex(
+        @"(?:<!-- (?:context: (?<context>\w+)|does not compile: (?<errors>[\w, ]+)) -->\n)?```csharp\n(?<code>.*?)```",
+        RegexOptions.Singleline
+    )]
+    private static partial Regex Block();
+
+    [GeneratedRegex(@"^using [\w.]+;$")]
+    private static partial Regex Using();
+
+    [GeneratedRegex(@"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")]
+    private static partial Regex Link();
+
+    [GeneratedRegex(@"^#+ (.*)$", RegexOptions.Multiline)]
+    private static partial Regex Heading();
+}
