@@ -112,7 +112,7 @@ public class DecodeStepTests
         (Sequence a, Sequence b) = (story.Sequence(3), story.Sequence(3));
         Assert.False(list.Covers([a, b]));
         story.Cache.BeginForward([a, b], [1, 20]);
-        list.Fill([a, b], null);
+        list.Fill([a, b], 21, null);
 
         Assert.Equal(21, list.Tokens);
         Assert.True(list.Covers([a, b]));
