@@ -125,7 +125,7 @@ struct DecodeLoader {
                                    : first_token(ahead, next_batch + (lane >> 4)) + (lane & 15);
     next_pages = 0;
     if (ahead.valid && token < ahead.item.end) {
-      next_pages = __ldg(params.pages + ahead.item.page_offset + token / kPageSize);
+      next_pages = load_ahead(params.pages + ahead.item.page_offset + token / kPageSize);
     }
   }
 

@@ -8,6 +8,7 @@
 
 #include "core/hopper.cuh"
 #include "core/params.cuh"
+#include "core/ptx.cuh"
 
 namespace flashinfer {
 
@@ -111,14 +112,18 @@ struct UnitCursor {
 
   __device__ __forceinline__ explicit UnitCursor(const DecodeParams& params)
       : items(items_of<DecodeItem>(params.plan)),
-        count(__ldg(&params.plan->count)),
+        count(load_ahead(&params.plan->count)),
         capacity(params.capacity),
-        slices(1) {
+        slices(1),
+        walker(blockIdx.x),
+        walkers(gridDim.x) {
 #if __CUDA_ARCH__ >= 900
-    if (Shape::kHopper) slices = cluster_size();
+    if (Shape::kHopper) {
+      slices = cluster_size();
+      walker = cluster_index();
+      walkers = cluster_count();
+    }
 #endif
-    walker = blockIdx.x / slices;
-    walkers = gridDim.x / slices;
   }
 
   // The item is read beside the count, not after it, and nothing here looks at it: dependent misses would stand one
@@ -128,7 +133,7 @@ struct UnitCursor {
     round++;
     const int at = index / Shape::kUnitsPerItem, expanded = index % Shape::kUnitsPerItem;
     const int4* source = reinterpret_cast<const int4*>(items + (at < capacity ? at : capacity - 1));
-    const int4 a = __ldg(source), b = __ldg(source + 1);
+    const int4 a = load_ahead(source), b = load_ahead(source + 1);
     return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, 0},
             expanded / Shape::kGroupTiles,
             expanded % Shape::kGroupTiles,
@@ -137,11 +142,13 @@ struct UnitCursor {
 
   // This block's part of a unit: in a cluster a slice of its tokens, maybe an empty one.
   __device__ __forceinline__ Unit own(Unit unit) const {
+#if __CUDA_ARCH__ >= 900
     if (Shape::kHopper && slices > 1 && unit.valid) {
-      const int tiles = unit.tiles(), slice = blockIdx.x % slices, first = unit.item.begin, last = unit.item.end;
+      const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;
       unit.item.begin = min(last, first + slice * tiles / slices * Shape::kTileTokens);
       unit.item.end = min(last, first + (slice + 1) * tiles / slices * Shape::kTileTokens);
     }
+#endif
     return unit;
   }
 };

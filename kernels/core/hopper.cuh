@@ -66,6 +66,19 @@ __device__ __forceinline__ u32 cluster_rank() {
   return rank;
 }
 
+// Which cluster of the grid this is; without clusters every block is one.
+__device__ __forceinline__ u32 cluster_index() {
+  u32 index;
+  asm volatile("mov.u32 %0, %clusterid.x;" : "=r"(index));
+  return index;
+}
+
+__device__ __forceinline__ u32 cluster_count() {
+  u32 count;
+  asm volatile("mov.u32 %0, %nclusterid.x;" : "=r"(count));
+  return count;
+}
+
 __device__ __forceinline__ u32 cluster_size() {
   u32 size;
   asm volatile("mov.u32 %0, %cluster_nctarank;" : "=r"(size));
