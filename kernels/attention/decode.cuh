@@ -81,13 +81,14 @@ struct Decode {
       }
       query.load(params, following, lane);  // travels during the merge
       if (unit.valid) {
-        if (warp < tiles) accumulator.store(merge.warp_output(warp), merge.warp_state(warp), unit.heads(), lane);
+        const int at = unit.first_tile(warp);
+        if (at < tiles) accumulator.store(merge.warp_output(at), merge.warp_state(at), unit.heads(), lane);
         merge.finish(unit, cursor.slices);
       } else {
         merge.wait_for_peers();
       }
-      tile = warp;
       unit = cursor.own(following);
+      tile = unit.first_tile(warp);
     } while (unit.valid);
   }
 };

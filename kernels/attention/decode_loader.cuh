@@ -1,6 +1,6 @@
 // Brings one warp's tiles of K and V to shared memory.
 //
-// Each warp loads its own 16-token tiles (tile t of a unit belongs to warp t % kWarps) into its own ring of kStages
+// Each warp loads its own 16-token tiles (the tiles of all units are dealt in turn) into its own ring of kStages
 // stages and runs ahead of the computation over unit borders, so that the ring stays full while a unit is being merged.
 // There is no producer warp. A tile in shared memory: [headDim/64][16 tokens][128 B], 16-byte chunk index xored with
 // token & 7 against bank conflicts (which is the copy engine's 128-byte swizzle). Hopper, pages of 16 tokens or
@@ -55,17 +55,17 @@ struct DecodeLoader {
         policy(evict_first_policy()),
         warp(warp_index),
         lane(lane_index) {
-    beyond = cursor.next();  // in flight while the barriers are made
 #if __CUDA_ARCH__ >= 900
     if (Shape::kTensorCopy) {
       if (lane == 0) {
-        for (int i = 0; i < Shape::kStages; i++) mbarrier_init(barriers + i * 8, 1);
-        mbarrier_init_fence();
         prefetch_tensor_map(params.kv_map);
+        for (int i = 0; i < Shape::kStages; i++) mbarrier_init(barriers + i * 8, 1);
+        mbarrier_init_fence();  // before the first loads: a fence waits for what is in flight
       }
       __syncwarp();  // nobody waits on a barrier before it is initialised
     }
 #endif
+    beyond = cursor.next();
   }
 
   __device__ __forceinline__ u32 stage_address(int stage) const { return ring + stage * Shape::kStageBytes; }
@@ -104,11 +104,11 @@ struct DecodeLoader {
  private:
   // Tiles of a unit that belong to this warp.
   __device__ __forceinline__ int own_tiles(const Unit& unit) const {
-    return (unit.tiles() - warp + kWarps - 1) / kWarps;
+    return (unit.tiles() - unit.first_tile(warp) + kWarps - 1) / kWarps;
   }
 
   __device__ __forceinline__ int first_token(const Unit& unit, int own_tile) const {
-    return unit.item.begin + (warp + own_tile * kWarps) * kTileTokens;
+    return unit.item.begin + (unit.first_tile(warp) + own_tile * kWarps) * kTileTokens;
   }
 
   __device__ __forceinline__ void take_next_unit() {

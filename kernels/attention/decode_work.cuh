@@ -87,6 +87,10 @@ struct DecodeUnit {
   int kv_head;
   int group_tile;
   bool valid;
+  int first_warp;  // whose tile 0 is: tiles are dealt on from unit to unit, so that short units keep all warps busy
+
+  // The first of a warp's tiles; every kWarps-th from there is its too.
+  __device__ __forceinline__ int first_tile(int warp) const { return (warp - first_warp) & (Shape::kWarps - 1); }
 
   __device__ __forceinline__ int tiles() const {
     return valid ? (item.end - item.begin + Shape::kTileTokens - 1) / Shape::kTileTokens : 0;
@@ -109,6 +113,7 @@ struct UnitCursor {
   int slices;    // blocks that share a unit
   int walker, walkers;
   int round = 0;
+  int next_warp = 0;
 
   __device__ __forceinline__ explicit UnitCursor(const DecodeParams& params)
       : items(items_of<DecodeItem>(params.plan)),
@@ -137,11 +142,13 @@ struct UnitCursor {
     return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, 0},
             expanded / Shape::kGroupTiles,
             expanded % Shape::kGroupTiles,
-            at < count};
+            at < count,
+            0};
   }
 
-  // This block's part of a unit: in a cluster a slice of its tokens, maybe an empty one.
-  __device__ __forceinline__ Unit own(Unit unit) const {
+  // This block's part of a unit: in a cluster a slice of its tokens, maybe an empty one. Called once for each unit, in
+  // order.
+  __device__ __forceinline__ Unit own(Unit unit) {
 #if __CUDA_ARCH__ >= 900
     if (Shape::kHopper && slices > 1 && unit.valid) {
       const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;
@@ -149,6 +156,8 @@ struct UnitCursor {
       unit.item.end = min(last, first + (slice + 1) * tiles / slices * Shape::kTileTokens);
     }
 #endif
+    unit.first_warp = next_warp;
+    next_warp = (next_warp + unit.tiles()) & (Shape::kWarps - 1);
     return unit;
   }
 };
