@@ -24,22 +24,26 @@ struct MergedState {
   float max = negative_infinity();
   float sum = 0.f;
 
+  // Scales what is there to a maximum that is at least its own.
   __device__ __forceinline__ void raise(float high) {
     const float raised = fmaxf(max, high);
-    // Nothing to scale while everything so far was empty; -inf minus -inf would be NaN.
-    const float factor = max > negative_infinity() ? exp2_fast(max - raised) : 0.f;
+    const float factor = exp2_fast(max - finite(raised));
     max = raised;
     sum *= factor;
 #pragma unroll
     for (int e = 0; e < N; e++) o[e] *= factor;
   }
 
+  // Adds a state whose maximum is not above this one's; an empty state has maximum -inf and adds nothing.
   __device__ __forceinline__ void add(float2 state, const float (&part)[N]) {
-    const float factor = state.x > negative_infinity() ? exp2_fast(state.x - max) : 0.f;
+    const float factor = exp2_fast(state.x - finite(max));
     sum += factor * state.y;
 #pragma unroll
     for (int e = 0; e < N; e++) o[e] += factor * part[e];
   }
+
+  // -inf minus -inf would be NaN; -inf minus anything else is as empty as it should be.
+  static __device__ __forceinline__ float finite(float high) { return high > negative_infinity() ? high : 0.f; }
 
   // A sequence without tokens gives output 0 and LSE -inf.
   __device__ __forceinline__ void write(const DecodeParams& params, const DecodeUnit<Shape>& unit, int head,
@@ -135,20 +139,27 @@ struct DecodeMerge {
       const int index = threadIdx.x + step * Shape::kThreads;
       const int head = index / Shape::kVectors, d = (index % Shape::kVectors) * kVector;
       if (head >= unit.heads()) continue;
+      // All loads stand together and none behind a branch, so that their latencies overlap. Warps without tiles stored
+      // nothing: what lies in their place is read and dropped.
+      float2 states[kWarps];
+      FloatVector<kVector> parts[kWarps];
+#pragma unroll
+      for (int w = 0; w < kWarps; w++) {
+        states[w] = warp_state(w)[head];
+        parts[w] = *reinterpret_cast<const FloatVector<kVector>*>(warp_output(w) + head * Shape::kMergeRow + d);
+      }
       State merged;
 #pragma unroll
       for (int w = 0; w < kWarps; w++) {
-        if (w < warps) merged.max = fmaxf(merged.max, warp_state(w)[head].x);
-      }
+        if (w >= warps) {
+          states[w] = make_float2(negative_infinity(), 0.f);
 #pragma unroll
-      for (int w = 0; w < kWarps; w++) {
-        if (w < warps) {
-          float part[kVector];
-#pragma unroll
-          for (int e = 0; e < kVector; e++) part[e] = warp_output(w)[head * Shape::kMergeRow + d + e];
-          merged.add(warp_state(w)[head], part);
+          for (int e = 0; e < kVector; e++) parts[w].at[e] = 0.f;
         }
+        merged.max = fmaxf(merged.max, states[w].x);
       }
+#pragma unroll
+      for (int w = 0; w < kWarps; w++) merged.add(states[w], parts[w].at);
       if (slices > 1) {
         send(unit, slices, merged, head, d);
       } else if (unit.item.parts == 1) {
@@ -238,18 +249,26 @@ struct DecodeMerge {
     const int slice = unit.heads() * Shape::kHeadDim / slices;
     const u32 barrier = cluster_barrier(exchanges & 1);
     if (threadIdx.x == 0) mbarrier_expect(barrier, (slice * 4 + unit.heads() * 8) * slices);
-    if (threadIdx.x * 2 < slice) {
+    if (static_cast<int>(threadIdx.x) * 2 < slice) {
       mbarrier_wait(barrier, (exchanges >> 1) & 1);
       const float* outputs = reinterpret_cast<const float*>(shared + cluster_buffer());
       const float2* states = reinterpret_cast<const float2*>(shared + cluster_buffer() + Shape::kClusterOutput);
       for (int e = threadIdx.x * 2; e < slice; e += Shape::kThreads * 2) {
         const int at = cluster_rank() * slice + e, head = at / Shape::kHeadDim;
         MergedState<Shape, 2> merged;
-        for (int r = 0; r < slices; r++) merged.max = fmaxf(merged.max, states[r * Shape::kTileHeads + head].x);
-        for (int r = 0; r < slices; r++) {
-          const float2 pair = *reinterpret_cast<const float2*>(outputs + r * slice + e);
-          const float part[2] = {pair.x, pair.y};
-          merged.add(states[r * Shape::kTileHeads + head], part);
+        float2 states_of[Shape::kMaxCluster], parts[Shape::kMaxCluster];
+#pragma unroll
+        for (int r = 0; r < Shape::kMaxCluster; r++) {
+          const int from = r < slices ? r : 0;
+          states_of[r] = states[from * Shape::kTileHeads + head];
+          parts[r] = *reinterpret_cast<const float2*>(outputs + from * slice + e);
+          if (r >= slices) states_of[r] = make_float2(negative_infinity(), 0.f);
+          merged.max = fmaxf(merged.max, states_of[r].x);
+        }
+#pragma unroll
+        for (int r = 0; r < Shape::kMaxCluster; r++) {
+          const float part[2] = {parts[r].x, parts[r].y};
+          merged.add(states_of[r], part);
         }
         merged.write(params, unit, head, at % Shape::kHeadDim);
       }

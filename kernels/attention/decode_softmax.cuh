@@ -15,18 +15,16 @@ template <typename Shape>
 struct QueryFragments {
   u32 at[Shape::kHeadDim / 16][2];
 
+  // Columns beyond the unit's heads repeat its last one: a column's results depend on nothing else, and nobody reads
+  // them.
   __device__ __forceinline__ void load(const DecodeParams& params, const DecodeUnit<Shape>& unit, int lane) {
-    const int head = lane >> 2;
-    const bool present = unit.valid && head < unit.heads();
-    const u16* source = params.query + unit.item.row * params.query_row_stride +
-                        (unit.first_head() + head) * params.query_head_stride + (lane & 3) * 2;
+    const int head = unit.first_head() + min(lane >> 2, unit.heads() - 1);
+    const i64 offset = unit.valid ? unit.item.row * params.query_row_stride + head * params.query_head_stride : 0;
+    const u16* source = params.query + offset + (lane & 3) * 2;
 #pragma unroll
     for (int k = 0; k < Shape::kHeadDim / 16; k++) {
-      at[k][0] = at[k][1] = 0;
-      if (present) {
-        at[k][0] = load_volatile(source + k * 16);
-        at[k][1] = load_volatile(source + k * 16 + 8);
-      }
+      at[k][0] = load_volatile(source + k * 16);
+      at[k][1] = load_volatile(source + k * 16 + 8);
     }
   }
 

@@ -8,6 +8,7 @@ internal static class ChunkChooser
 {
     private const int Classes = 48;
     private const int Candidates = 6;
+    private const int Samples = 9;
 
     // In tokens that a block reads at its fair share of the bandwidth; measured on an H100, like the shape of the model.
     private const double UnitCost = 16; // a unit's start and the merge of its warps
@@ -104,10 +105,7 @@ internal static class ChunkChooser
         return low * DecodePlanner.TileTokens;
     }
 
-    /// <summary>
-    /// Blocks share the bandwidth, so a short block's end speeds the others up: what counts is the mean load, a tenth of what the busiest
-    /// block has above it, and that one block alone draws no more than <see cref="AloneShare"/>.
-    /// </summary>
+    /// <summary>The time until the last block is done, a little more for what the busiest has above the mean, and what cutting costs.</summary>
     private static double Cost(ReadOnlySpan<int> tokens, ReadOnlySpan<int> counts, int chunk, in DecodePlanLimits limits)
     {
         double total = 0;
@@ -127,11 +125,13 @@ internal static class ChunkChooser
         }
 
         double mean = total / limits.Blocks;
-        double busiest = Math.Max(
-            Load(0, ends[..tokens.Length], sizes, units, limits.Blocks),
-            Load(limits.Blocks - 1, ends[..tokens.Length], sizes, units, limits.Blocks)
-        );
-        double cost = Math.Max(mean, busiest / AloneShare) + (0.1 * Math.Max(0, busiest - mean));
+        Span<double> loads = stackalloc double[Samples];
+        for (int i = 0; i < Samples; i++)
+        {
+            loads[i] = Load(i * (limits.Blocks - 1) / (Samples - 1), ends[..tokens.Length], sizes, units, limits.Blocks);
+        }
+
+        double cost = Drain(loads) + (0.1 * Math.Max(0, loads[Samples - 1] - mean));
         if (splitUnits > 0)
         {
             // The merge at the very end is seen in full; those before it hide behind the loads in flight, but for a little.
@@ -143,7 +143,25 @@ internal static class ChunkChooser
         return idle is > 0.11 and < 0.48 ? cost * 1.1 : cost;
     }
 
-    /// <summary>What one block gets when the units are dealt there and back: the first and the last block have the extremes.</summary>
+    /// <summary>
+    /// The time that blocks with these loads take (sorts them). They share the bandwidth: when some are done the others become faster, up
+    /// to what one block can draw alone.
+    /// </summary>
+    private static double Drain(Span<double> loads)
+    {
+        loads.Sort();
+        double time = 0;
+        double done = 0;
+        for (int i = 0; i < loads.Length; i++)
+        {
+            time += (loads[i] - done) * Math.Max((double)(loads.Length - i) / loads.Length, 1 / AloneShare);
+            done = loads[i];
+        }
+
+        return time;
+    }
+
+    /// <summary>What one block gets when the units are dealt there and back.</summary>
     private static double Load(int block, ReadOnlySpan<long> ends, ReadOnlySpan<double> sizes, long units, int blocks)
     {
         double load = 0;
