@@ -29,12 +29,10 @@ struct Decode {
     return {kAbiVersion,
             sizeof(DecodeParams),
             kThreads,
-            Shape::kRingOffset,
+            Shape::kSharedBytes,
             kBlocksPerSm,
             Shape::kUnitsPerItem,
             (Shape::kTensorCopy ? kTensorMap : 0) | (Shape::kHopper ? kClusters : 0),
-            Shape::kStages,
-            Shape::kWarps * Shape::kStageBytes,
             0};
   }
 
@@ -51,11 +49,10 @@ struct Decode {
 
     // The first round has no unit: it fills the ring. One call more than there are stages, since the first only fetches
     // the first unit; and through the same loop as all others, since a second copy of fill would cost compile time.
-    const int stages = loader.stages();
-    const int first = -(stages + 1) * Shape::kWarps;
+    constexpr int kFirst = -(Shape::kStages + 1) * Shape::kWarps;
     DecodeUnit<Shape> unit = {};
-    int tile = first;
-    int stage = stages - 1;
+    int tile = kFirst;
+    int stage = Shape::kStages - 1;
     u32 phase = 0;  // flips when the first call wraps to stage 0, and again when the ring is full
     do {
       const DecodeUnit<Shape> following = cursor.next();
@@ -70,25 +67,24 @@ struct Decode {
           __syncwarp();  // every lane has read the stage: it may be filled again
         }
         loader.fill(stage);
-        if (tile == first) {
+        if (tile == kFirst) {
           launch_dependents();
           wait_for_dependency();
         }
-        if (++stage == stages) {
+        if (++stage == Shape::kStages) {
           stage = 0;
           phase ^= 1;
         }
       }
       query.load(params, following, lane);  // travels during the merge
       if (unit.valid) {
-        const int at = unit.first_tile(warp);
-        if (at < tiles) accumulator.store(merge.warp_output(at), merge.warp_state(at), unit.heads(), lane);
+        if (warp < tiles) accumulator.store(merge.warp_output(warp), merge.warp_state(warp), unit.heads(), lane);
         merge.finish(unit, cursor.slices);
       } else {
         merge.wait_for_peers();
       }
-      unit = cursor.own(following);
-      tile = unit.first_tile(warp);
+      unit = following;
+      tile = warp;
     } while (unit.valid);
   }
 };

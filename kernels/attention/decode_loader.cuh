@@ -1,6 +1,6 @@
 // Brings one warp's tiles of K and V to shared memory.
 //
-// Each warp loads its own 16-token tiles (the tiles of all units are dealt in turn) into its own ring of kStages
+// Each warp loads its own 16-token tiles (tile t of a unit belongs to warp t % kWarps) into its own ring of kStages
 // stages and runs ahead of the computation over unit borders, so that the ring stays full while a unit is being merged.
 // There is no producer warp. A tile in shared memory: [headDim/64][16 tokens][128 B], 16-byte chunk index xored with
 // token & 7 against bank conflicts (which is the copy engine's 128-byte swizzle). Hopper, pages of 16 tokens or
@@ -50,7 +50,7 @@ struct DecodeLoader {
   __device__ __forceinline__ DecodeLoader(const DecodeParams& p, unsigned char* shared, int warp_index, int lane_index)
       : params(p),
         cursor(p),
-        ring(shared_address(shared) + Shape::kRingOffset + warp_index * stages() * Shape::kStageBytes),
+        ring(shared_address(shared) + Shape::kRingOffset + warp_index * (Shape::kStages * Shape::kStageBytes)),
         barriers(shared_address(shared) + Shape::kBarrierOffset + warp_index * (Shape::kStages * 8)),
         policy(evict_first_policy()),
         warp(warp_index),
@@ -69,9 +69,6 @@ struct DecodeLoader {
   }
 
   __device__ __forceinline__ u32 stage_address(int stage) const { return ring + stage * Shape::kStageBytes; }
-
-  // Known at compile time where waiting counts commit groups.
-  __device__ __forceinline__ int stages() const { return Shape::kTensorCopy ? params.stages : Shape::kStages; }
 
   // Fills a stage with the warp's next tile. The first call only fetches the first unit and its page ids: nothing that
   // the kernel before this one writes. Without the copy engine it commits a group even when there is no tile, so that
@@ -104,17 +101,17 @@ struct DecodeLoader {
  private:
   // Tiles of a unit that belong to this warp.
   __device__ __forceinline__ int own_tiles(const Unit& unit) const {
-    return (unit.tiles() - unit.first_tile(warp) + kWarps - 1) / kWarps;
+    return (unit.tiles() - warp + kWarps - 1) / kWarps;
   }
 
   __device__ __forceinline__ int first_token(const Unit& unit, int own_tile) const {
-    return unit.item.begin + (unit.first_tile(warp) + own_tile * kWarps) * kTileTokens;
+    return unit.item.begin + (warp + own_tile * kWarps) * kTileTokens;
   }
 
   __device__ __forceinline__ void take_next_unit() {
     next_batch = 0;
     do {
-      ahead = cursor.own(beyond);
+      ahead = beyond;
       if (!ahead.valid) break;
       beyond = cursor.next();
     } while (own_tiles(ahead) <= 0);

@@ -66,7 +66,7 @@ struct DecodeShape {
   static constexpr int kPartsAtOnce = 8;          // parts whose loads overlap in the last block's merge
   static constexpr int kMaxCluster = 8;
 
-  // Shared memory, bytes; the ring stands last, so that a launch may have fewer stages.
+  // Shared memory, bytes.
   static constexpr int kStateOffset = kWarps * kTileHeads * kMergeRow * 4;  // behind O of each warp: max, sum
   static constexpr int kFlagOffset = kStateOffset + kWarps * 8 * 8;         // "this block is last"
   static constexpr int kBarrierOffset = kFlagOffset + 16;                   // ring mbarriers
@@ -80,18 +80,13 @@ struct DecodeShape {
   static_assert(kClusterOffset % 16 == 0 && kClusterBuffer % 8 == 0, "vector stores need aligned buffers");
 };
 
-// One piece of work; not valid stands for "none". Its item may still be in flight: only what uses it waits.
+// One piece of work; not valid stands for "none".
 template <typename Shape>
 struct DecodeUnit {
   DecodeItem item;
   int kv_head;
   int group_tile;
   bool valid;
-  int first_warp;  // whose tile 0 is: tiles are dealt on from unit to unit, so that short units keep all warps busy
-
-  // The first of a warp's tiles; every kWarps-th from there is its too.
-  __device__ __forceinline__ int first_tile(int warp) const { return (warp - first_warp) & (Shape::kWarps - 1); }
-
   __device__ __forceinline__ int tiles() const {
     return valid ? (item.end - item.begin + Shape::kTileTokens - 1) / Shape::kTileTokens : 0;
   }
@@ -108,17 +103,14 @@ struct UnitCursor {
   using Unit = DecodeUnit<Shape>;
 
   const DecodeItem* items;
-  int count;     // items in the list
-  int capacity;  // items that it has room for
-  int slices;    // blocks that share a unit
+  int count;   // items in the list
+  int slices;  // blocks that share a unit
   int walker, walkers;
   int round = 0;
-  int next_warp = 0;
 
   __device__ __forceinline__ explicit UnitCursor(const DecodeParams& params)
       : items(items_of<DecodeItem>(params.plan)),
         count(load_ahead(&params.plan->count)),
-        capacity(params.capacity),
         slices(1),
         walker(blockIdx.x),
         walkers(gridDim.x) {
@@ -131,33 +123,26 @@ struct UnitCursor {
 #endif
   }
 
-  // The item is read beside the count, not after it, and nothing here looks at it: dependent misses would stand one
-  // behind the other at the start of every launch.
   __device__ __forceinline__ Unit next() {
     const int index = round * walkers + ((round & 1) ? walkers - 1 - walker : walker);
     round++;
     const int at = index / Shape::kUnitsPerItem, expanded = index % Shape::kUnitsPerItem;
-    const int4* source = reinterpret_cast<const int4*>(items + (at < capacity ? at : capacity - 1));
-    const int4 a = load_ahead(source), b = load_ahead(source + 1);
-    return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, 0},
-            expanded / Shape::kGroupTiles,
-            expanded % Shape::kGroupTiles,
-            at < count,
-            0};
-  }
-
-  // This block's part of a unit: in a cluster a slice of its tokens, maybe an empty one. Called once for each unit, in
-  // order.
-  __device__ __forceinline__ Unit own(Unit unit) {
+    Unit unit = {};
+    if (at < count) {
+      const int4* source = reinterpret_cast<const int4*>(items + at);
+      const int4 a = __ldg(source), b = __ldg(source + 1);
+      unit.item = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, 0};
+      unit.kv_head = expanded / Shape::kGroupTiles;
+      unit.group_tile = expanded % Shape::kGroupTiles;
+      unit.valid = true;
 #if __CUDA_ARCH__ >= 900
-    if (Shape::kHopper && slices > 1 && unit.valid) {
-      const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;
-      unit.item.begin = min(last, first + slice * tiles / slices * Shape::kTileTokens);
-      unit.item.end = min(last, first + (slice + 1) * tiles / slices * Shape::kTileTokens);
-    }
+      if (Shape::kHopper && slices > 1) {  // this block's slice, maybe an empty one
+        const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;
+        unit.item.begin = min(last, first + slice * tiles / slices * Shape::kTileTokens);
+        unit.item.end = min(last, first + (slice + 1) * tiles / slices * Shape::kTileTokens);
+      }
 #endif
-    unit.first_warp = next_warp;
-    next_warp = (next_warp + unit.tiles()) & (Shape::kWarps - 1);
+    }
     return unit;
   }
 };

@@ -54,12 +54,11 @@ struct alignas(64) DecodeParams {
   i64 head_stride;
   i64 key_page;    // first page of this layer's keys in kv_map
   i64 value_page;  // first page of this layer's values in kv_map
-  i32 capacity;    // items that the list has room for: reading up to there is safe before the count is known
-  i32 stages;      // of each warp's ring, 1 to DecodeShape::kStages; kStages without the copy engine
   i64 reserved0;   // the map stands at a multiple of 64 bytes
   i64 reserved1;
   i64 reserved2;
   i64 reserved3;
+  i64 reserved4;
   TensorMap kv_map;  // the whole cache as {64, kvHeads, pageSize, pages, headDim/64}; where KernelInfo asks for it
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
@@ -110,15 +109,13 @@ struct KernelInfo {
   i32 abi_version;
   i32 params_bytes;    // size of the argument structure
   i32 threads;         // of a block
-  i32 shared_bytes;    // dynamic shared memory of a block, without the ring for decode
+  i32 shared_bytes;    // dynamic shared memory of a block
   i32 blocks_per_sm;   // blocks meant to share an SM
   i32 units_per_item;  // pieces of work that one list item expands to
   i32 features;        // kTensorMap: wants kv_map; kClusters: can share a unit between the blocks of a cluster
-  i32 stages;          // decode: stages of each warp's ring; fewer are possible with kTensorMap
-  i32 stage_bytes;     // decode: dynamic shared memory of one stage of all warps
   i32 reserved;
 };
-static_assert(sizeof(KernelInfo) == 40, "KernelInfo is 40 bytes on the host");
+static_assert(sizeof(KernelInfo) == 32, "KernelInfo is 32 bytes on the host");
 
 template <typename Item>
 __device__ __forceinline__ const Item* items_of(const ListHeader* list) {

@@ -222,7 +222,6 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             HeadStride = Cache.HeadElements,
             KeyPage = 2L * layer * Cache.TotalPages,
             ValuePage = ((2L * layer) + 1) * Cache.TotalPages,
-            Capacity = _list.Capacity,
             KvMap = _kvMap,
         };
         bool capturing = Cache.Device.Backend.IsCapturing(stream);

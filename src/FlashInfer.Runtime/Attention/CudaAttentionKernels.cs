@@ -62,7 +62,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
 
     /// <inheritdoc/>
     public override string DecodeKernel =>
-        $"{_decode.Function.Name} ({_backend.Context.Architecture}, {_decode.Info.Threads} threads, {_decode.Function.Registers} registers, {_decode.SharedBytes / 1024} KB shared)";
+        $"{_decode.Function.Name} ({_backend.Context.Architecture}, {_decode.Info.Threads} threads, {_decode.Function.Registers} registers, {_decode.Info.SharedBytes / 1024} KB shared)";
 
     /// <inheritdoc/>
     public override int DecodeUnitsPerItem => _decode.Info.UnitsPerItem;
@@ -79,18 +79,10 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         _decode.Info.Features.HasFlag(KernelFeatures.TensorMap) ? KvTensorMap.Encode(_backend.Context, cache) : default;
 
     /// <inheritdoc/>
-    public override void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
-    {
-        DecodeParams copy = args;
-        // A cluster's slices are short, and with one stage a block leaves room for the next launch's blocks beside it.
-        copy.Stages =
-            launch.Cluster == MaxClusterBlocks && _decode.Info.Features.HasFlag(KernelFeatures.TensorMap) ? 1 : _decode.Info.Stages;
-        Launch(_decode, copy, launch, _decode.Info.SharedBytes + (copy.Stages * _decode.Info.StageBytes), stream);
-    }
+    public override void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream) => Launch(_decode, args, launch, stream);
 
     /// <inheritdoc/>
-    public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream) =>
-        Launch(_append, args, launch, _append.Info.SharedBytes, stream);
+    public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream) => Launch(_append, args, launch, stream);
 
     /// <inheritdoc/>
     public override void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream)
@@ -108,7 +100,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
 
     private int CountClusters(int blocks) =>
         _decode.Info.Features.HasFlag(KernelFeatures.Clusters)
-            ? _decode.Function.GetMaxActiveClusters(blocks, _decode.Info.Threads, _decode.SharedBytes)
+            ? _decode.Function.GetMaxActiveClusters(blocks, _decode.Info.Threads, _decode.Info.SharedBytes)
             : 0;
 
     private static CompiledKernel Result(Task<CompiledKernel> task)
@@ -125,7 +117,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <summary>As many blocks as run at once, or fewer when there is less to do; a graph must do for every list that it may replay.</summary>
-    private void Launch<T>(CudaKernel kernel, in T args, in ListLaunch launch, int sharedBytes, CudaStream? stream)
+    private void Launch<T>(CudaKernel kernel, in T args, in ListLaunch launch, CudaStream? stream)
         where T : unmanaged
     {
         int resident = launch.Cluster > 1 ? _clusters[launch.Cluster] : _backend.Context.MultiprocessorCount * kernel.Info.BlocksPerSm;
@@ -133,7 +125,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
             args,
             new CudaExtent((int)Math.Clamp((long)launch.Items * kernel.Info.UnitsPerItem, 1, resident) * launch.Cluster),
             new CudaExtent(kernel.Info.Threads),
-            sharedBytes,
+            kernel.Info.SharedBytes,
             _backend.Resolve(stream),
             launch.Overlaps && _overlaps,
             launch.Cluster
@@ -143,9 +135,6 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     /// <summary>A loaded kernel and what its cubin says of it.</summary>
     private sealed record CudaKernel(CudaFunction Function, KernelInfo Info)
     {
-        /// <summary>Dynamic shared memory of a block with the whole ring.</summary>
-        public int SharedBytes => Info.SharedBytes + (Info.Stages * Info.StageBytes);
-
         public static CudaKernel Load<TParams>(CudaModule module, string name)
             where TParams : unmanaged
         {
@@ -160,7 +149,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
 
             CudaFunction function = module.GetFunction(name);
             CudaKernel kernel = new(function, info);
-            function.SetMaxDynamicSharedMemory(kernel.SharedBytes);
+            function.SetMaxDynamicSharedMemory(info.SharedBytes);
             return kernel;
         }
     }

@@ -95,17 +95,12 @@ internal struct DecodeParams
     /// <summary>First page of this layer's values in <see cref="KvMap"/>.</summary>
     public long ValuePage;
 
-    /// <summary>Items that the list has room for: the kernel may read up to there before it knows the count.</summary>
-    public int Capacity;
-
-    /// <summary>Stages of each warp's ring; set by the launch.</summary>
-    public int Stages;
-
     // The map stands at a multiple of 64 bytes.
     private readonly long _reserved0;
     private readonly long _reserved1;
     private readonly long _reserved2;
     private readonly long _reserved3;
+    private readonly long _reserved4;
 
     /// <summary>The whole cache as the copy engine sees it; where <see cref="KernelFeatures.TensorMap"/> asks for it.</summary>
     public TensorMap KvMap;
@@ -188,7 +183,7 @@ internal struct PageTableParams
     public nint Updates;
 }
 
-/// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 40 bytes.</summary>
+/// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 32 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct KernelInfo
 {
@@ -201,7 +196,7 @@ internal struct KernelInfo
     /// <summary>Threads of a block.</summary>
     public int Threads;
 
-    /// <summary>Dynamic shared memory of a block, for decode without the ring.</summary>
+    /// <summary>Dynamic shared memory of a block.</summary>
     public int SharedBytes;
 
     /// <summary>Blocks meant to share an SM.</summary>
@@ -212,12 +207,6 @@ internal struct KernelInfo
 
     /// <summary>What the host has to bring along, or may use.</summary>
     public KernelFeatures Features;
-
-    /// <summary>Decode: stages of each warp's ring; fewer are possible with <see cref="KernelFeatures.TensorMap"/>.</summary>
-    public int Stages;
-
-    /// <summary>Decode: dynamic shared memory of one stage of all warps.</summary>
-    public int StageBytes;
 
     private readonly int _reserved;
 }

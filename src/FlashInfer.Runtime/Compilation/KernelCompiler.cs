@@ -207,7 +207,18 @@ public sealed class KernelCompiler
         return kernel;
     }
 
-    private NvrtcLibrary Load(Request request) => nvrtc.Load() ?? throw Missing(request);
+    private NvrtcLibrary Load(Request request)
+    {
+        NvrtcLibrary library = nvrtc.Load() ?? throw Missing(request);
+        return library.Version >= NvrtcOptions.OldestNvrtc
+            ? library
+            : throw Failure(
+                request,
+                library,
+                $"{request} has to be compiled, but the NVRTC found is {library.Version} ({library.Candidate.Path}); expected {NvrtcOptions.OldestNvrtc} or newer. Install a newer CUDA toolkit or nvidia-cuda-nvrtc, or set FLASHINFER_NVRTC to one.",
+                ""
+            );
+    }
 
     private KernelCompilationException Missing(Request request) =>
         Failure(request, null, MissingMessage(request.ToString(), nvrtc.Override, nvrtc.Trace), "");

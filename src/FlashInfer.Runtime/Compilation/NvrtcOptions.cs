@@ -3,6 +3,9 @@ namespace FlashInfer.Compilation;
 /// <summary>The options that every kernel is compiled with; nothing else passes any.</summary>
 internal static class NvrtcOptions
 {
+    /// <summary>The oldest NVRTC that is known to take these options and to compile the kernels without spills.</summary>
+    public static Version OldestNvrtc { get; } = new(12, 4);
+
     /// <summary>The options for an architecture.</summary>
     public static string[] For(string architecture, bool lineInfo)
     {
@@ -11,6 +14,8 @@ internal static class NvrtcOptions
             // A real architecture (sm_, not compute_) makes NVRTC run ptxas too: the result is a cubin, and the driver compiles nothing.
             $"--gpu-architecture={architecture}",
             "--std=c++17",
+            // Leaves out what NVRTC predefines for programs without headers of their own (printf, malloc, ...): the same cubin, sooner.
+            "--minimal",
             // The report of registers and spills, in the log.
             "--ptxas-options=-v",
             // NVRTC would otherwise change the stack limit of the whole process while it compiles.

@@ -333,20 +333,22 @@ public class PagedKvCache : IDisposable
     {
         long mark = ++_mark;
         int tokens = 0;
+        int twice = -1;
         for (int i = 0; i < sequences.Length; i++)
         {
             Sequence sequence = sequences[i];
             CheckSequence(sequence, i);
-            if (sequence.Mark == mark && sequence.IsInForward)
-            {
-                throw new ArgumentException(
-                    $"Sequence {i} of the batch ({sequence}) has a forward open and stands in the batch twice.",
-                    nameof(sequences)
-                );
-            }
-
+            twice = twice < 0 && sequence.Mark == mark && sequence.IsInForward ? i : twice;
             sequence.Mark = mark;
             tokens += sequence.ForwardTokens;
+        }
+
+        if (twice >= 0)
+        {
+            throw new ArgumentException(
+                $"Sequence {twice} of the batch ({sequences[twice]}) has a forward open and stands in the batch twice.",
+                nameof(sequences)
+            );
         }
 
         return tokens;

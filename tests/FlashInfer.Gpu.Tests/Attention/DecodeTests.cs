@@ -133,6 +133,80 @@ public class DecodeTests
         graph!.Dispose();
     }
 
+    [Theory]
+    [InlineData(8, 2, 128, 1, 512, 8)] // few units: clusters of 8
+    [InlineData(3, 1, 64, 7, 300, 8)]
+    [InlineData(4, 2, 256, 2, 777, 8)]
+    [InlineData(71, 1, 128, 1, 600, 8)] // group tiles, the last one not full
+    [InlineData(32, 8, 128, 5, 1000, 2)] // units for about half of the multiprocessors: clusters of 2
+    [InlineData(21, 21, 64, 2, 4000, 2)]
+    public void Units_shared_in_clusters_agree_with_the_oracle(int heads, int kvHeads, int headDim, int batch, int length, int cluster)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        int seed = Random.Shared.Next();
+        foreach (int pageSize in (int[])[16, 5])
+        {
+            int[] lengths = [.. Enumerable.Range(0, batch).Select(i => length - i)];
+            DecodeCase clustered = new(heads, kvHeads, headDim, pageSize, DType.BFloat16, KvLayout.Nhd, 2, lengths, null, 1, seed);
+            DecodeScenario.Check(device, clustered);
+            using PagedKvCache cache = new(device, clustered.Spec, 1, 4096);
+            using BatchDecodeWithPagedKvCache decode = new(cache);
+            Sequence[] sequences = [.. lengths.Select(_ => cache.NewSequence())];
+            cache.BeginForward(sequences, lengths);
+            decode.Plan(sequences);
+            Assert.Equal(context.ComputeCapabilityMajor == 9 ? cluster : 1, decode.PlanInfo.Cluster);
+        }
+    }
+
+    [Fact]
+    public void A_step_captured_with_clusters_replays_plans_of_any_shape()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        using PagedKvCache cache = new(device, new AttentionSpec(8, 2, 128, 16, DType.BFloat16), 1, 2000);
+        using BatchDecodeWithPagedKvCache captured = new(cache);
+        using BatchDecodeWithPagedKvCache fresh = new(cache);
+        using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(3, 8, 128);
+        using DeviceTensor<BFloat16> replayed = device.Allocate<BFloat16>(3, 8, 128);
+        using DeviceTensor<BFloat16> direct = device.Allocate<BFloat16>(3, 8, 128);
+        query.CopyFrom(Draw(query.Shape, 5));
+        CudaGraph? graph = null;
+        foreach (
+            int[] lengths in (int[][])
+                [
+                    [512, 512, 512],
+                    [1, 17, 3],
+                    [9000, 40, 512],
+                    [2048, 2047, 2046],
+                ]
+        )
+        {
+            Sequence[] sequences = [.. lengths.Select(_ => cache.NewSequence())];
+            Prefill(cache, sequences, lengths);
+            captured.Plan(sequences);
+            if (graph is null)
+            {
+                captured.Run(0, query.View, replayed.View);
+                device.Stream!.BeginCapture();
+                captured.Run(0, query.View, replayed.View);
+                graph = device.Stream.EndCapture();
+            }
+
+            graph.Launch(device.Stream!);
+            fresh.Plan(sequences);
+            fresh.Run(0, query.View, direct.View);
+            double[] expected = [.. direct.ToArray().Select(x => (double)(float)x)];
+            Assert.True(FlashInfer.Tests.Oracle.ErrorNorms.Relative([.. replayed.ToArray().Select(x => (float)x)], expected) < 4e-3);
+            foreach (Sequence sequence in sequences)
+            {
+                cache.Free(sequence);
+            }
+        }
+
+        graph!.Dispose();
+    }
+
     [Fact]
     public void Planning_inside_a_capture_is_refused_and_the_capture_can_end()
     {

@@ -62,7 +62,7 @@ public class DisposalTests
 
         // What can be asked without memory still answers.
         Assert.Equal((1, 1, 3), (sequence.KvLength, sequence.Pages.Length, cache.FreePages));
-        Assert.Contains("1 sequences of 1 tokens", decode.Explain(), StringComparison.Ordinal);
+        Assert.Contains("1 sequence with 1 token", decode.Explain(), StringComparison.Ordinal);
         Assert.Equal("Float16[1, 2, 64]", $"{view.Dtype}{view.Shape}");
         tokens.Dispose();
         Array.ForEach(things, thing => thing.Dispose());
