@@ -16,6 +16,8 @@ export DOTNET_ROOT=$work/dotnet PATH=$work/dotnet:$PATH DOTNET_gcServer=0
 export CUDA_CACHE_DISABLE=1 FLASHINFER_CACHE_DIR=$work/cache FLASHINFER_REQUIRE_GPU=1 FLASHINFER_TEST_DATA=$work/model
 summary=$out/summary.txt
 : >"$summary"
+rows=$work/rows
+: >"$rows"
 failed=0
 
 # step NAME COMMAND...: logs the command, notes how it ended and how long it took.
@@ -38,11 +40,18 @@ for s in $steps; do
           dotnet "$work/tests/FlashInfer.Gpu.Tests.dll" -trait Sanitizer=yes -noLogo -noColor
       done ;;
     samples)
-      step quickstart-cold "$work/quickstart-aot/Quickstart" --gpu --time
-      step quickstart-warm "$work/quickstart-aot/Quickstart" --gpu --time
-      step stories-f16 dotnet "$work/stories/Stories.dll" --gpu --model "$work/model" --temperature 0 --tokens 256 --dtype f16
-      step stories-bf16 dotnet "$work/stories/Stories.dll" --gpu --model "$work/model" --temperature 0 --tokens 256 --dtype bf16 ;;
-    bench) step bench dotnet "$work/bench/FlashInfer.Benchmarks.dll" --out "$out" --commit "$(cat "$work/commit")" ;;
+      for how in cold warm; do
+        step quickstart-$how "$work/quickstart-aot/Quickstart" --gpu --time
+        ms=$(awk '$1 == "time" { print $2 }' "$out/quickstart-$how.log")
+        echo "ROW|quickstart|NativeAOT, $how kernel cache, process start to the result|${ms}000|" >>"$rows"
+      done
+      if [[ -d $work/model ]]; then
+        step stories-f16 dotnet "$work/stories/Stories.dll" --gpu --model "$work/model" --temperature 0 --tokens 256 --dtype f16
+        step stories-bf16 dotnet "$work/stories/Stories.dll" --gpu --model "$work/model" --temperature 0 --tokens 256 --dtype bf16
+      fi ;;
+    bench)
+      if [[ -f $out/tests.log ]]; then grep '^ROW|' "$out/tests.log" >>"$rows"; fi
+      step bench dotnet "$work/bench/FlashInfer.Benchmarks.dll" --out "$out" --commit "$(cat "$work/commit")" --rows "$rows" ;;
     *) echo "gpu-run: unknown step '$s'" >&2; exit 2 ;;
   esac
 done

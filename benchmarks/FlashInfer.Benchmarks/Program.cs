@@ -4,7 +4,8 @@ using FlashInfer.Benchmarks;
 using FlashInfer.Compilation;
 
 // Measures on a GPU: ceilings of this run, then decode over a grid of cases, append, planning and compiling, and writes a results file.
-//   FlashInfer.Benchmarks --out DIR [--commit HASH] [--only decode,append,plan,compile]
+//   FlashInfer.Benchmarks --out DIR [--commit HASH] [--only decode,append,plan,compile] [--rows FILE]
+// FILE holds rows measured by others, one a line: ROW|bench|case|microseconds|relative error, the last two where they apply.
 CultureInfo.DefaultThreadCurrentCulture = CultureInfo.InvariantCulture;
 string output = Option("--out") ?? "benchmarks/results";
 string commit = Option("--commit") ?? "unknown";
@@ -31,6 +32,12 @@ foreach (string bench in only)
         results.Add(row);
         Console.WriteLine(row.ToLine());
     }
+}
+
+foreach (Row row in Option("--rows") is { } file ? Row.Read(file) : [])
+{
+    results.Add(row);
+    Console.WriteLine(row.ToLine());
 }
 
 Console.WriteLine($"wrote {results.Save(output)}");

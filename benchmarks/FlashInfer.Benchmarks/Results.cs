@@ -16,6 +16,25 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
     public double? RelError { get; init; }
     public long? AllocatedBytes { get; init; }
 
+    /// <summary>Rows of a file of <c>ROW|bench|case|microseconds|relative error</c> lines.</summary>
+    public static IEnumerable<Row> Read(string file)
+    {
+        foreach (string line in File.ReadLines(file))
+        {
+            string[] fields = line.Split('|');
+            if (fields is not ["ROW", var bench, var what, var us, var error])
+            {
+                throw new FormatException($"'{line}' of {file} is no row; expected ROW|bench|case|microseconds|relative error.");
+            }
+
+            yield return new Row(bench, what, [])
+            {
+                Us = us.Length > 0 ? double.Parse(us) : null,
+                RelError = error.Length > 0 ? double.Parse(error) : null,
+            };
+        }
+    }
+
     public string ToLine()
     {
         StringBuilder line = new($"{Bench, -8} {Case, -62}");
@@ -38,7 +57,7 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
         Set("us", Us, 3);
         Set("gbps", GBps, 1);
         Set("fractionOfCeiling", FractionOfCeiling, 4);
-        Set("relError", RelError, 6);
+        Set("relError", RelError, 10);
         if (AllocatedBytes is { } bytes)
         {
             json["allocatedBytes"] = bytes;

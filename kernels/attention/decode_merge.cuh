@@ -134,7 +134,7 @@ struct DecodeMerge {
   // Merges the warps of this block; writes the output, the part's state, or sends the slices to the cluster.
   __device__ __forceinline__ void merge_warps(const Unit& unit, int slices) {
     const int warps = unit.tiles() < kWarps ? unit.tiles() : kWarps;
-#pragma unroll
+#pragma unroll 1  // headDim 256 has several steps: copies of them would only cost compile time
     for (int step = 0; step < Shape::kMergeSteps; step++) {
       const int index = threadIdx.x + step * Shape::kThreads;
       const int head = index / Shape::kVectors, d = (index % Shape::kVectors) * kVector;
@@ -195,7 +195,7 @@ struct DecodeMerge {
   __device__ __forceinline__ void merge_parts(const Unit& unit) {
     constexpr int kAtOnce = Shape::kPartsAtOnce;
     const int parts = unit.item.parts;
-#pragma unroll
+#pragma unroll 1
     for (int step = 0; step < Shape::kMergeSteps; step++) {
       const int index = threadIdx.x + step * Shape::kThreads;
       const int head = index / Shape::kVectors, d = (index % Shape::kVectors) * kVector;
