@@ -71,12 +71,6 @@ __device__ __forceinline__ u32 atomic_add_acq_rel(u32* address, u32 value) {
 
 // Loads of what no kernel of the chain writes, issued where they stand: the compiler would move a plain load to its
 // first use and so lay its latency bare.
-__device__ __forceinline__ int4 load_ahead(const int4* p) {
-  int4 v;
-  asm volatile("ld.global.nc.v4.s32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-  return v;
-}
-
 __device__ __forceinline__ i32 load_ahead(const i32* p) {
   i32 v;
   asm volatile("ld.global.nc.s32 %0, [%1];" : "=r"(v) : "l"(p));

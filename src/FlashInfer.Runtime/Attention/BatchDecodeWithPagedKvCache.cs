@@ -34,11 +34,11 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     private readonly DeviceMemory _partialState;
     private readonly DeviceMemory _counters;
     private readonly TensorMap _kvMap;
-    private DecodePlanLimits _limits;
     private readonly Sequence[] _sequences;
     private readonly int[] _revisions;
     private readonly int[] _lengths;
     private readonly int[] _pageOffsets;
+    private DecodePlanLimits _limits;
     private DecodePlan _plan;
     private int _rows = -1;
     private bool _overlaps;
@@ -73,6 +73,8 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _partialState = new DeviceMemory(cache.Device, states * 2 * sizeof(float));
         _counters = new DeviceMemory(cache.Device, (long)slots * units * sizeof(uint));
         cache.Device.Backend.Fill(_counters.Address, 0, _counters.Bytes, null);
+        // The first launch may go to any stream, which knows nothing of the fill on the device's own.
+        cache.Device.Synchronize();
         _sequences = new Sequence[maxSequences];
         _revisions = new int[maxSequences];
         _lengths = new int[maxSequences];
