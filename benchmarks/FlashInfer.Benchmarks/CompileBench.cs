@@ -50,7 +50,13 @@ internal static class CompileBench
         using CudaModule module = CudaModule.Load(device.Cuda, kernel.Cubin.Span);
         _ = module.GetFunction(unit.Name);
         double us = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
-        Debug.Assert(kernel.FromCache == (how == "cached"), "the disk cache did not answer as expected");
+        if (kernel.FromCache != (how == "cached"))
+        {
+            throw new InvalidOperationException(
+                $"{unit.Name} was to be measured {how}, but the disk cache {(kernel.FromCache ? "answered" : "did not answer")}."
+            );
+        }
+
         return new Row("compile", $"{unit.Name} {how} to launchable", new() { ["unit"] = unit.Name, ["how"] = how }) { Us = us };
     }
 }

@@ -1,14 +1,13 @@
-// Batch decode over a paged KV cache: one query token a sequence. Any sm_80 or later; on sm_90a with the copy engine
-// and clusters.
+// Batch decode over a paged KV cache: one query token a sequence. Any sm_80 or later; on sm_90a with the copy engine and
+// clusters.
 //
-// Grid: any number of blocks (cluster mode: clusters). Block: kWarps warps, all alike.
+// Grid: any number of blocks, or of clusters. Block: kWarps warps, all alike.
 // Who loads: every warp its own tiles (decode_loader.cuh). Who computes: the same warp, no block barrier inside a unit
-//   (decode_softmax.cuh). End of a unit: all threads merge (decode_merge.cuh), while the ring holds the next unit's
-//   tiles already.
-// Shared memory, bytes: DecodeShape's offsets: [rings][O of each warp][max, sum of each warp][flag][ring
-// barriers][cluster buffers]. Programmatic dependent launch: the list and the page ids are read before the wait (the
-// host changes them only between steps, and
-//   launches the first kernel after that without overlap); Q, K, V and the workspace after it.
+//   (decode_softmax.cuh). End of a unit: all threads merge (decode_merge.cuh), while the ring holds the next unit's tiles.
+// Shared memory, at DecodeShape's offsets: O of each warp, max and sum of each warp, flag, ring barriers, cluster buffers,
+//   cluster barriers, rings.
+// Programmatic dependent launch: the list and the page ids are read before the wait (the host changes them only between
+//   steps, and launches the first kernel after that without overlap); Q, K, V and the workspace after it.
 #pragma once
 
 #include "attention/decode_loader.cuh"

@@ -2,10 +2,11 @@
 //
 // Each warp loads its own 16-token tiles (tile t of a unit belongs to warp t % kWarps) into its own ring of kStages
 // stages and runs ahead of the computation over unit borders, so that the ring stays full while a unit is being merged.
-// There is no producer warp. A tile in shared memory: [headDim/64][16 tokens][128 B], 16-byte chunk index xored with
-// token & 7 against bank conflicts (which is the copy engine's 128-byte swizzle). Hopper, pages of 16 tokens or
-// multiples: lane 0 issues one box for K and one for V, completion on an mbarrier a stage. A box is
-//   always whole: rows behind the end hold whatever lies in the page.
+// There is no producer warp.
+// A tile in shared memory: [headDim/64][16 tokens][128 B], 16-byte chunk index xored with token & 7 against bank conflicts
+//   (which is the copy engine's 128-byte swizzle).
+// Hopper, pages of 16 tokens or multiples: lane 0 issues one box for K and one for V, completion on an mbarrier a stage. A
+//   box is always whole: rows behind the end hold whatever lies in the page.
 // Else: cp.async, 16 bytes a lane, one commit group a tile; rows behind the end become zeros.
 // Page ids are read a batch of tiles ahead, one for each lane, and handed out by shuffle.
 #pragma once
@@ -38,7 +39,7 @@ struct DecodeLoader {
   UnitCursor<Shape> cursor;
   Unit current = {};  // whose tiles are being loaded
   Unit ahead = {};    // whose page ids are in next_pages
-  Unit beyond;        // the unit after it: its item is in flight already
+  Unit beyond;        // the unit after it
   int tile = 0;       // next tile of current, and the batch in hand
   int batch = 0, batch_end = 0, next_batch = 0;
   int pages = 0, next_pages = 0;

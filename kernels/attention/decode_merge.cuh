@@ -2,13 +2,12 @@
 //
 // Inside a block: every warp puts O, max and sum into shared memory; after one barrier all threads merge them.
 // Between the parts of a sequence: the partial state goes to the workspace, and the block that arrives last merges all
-// parts in part
-//   order (the same bits every time) and sets the counter back to zero (so that a captured graph can be replayed).
+//   parts in part order (the same bits every time) and sets the counter back to zero (so that a captured graph can be
+//   replayed).
 // Between the blocks of a cluster: every block sends slice r of its partial O, and its max and sum, to block r with
-// st.async on an
-//   mbarrier there; each merges and writes its slice. No global traffic, no atomics. Two buffers in turn: a block sends
-//   to the buffer that a peer used two units ago only after the peer's data of the last unit arrived, so no further
-//   barrier is needed.
+//   st.async on an mbarrier there; each merges and writes its slice. No global traffic, no atomics. Two buffers in turn: a
+//   block sends to the buffer that a peer used two units ago only after the peer's data of the last unit arrived, so no
+//   further barrier is needed.
 #pragma once
 
 #include "attention/decode_work.cuh"

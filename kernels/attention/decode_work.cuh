@@ -30,8 +30,8 @@ struct DecodeShape {
   static constexpr int kGroupTiles = (kGroup + 7) / 8;
   static constexpr int kUnitsPerItem = kKvHeads * kGroupTiles;
 
-  // Bytes in flight: 64 to 128 KB per SM saturate the memory, more is slower; chips with 99 KB of shared memory get
-  // half.
+  // Bytes in flight: 64 to 128 KB per SM saturate the memory, more is slower; chips with 99 KB of shared
+  // memory get half.
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
   static constexpr int kRingBytes = 64 * 1024;
 #else
@@ -87,6 +87,7 @@ struct DecodeUnit {
   int kv_head;
   int group_tile;
   bool valid;
+
   __device__ __forceinline__ int tiles() const {
     return valid ? (item.end - item.begin + Shape::kTileTokens - 1) / Shape::kTileTokens : 0;
   }

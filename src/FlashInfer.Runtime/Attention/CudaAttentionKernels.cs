@@ -1,5 +1,5 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.ExceptionServices;
+using System.Runtime.InteropServices;
 using FlashInfer.Compilation;
 using FlashInfer.Cuda;
 
@@ -42,7 +42,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         _decodeModule = CudaModule.Load(backend.Context, decode.Cubin.Span);
         try
         {
-            _appendModule = CudaModule.Load(backend.Context, Result(append).Cubin.Span);
+            _appendModule = CudaModule.Load(backend.Context, append.GetAwaiter().GetResult().Cubin.Span);
             _decode = CudaKernel.Load<DecodeParams>(_decodeModule, spec.DecodeUnit.Name);
             _append = CudaKernel.Load<AppendParams>(_appendModule, spec.AppendUnit.Name);
             _updatePageTable = _appendModule.GetFunction(PageTableKernel);
@@ -103,19 +103,6 @@ internal sealed class CudaAttentionKernels : AttentionKernels
             ? _decode.Function.GetMaxActiveClusters(blocks, _decode.Info.Threads, _decode.Info.SharedBytes)
             : 0;
 
-    private static CompiledKernel Result(Task<CompiledKernel> task)
-    {
-        try
-        {
-            return task.GetAwaiter().GetResult();
-        }
-        catch (AggregateException e)
-        {
-            ExceptionDispatchInfo.Throw(e.InnerException ?? e);
-            throw;
-        }
-    }
-
     /// <summary>As many blocks as run at once, or fewer when there is less to do; a graph must do for every list that it may replay.</summary>
     private void Launch<T>(CudaKernel kernel, in T args, in ListLaunch launch, CudaStream? stream)
         where T : unmanaged
@@ -139,7 +126,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
             where TParams : unmanaged
         {
             KernelInfo info = default;
-            module.ReadGlobal(name + "_info", System.Runtime.InteropServices.MemoryMarshal.AsBytes(new Span<KernelInfo>(ref info)));
+            module.ReadGlobal(name + "_info", MemoryMarshal.AsBytes(new Span<KernelInfo>(ref info)));
             if (info.AbiVersion != CudaUnits.AbiVersion || info.ParamsBytes != Unsafe.SizeOf<TParams>())
             {
                 throw new FlashInferException(
@@ -148,9 +135,8 @@ internal sealed class CudaAttentionKernels : AttentionKernels
             }
 
             CudaFunction function = module.GetFunction(name);
-            CudaKernel kernel = new(function, info);
             function.SetMaxDynamicSharedMemory(info.SharedBytes);
-            return kernel;
+            return new CudaKernel(function, info);
         }
     }
 }

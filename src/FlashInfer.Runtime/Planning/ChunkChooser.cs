@@ -6,7 +6,7 @@ namespace FlashInfer.Planning;
 /// </summary>
 internal static class ChunkChooser
 {
-    private const int Classes = 48;
+    private const int Classes = 32;
     private const int Candidates = 6;
     private const int Samples = 9;
 
@@ -60,6 +60,7 @@ internal static class ChunkChooser
     /// <summary>Classes of about equal length, longest first; a class counts as its longest member.</summary>
     private static int Classify(ReadOnlySpan<int> lengths, int longest, Span<int> tokens, Span<int> counts)
     {
+        // The five leading bits of the longest: 32 classes.
         int shift = Math.Max(0, 32 - int.LeadingZeroCount(longest) - 5);
         tokens.Clear();
         counts.Clear();
