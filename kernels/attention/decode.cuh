@@ -32,6 +32,8 @@ struct Decode {
             kBlocksPerSm,
             Shape::kUnitsPerItem,
             (Shape::kTensorCopy ? kTensorMap : 0) | (Shape::kHopper ? kClusters : 0),
+            Shape::kTileHeads,
+            Shape::kWarps,
             0};
   }
 

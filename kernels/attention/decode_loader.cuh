@@ -12,6 +12,7 @@
 #pragma once
 
 #include "attention/decode_work.cuh"
+#include "core/fault.cuh"
 #include "core/hopper.cuh"
 #include "core/ptx.cuh"
 
@@ -123,7 +124,8 @@ struct DecodeLoader {
                                    : first_token(ahead, next_batch + (lane >> 4)) + (lane & 15);
     next_pages = 0;
     if (ahead.valid && token < ahead.item.end) {
-      next_pages = load_ahead(params.pages + ahead.item.page_offset + token / kPageSize);
+      const i32 page = load_ahead(params.pages + ahead.item.page_offset + token / kPageSize);
+      next_pages = checked_page<Shape::kChecked>(params, page, ahead.item.row, token);
     }
   }
 
@@ -177,8 +179,8 @@ struct DecodeLoader {
         offset = page * params.page_stride + ((token + at) % kPageSize) * params.token_stride + head;
       }
       const u32 shared = target + at * 128 + (((chunk & 7) ^ (at & 7)) << 4);
-      copy_async(shared, params.key + offset, bytes, policy);
-      copy_async(shared + Shape::kTileBytes, params.value + offset, bytes, policy);
+      copy_async(shared, params.key + offset * 2, bytes, policy);
+      copy_async(shared + Shape::kTileBytes, params.value + offset * 2, bytes, policy);
     }
   }
 };

@@ -16,6 +16,7 @@ namespace flashinfer {
 template <typename Config>
 struct DecodeShape {
   using Element = typename Config::Element;
+  static constexpr bool kChecked = Config::kChecked;
 
   static constexpr int kHeads = Config::kHeads;
   static constexpr int kKvHeads = Config::kKvHeads;
@@ -24,6 +25,8 @@ struct DecodeShape {
   static constexpr int kGroup = kHeads / kKvHeads;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
   static_assert(kHeadDim % 64 == 0, "headDim must be a multiple of 64: a tile is made of 128-byte columns");
+
+  static_assert(Config::kQueryTokens >= 1, "a sequence has a query token");
 
   static constexpr int kTileTokens = 16;                      // M of mma.m16n8k16
   static constexpr int kTileHeads = kGroup < 8 ? kGroup : 8;  // of its N = 8 columns
@@ -132,7 +135,7 @@ struct UnitCursor {
     if (at < count) {
       const int4* source = reinterpret_cast<const int4*>(items + at);
       const int4 a = __ldg(source), b = __ldg(source + 1);
-      unit.item = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, 0};
+      unit.item = {a.x, a.y, a.z, a.w, b.x, static_cast<u16>(b.y), static_cast<u16>(b.y >> 16), b.z, b.w};
       unit.kv_head = expanded / Shape::kGroupTiles;
       unit.group_tile = expanded % Shape::kGroupTiles;
       unit.valid = true;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cache/page_table.cuh"
+#include "core/fault.cuh"
 #include "core/hopper.cuh"
 #include "core/params.cuh"
 
@@ -21,7 +22,7 @@ struct Append {
   static constexpr int kBlocksPerSm = 8;
 
   static constexpr __host__ __device__ KernelInfo info() {
-    return {kAbiVersion, sizeof(AppendParams), kThreads, 0, kBlocksPerSm, 1, 0, 0};
+    return {kAbiVersion, sizeof(AppendParams), kThreads, 0, kBlocksPerSm, 1, 0, 0, 1, 0};
   }
 
   static __device__ __forceinline__ void run(const AppendParams& params) {
@@ -39,7 +40,8 @@ struct Append {
         const int head = at / kChunks % kKvHeads;
         const int token = at / (kChunks * kKvHeads);
         const int position = item.position + token;
-        const i64 page = __ldg(params.pages + item.page_offset + position / kPageSize);
+        const i64 page = checked_page<Config::kChecked>(
+            params, __ldg(params.pages + item.page_offset + position / kPageSize), item.row + token, position);
         const i64 target = page * params.page_stride + position % kPageSize * params.token_stride +
                            head * params.head_stride + chunk * 8;
         const i64 row = item.row + token;
@@ -47,8 +49,8 @@ struct Append {
                                                           head * params.key_head_stride + chunk * 8);
         const uint4 value = *reinterpret_cast<const uint4*>(params.value + row * params.value_row_stride +
                                                             head * params.value_head_stride + chunk * 8);
-        *reinterpret_cast<uint4*>(params.key_cache + target) = key;
-        *reinterpret_cast<uint4*>(params.value_cache + target) = value;
+        *reinterpret_cast<uint4*>(params.key_cache + target * 2) = key;
+        *reinterpret_cast<uint4*>(params.value_cache + target * 2) = value;
       }
     }
   }

@@ -4,6 +4,7 @@
 
 namespace flashinfer {
 
+using u8 = unsigned char;
 using u16 = unsigned short;
 using u32 = unsigned int;
 using u64 = unsigned long long;
@@ -11,7 +12,7 @@ using i32 = int;
 using i64 = long long;
 
 // The version of the contract between units, headers and runtime (CudaUnits.AbiVersion in C#).
-enum { kAbiVersion = 1 };
+enum { kAbiVersion = 2 };
 
 template <int N>
 struct alignas(N * sizeof(float) > 16 ? 16 : N * sizeof(float)) FloatVector {

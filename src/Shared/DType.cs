@@ -19,4 +19,10 @@ enum DType
 
     /// <summary>32-bit signed integer, 4 bytes. The type of page tables; attention itself does not take it.</summary>
     Int32,
+
+    /// <summary>8-bit float of 4 exponent and 3 mantissa bits, without infinity, up to 448 (<c>Float8E4M3</c>). For keys and values.</summary>
+    Float8E4M3,
+
+    /// <summary>8-bit float of 5 exponent and 2 mantissa bits, up to 57,344 (<c>Float8E5M2</c>). For keys and values.</summary>
+    Float8E5M2,
 }

@@ -16,14 +16,17 @@ internal struct ListHeader
     /// <summary>Decode: smScale * log2(e). Else 0.</summary>
     public float ScaleLog2;
 
-    private readonly long _reserved;
+    /// <summary>Decode: 1 when every team of warps takes units of its own (short sequences), 0 when a block's warps share each unit.</summary>
+    public int TeamUnits;
+
+    private readonly int _reserved;
 }
 
 /// <summary>A range of one sequence's tokens that one block attends to, for one KV head at a time; 32 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct DecodeItem
 {
-    /// <summary>Row of the query and the output.</summary>
+    /// <summary>First row of the query and the output.</summary>
     public int Row;
 
     /// <summary>First token; a multiple of 16.</summary>
@@ -39,12 +42,19 @@ internal struct DecodeItem
     public int PartOffset;
 
     /// <summary>Which part of the sequence this is.</summary>
-    public int Part;
+    public ushort Part;
 
     /// <summary>Parts of the sequence; 1 writes the output directly.</summary>
-    public int Parts;
+    public ushort Parts;
 
-    private readonly int _reserved;
+    /// <summary>Query tokens of the sequence, on consecutive rows.</summary>
+    public int QueryTokens;
+
+    /// <summary>
+    /// Query token t sees the first <c>Visible + t</c> tokens of the sequence, those before <see cref="End"/> of this part: with causal
+    /// attention the sequence's length - <see cref="QueryTokens"/> + 1, without it the length.
+    /// </summary>
+    public int Visible;
 }
 
 /// <summary>Arguments of batch decode; 320 bytes.</summary>
@@ -72,13 +82,13 @@ internal struct DecodeParams
     /// <summary><see cref="ListHeader"/> followed by <see cref="DecodeItem"/>s.</summary>
     public nint Plan;
 
-    /// <summary>Partial outputs, float [slots, heads, headDim], normalised by nothing: sum of exp2(s - max) * v.</summary>
+    /// <summary>Partial outputs, float [slots, units of an item, columns of a unit, headDim], normalised by nothing: sum of exp2(s - max) * v.</summary>
     public nint PartialOutput;
 
-    /// <summary>Partial (max, sum) pairs, float2 [slots, heads].</summary>
+    /// <summary>Partial (max, sum) pairs, float2 [slots, units of an item, columns of a unit].</summary>
     public nint PartialState;
 
-    /// <summary>Arrival counters, uint32 [slots, kvHeads * groupTiles]; all zero between launches.</summary>
+    /// <summary>Arrival counters, uint32 [slots, units of an item]; all zero between launches.</summary>
     public nint Counters;
 
     public long QueryRowStride;
@@ -95,12 +105,22 @@ internal struct DecodeParams
     /// <summary>First page of this layer's values in <see cref="KvMap"/>.</summary>
     public long ValuePage;
 
+    /// <summary>What this layer's stored keys are multiplied by, float [kvHeads]; 0 unless the cache is quantised.</summary>
+    public nint KeyScales;
+
+    /// <summary>As <see cref="KeyScales"/>, for values.</summary>
+    public nint ValueScales;
+
+    /// <summary>Checked mode: the <see cref="KernelFault"/> that a violation is written to; else 0.</summary>
+    public nint Fault;
+
+    /// <summary>Checked mode: pages of the cache.</summary>
+    public int PageCount;
+
+    private readonly int _reserved0;
+
     // The map stands at a multiple of 64 bytes.
-    private readonly long _reserved0;
     private readonly long _reserved1;
-    private readonly long _reserved2;
-    private readonly long _reserved3;
-    private readonly long _reserved4;
 
     /// <summary>The whole cache as the copy engine sees it; where <see cref="KernelFeatures.TensorMap"/> asks for it.</summary>
     public TensorMap KvMap;
@@ -130,7 +150,7 @@ internal struct AppendItem
     public int PageOffset;
 }
 
-/// <summary>Arguments of append; 104 bytes.</summary>
+/// <summary>Arguments of append; 136 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct AppendParams
 {
@@ -159,6 +179,46 @@ internal struct AppendParams
     public long PageStride;
     public long TokenStride;
     public long HeadStride;
+
+    /// <summary>What this layer's stored keys are multiplied by, float [kvHeads]; 0 unless the cache is quantised.</summary>
+    public nint KeyScales;
+
+    /// <summary>As <see cref="KeyScales"/>, for values.</summary>
+    public nint ValueScales;
+
+    /// <summary>Checked mode: the <see cref="KernelFault"/> that a violation is written to; else 0.</summary>
+    public nint Fault;
+
+    /// <summary>Checked mode: pages of the cache.</summary>
+    public int PageCount;
+
+    private readonly int _reserved0;
+}
+
+/// <summary>The first violation that a checked kernel met; 16 bytes, all zero when there was none.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct KernelFault
+{
+    /// <summary>What was violated.</summary>
+    public KernelFaultKind Kind;
+
+    /// <summary>Row of the query (decode) or of the new keys and values (append).</summary>
+    public int Row;
+
+    /// <summary>The token of the sequence that the kernel was about to touch.</summary>
+    public int Token;
+
+    /// <summary>The value that was wrong.</summary>
+    public int Value;
+}
+
+/// <summary>Values of <see cref="KernelFault.Kind"/>.</summary>
+internal enum KernelFaultKind
+{
+    None = 0,
+
+    /// <summary>The page table names a page that the cache does not have.</summary>
+    PageOutOfRange = 1,
 }
 
 /// <summary>One changed entry of the page table; 8 bytes.</summary>
@@ -183,7 +243,7 @@ internal struct PageTableParams
     public nint Updates;
 }
 
-/// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 32 bytes.</summary>
+/// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 40 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct KernelInfo
 {
@@ -202,11 +262,17 @@ internal struct KernelInfo
     /// <summary>Blocks meant to share an SM.</summary>
     public int BlocksPerSm;
 
-    /// <summary>Blocks' worth of work that one list item expands to (decode: kvHeads * groupTiles; else 1).</summary>
+    /// <summary>Units of work that one list item expands to (decode: kvHeads * tiles of columns; else 1).</summary>
     public int UnitsPerItem;
 
     /// <summary>What the host has to bring along, or may use.</summary>
     public KernelFeatures Features;
+
+    /// <summary>Decode: pairs of query token and head that a unit serves at most; else 0.</summary>
+    public int ColumnsPerUnit;
+
+    /// <summary>Decode: teams of warps in a block, which can take units of their own; else 1.</summary>
+    public int Teams;
 
     private readonly int _reserved;
 }

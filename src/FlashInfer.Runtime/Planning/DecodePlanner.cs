@@ -166,6 +166,8 @@ internal static class DecodePlanner
                     End = length,
                     PageOffset = pageOffsets[row],
                     Parts = 1,
+                    QueryTokens = 1,
+                    Visible = length,
                 };
                 continue;
             }
@@ -182,8 +184,10 @@ internal static class DecodePlanner
                     End = end,
                     PageOffset = pageOffsets[row],
                     PartOffset = slots,
-                    Part = part,
-                    Parts = parts,
+                    Part = (ushort)part,
+                    Parts = (ushort)parts,
+                    QueryTokens = 1,
+                    Visible = length,
                 };
                 begin = end;
             }

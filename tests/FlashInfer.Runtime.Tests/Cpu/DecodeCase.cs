@@ -298,8 +298,10 @@ internal sealed unsafe class DecodeCase : IDisposable
                         End = bounds[part + 1],
                         PageOffset = _pageOffsets[sequence],
                         PartOffset = slots,
-                        Part = part,
-                        Parts = parts,
+                        Part = (ushort)part,
+                        Parts = (ushort)parts,
+                        QueryTokens = 1,
+                        Visible = KvLens[sequence],
                     }
                 );
             }

@@ -11,6 +11,7 @@ public partial class KernelContractTests
 {
     private static readonly Dictionary<string, int> s_sizes = new()
     {
+        ["u16"] = 2,
         ["i32"] = 4,
         ["u32"] = 4,
         ["float"] = 4,
@@ -31,6 +32,7 @@ public partial class KernelContractTests
             { nameof(PageTableUpdate), Unsafe.SizeOf<PageTableUpdate>() },
             { nameof(PageTableParams), Unsafe.SizeOf<PageTableParams>() },
             { nameof(KernelInfo), Unsafe.SizeOf<KernelInfo>() },
+            { nameof(KernelFault), Unsafe.SizeOf<KernelFault>() },
         };
 
     [Theory]
@@ -122,6 +124,7 @@ public partial class KernelContractTests
     private static int SizeOf(Type type) =>
         type == typeof(nint) || type == typeof(long) ? 8
         : type == typeof(TensorMap) ? 128
+        : type == typeof(ushort) ? 2
         : type.IsEnum ? 4
         : type == typeof(int) || type == typeof(float) ? 4
         : throw new ArgumentException($"{type} is no type that kernels share.");
