@@ -1,25 +1,23 @@
-// From the partial states of warps, blocks and parts to the output.
+// From the partial states of teams, blocks and parts to the output.
 //
-// Inside a block: every warp puts O, max and sum into shared memory; after one barrier all threads merge them.
-// Between the parts of a sequence: the partial state goes to the workspace, and the block that arrives last merges all
+// Between the teams of a crew: every team puts O, max and sum into shared memory; behind a barrier all threads merge them.
+// Between the parts of a sequence: the partial state goes to the workspace, and the crew that arrives last merges all
 //   parts in part order (the same bits every time) and sets the counter back to zero (so that a captured graph can be
 //   replayed).
-// Between the blocks of a cluster: every block sends slice r of its partial O, and its max and sum, to block r with
-//   st.async on an mbarrier there; each merges and writes its slice. No global traffic, no atomics. Two buffers in turn: a
+// Between the blocks of a cluster: every block sends slice r of its partial O (every so-manieth vector), and its max and
+//   sum, to block r with st.async on an mbarrier there; each merges and writes its slice. No global traffic, no atomics. Two buffers in turn: a
 //   block sends to the buffer that a peer used two units ago only after the peer's data of the last unit arrived, so no
 //   further barrier is needed.
 #pragma once
 
 #include "attention/decode_work.cuh"
-#include "core/hopper.cuh"
-#include "core/ptx.cuh"
 
 namespace flashinfer {
 
-// Several partial states becoming one, for N neighbouring outputs of one head.
-template <typename Shape, int N>
+// Several partial states becoming one, for N neighbouring outputs of one column.
+template <int N>
 struct MergedState {
-  float o[N] = {};
+  FloatVector<N> o = {};
   float max = negative_infinity();
   float sum = 0.f;
 
@@ -30,99 +28,114 @@ struct MergedState {
     max = raised;
     sum *= factor;
 #pragma unroll
-    for (int e = 0; e < N; e++) o[e] *= factor;
+    for (int e = 0; e < N; e++) o.at[e] *= factor;
   }
 
   // Adds a state whose maximum is not above this one's; an empty state has maximum -inf and adds nothing.
-  __device__ __forceinline__ void add(float2 state, const float (&part)[N]) {
+  __device__ __forceinline__ void add(float2 state, const FloatVector<N>& part) {
     const float factor = exp2_fast(state.x - finite(max));
     sum += factor * state.y;
 #pragma unroll
-    for (int e = 0; e < N; e++) o[e] += factor * part[e];
+    for (int e = 0; e < N; e++) o.at[e] += factor * part.at[e];
   }
 
   // -inf minus -inf would be NaN; -inf minus anything else is as empty as it should be.
   static __device__ __forceinline__ float finite(float high) { return high > negative_infinity() ? high : 0.f; }
-
-  // A sequence without tokens gives output 0 and LSE -inf.
-  __device__ __forceinline__ void write(const DecodeParams& params, const DecodeUnit<Shape>& unit, int head,
-                                        int d) const {
-    using Element = typename Shape::Element;
-    const float inverse = sum > 0.f ? 1.f / sum : 0.f;
-    const int query_head = unit.first_head() + head;
-    u16* target = params.output + unit.item.row * params.output_row_stride + query_head * params.output_head_stride + d;
-    if constexpr (N == 4) {
-      *reinterpret_cast<uint2*>(target) =
-          make_uint2(Element::pack(o[0] * inverse, o[1] * inverse), Element::pack(o[2] * inverse, o[3] * inverse));
-    } else if constexpr (N == 2) {
-      *reinterpret_cast<u32*>(target) = Element::pack(o[0] * inverse, o[1] * inverse);
-    } else {
-      *target = static_cast<u16>(Element::pack(o[0] * inverse, 0.f));
-    }
-    if (params.lse && d == 0) {
-      params.lse[static_cast<i64>(unit.item.row) * Shape::kHeads + query_head] =
-          sum > 0.f ? max + __log2f(sum) : negative_infinity();
-    }
-  }
 };
 
 template <typename Shape>
 struct DecodeMerge {
   using Unit = DecodeUnit<Shape>;
-  using State = MergedState<Shape, Shape::kVector>;
+  using Element = typename Shape::Element;
+  using State = MergedState<Shape::kVector>;
 
-  static constexpr int kWarps = Shape::kWarps;
   static constexpr int kVector = Shape::kVector;
+  static constexpr int kAtOnce = Shape::kMergeAtOnce;
 
   const DecodeParams& params;
+  const DecodeCrew<Shape>& crew;
   unsigned char* shared;
-  u32 exchanges = 0;  // cluster exchanges so far: which buffer, which phase
+  u32 exchanges = 0;      // cluster exchanges so far: which buffer, which phase
+  int cluster_shift = 0;  // the cluster has 1 << cluster_shift blocks
 
-  __device__ __forceinline__ DecodeMerge(const DecodeParams& p, unsigned char* memory) : params(p), shared(memory) {}
+  __device__ __forceinline__ DecodeMerge(const DecodeParams& p, unsigned char* memory, const DecodeCrew<Shape>& c)
+      : params(p), crew(c), shared(memory) {
+    if constexpr (Shape::kClusters) cluster_shift = 31 - __clz(cluster_size());
+  }
 
   // Prepares the exchange inside a cluster. A peer may send once every block has passed wait_for_peers.
-  __device__ __forceinline__ void greet_peers() {
-#if __CUDA_ARCH__ >= 900
-    if (Shape::kHopper && cluster_size() > 1) {
-      if (threadIdx.x == 0) {
-        mbarrier_init(cluster_barrier(0), 1);
-        mbarrier_init(cluster_barrier(1), 1);
-        mbarrier_init_fence();
+  static __device__ __forceinline__ void greet_peers(unsigned char* shared) {
+    if constexpr (Shape::kClusters) {
+      if (cluster_size() > 1) {
+        if (threadIdx.x == 0) {
+          mbarrier_init(cluster_barrier(shared, 0), 1);
+          mbarrier_init(cluster_barrier(shared, 1), 1);
+          mbarrier_init_fence();
+        }
+        __syncwarp();
+        cluster_arrive();
       }
-      __syncwarp();
-      cluster_arrive();
     }
-#endif
   }
 
   __device__ __forceinline__ void wait_for_peers() {
-#if __CUDA_ARCH__ >= 900
-    if (Shape::kHopper && cluster_size() > 1) cluster_wait();
-#endif
-  }
-
-  __device__ __forceinline__ float* warp_output(int warp) const {
-    return reinterpret_cast<float*>(shared) + warp * (Shape::kTileHeads * Shape::kMergeRow);
-  }
-
-  __device__ __forceinline__ float2* warp_state(int warp) const {
-    return reinterpret_cast<float2*>(shared + Shape::kStateOffset) + warp * 8;
-  }
-
-  // Called by all threads when every warp with tiles has stored its state.
-  __device__ __forceinline__ void finish(const Unit& unit, int slices) {
-    __syncthreads();  // all warps' states are in shared memory
-    merge_warps(unit, slices);
-    if (slices > 1) {
-      merge_cluster(unit, slices);
-    } else if (unit.item.parts > 1 && arrive_last(unit)) {
-      merge_parts(unit);
+    if constexpr (Shape::kClusters) {
+      if (cluster_size() > 1) cluster_wait();
     }
-    __syncthreads();  // the merge buffer and the verdict may be overwritten
+  }
+
+  __device__ __forceinline__ float* team_output(int team) const {
+    return reinterpret_cast<float*>(shared) + team * Shape::kTeamOutput;
+  }
+
+  __device__ __forceinline__ float2* team_state(int team) const {
+    return reinterpret_cast<float2*>(shared + Shape::kStateOffset) + team * Shape::kUnitColumns;
+  }
+
+  // Called by all threads of the crew when every team with tiles has stored its state.
+  __device__ __forceinline__ void finish(const Unit& unit, int slices, float value_scale) {
+    crew.sync();  // all teams' states are in shared memory
+    const int outputs = unit.columns() * Shape::kHeadDim;
+#pragma unroll 1  // headDim 256 has several rounds: copies of them would only cost compile time
+    for (int at = crew.thread() * kVector; at < outputs; at += Shape::kCrewThreads * kVector) {
+      const int column = at / Shape::kHeadDim, d = at % Shape::kHeadDim;
+      State merged;
+      from_teams(merged, unit, column, d);
+      if (Shape::kClusters && slices > 1) {
+        send(unit, slices, column, d, merged);
+      } else if (unit.item.parts <= 1) {
+        write(unit, column, d, merged, value_scale);
+      } else {
+        keep(unit, column, d, merged);
+      }
+    }
+    if (Shape::kClusters && slices > 1) {
+      const int own = crew.thread() * kVector;  // of this block's slice
+      if (own < outputs >> cluster_shift) {
+        wait_for_slices(unit, slices);
+#pragma unroll 1
+        for (int in_slice = own; in_slice < outputs >> cluster_shift; in_slice += Shape::kCrewThreads * kVector) {
+          const int at = (in_slice << cluster_shift) + cluster_rank() * kVector;
+          State merged;
+          from_peers(merged, slices, outputs >> cluster_shift, at / Shape::kHeadDim, in_slice);
+          write(unit, at / Shape::kHeadDim, at % Shape::kHeadDim, merged, value_scale);
+        }
+      }
+      exchanges++;
+    } else if (unit.item.parts > 1 && arrive_last(unit)) {
+#pragma unroll 1
+      for (int at = crew.thread() * kVector; at < outputs; at += Shape::kCrewThreads * kVector) {
+        const int column = at / Shape::kHeadDim, d = at % Shape::kHeadDim;
+        State merged;
+        from_parts(merged, unit, column, d);
+        write(unit, column, d, merged, value_scale);
+      }
+    }
+    crew.sync();  // the merge buffer and the verdict may be overwritten
   }
 
  private:
-  __device__ __forceinline__ u32 cluster_barrier(u32 buffer) const {
+  static __device__ __forceinline__ u32 cluster_barrier(const unsigned char* shared, u32 buffer) {
     return shared_address(shared) + Shape::kClusterBarrierOffset + buffer * 8;
   }
 
@@ -130,150 +143,148 @@ struct DecodeMerge {
     return Shape::kClusterOffset + (exchanges & 1) * Shape::kClusterBuffer;
   }
 
-  // Merges the warps of this block; writes the output, the part's state, or sends the slices to the cluster.
-  __device__ __forceinline__ void merge_warps(const Unit& unit, int slices) {
-    const int warps = unit.tiles() < kWarps ? unit.tiles() : kWarps;
-#pragma unroll 1  // headDim 256 has several steps: copies of them would only cost compile time
-    for (int step = 0; step < Shape::kMergeSteps; step++) {
-      const int index = threadIdx.x + step * Shape::kThreads;
-      const int head = index / Shape::kVectors, d = (index % Shape::kVectors) * kVector;
-      if (head >= unit.heads()) continue;
-      // All loads stand together and none behind a branch, so that their latencies overlap. Warps without tiles stored
-      // nothing: what lies in their place is read and dropped.
-      float2 states[kWarps];
-      FloatVector<kVector> parts[kWarps];
+  // The first column of a part's place in the workspace.
+  __device__ __forceinline__ i64 slot_of(const Unit& unit, int part) const {
+    return (static_cast<i64>(unit.item.part_offset + part) * Shape::kUnitsPerItem + unit.index) * Shape::kUnitColumns;
+  }
+
+  // A column that has seen no token gives output 0 and LSE -inf.
+  __device__ __forceinline__ void write(const Unit& unit, int column, int d, const State& merged,
+                                        float value_scale) const {
+    const float scale = merged.sum > 0.f ? value_scale * reciprocal(merged.sum) : 0.f;
+    const i64 row = unit.item.row + unit.token_of(column);
+    const int head = unit.head_of(column);
+    u32 packed[kVector / 2];
 #pragma unroll
-      for (int w = 0; w < kWarps; w++) {
-        states[w] = warp_state(w)[head];
-        parts[w] = *reinterpret_cast<const FloatVector<kVector>*>(warp_output(w) + head * Shape::kMergeRow + d);
-      }
-      State merged;
-#pragma unroll
-      for (int w = 0; w < kWarps; w++) {
-        if (w >= warps) {
-          states[w] = make_float2(negative_infinity(), 0.f);
-#pragma unroll
-          for (int e = 0; e < kVector; e++) parts[w].at[e] = 0.f;
-        }
-        merged.max = fmaxf(merged.max, states[w].x);
-      }
-#pragma unroll
-      for (int w = 0; w < kWarps; w++) merged.add(states[w], parts[w].at);
-      if (slices > 1) {
-        send(unit, slices, merged, head, d);
-      } else if (unit.item.parts == 1) {
-        merged.write(params, unit, head, d);
-      } else {
-        const i64 slot =
-            static_cast<i64>(unit.item.part_offset + unit.item.part) * Shape::kHeads + unit.first_head() + head;
-        FloatVector<kVector> out;
-#pragma unroll
-        for (int e = 0; e < kVector; e++) out.at[e] = merged.o[e];
-        *reinterpret_cast<FloatVector<kVector>*>(params.partial_output + slot * Shape::kHeadDim + d) = out;
-        if (d == 0) params.partial_state[slot] = make_float2(merged.max, merged.sum);
-      }
+    for (int i = 0; i < kVector / 2; i++) {
+      packed[i] = Element::pack(merged.o.at[2 * i] * scale, merged.o.at[2 * i + 1] * scale);
+    }
+    u16* target = params.output + row * params.output_row_stride + head * params.output_head_stride + d;
+    if constexpr (kVector == 4) {
+      *reinterpret_cast<uint2*>(target) = make_uint2(packed[0], packed[1]);
+    } else {
+      *reinterpret_cast<u32*>(target) = packed[0];
+    }
+    if (params.lse && d == 0) {
+      params.lse[row * Shape::kHeads + head] =
+          merged.sum > 0.f ? merged.max + __log2f(merged.sum) : negative_infinity();
     }
   }
 
-  // Announces this part; whether all others were there before it. Called by all threads.
+  // Puts this part's state into the workspace.
+  __device__ __forceinline__ void keep(const Unit& unit, int column, int d, const State& merged) const {
+    const i64 slot = slot_of(unit, unit.item.part) + column;
+    *reinterpret_cast<FloatVector<kVector>*>(params.partial_output + slot * Shape::kHeadDim + d) = merged.o;
+    if (d == 0) params.partial_state[slot] = make_float2(merged.max, merged.sum);
+  }
+
+  // Announces this part; whether all others were there before it. Called by all threads of the crew.
   __device__ __forceinline__ bool arrive_last(const Unit& unit) {
-    volatile int* last = reinterpret_cast<volatile int*>(shared + Shape::kFlagOffset);
-    __syncthreads();  // all threads have written this part's state before thread 0 announces it
-    if (threadIdx.x == 0) {
-      u32* counter = params.counters + static_cast<i64>(unit.item.part_offset) * Shape::kUnitsPerItem +
-                     unit.kv_head * Shape::kGroupTiles + unit.group_tile;
+    volatile int* last = reinterpret_cast<volatile int*>(shared + Shape::kFlagOffset) + crew.index();
+    crew.sync();  // all threads have written this part's state before one announces it
+    if (crew.thread() == 0) {
+      u32* counter = params.counters + static_cast<i64>(unit.item.part_offset) * Shape::kUnitsPerItem + unit.index;
       const bool is_last = atomic_add_acq_rel(counter, 1) == static_cast<u32>(unit.item.parts) - 1;
       if (is_last) *counter = 0;
       *last = is_last;
     }
-    __syncthreads();  // the verdict is there
+    crew.sync();  // the verdict is there, and with it what the other parts wrote
     return *last;
   }
 
-  // Merges all parts of a sequence, in part order.
-  __device__ __forceinline__ void merge_parts(const Unit& unit) {
-    constexpr int kAtOnce = Shape::kPartsAtOnce;
-    const int parts = unit.item.parts;
+  // Sends a thread's outputs to the block of the cluster that owns them, and the column's max and sum to one block each.
+  __device__ __forceinline__ void send(const Unit& unit, int slices, int column, int d, const State& merged) {
+    if constexpr (Shape::kClusters) {
+      const int slice = unit.columns() * Shape::kHeadDim >> cluster_shift;  // outputs that a block owns
+      const int vector = (column * Shape::kHeadDim + d) / kVector, owner = vector & (slices - 1), rank = cluster_rank();
+      const u32 base = shared_address(shared) + cluster_buffer(), barrier = cluster_barrier(shared, exchanges & 1);
+      store_cluster(cluster_address(base + (rank * slice + (vector >> cluster_shift) * kVector) * 4, owner),
+                    cluster_address(barrier, owner), merged.o.at);
+      const int peer = d / kVector;
+      if (peer < slices) {
+        const float state[2] = {merged.max, merged.sum};
+        store_cluster(cluster_address(base + Shape::kClusterOutput + (rank * Shape::kUnitColumns + column) * 8, peer),
+                      cluster_address(barrier, peer), state);
+      }
+    }
+  }
+
+  // Waits for what all blocks of the cluster have sent of this block's slice.
+  __device__ __forceinline__ void wait_for_slices(const Unit& unit, int slices) {
+    const u32 barrier = cluster_barrier(shared, exchanges & 1);
+    if (threadIdx.x == 0) mbarrier_expect(barrier, unit.columns() * (Shape::kHeadDim * 4 + 8 * slices));
+    mbarrier_wait(barrier, (exchanges >> 1) & 1);
+  }
+
+  // In all three: loads stand together and none behind a branch, so that their latencies overlap.
+
+  __device__ __forceinline__ void from_teams(State& merged, const Unit& unit, int column, int d) const {
+    const int tiles = unit.tiles(), first = crew.index() * Shape::kCrewTeams;
+    const float* outputs = team_output(first) + column * Shape::kMergeRow + d;
+    const float2* states = team_state(first) + column;
+    // Teams without tiles stored nothing: what lies in their place is read and dropped.
+    FloatVector<kVector> parts[Shape::kCrewTeams];
+    float2 found[Shape::kCrewTeams];
+#pragma unroll
+    for (int t = 0; t < Shape::kCrewTeams; t++) {
+      found[t] = states[t * Shape::kUnitColumns];
+      parts[t] = *reinterpret_cast<const FloatVector<kVector>*>(outputs + t * Shape::kTeamOutput);
+    }
+#pragma unroll
+    for (int t = 0; t < Shape::kCrewTeams; t++) {
+      if (t >= tiles) {
+        found[t] = make_float2(negative_infinity(), 0.f);
+        parts[t] = {};
+      }
+      merged.max = fmaxf(merged.max, found[t].x);
+    }
+#pragma unroll
+    for (int t = 0; t < Shape::kCrewTeams; t++) merged.add(found[t], parts[t]);
+  }
+
+  __device__ __forceinline__ void from_peers(State& merged, int slices, int slice, int column, int at) const {
+    const float* outputs = reinterpret_cast<const float*>(shared + cluster_buffer()) + at;
+    const float2* states = reinterpret_cast<const float2*>(shared + cluster_buffer() + Shape::kClusterOutput) + column;
+    FloatVector<kVector> parts[Shape::kMaxCluster];
+    float2 found[Shape::kMaxCluster];
+#pragma unroll
+    for (int r = 0; r < Shape::kMaxCluster; r++) {
+      const int from = r < slices ? r : 0;
+      found[r] = states[from * Shape::kUnitColumns];
+      parts[r] = *reinterpret_cast<const FloatVector<kVector>*>(outputs + from * slice);
+      if (r >= slices) found[r].x = negative_infinity();
+      merged.max = fmaxf(merged.max, found[r].x);
+    }
+#pragma unroll
+    for (int r = 0; r < Shape::kMaxCluster; r++) merged.add(found[r], parts[r]);
+  }
+
+  __device__ __forceinline__ void from_parts(State& merged, const Unit& unit, int column, int d) const {
+    constexpr i64 kNext = Shape::kUnitsPerItem * Shape::kUnitColumns;
+    const i64 slot = slot_of(unit, 0) + column;
+    const float* outputs = params.partial_output + slot * Shape::kHeadDim + d;
+    const float2* states = params.partial_state + slot;
+    const int count = unit.item.parts;
 #pragma unroll 1
-    for (int step = 0; step < Shape::kMergeSteps; step++) {
-      const int index = threadIdx.x + step * Shape::kThreads;
-      const int head = index / Shape::kVectors, d = (index % Shape::kVectors) * kVector;
-      if (head >= unit.heads()) continue;
-      const i64 first = static_cast<i64>(unit.item.part_offset) * Shape::kHeads + unit.first_head() + head;
-      State merged;
-      for (int start = 0; start < parts; start += kAtOnce) {
-        float part[kAtOnce][kVector];
-        float2 state[kAtOnce];
+    for (int start = 0; start < count; start += kAtOnce) {
+      FloatVector<kVector> parts[kAtOnce];
+      float2 found[kAtOnce];
+      float high = negative_infinity();
 #pragma unroll
-        for (int i = 0; i < kAtOnce; i++) {
-          const int at = start + i < parts ? start + i : parts - 1;
-          const i64 slot = first + static_cast<i64>(at) * Shape::kHeads;
-          state[i] = load_coherent(params.partial_state + slot);
-          load_coherent(part[i], params.partial_output + slot * Shape::kHeadDim + d);
-          if (start + i >= parts) state[i].x = negative_infinity();
-        }
-        float high = negative_infinity();
-#pragma unroll
-        for (int i = 0; i < kAtOnce; i++) high = fmaxf(high, state[i].x);
-        merged.raise(high);
-#pragma unroll
-        for (int i = 0; i < kAtOnce; i++) merged.add(state[i], part[i]);
+      for (int i = 0; i < kAtOnce; i++) {  // the last part stands in for those missing, weighing nothing
+        const int at = min(start + i, count - 1);
+        found[i] = states[at * kNext];
+        parts[i] = *reinterpret_cast<const FloatVector<kVector>*>(outputs + at * kNext * Shape::kHeadDim);
       }
-      merged.write(params, unit, head, d);
-    }
-  }
-
-  // Sends a thread's outputs to the block of the cluster that owns them, and the head's max and sum to one block each.
-  __device__ __forceinline__ void send(const Unit& unit, int slices, const State& merged, int head, int d) {
-#if __CUDA_ARCH__ >= 900
-    const int slice = unit.heads() * Shape::kHeadDim / slices;  // outputs that a block owns
-    const int at = head * Shape::kHeadDim + d, rank = cluster_rank();
-    const u32 base = shared_address(shared) + cluster_buffer(), barrier = cluster_barrier(exchanges & 1);
-    store_cluster(cluster_address(base + (rank * slice + at % slice) * 4, at / slice),
-                  cluster_address(barrier, at / slice), merged.o);
-    const int peer = index_of(d);
-    if (peer < slices) {
-      const float state[2] = {merged.max, merged.sum};
-      store_cluster(cluster_address(base + Shape::kClusterOutput + (rank * Shape::kTileHeads + head) * 8, peer),
-                    cluster_address(barrier, peer), state);
-    }
-#endif
-  }
-
-  static __device__ __forceinline__ int index_of(int d) { return d / kVector; }
-
-  // Merges this block's slice of the outputs when all blocks have sent theirs.
-  __device__ __forceinline__ void merge_cluster(const Unit& unit, int slices) {
-#if __CUDA_ARCH__ >= 900
-    const int slice = unit.heads() * Shape::kHeadDim / slices;
-    const u32 barrier = cluster_barrier(exchanges & 1);
-    if (threadIdx.x == 0) mbarrier_expect(barrier, (slice * 4 + unit.heads() * 8) * slices);
-    if (static_cast<int>(threadIdx.x) * 2 < slice) {
-      mbarrier_wait(barrier, (exchanges >> 1) & 1);
-      const float* outputs = reinterpret_cast<const float*>(shared + cluster_buffer());
-      const float2* states = reinterpret_cast<const float2*>(shared + cluster_buffer() + Shape::kClusterOutput);
-      for (int e = threadIdx.x * 2; e < slice; e += Shape::kThreads * 2) {
-        const int at = cluster_rank() * slice + e, head = at / Shape::kHeadDim;
-        MergedState<Shape, 2> merged;
-        float2 states_of[Shape::kMaxCluster], parts[Shape::kMaxCluster];
 #pragma unroll
-        for (int r = 0; r < Shape::kMaxCluster; r++) {
-          const int from = r < slices ? r : 0;
-          states_of[r] = states[from * Shape::kTileHeads + head];
-          parts[r] = *reinterpret_cast<const float2*>(outputs + from * slice + e);
-          if (r >= slices) states_of[r] = make_float2(negative_infinity(), 0.f);
-          merged.max = fmaxf(merged.max, states_of[r].x);
-        }
-#pragma unroll
-        for (int r = 0; r < Shape::kMaxCluster; r++) {
-          const float part[2] = {parts[r].x, parts[r].y};
-          merged.add(states_of[r], part);
-        }
-        merged.write(params, unit, head, at % Shape::kHeadDim);
+      for (int i = 0; i < kAtOnce; i++) {
+        if (start + i >= count) found[i].x = negative_infinity();
+        high = fmaxf(high, found[i].x);
       }
+      merged.raise(high);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) merged.add(found[i], parts[i]);
     }
-    exchanges++;
-#endif
   }
 };
 

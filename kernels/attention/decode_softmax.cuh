@@ -1,30 +1,128 @@
-// The mathematics of one warp, with swapped operands so that N = 8 query heads of one KV head waste nothing at group 8
-// (mma.sync m16n8k16):
-//   S^T [16 tokens x 8 heads] = K tile (A, ldmatrix) x Q^T (B, registers, loaded once per unit)
+// The mathematics of one warp, with swapped operands so that N = 8 columns waste nothing at group 8 (mma.sync m16n8k16):
+//   S^T [16 tokens x 8 columns] = K tile (A, ldmatrix) x Q^T (B, registers, loaded once per unit)
 //   P^T = exp2(S^T * scale - running max), turned from accumulator to B layout by two movmatrix
-//   O^T [headDim x 8 heads] += V^T (A, ldmatrix.trans) x P^T
+//   O^T [headDim x 8 columns] += V^T (A, ldmatrix.trans) x P^T
+// A warp does this for kWarpTiles tiles of columns, reading K and V once.
+// 8-bit elements come out of ldmatrix four to a register: neighbours in headDim (K), or pairs of those for two tokens (V).
+//   So the order of headDim inside a step is another one, alike for K and Q, and for V and O.
 #pragma once
 
 #include "attention/decode_work.cuh"
-#include "core/ptx.cuh"
 
 namespace flashinfer {
 
-// Q of one unit as B operands; lane = 4 * head + column.
+// K and V of a tile as A operands of the math element.
+template <typename Shape>
+struct KvFragments {
+  using KvElement = typename Shape::KvElement;
+  static constexpr bool kIs8Bit = KvElement::kBytes == 1;
+  static constexpr int kSteps = kIs8Bit ? 2 : 1;  // steps of 16 along headDim that one ldmatrix brings
+
+  u32 at[kSteps][4];
+
+  // Steps `step` and following: 16 tokens x 16 elements of headDim each.
+  __device__ __forceinline__ void load_keys(u32 tile, int step, int lane) {
+    u32 a[4];
+    ldmatrix(a, tile + Shape::chunk_offset(lane & 15, step * (2 / kSteps) + (lane >> 4)));
+    if constexpr (kIs8Bit) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        at[i][0] = KvElement::widen_low(a[2 * i]);
+        at[i][1] = KvElement::widen_low(a[2 * i + 1]);
+        at[i][2] = KvElement::widen_high(a[2 * i]);
+        at[i][3] = KvElement::widen_high(a[2 * i + 1]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++) at[0][i] = a[i];
+    }
+  }
+
+  // As load_keys, transposed: 16 elements of headDim x 16 tokens each.
+  __device__ __forceinline__ void load_values(u32 tile, int step, int lane) {
+    u32 a[4];
+    const int row = (lane & 7) + ((lane >> 4) << 3);
+    ldmatrix_transposed(a, tile + Shape::chunk_offset(row, step * (2 / kSteps) + ((lane >> 3) & 1)));
+    if constexpr (kIs8Bit) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {  // two tokens of two neighbours become two neighbours of two tokens
+        const u32 first = __byte_perm(a[i], 0, 0x3120), last = __byte_perm(a[i + 2], 0, 0x3120);
+        at[i][0] = KvElement::widen_low(first);
+        at[i][1] = KvElement::widen_high(first);
+        at[i][2] = KvElement::widen_low(last);
+        at[i][3] = KvElement::widen_high(last);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++) at[0][i] = a[i];
+    }
+  }
+
+  // Where in headDim a lane's two query elements of half `half` of a step stand.
+  static __device__ __forceinline__ int query_element(int step, int half, int lane) {
+    return step * 16 + (kIs8Bit ? (lane & 3) * 4 + half * 2 : (lane & 3) * 2 + half * 8);
+  }
+
+  // Where in headDim row lane / 4 + 8 * half of a step's output stands.
+  static __device__ __forceinline__ int output_element(int step, int half, int lane) {
+    return step * 16 + (kIs8Bit ? (lane >> 2) * 2 + half : (lane >> 2) + half * 8);
+  }
+};
+
+// Q of one unit as B operands (lane = 4 * column + row), and what else its columns need.
 template <typename Shape>
 struct QueryFragments {
-  u32 at[Shape::kHeadDim / 16][2];
+  using Element = typename Shape::Element;
+  using MathElement = typename Shape::MathElement;
+  static constexpr int kTiles = Shape::kWarpTiles;
+  static constexpr int kSteps = Shape::kHeadDim / 16;
 
-  // Columns beyond the unit's heads repeat its last one: a column's results depend on nothing else, and nobody reads
-  // them.
-  __device__ __forceinline__ void load(const DecodeParams& params, const DecodeUnit<Shape>& unit, int lane) {
-    const int head = unit.first_head() + min(lane >> 2, unit.heads() - 1);
-    const i64 offset = unit.valid ? unit.item.row * params.query_row_stride + head * params.query_head_stride : 0;
-    const u16* source = params.query + offset + (lane & 3) * 2;
+  u32 at[kTiles][kSteps][2];
+  int limit[kTiles][2];  // one past the last token that columns 2c and 2c + 1 see
+  float scale;           // of the logits, in base 2
+  float value_scale;
+
+  // Columns beyond the unit's repeat its last one: a column's results depend on nothing else, and nobody reads them.
+  __device__ __forceinline__ void load(const DecodeParams& params, const DecodeUnit<Shape>& unit,
+                                       const DecodeCrew<Shape>& crew, float logits_scale) {
+    const int last = max(unit.columns() - 1, 0), first = crew.member * (kTiles * 8), lane = crew.lane;
 #pragma unroll
-    for (int k = 0; k < Shape::kHeadDim / 16; k++) {
-      at[k][0] = load_volatile(source + k * 16);
-      at[k][1] = load_volatile(source + k * 16 + 8);
+    for (int tile = 0; tile < kTiles; tile++) {
+      const int column = min(first + tile * 8 + (lane >> 2), last);
+      const i64 row = unit.item.row + unit.token_of(column);
+      const i64 offset =
+          unit.valid ? row * params.query_row_stride + unit.head_of(column) * params.query_head_stride : 0;
+      const u16* source = params.query + offset;
+#pragma unroll
+      for (int step = 0; step < kSteps; step++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          at[tile][step][half] = load_volatile(source + KvFragments<Shape>::query_element(step, half, lane));
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(min(first + tile * 8 + (lane & 3) * 2 + h, last));
+    }
+    scale = logits_scale;
+    if constexpr (Shape::KvElement::kBytes == 1) {
+      const int head = unit.valid ? unit.kv_head() : 0;
+      scale *= load_volatile(params.key_scales + head);
+      value_scale = load_volatile(params.value_scales + head);
+      if constexpr (!IsSame<Element, MathElement>::value) {
+#pragma unroll
+        for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+          for (int step = 0; step < kSteps; step++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              const float2 two = Element::unpack(at[tile][step][half]);
+              at[tile][step][half] = MathElement::pack(two.x, two.y);
+            }
+          }
+        }
+      }
+    } else {
+      value_scale = 1.f;
     }
   }
 
@@ -35,122 +133,166 @@ struct QueryFragments {
     asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
   }
+  static __device__ __forceinline__ float load_volatile(const float* p) {
+    float v;
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+    return v;
+  }
 };
 
-// The online softmax of one warp: O^T of its tokens and, for heads 2c and 2c + 1 of lane column c, max and sum.
+// The online softmax of one warp: O^T of its tokens and, for columns 2c and 2c + 1 of lane column c, max and sum.
 template <typename Shape>
 struct DecodeAccumulator {
-  using Element = typename Shape::Element;
+  using MathElement = typename Shape::MathElement;
+  using Fragments = KvFragments<Shape>;
+  static constexpr int kTiles = Shape::kWarpTiles;
   static constexpr int kSteps = Shape::kHeadDim / 16;
-  static constexpr int kColumnBytes = Shape::kTileTokens * 128;
+  static constexpr int kChains = kTiles == 1 ? 2 : 1;  // two chains of products hide the latency of the instruction
 
-  float o[kSteps][4];
-  float max[2];
-  float sum[2];
+  float o[kTiles][kSteps][4];
+  float max[kTiles][2];
+  float sum[kTiles][2];
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int i = 0; i < kSteps; i++) {
-      o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0.f;
-    }
-    max[0] = max[1] = negative_infinity();
-    sum[0] = sum[1] = 0.f;
-  }
-
-  // Takes in the tile in shared memory, of which the first `left` tokens count.
-  __device__ __forceinline__ void attend(u32 stage, const QueryFragments<Shape>& q, int left, float scale, int lane) {
-    const u32 key = stage + (lane & 15) * 128;
-    const u32 key_swizzle = ((lane >> 4) ^ (lane & 7)) << 4;
-    float s[2][4] = {};  // two chains hide the latency of the instruction
+    for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
-    for (int k = 0; k < kSteps; k++) {
-      u32 a[4];
-      ldmatrix(a, key + (k >> 2) * kColumnBytes + (key_swizzle ^ ((k & 3) << 5)));
-      Element::mma(s[k & 1], a, q.at[k][0], q.at[k][1]);
-    }
-    // x[0], x[1]: token lane / 4, heads 2c and 2c + 1; x[2], x[3]: token lane / 4 + 8.
-    float x[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) x[i] = (s[0][i] + s[1][i]) * scale;
-    const int token = lane >> 2;
-    if (token >= left) x[0] = x[1] = negative_infinity();
-    if (token + 8 >= left) x[2] = x[3] = negative_infinity();
-
-    float high[2] = {fmaxf(x[0], x[2]), fmaxf(x[1], x[3])};
-#pragma unroll
-    for (int step = 4; step < 32; step <<= 1) {
-      high[0] = fmaxf(high[0], __shfl_xor_sync(~0u, high[0], step));
-      high[1] = fmaxf(high[1], __shfl_xor_sync(~0u, high[1], step));
-    }
-    if (__any_sync(~0u, high[0] > max[0] || high[1] > max[1])) rescale(high);
-#pragma unroll
-    for (int i = 0; i < 4; i++) x[i] = exp2_fast(x[i] - max[i & 1]);
-    sum[0] += x[0] + x[2];
-    sum[1] += x[1] + x[3];
-    const u32 p0 = transpose_fragment(Element::pack(x[0], x[1]));
-    const u32 p1 = transpose_fragment(Element::pack(x[2], x[3]));
-
-    const u32 value = stage + Shape::kTileBytes + ((lane & 7) + ((lane >> 4) << 3)) * 128;
-    const u32 value_swizzle = (((lane >> 3) & 1) ^ (lane & 7)) << 4;
-    const bool clears = Shape::kTensorCopy && left < Shape::kTileTokens;
-    const u32 low = pair_mask(left, (lane & 3) * 2), high_mask = pair_mask(left, (lane & 3) * 2 + 8);
-#pragma unroll
-    for (int d = 0; d < kSteps; d++) {
-      u32 a[4];
-      ldmatrix_transposed(a, value + (d >> 2) * kColumnBytes + (value_swizzle ^ ((d & 3) << 5)));
-      if (clears) {  // a box brings whole pages: what lies behind the end may be NaN, and 0 * NaN is NaN
-        a[0] &= low;
-        a[1] &= low;
-        a[2] &= high_mask;
-        a[3] &= high_mask;
+      for (int i = 0; i < kSteps; i++) {
+        o[tile][i][0] = o[tile][i][1] = o[tile][i][2] = o[tile][i][3] = 0.f;
       }
-      Element::mma(o[d], a, p0, p1);
+      max[tile][0] = max[tile][1] = negative_infinity();
+      sum[tile][0] = sum[tile][1] = 0.f;
     }
   }
 
-  // The sums of all lanes; then puts O, max and sum where the block merges them.
-  __device__ __forceinline__ void store(float* merge, float2* state, int heads, int lane) {
+  // Takes in the tile in shared memory, which starts at token `begin` and ends before `end`.
+  __device__ __forceinline__ void attend(u32 stage, const QueryFragments<Shape>& q, int begin, int end, int lane) {
+    const int left = end - begin;
+    float s[kTiles][kChains][4] = {};
 #pragma unroll
-    for (int step = 4; step < 32; step <<= 1) {
-      sum[0] += __shfl_xor_sync(~0u, sum[0], step);
-      sum[1] += __shfl_xor_sync(~0u, sum[1], step);
-    }
-    const int row = lane >> 2, head = (lane & 3) * 2;
+    for (int step = 0; step < kSteps; step += Fragments::kSteps) {
+      Fragments keys;
+      keys.load_keys(stage, step, lane);
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-      if (head + h < heads) {
-        float* target = merge + (head + h) * Shape::kMergeRow + row;
+      for (int i = 0; i < Fragments::kSteps; i++) {
 #pragma unroll
-        for (int d = 0; d < kSteps; d++) {
-          target[d * 16] = o[d][h];
-          target[d * 16 + 8] = o[d][h + 2];
+        for (int tile = 0; tile < kTiles; tile++) {
+          MathElement::mma(s[tile][(step + i) % kChains], keys.at[i], q.at[tile][step + i][0], q.at[tile][step + i][1]);
         }
       }
-      if (row == 0) state[head + h] = make_float2(max[h], sum[h]);
+    }
+    // x[0], x[1]: token lane / 4, columns 2c and 2c + 1; x[2], x[3]: token lane / 4 + 8.
+    float x[kTiles][4], high[kTiles][2];
+    bool rises = false;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        x[tile][i] = (kChains == 2 ? s[tile][0][i] + s[tile][kChains - 1][i] : s[tile][0][i]) * q.scale;
+      }
+      if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          if (begin + (lane >> 2) + (i >> 1) * 8 >= q.limit[tile][i & 1]) x[tile][i] = negative_infinity();
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        high[tile][h] = fmaxf(x[tile][h], x[tile][h + 2]);
+#pragma unroll
+        for (int step = 4; step < 32; step <<= 1) {
+          high[tile][h] = fmaxf(high[tile][h], __shfl_xor_sync(~0u, high[tile][h], step));
+        }
+        rises |= high[tile][h] > max[tile][h];
+      }
+    }
+    if (__any_sync(~0u, rises)) rescale(high);
+    u32 p[kTiles][2];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) x[tile][i] = exp2_fast(x[tile][i] - origin(max[tile][i & 1]));
+      sum[tile][0] += x[tile][0] + x[tile][2];
+      sum[tile][1] += x[tile][1] + x[tile][3];
+      p[tile][0] = transpose_fragment(MathElement::pack(x[tile][0], x[tile][1]));
+      p[tile][1] = transpose_fragment(MathElement::pack(x[tile][2], x[tile][3]));
+    }
+
+    const bool clears = Shape::kTensorCopy && left < Shape::kTileTokens;
+    const u32 low_mask = pair_mask(left, (lane & 3) * 2), high_mask = pair_mask(left, (lane & 3) * 2 + 8);
+#pragma unroll
+    for (int step = 0; step < kSteps; step += Fragments::kSteps) {
+      Fragments values;
+      values.load_values(stage + Shape::kTileBytes, step, lane);
+#pragma unroll
+      for (int i = 0; i < Fragments::kSteps; i++) {
+        if (clears) {  // a box brings whole pages: what lies behind the end may be NaN, and 0 * NaN is NaN
+          values.at[i][0] &= low_mask;
+          values.at[i][1] &= low_mask;
+          values.at[i][2] &= high_mask;
+          values.at[i][3] &= high_mask;
+        }
+#pragma unroll
+        for (int tile = 0; tile < kTiles; tile++) {
+          MathElement::mma(o[tile][step + i], values.at[i], p[tile][0], p[tile][1]);
+        }
+      }
+    }
+  }
+
+  // The sums of all lanes; then puts O, max and sum of the warp's columns where the crew merges them.
+  __device__ __forceinline__ void store(float* output, float2* state, int columns, const DecodeCrew<Shape>& crew) {
+    const int lane = crew.lane;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+#pragma unroll
+        for (int step = 4; step < 32; step <<= 1) sum[tile][h] += __shfl_xor_sync(~0u, sum[tile][h], step);
+        const int column = (crew.member * kTiles + tile) * 8 + (lane & 3) * 2 + h;
+        if (column < columns) {
+          float* target = output + column * Shape::kMergeRow;
+#pragma unroll
+          for (int step = 0; step < kSteps; step++) {
+            target[Fragments::output_element(step, 0, lane)] = o[tile][step][h];
+            target[Fragments::output_element(step, 1, lane)] = o[tile][step][h + 2];
+          }
+          if (lane < 4) state[column] = make_float2(max[tile][h], sum[tile][h]);
+        }
+      }
     }
   }
 
  private:
+  // What logits are taken from: with several query tokens a column may have seen no token yet, and -inf minus -inf
+  // would be NaN.
+  static __device__ __forceinline__ float origin(float high) {
+    return Shape::kQueryTokens == 1 || high > negative_infinity() ? high : 0.f;
+  }
+
   // Keeps of the elements for tokens t and t + 1 those that stand before the end.
   static __device__ __forceinline__ u32 pair_mask(int left, int t) {
     return (t < left ? 0x0000ffffu : 0u) | (t + 1 < left ? 0xffff0000u : 0u);
   }
 
-  __device__ __forceinline__ void rescale(const float (&high)[2]) {
-    float factor[2];
+  __device__ __forceinline__ void rescale(const float (&high)[kTiles][2]) {
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-      const float raised = fmaxf(max[h], high[h]);
-      factor[h] = exp2_fast(max[h] - raised);  // 0 at the first tile: the old maximum is -inf
-      max[h] = raised;
-      sum[h] *= factor[h];
-    }
+    for (int tile = 0; tile < kTiles; tile++) {
+      float factor[2];
 #pragma unroll
-    for (int d = 0; d < kSteps; d++) {
-      o[d][0] *= factor[0];
-      o[d][1] *= factor[1];
-      o[d][2] *= factor[0];
-      o[d][3] *= factor[1];
+      for (int h = 0; h < 2; h++) {
+        const float raised = fmaxf(max[tile][h], high[tile][h]);
+        factor[h] = exp2_fast(max[tile][h] - origin(raised));  // 0 at the first tile: the old maximum is -inf
+        max[tile][h] = raised;
+        sum[tile][h] *= factor[h];
+      }
+#pragma unroll
+      for (int d = 0; d < kSteps; d++) {
+        o[tile][d][0] *= factor[0];
+        o[tile][d][1] *= factor[1];
+        o[tile][d][2] *= factor[0];
+        o[tile][d][3] *= factor[1];
+      }
     }
   }
 };

@@ -1,12 +1,13 @@
-// Writes new keys and values into their pages. Any sm_80 or later.
+// Writes new keys and values into their pages, quantising them for a quantised cache. Any sm_80 or later.
 //
 // Grid: any number of blocks; a block takes list items blockIdx.x, blockIdx.x + gridDim.x, ...
-// Block: kThreads threads, each moving 16 bytes of K and 16 bytes of V at a time. No shared memory,
-// no barrier: every element is written by one thread.
+// Block: kThreads threads, each moving 8 elements of K and of V at a time. No shared memory, no barrier: every element is
+// written by one thread.
 #pragma once
 
 #include "cache/page_table.cuh"
 #include "core/fault.cuh"
+#include "core/float8.cuh"
 #include "core/hopper.cuh"
 #include "core/params.cuh"
 
@@ -14,9 +15,12 @@ namespace flashinfer {
 
 template <typename Config>
 struct Append {
+  using Element = typename Config::Element;
+  using KvElement = typename Config::KvElement;
+
   static constexpr int kKvHeads = Config::kKvHeads;
   static constexpr int kPageSize = Config::kPageSize;
-  static constexpr int kChunks = Config::kHeadDim / 8;  // 16-byte chunks of one head
+  static constexpr int kChunks = Config::kHeadDim / 8;  // of 8 elements, in one head
   static_assert(Config::kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
   static constexpr int kThreads = 128;
   static constexpr int kBlocksPerSm = 8;
@@ -49,10 +53,27 @@ struct Append {
                                                           head * params.key_head_stride + chunk * 8);
         const uint4 value = *reinterpret_cast<const uint4*>(params.value + row * params.value_row_stride +
                                                             head * params.value_head_stride + chunk * 8);
-        *reinterpret_cast<uint4*>(params.key_cache + target * 2) = key;
-        *reinterpret_cast<uint4*>(params.value_cache + target * 2) = value;
+        store(params.key_cache + target * KvElement::kBytes, key, params.key_scales, head);
+        store(params.value_cache + target * KvElement::kBytes, value, params.value_scales, head);
       }
     }
+  }
+
+ private:
+  static __device__ __forceinline__ void store(u8* target, uint4 eight, const float* scales, int head) {
+    if constexpr (KvElement::kBytes == 2) {
+      *reinterpret_cast<uint4*>(target) = eight;
+    } else {
+      const float scale = __ldg(scales + head);
+      *reinterpret_cast<uint2*>(target) = make_uint2(narrow(eight.x, scale) | narrow(eight.y, scale) << 16,
+                                                     narrow(eight.z, scale) | narrow(eight.w, scale) << 16);
+    }
+  }
+
+  // Two elements divided by the scale: rounded once, as on the host.
+  static __device__ __forceinline__ u32 narrow(u32 two, float scale) {
+    const float2 v = Element::unpack(two);
+    return KvElement::narrow(v.x / scale, v.y / scale);
   }
 };
 

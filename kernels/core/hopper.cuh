@@ -1,5 +1,5 @@
-// PTX of sm_90 and later: mbarriers, the bulk tensor copy engine, clusters, programmatic dependent launch. On older
-// chips the functions that a portable kernel calls as well do nothing.
+// PTX of sm_90 and later: mbarriers, the bulk tensor copy engine, clusters, programmatic dependent launch. The two
+// functions that a portable kernel calls as well do nothing on older chips.
 #pragma once
 
 #include "core/params.cuh"
@@ -21,8 +21,6 @@ __device__ __forceinline__ void wait_for_dependency() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-
-#if __CUDA_ARCH__ >= 900
 
 __device__ __forceinline__ void mbarrier_init(u32 barrier, u32 arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -119,7 +117,5 @@ __device__ __forceinline__ void store_cluster(u32 address, u32 barrier, const fl
                  : "memory");
   }
 }
-
-#endif  // sm_90
 
 }  // namespace flashinfer

@@ -11,8 +11,7 @@ namespace flashinfer {
 struct ListHeader {
   i32 count;         // items in the list
   float scale_log2;  // decode: smScale * log2(e)
-  i32 team_units;  // decode: 1 when every team of warps takes units of its own, 0 when a block's warps share each unit
-  i32 reserved;
+  i64 reserved;
 };
 static_assert(sizeof(ListHeader) == 16, "ListHeader is 16 bytes on the host");
 
@@ -26,7 +25,7 @@ struct DecodeItem {
   i32 part_offset;   // first partial-state slot of the sequence when parts > 1
   u16 part;          // which part of the sequence this is
   u16 parts;         // parts of the sequence; 1 writes the output directly
-  i32 query_tokens;  // of the sequence, on consecutive rows
+  i32 query_tokens;  // of the sequence, 1 or more, on consecutive rows
   i32 visible;       // query token t sees the first visible + t tokens of the sequence, those before end of this part
 };
 static_assert(sizeof(DecodeItem) == 32, "DecodeItem is 32 bytes on the host");
@@ -71,7 +70,7 @@ struct alignas(64) DecodeParams {
   i32 page_count;             // checked mode: pages of the cache
   i32 reserved0;
   i64 reserved1;     // the map stands at a multiple of 64 bytes
-  TensorMap kv_map;  // the whole cache as {64, kvHeads, pageSize, pages, headDim/64}; where KernelInfo asks for it
+  TensorMap kv_map;  // the whole cache as {strip, kvHeads, pageSize, pages, strips}; where KernelInfo asks for it
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
 
@@ -131,7 +130,7 @@ struct KernelInfo {
   i32 units_per_item;    // pieces of work that one list item expands to
   i32 features;          // kTensorMap: wants kv_map; kClusters: can share a unit between the blocks of a cluster
   i32 columns_per_unit;  // decode: pairs of query token and head that a unit serves at most
-  i32 teams;             // decode: teams of warps in a block, which can take units of their own
+  i32 crews;             // decode: units that a block works on at once
   i32 reserved;
 };
 static_assert(sizeof(KernelInfo) == 40, "KernelInfo is 40 bytes on the host");

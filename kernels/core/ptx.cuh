@@ -17,6 +17,12 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Four 8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ __forceinline__ void ldmatrix(u32 (&d)[4], u32 address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -69,6 +75,11 @@ __device__ __forceinline__ u32 atomic_add_acq_rel(u32* address, u32 value) {
   return before;
 }
 
+// A barrier of some of the block's warps; barrier 0 is __syncthreads.
+__device__ __forceinline__ void sync_threads(int barrier, int threads) {
+  asm volatile("barrier.sync.aligned %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 // Loads of what no kernel of the chain writes, issued where they stand: the compiler would move a plain load to its
 // first use and so lay its latency bare.
 __device__ __forceinline__ i32 load_ahead(const i32* p) {
@@ -77,25 +88,10 @@ __device__ __forceinline__ i32 load_ahead(const i32* p) {
   return v;
 }
 
-// Loads of data that other blocks of this launch wrote: never through the read-only path.
-__device__ __forceinline__ float2 load_coherent(const float2* p) {
-  float2 v;
-  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(p));
+__device__ __forceinline__ int4 load_ahead(const int4* p) {
+  int4 v;
+  asm volatile("ld.global.nc.v4.s32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
-}
-
-template <int N>
-__device__ __forceinline__ void load_coherent(float (&v)[N], const float* p) {
-  if constexpr (N == 4) {
-    asm volatile("ld.relaxed.gpu.global.v4.f32 {%0,%1,%2,%3}, [%4];"
-                 : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
-                 : "l"(p));
-  } else if constexpr (N == 2) {
-    asm volatile("ld.relaxed.gpu.global.v2.f32 {%0,%1}, [%2];" : "=f"(v[0]), "=f"(v[1]) : "l"(p));
-  } else {
-    static_assert(N == 1, "a thread loads 1, 2 or 4 floats at once");
-    asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v[0]) : "l"(p));
-  }
 }
 
 }  // namespace flashinfer

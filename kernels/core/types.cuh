@@ -14,14 +14,41 @@ using i64 = long long;
 // The version of the contract between units, headers and runtime (CudaUnits.AbiVersion in C#).
 enum { kAbiVersion = 2 };
 
+// The smallest power of two that is enough, and the exponent of a power of two.
+constexpr __host__ __device__ int power_of_two(int wanted) {
+  int power = 1;
+  while (power < wanted) power *= 2;
+  return power;
+}
+constexpr __host__ __device__ int exponent_of(int power) { return power > 1 ? 1 + exponent_of(power / 2) : 0; }
+
+template <typename A, typename B>
+struct IsSame {
+  static constexpr bool value = false;
+};
+template <typename A>
+struct IsSame<A, A> {
+  static constexpr bool value = true;
+};
+
 template <int N>
 struct alignas(N * sizeof(float) > 16 ? 16 : N * sizeof(float)) FloatVector {
   float at[N];
 };
 
-// IEEE half precision: how two floats become a register of two elements, and the tensor-core
+// IEEE half precision: how two floats become a register of two elements and back, and the tensor-core
 // instruction.
 struct Half {
+  using MathElement = Half;
+  static constexpr int kBytes = 2;
+
+  static __device__ __forceinline__ float2 unpack(u32 packed) {
+    float2 v;
+    asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %2;\n cvt.f32.f16 %0, l;\n cvt.f32.f16 %1, h;\n}"
+        : "=f"(v.x), "=f"(v.y)
+        : "r"(packed));
+    return v;
+  }
   static __device__ __forceinline__ u32 pack(float low, float high) {
     u32 packed;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
@@ -39,6 +66,12 @@ struct Half {
 
 // bfloat16, as Half.
 struct BFloat16 {
+  using MathElement = BFloat16;
+  static constexpr int kBytes = 2;
+
+  static __device__ __forceinline__ float2 unpack(u32 packed) {
+    return make_float2(__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000));
+  }
   static __device__ __forceinline__ u32 pack(float low, float high) {
     u32 packed;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));

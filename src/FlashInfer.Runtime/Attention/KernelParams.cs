@@ -16,10 +16,7 @@ internal struct ListHeader
     /// <summary>Decode: smScale * log2(e). Else 0.</summary>
     public float ScaleLog2;
 
-    /// <summary>Decode: 1 when every team of warps takes units of its own (short sequences), 0 when a block's warps share each unit.</summary>
-    public int TeamUnits;
-
-    private readonly int _reserved;
+    private readonly long _reserved;
 }
 
 /// <summary>A range of one sequence's tokens that one block attends to, for one KV head at a time; 32 bytes.</summary>
@@ -271,8 +268,8 @@ internal struct KernelInfo
     /// <summary>Decode: pairs of query token and head that a unit serves at most; else 0.</summary>
     public int ColumnsPerUnit;
 
-    /// <summary>Decode: teams of warps in a block, which can take units of their own; else 1.</summary>
-    public int Teams;
+    /// <summary>Units of work that a block works on at once: 1, but for decode kernels whose teams of warps take units of their own.</summary>
+    public int Crews;
 
     private readonly int _reserved;
 }

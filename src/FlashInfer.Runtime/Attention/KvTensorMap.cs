@@ -13,7 +13,7 @@ internal static unsafe class KvTensorMap
     private const int Float16 = 6;
     private const int BFloat16 = 9;
     private const int Swizzle128Bytes = 3;
-    private const int Promote256Bytes = 3;
+    private const int Promote128Bytes = 2;
 
     /// <summary>Dimensions {64, kvHeads, pageSize, pages of all layers, headDim / 64}, box {64, 1, 16, 1, headDim / 64}: one box is one tile.</summary>
     public static TensorMap Encode(CudaContext context, PagedKvCache cache)
@@ -56,7 +56,7 @@ internal static unsafe class KvTensorMap
                     steps,
                     0,
                     Swizzle128Bytes,
-                    Promote256Bytes,
+                    Promote128Bytes,
                     0
                 ),
                 nameof(cuTensorMapEncodeTiled),
