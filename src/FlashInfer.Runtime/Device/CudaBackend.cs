@@ -181,6 +181,12 @@ internal sealed unsafe class CudaBackend : Backend
     public override bool IsCapturing(CudaStream? stream) => Resolve(stream).IsCapturing;
 
     /// <inheritdoc/>
+    public override void CheckReplays(IReplayCheck check, CudaStream? stream) => Resolve(stream).CheckReplays(check);
+
+    /// <inheritdoc/>
+    public override StreamCheck? CreateStreamCheck() => IsChecked ? new StreamCheck(this) : null;
+
+    /// <inheritdoc/>
     public override UploadBuffer CreateUploadBuffer(int capacityBytes)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);

@@ -18,4 +18,11 @@ internal static class KernelConfigurations
         new(8, 1, 256, 5, DType.Float16),
         new(16, 1, 256, 1, DType.BFloat16, kvLayout: KvLayout.Hnd),
     ];
+
+    /// <summary>All units of the configurations, and of two those of checked mode: pages that hold a tile, and pages that do not.</summary>
+    public static readonly TranslationUnit[] Units =
+    [
+        .. Specs.SelectMany(spec => spec.Units),
+        .. Specs.Skip(1).Take(2).SelectMany(spec => new[] { spec.DecodeUnitFor(isChecked: true), spec.AppendUnitFor(isChecked: true) }),
+    ];
 }
