@@ -100,13 +100,13 @@ internal sealed class LaunchCheck : IReplayCheck, IDisposable
     {
         int first = only ?? 0;
         Span<KernelFault> faults = only is null ? _faults : _faults.AsSpan(first, 1);
-        string layers = only is null ? "in a replayed graph" : $"of layer {first}";
         try
         {
             _cache.Device.Backend.CopyOut(MemoryMarshal.AsBytes(faults), Record(first), stream);
         }
         catch (CudaDriverException e)
         {
+            string layers = only is null ? "in a replayed graph" : $"of layer {first}";
             throw new DeviceAssertException($"{_operation} {layers}, or work queued before it, failed on the device. {e.Message}", e)
             {
                 Operation = _operation,
