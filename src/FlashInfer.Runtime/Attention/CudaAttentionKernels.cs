@@ -25,7 +25,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     public CudaAttentionKernels(AttentionSpec spec, CudaBackend backend, KernelCompiler compiler)
     {
         _backend = backend;
-        string architecture = backend.Context.Architecture;
+        string architecture = backend.Architecture;
         TranslationUnit decodeUnit = spec.DecodeUnitFor(backend.IsChecked);
         TranslationUnit appendUnit = spec.AppendUnitFor(backend.IsChecked);
         Task<CompiledKernel> append = Task.Run(() => compiler.Compile(appendUnit, architecture));
@@ -64,7 +64,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
 
     /// <inheritdoc/>
     public override string DecodeKernel =>
-        $"{_decode.Function.Name} ({_backend.Context.Architecture}, {_decode.Info.Threads} threads, {_decode.Function.Registers} registers, {_decode.Info.SharedBytes / 1024} KB shared)";
+        $"{_decode.Function.Name} ({_backend.Architecture}, {_decode.Info.Threads} threads, {_decode.Function.Registers} registers, {_decode.Info.SharedBytes / 1024} KB shared)";
 
     /// <inheritdoc/>
     public override int DecodeUnitsPerItem => _decode.Info.UnitsPerItem;

@@ -109,10 +109,16 @@ public sealed partial class Device
     private static Device Wrap(CudaContext context, CudaStream? stream, DeviceOptions options, Lazy<KernelCompiler> compiler, string reason)
     {
         bool isChecked = options.ResolveChecked(Environment.GetEnvironmentVariable);
+        if (options.Architecture is { } architecture)
+        {
+            CudaArchitecture.CheckRunnable(architecture, context.ComputeCapabilityMajor, context.ComputeCapabilityMinor);
+        }
+
         KernelCompiler kernels = compiler.Value;
         CudaBackend backend = new(context, stream, (spec, owner) => new CudaAttentionKernels(spec, owner, kernels))
         {
             IsChecked = isChecked,
+            Architecture = options.Architecture ?? context.Architecture,
         };
         return new Device(backend, DeviceKind.Cuda, context.Name, reason);
     }

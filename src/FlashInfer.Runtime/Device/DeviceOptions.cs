@@ -11,6 +11,13 @@ public sealed class DeviceOptions
     public KernelCompilerOptions Compiler { get; init; } = new();
 
     /// <summary>
+    /// The architecture that kernels are compiled for, such as <c>sm_90</c>: one that the device runs. When null: the device's own, with all
+    /// of its features. On an H100, <c>sm_90</c> instead of <c>sm_90a</c> gives the portable kernels, which every GPU from sm_80 on has, in place
+    /// of Hopper's; for comparing the two. The CPU device takes no notice.
+    /// </summary>
+    public string? Architecture { get; init; }
+
+    /// <summary>
     /// Whether kernels check the pages that they read and write, every launch is waited for, and work on one cache from two streams of
     /// which neither waits for the other is refused. For finding mistakes: a call then takes a millisecond or more. When null: the
     /// environment variable <c>FLASHINFER_CHECKED</c>, <c>1</c> or <c>0</c>; off when that is not set either.

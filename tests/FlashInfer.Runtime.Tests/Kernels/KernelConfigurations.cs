@@ -3,8 +3,8 @@ namespace FlashInfer.Tests.Kernels;
 /// <summary>Configurations that stand for all: every group kind, head dimension, element type, and pages of one token, an odd number, one tile and several tiles.</summary>
 internal static class KernelConfigurations
 {
-    /// <summary>What the kernels are meant for; those that NVRTC does not know yet are left out.</summary>
-    public static readonly string[] Architectures = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
+    /// <summary>What the kernels are meant for (sm_90: the portable kernels on Hopper); those that NVRTC does not know yet are left out.</summary>
+    public static readonly string[] Architectures = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"];
 
     public static readonly AttentionSpec[] Specs =
     [
