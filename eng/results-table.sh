@@ -6,7 +6,7 @@ set -euo pipefail
 jq -r '
   def number($digits): pow(10; $digits) as $p | . * $p | round / $p | tostring;
   def table($bench; $head; row): "", $head, ($head | gsub("[^|]+"; "---")), (.rows[] | select(.bench == $bench) | row);
-  def rate: "\(.us | number(2)) | \(.gbps | round) | \(.fractionOfCeiling * 100 | number(1)) %";
+  def rate: "\(.us | number(2))\(if .spread then " ± \(.spread * 50 | number(1)) %" else "" end) | \(.gbps | round) | \(.fractionOfCeiling * 100 | number(1)) %";
   "\(.device), driver for CUDA \(.driver), NVRTC \(.nvrtc), \(.date), commit \(.commit). Ceilings of the same run: "
     + "read \(.ceilings.readGBps | round) GB/s, copy \(.ceilings.copyGBps | round) GB/s (read + write).",
   table("decode"; "| decode | µs | GB/s | of the read ceiling | relative error |";

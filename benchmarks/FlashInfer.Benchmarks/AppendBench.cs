@@ -20,28 +20,24 @@ internal static class AppendBench
             int rows = sequences * tokens;
             using DeviceTensor<BFloat16> key = device.Allocate<BFloat16>(rows, spec.KvHeads, spec.HeadDim);
             using DeviceTensor<BFloat16> value = device.Allocate<BFloat16>(rows, spec.KvHeads, spec.HeadDim);
-            gpu.Fill(key.View.Address, key.Shape.Elements / 2, 3);
-            gpu.Fill(value.View.Address, value.Shape.Elements / 2, 4);
+            gpu.Fill(key.View, 3);
+            gpu.Fill(value.View, 4);
             decode.Plan(fresh);
             int layers = workload.Cache.Layers;
-            double us =
-                gpu.MedianOfGraph(
-                    20,
-                    () =>
+            Timing timing =
+                gpu.TimeGraph(() =>
+                {
+                    for (int layer = 0; layer < layers; layer++)
                     {
-                        for (int layer = 0; layer < layers; layer++)
-                        {
-                            decode.Append(layer, key.View, value.View);
-                        }
+                        decode.Append(layer, key.View, value.View);
                     }
-                ) / layers;
-            double gbps = 2.0 * (key.Shape.Elements + value.Shape.Elements) * 2 / us / 1e3;
+                }) / layers;
+            double gbps = 2.0 * (key.Shape.Elements + value.Shape.Elements) * 2 / timing.Us / 1e3;
             yield return new Row("append", $"32/8 d128 page 16 Nhd bf16 sequences={sequences} tokens={tokens}", workload.Params())
             {
-                Us = us,
                 GBps = gbps,
                 FractionOfCeiling = gbps / ceilings.CopyGBps,
-            };
+            }.With(timing);
         }
     }
 }

@@ -1,106 +1,72 @@
+using FlashInfer.Cuda;
+
 namespace FlashInfer.Benchmarks;
 
 /// <summary>Batch decode by graph replay, one launch per layer, layers cycling through more memory than the L2 holds.</summary>
 internal static class DecodeBench
 {
-    private static readonly (int Heads, int KvHeads, int Batch, int Length)[] s_uniform =
-    [
-        (32, 8, 1, 512),
-        (32, 8, 1, 2048),
-        (32, 8, 8, 512),
-        (32, 8, 1, 8192),
-        (32, 8, 8, 2048),
-        (32, 8, 32, 512),
-        (32, 8, 1, 32768),
-        (32, 8, 8, 8192),
-        (32, 8, 32, 2048),
-        (32, 8, 128, 512),
-        (32, 8, 256, 512),
-        (32, 8, 32, 8192),
-        (32, 8, 128, 2048),
-        (32, 8, 32, 32768),
-        (32, 32, 1, 2048),
-        (32, 32, 8, 2048),
-        (64, 8, 32, 2048),
-        (64, 8, 128, 2048),
-    ];
-
     public static IEnumerable<Row> Run(Device device, Gpu gpu, Ceilings ceilings)
     {
-        foreach ((int heads, int kvHeads, int batch, int length) in s_uniform)
+        CudaContext context = device.Cuda!;
+        string portable = $"sm_{context.ComputeCapabilityMajor}{context.ComputeCapabilityMinor}";
+        using Device portableDevice = Device.FromCuda(context, device.Stream, new DeviceOptions { Architecture = portable });
+        foreach (DecodeCase measured in DecodeCases.All)
         {
-            AttentionSpec spec = new(heads, kvHeads, 128, 16, DType.BFloat16);
-            yield return Measure(device, gpu, ceilings, spec, $"batch={batch} kvLen={length}", [.. Enumerable.Repeat(length, batch)]);
-        }
+            if (WhyNot(measured, context.Architecture == portable) is { } reason)
+            {
+                Console.WriteLine($"decode   {measured.Name}: left out, {reason}");
+                continue;
+            }
 
-        AttentionSpec grouped = new(32, 8, 128, 16, DType.BFloat16);
-        yield return Measure(device, gpu, ceilings, grouped, "mixed=one-32000+31x500", [32000, .. Enumerable.Repeat(500, 31)]);
-        Random random = new(5);
-        yield return Measure(
-            device,
-            gpu,
-            ceilings,
-            grouped,
-            "mixed=32x100..15.6k",
-            [.. Enumerable.Range(0, 32).Select(_ => random.Next(100, 15_600))]
-        );
-        yield return Measure(device, gpu, ceilings, grouped, "batch=1024 kvLen=64", [.. Enumerable.Repeat(64, 1024)]);
-        foreach (
-            AttentionSpec spec in (AttentionSpec[])
-                [
-                    new(32, 8, 128, 1, DType.BFloat16),
-                    new(32, 8, 128, 16, DType.BFloat16, kvLayout: KvLayout.Hnd),
-                    new(32, 8, 64, 16, DType.BFloat16),
-                    new(32, 8, 256, 16, DType.BFloat16),
-                    new(32, 8, 128, 16, DType.Float16),
-                    new(128, 8, 128, 16, DType.BFloat16),
-                    new(71, 1, 128, 16, DType.BFloat16),
-                ]
-        )
-        {
-            int batch = 1024 / spec.KvHeads * 128 / spec.HeadDim;
-            yield return Measure(device, gpu, ceilings, spec, $"batch={batch} kvLen=2048", [.. Enumerable.Repeat(2048, batch)]);
+            yield return Measure(measured.IsPortable ? portableDevice : device, gpu, ceilings, measured);
         }
     }
 
-    private static Row Measure(Device device, Gpu gpu, Ceilings ceilings, AttentionSpec spec, string what, int[] lengths)
+    private static string? WhyNot(DecodeCase measured, bool isPortable)
     {
-        using Workload workload = new(device, gpu, spec, lengths);
+        AttentionShape shape = new(
+            measured.Heads,
+            measured.KvHeads,
+            measured.HeadDim,
+            measured.PageSize,
+            measured.Dtype,
+            measured.KvDtype ?? measured.Dtype,
+            measured.KvLayout
+        );
+        return measured.IsPortable && isPortable ? "this device has only the portable kernels"
+            : measured.QueryTokens > 1 ? "Plan takes one query token a sequence"
+            : measured.IsBatchInvariant ? "Plan has no batch-invariant mode"
+            : AttentionRules.All.FirstOrDefault(rule => !rule.IsMet(shape))?.Message(shape);
+    }
+
+    private static Row Measure(Device device, Gpu gpu, Ceilings ceilings, DecodeCase measured)
+    {
+        AttentionSpec spec = measured.Spec;
+        int rows = measured.Lengths.Length * measured.QueryTokens;
+        using Workload workload = new(device, gpu, spec, measured.Lengths);
         using BatchDecodeWithPagedKvCache decode = new(workload.Cache);
-        using DeviceTensor<int> query = device.Allocate<int>(lengths.Length * spec.Heads * spec.HeadDim / 2);
-        using DeviceTensor<int> output = device.Allocate<int>(lengths.Length * spec.Heads * spec.HeadDim / 2);
-        gpu.Fill(query.View.Address, query.Shape.Elements, 99);
-        int[] shape = [lengths.Length, spec.Heads, spec.HeadDim];
-        TensorView q = View(device, spec, query.View.Address, shape);
-        TensorView o = View(device, spec, output.View.Address, shape);
+        using DeviceTensor query = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        using DeviceTensor output = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        gpu.Fill(query.View, 99);
         decode.Plan(workload.Sequences);
-        decode.Run(0, q, o);
-        device.Synchronize();
-        double error = spec.Dtype == DType.BFloat16 ? SampledError.Of(workload, q.As<BFloat16>(), o.As<BFloat16>()) : double.NaN;
+        decode.Run(0, query.View, output.View);
+        SampledError error = SampledError.Of(workload, query.View, output.View, measured.QueryTokens);
         int layers = workload.Cache.Layers;
-        double us =
-            gpu.MedianOfGraph(
-                20,
-                () =>
+        Timing timing =
+            gpu.TimeGraph(() =>
+            {
+                for (int layer = 0; layer < layers; layer++)
                 {
-                    for (int layer = 0; layer < layers; layer++)
-                    {
-                        decode.Run(layer, q, o);
-                    }
+                    decode.Run(layer, query.View, output.View);
                 }
-            ) / layers;
-        double gbps = workload.KvBytes / us / 1e3;
-        string name =
-            $"{spec.Heads}/{spec.KvHeads} d{spec.HeadDim} page {spec.PageSize} {spec.KvLayout} {(spec.Dtype == DType.Float16 ? "f16" : "bf16")} {what}";
-        return new Row("decode", name, workload.Params())
+            }) / layers;
+        double gbps = workload.KvBytes / timing.Us / 1e3;
+        return new Row("decode", measured.Name, workload.Params(measured.Variant, measured.QueryTokens))
         {
-            Us = us,
             GBps = gbps,
             FractionOfCeiling = gbps / ceilings.ReadGBps,
-            RelError = double.IsNaN(error) ? null : error,
-        };
+            RelError = error.Relative,
+            MaxAbsError = error.MaxAbs,
+        }.With(timing);
     }
-
-    private static TensorView View(Device device, AttentionSpec spec, nint address, int[] shape) =>
-        spec.Dtype == DType.BFloat16 ? device.View<BFloat16>(address, shape) : device.View<Half>(address, shape);
 }

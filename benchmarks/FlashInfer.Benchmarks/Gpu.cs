@@ -34,59 +34,65 @@ internal sealed class Gpu : IDisposable
 
     private CudaStream Stream => _device.Stream!;
 
-    /// <summary>The best of 2, 4, 8, 16 blocks per SM over 8 GB, each the median of 20.</summary>
+    /// <summary>The best of 2, 4, 8, 16 blocks per SM over 8 GB.</summary>
     public Ceilings MeasureCeilings()
     {
         const int Elements = 2_000_000_000;
         using DeviceTensor<int> data = _device.Allocate<int>(Elements);
         using DeviceTensor<int> sink = _device.Allocate<int>(1);
-        Fill(data.View.Address, Elements, 1);
+        Fill(data.View.Address, Elements, 1, DType.BFloat16);
         double read = 0;
         double copy = 0;
         foreach (int perSm in (int[])[2, 4, 8, 16])
         {
             CudaExtent grid = new(Context.MultiprocessorCount * perSm);
             ReadParams reading = new(data.View.Address, Elements / 4, sink.View.Address);
-            double us = Median(20, () => _read.Launch(reading, grid, new CudaExtent(512), 0, Stream));
+            double us = Time(() => _read.Launch(reading, grid, new CudaExtent(512), 0, Stream)).Us;
             read = Math.Max(read, Elements * 4.0 / us / 1e3);
             CopyParams copying = new(data.View.Address, data.View.Rows(Elements / 2, Elements / 2).Address, Elements / 8);
-            us = Median(20, () => _copy.Launch(copying, grid, new CudaExtent(512), 0, Stream));
+            us = Time(() => _copy.Launch(copying, grid, new CudaExtent(512), 0, Stream)).Us;
             copy = Math.Max(copy, Elements * 4.0 / us / 1e3);
         }
 
         return new Ceilings(read, copy);
     }
 
-    /// <summary>Fills memory with normal bf16 numbers.</summary>
-    public void Fill(nint address, long pairs, uint seed) =>
-        _fill.Launch(new FillParams(address, pairs, seed), new CudaExtent(Context.MultiprocessorCount * 8), new CudaExtent(256), 0, Stream);
+    /// <summary>Fills a tensor with normal numbers.</summary>
+    public void Fill(TensorView view, uint seed) => Fill(view.Address, view.Shape.Elements * view.Dtype.Size() / 4, seed, view.Dtype);
 
-    /// <summary>Median microseconds of a piece of queued work, timed with events.</summary>
-    public double Median(int samples, Action work)
+    private void Fill(nint address, long words, uint seed, DType dtype) =>
+        _fill.Launch(
+            new FillParams(address, words, seed, (int)dtype),
+            new CudaExtent(Context.MultiprocessorCount * 8),
+            new CudaExtent(256),
+            0,
+            Stream
+        );
+
+    /// <summary>Times a piece of queued work with events: five rounds, each the median of as many runs as take about 0.1 s.</summary>
+    public Timing Time(Action work)
     {
-        double[] times = new double[samples];
         work();
-        work();
-        for (int i = 0; i < samples; i++)
+        int samples = (int)Math.Clamp(100_000 / Once(work), 5, 20);
+        return Timing.OfFive(() =>
         {
-            _start.Record(Stream);
-            work();
-            _stop.Record(Stream);
-            _stop.Synchronize();
-            times[i] = CudaEvent.ElapsedMilliseconds(_start, _stop) * 1e3;
-        }
+            double[] times = new double[samples];
+            for (int i = 0; i < samples; i++)
+            {
+                times[i] = Once(work);
+            }
 
-        Array.Sort(times);
-        return times[samples / 2];
+            return Timing.Median(times);
+        });
     }
 
-    /// <summary>Records work into a graph and gives the median microseconds of a replay.</summary>
-    public double MedianOfGraph(int samples, Action work)
+    /// <summary>Records work into a graph and times its replays.</summary>
+    public Timing TimeGraph(Action work)
     {
         Stream.BeginCapture();
         work();
         using CudaGraph graph = Stream.EndCapture();
-        return Median(samples, () => graph.Launch(Stream));
+        return Time(() => graph.Launch(Stream));
     }
 
     public void Dispose()
@@ -97,6 +103,15 @@ internal sealed class Gpu : IDisposable
         _module.Dispose();
     }
 
+    private double Once(Action work)
+    {
+        _start.Record(Stream);
+        work();
+        _stop.Record(Stream);
+        _stop.Synchronize();
+        return CudaEvent.ElapsedMilliseconds(_start, _stop) * 1e3;
+    }
+
     [StructLayout(LayoutKind.Sequential)]
     private readonly record struct ReadParams(nint Data, long Count, nint Sink);
 
@@ -104,5 +119,5 @@ internal sealed class Gpu : IDisposable
     private readonly record struct CopyParams(nint From, nint To, long Count);
 
     [StructLayout(LayoutKind.Sequential)]
-    private readonly record struct FillParams(nint Data, long Count, uint Seed);
+    private readonly record struct FillParams(nint Data, long Count, uint Seed, int Dtype);
 }

@@ -18,42 +18,43 @@ internal static class PlanBench
             using BatchDecodeWithPagedKvCache decode = new(cache);
             using DeviceTensor<BFloat16> q = device.Allocate<BFloat16>(batch, spec.Heads, spec.HeadDim);
             using DeviceTensor<BFloat16> o = device.Allocate<BFloat16>(batch, spec.Heads, spec.HeadDim);
-            (double planUs, long planBytes) = Measure(device, () => decode.Plan(sequences));
-            (double runUs, long runBytes) = Measure(device, () => decode.Run(0, q.View, o.View));
+            (Timing planTime, long planBytes) = Measure(device, () => decode.Plan(sequences));
+            (Timing runTime, long runBytes) = Measure(device, () => decode.Run(0, q.View, o.View));
             yield return new Row("plan", $"Plan on the host, batch={batch}", new() { ["batch"] = batch })
             {
-                Us = planUs,
                 AllocatedBytes = planBytes,
-            };
-            yield return new Row("plan", $"Run on the host, batch={batch}", new() { ["batch"] = batch })
-            {
-                Us = runUs,
-                AllocatedBytes = runBytes,
-            };
+            }.With(planTime);
+            yield return new Row("plan", $"Run on the host, batch={batch}", new() { ["batch"] = batch }) { AllocatedBytes = runBytes }.With(
+                runTime
+            );
         }
     }
 
-    private static (double Us, long Bytes) Measure(Device device, Action step)
+    /// <summary>Five rounds of the median of 101 calls, and the most bytes that a round allocated.</summary>
+    private static (Timing Time, long Bytes) Measure(Device device, Action step)
     {
-        const int Samples = 301;
-        double[] times = new double[Samples];
+        double[] times = new double[101];
         for (int i = 0; i < 200; i++)
         {
             step();
         }
 
         device.Synchronize();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < Samples; i++)
+        long bytes = 0;
+        Timing timing = Timing.OfFive(() =>
         {
-            long start = Stopwatch.GetTimestamp();
-            step();
-            times[i] = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
-            device.Synchronize();
-        }
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            for (int i = 0; i < times.Length; i++)
+            {
+                long start = Stopwatch.GetTimestamp();
+                step();
+                times[i] = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
+                device.Synchronize();
+            }
 
-        long bytes = GC.GetAllocatedBytesForCurrentThread() - before;
-        Array.Sort(times);
-        return (times[Samples / 2], bytes);
+            bytes = Math.Max(bytes, GC.GetAllocatedBytesForCurrentThread() - before);
+            return Timing.Median(times);
+        });
+        return (timing, bytes);
     }
 }

@@ -5,8 +5,15 @@ using FlashInfer.Compilation;
 
 // Measures on a GPU: ceilings of this run, then decode over a grid of cases, append, planning and compiling, and writes a results file.
 //   FlashInfer.Benchmarks --out DIR [--commit HASH] [--only decode,append,plan,compile] [--rows FILE]
+//   FlashInfer.Benchmarks --chart RESULTS.json OUT.svg      draws a results file; needs no GPU
 // FILE holds rows measured by others, one a line: ROW|bench|case|microseconds|relative error, the last two where they apply.
 CultureInfo.DefaultThreadCurrentCulture = CultureInfo.InvariantCulture;
+if (args is ["--chart", var from, var to])
+{
+    File.WriteAllText(to, ResultsChart.Draw(File.ReadAllText(from)));
+    return 0;
+}
+
 string output = Option("--out") ?? "benchmarks/results";
 string commit = Option("--commit") ?? "unknown";
 string[] only = (Option("--only") ?? "compile,decode,append,plan").Split(',');

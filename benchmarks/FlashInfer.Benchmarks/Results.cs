@@ -11,9 +11,13 @@ internal sealed record Ceilings(double ReadGBps, double CopyGBps);
 internal sealed record Row(string Bench, string Case, JsonObject Params)
 {
     public double? Us { get; init; }
+
+    /// <summary>The slowest of five rounds less the fastest, as a fraction of their median, which is <see cref="Us"/>.</summary>
+    public double? Spread { get; init; }
     public double? GBps { get; init; }
     public double? FractionOfCeiling { get; init; }
     public double? RelError { get; init; }
+    public double? MaxAbsError { get; init; }
     public long? AllocatedBytes { get; init; }
 
     /// <summary>Rows of a file of <c>ROW|bench|case|microseconds|relative error</c> lines.</summary>
@@ -35,13 +39,18 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
         }
     }
 
+    /// <summary>The row with a time.</summary>
+    public Row With(Timing timing) => this with { Us = timing.Us, Spread = timing.Spread };
+
     public string ToLine()
     {
         StringBuilder line = new($"{Bench, -8} {Case, -62}");
         line.Append(Us is { } us ? $"{us, 10:F2} us" : "");
+        line.Append(Spread is { } spread ? $" +{spread * 100, 5:F1} %" : "");
         line.Append(GBps is { } gbps ? $"{gbps, 9:F0} GB/s" : "");
         line.Append(FractionOfCeiling is { } fraction ? $"{fraction, 7:F3} of ceiling" : "");
         line.Append(RelError is { } error ? $"  relError {error:E1}" : "");
+        line.Append(MaxAbsError is { } most ? $"  maxAbsError {most:E1}" : "");
         line.Append(AllocatedBytes is { } bytes ? $"  {bytes} B allocated" : "");
         return line.ToString();
     }
@@ -55,9 +64,11 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
             ["params"] = Params.DeepClone(),
         };
         Set("us", Us, 3);
+        Set("spread", Spread, 4);
         Set("gbps", GBps, 1);
         Set("fractionOfCeiling", FractionOfCeiling, 4);
         Set("relError", RelError, 10);
+        Set("maxAbsError", MaxAbsError, 10);
         if (AllocatedBytes is { } bytes)
         {
             json["allocatedBytes"] = bytes;

@@ -16,8 +16,8 @@ internal sealed class Workload : IDisposable
         Cache = new PagedKvCache(device, spec, layers, pages);
         for (int layer = 0; layer < layers; layer++)
         {
-            gpu.Fill(Cache.KeyPages(layer).Address, Cache.KeyPages(layer).Shape.Elements / 2, (uint)(2 * layer) + 1);
-            gpu.Fill(Cache.ValuePages(layer).Address, Cache.ValuePages(layer).Shape.Elements / 2, (uint)(2 * layer) + 2);
+            gpu.Fill(Cache.KeyPages(layer), (uint)(2 * layer) + 1);
+            gpu.Fill(Cache.ValuePages(layer), (uint)(2 * layer) + 2);
         }
 
         Scatter();
@@ -38,10 +38,13 @@ internal sealed class Workload : IDisposable
 
     public Sequence[] Sequences { get; }
 
-    public JsonObject Params() =>
+    /// <summary>The case for the results file.</summary>
+    /// <param name="variant">What differs from the default and no other parameter says, such as <c>portable</c>.</param>
+    /// <param name="queryTokens">Query tokens of each sequence.</param>
+    public JsonObject Params(string variant = "default", int queryTokens = 1) =>
         new()
         {
-            ["variant"] = "default",
+            ["variant"] = variant,
             ["dtype"] = Spec.Dtype.ToString(),
             ["kvDtype"] = Spec.KvDtype.ToString(),
             ["heads"] = Spec.Heads,
@@ -50,7 +53,7 @@ internal sealed class Workload : IDisposable
             ["pageSize"] = Spec.PageSize,
             ["layout"] = Spec.KvLayout.ToString(),
             ["batch"] = Lengths.Length,
-            ["qoLen"] = 1,
+            ["qoLen"] = queryTokens,
             ["kvLen"] = Lengths.Max(),
             ["kvTokens"] = Lengths.Sum(length => (long)length),
         };

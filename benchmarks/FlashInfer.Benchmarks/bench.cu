@@ -41,10 +41,14 @@ extern "C" __global__ void fi_bench_copy(const __grid_constant__ CopyParams p) {
   }
 }
 
+// As DType in C#.
+enum { kFloat16 = 0, kBFloat16 = 1, kFloat8E4M3 = 4, kFloat8E5M2 = 5 };
+
 struct FillParams {
   unsigned* data;
-  unsigned long long count;  // pairs of bf16
+  unsigned long long count;  // words of four bytes
   unsigned seed;
+  int dtype;
 };
 
 __device__ unsigned mix(unsigned long long x) {
@@ -55,14 +59,35 @@ __device__ unsigned mix(unsigned long long x) {
   return static_cast<unsigned>(x >> 32);
 }
 
-// Normal numbers (Box-Muller): zeros or constants would run faster than real data.
+// Two normal numbers (Box-Muller): zeros or constants would run faster than real data.
+__device__ float2 normals(unsigned long long key) {
+  const float u = (mix(key) + 1.0f) * 2.3283064e-10f, angle = mix(key + 1) * 1.4629181e-9f;
+  const float radius = sqrtf(-2.0f * __logf(fminf(u, 1.0f)));
+  return {radius * __cosf(angle), radius * __sinf(angle)};
+}
+
+// e4m3, truncated, of a number far below 448: the exponent moved from float's bias to 7, then its upper bits.
+__device__ unsigned e4m3(float x) {
+  return (__float_as_uint(x) >> 24 & 0x80) | __float_as_uint(fabsf(x) * 7.52316385e-37f) >> 20;
+}
+
 extern "C" __global__ void fi_bench_fill(const __grid_constant__ FillParams p) {
   const unsigned long long stride = static_cast<unsigned long long>(gridDim.x) * blockDim.x;
   for (unsigned long long at = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x; at < p.count;
        at += stride) {
     const unsigned long long key = at * 2 + static_cast<unsigned long long>(p.seed) * 0x9e3779b97f4a7c15ull;
-    const float u = (mix(key) + 1.0f) * 2.3283064e-10f, angle = mix(key + 1) * 1.4629181e-9f;
-    const float radius = sqrtf(-2.0f * __logf(fminf(u, 1.0f)));
-    p.data[at] = flashinfer::BFloat16::pack(radius * __cosf(angle), radius * __sinf(angle));
+    const float2 a = normals(key);
+    if (p.dtype == kBFloat16) {
+      p.data[at] = flashinfer::BFloat16::pack(a.x, a.y);
+    } else if (p.dtype == kFloat16) {
+      p.data[at] = flashinfer::Half::pack(a.x, a.y);
+    } else {
+      const float2 b = normals(key + 0x5851f42d4c957f2dull);
+      if (p.dtype == kFloat8E4M3) {
+        p.data[at] = e4m3(a.x) | e4m3(a.y) << 8 | e4m3(b.x) << 16 | e4m3(b.y) << 24;
+      } else {  // e5m2 is the upper byte of half precision
+        p.data[at] = __byte_perm(flashinfer::Half::pack(a.x, a.y), flashinfer::Half::pack(b.x, b.y), 0x7531);
+      }
+    }
   }
 }

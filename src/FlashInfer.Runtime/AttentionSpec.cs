@@ -71,6 +71,24 @@ public sealed class AttentionSpec
 
     internal AttentionShape Shape { get; }
 
+    /// <summary>The unit of batch decode, with checks or without.</summary>
+    internal TranslationUnit DecodeUnitFor(bool isChecked) =>
+        isChecked
+            ? new TranslationUnit(
+                CudaUnits.DecodeName(Shape, isChecked: true),
+                Encoding.UTF8.GetBytes(CudaUnits.Decode(Shape, isChecked: true))
+            )
+            : DecodeUnit;
+
+    /// <summary>As <see cref="DecodeUnitFor"/>, of append.</summary>
+    internal TranslationUnit AppendUnitFor(bool isChecked) =>
+        isChecked
+            ? new TranslationUnit(
+                CudaUnits.AppendName(Shape, isChecked: true),
+                Encoding.UTF8.GetBytes(CudaUnits.Append(Shape, isChecked: true))
+            )
+            : AppendUnit;
+
     /// <summary>Called by generated code.</summary>
     /// <param name="abiVersion">The contract version that the generator wrote into the units.</param>
     /// <param name="heads">Query heads.</param>

@@ -139,5 +139,33 @@ public sealed class OutOfPagesException : FlashInferException
     public int Total { get; }
 }
 
+/// <summary>
+/// Checked mode (<see cref="DeviceOptions.IsChecked"/>): a kernel met something that can't be, or failed. The message says which call,
+/// layer, sequence, token and page.
+/// </summary>
+public sealed class DeviceAssertException : FlashInferException
+{
+    /// <summary>Makes the exception.</summary>
+    /// <param name="message">What was found, where, and what to do.</param>
+    /// <param name="inner">The driver's failure, when the kernel did not run to its end.</param>
+    public DeviceAssertException(string message, Exception? inner = null)
+        : base(message, inner) { }
+
+    /// <summary>The call that launched the kernel, such as <c>BatchDecodeWithPagedKvCache.Run</c>.</summary>
+    public required string Operation { get; init; }
+
+    /// <summary>The layer, from 0; null when a replayed graph failed and none is known.</summary>
+    public int? Layer { get; init; }
+
+    /// <summary>The sequence whose page it was; null when none is known.</summary>
+    public Sequence? Sequence { get; init; }
+
+    /// <summary>The token of the sequence, from 0, that was about to be read or written; null when none is known.</summary>
+    public int? Token { get; init; }
+
+    /// <summary>The page id found in the page table, which the cache does not have; null when that is not what was wrong.</summary>
+    public int? Page { get; init; }
+}
+
 /// <summary>A wrapper was run with no plan, or with one made before its sequences changed.</summary>
 public sealed class StalePlanException(string message) : FlashInferException(message);

@@ -29,6 +29,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 
     private readonly UseGuard _guard = new(nameof(BatchDecodeWithPagedKvCache));
     private readonly AppendList _appends;
+    private readonly LaunchCheck? _check;
     private readonly UploadList<DecodeItem> _list;
     private readonly DeviceMemory _partialOutput;
     private readonly DeviceMemory _partialState;
@@ -66,7 +67,8 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             ClustersOf2 = cache.Kernels.MaxClusters(2),
         };
         _kvMap = cache.Kernels.EncodeKvMap(cache);
-        _appends = new AppendList(cache.Device);
+        _appends = new AppendList(cache, $"{nameof(BatchDecodeWithPagedKvCache)}.{nameof(Append)}");
+        _check = LaunchCheck.Create(cache, $"{nameof(BatchDecodeWithPagedKvCache)}.{nameof(Run)}", SequenceAt);
         _list = new UploadList<DecodeItem>(cache.Device.Backend, DecodePlanner.MaxItems(maxSequences, _limits));
         long states = (long)slots * cache.Spec.Heads;
         _partialOutput = new DeviceMemory(cache.Device, states * cache.Spec.HeadDim * sizeof(float));
@@ -132,6 +134,9 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             throw new ArgumentOutOfRangeException(nameof(smScale), scale, "smScale must be a finite number, such as 1 / sqrt(headDim).");
         }
 
+        _check?.Before(stream);
+        _appends.Check?.Before(stream);
+
         // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
         _rows = -1;
         for (int i = 0; i < sequences.Length; i++)
@@ -149,6 +154,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _overlaps = false;
         _appends.Fill(sequences, forwardTokens, stream);
         Cache.Table.Flush(Cache.Kernels, stream);
+        Cache.Streams?.After(stream);
         _cacheRevision = Cache.Revision;
         _cacheCommits = Cache.Commits;
         _rows = sequences.Length;
@@ -178,7 +184,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 
         RequireOpenForwards();
         AppendParams args = Cache.AppendArguments(layer, _appends.Tokens, key, value, stream);
-        _appends.Run(args, Cache.Kernels, stream);
+        _appends.Run(layer, args, Cache.Kernels, stream);
     }
 
     /// <summary>Attends with one query token for each planned sequence.</summary>
@@ -224,8 +230,11 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             HeadStride = Cache.HeadElements,
             KeyPage = 2L * layer * Cache.TotalPages,
             ValuePage = ((2L * layer) + 1) * Cache.TotalPages,
+            Fault = _check?.Record(layer) ?? 0,
+            PageCount = Cache.TotalPages,
             KvMap = _kvMap,
         };
+        _check?.Before(stream);
         bool capturing = Cache.Device.Backend.IsCapturing(stream);
         if (capturing)
         {
@@ -238,6 +247,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 
         Cache.Kernels.Decode(args, new ListLaunch(capturing ? _list.Capacity : _plan.Items, _plan.Cluster, _overlaps), stream);
         _overlaps = true;
+        _check?.After(layer, stream);
     }
 
     /// <summary>The plan in words: kernel, work items, chunk, imbalance.</summary>
@@ -261,11 +271,14 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 
         _disposed = true;
         _appends.Dispose();
+        _check?.Dispose();
         _list.Dispose();
         _partialOutput.Dispose();
         _partialState.Dispose();
         _counters.Dispose();
     }
+
+    private Sequence? SequenceAt(int row) => row < _rows ? _sequences[row] : null;
 
     private UseGuard.Use Enter()
     {

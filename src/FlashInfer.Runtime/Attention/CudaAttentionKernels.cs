@@ -25,12 +25,14 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     public CudaAttentionKernels(AttentionSpec spec, CudaBackend backend, KernelCompiler compiler)
     {
         _backend = backend;
-        string architecture = backend.Context.Architecture;
-        Task<CompiledKernel> append = Task.Run(() => compiler.Compile(spec.AppendUnit, architecture));
+        string architecture = backend.Architecture;
+        TranslationUnit decodeUnit = spec.DecodeUnitFor(backend.IsChecked);
+        TranslationUnit appendUnit = spec.AppendUnitFor(backend.IsChecked);
+        Task<CompiledKernel> append = Task.Run(() => compiler.Compile(appendUnit, architecture));
         CompiledKernel decode;
         try
         {
-            decode = compiler.Compile(spec.DecodeUnit, architecture);
+            decode = compiler.Compile(decodeUnit, architecture);
         }
         catch
         {
@@ -43,8 +45,8 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         try
         {
             _appendModule = CudaModule.Load(backend.Context, append.GetAwaiter().GetResult().Cubin.Span);
-            _decode = CudaKernel.Load<DecodeParams>(_decodeModule, spec.DecodeUnit.Name);
-            _append = CudaKernel.Load<AppendParams>(_appendModule, spec.AppendUnit.Name);
+            _decode = CudaKernel.Load<DecodeParams>(_decodeModule, decodeUnit.Name);
+            _append = CudaKernel.Load<AppendParams>(_appendModule, appendUnit.Name);
             _updatePageTable = _appendModule.GetFunction(PageTableKernel);
             _overlaps = backend.Context.ComputeCapabilityMajor >= 9;
             for (int blocks = 2; blocks <= MaxClusterBlocks; blocks *= 2)
@@ -62,7 +64,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
 
     /// <inheritdoc/>
     public override string DecodeKernel =>
-        $"{_decode.Function.Name} ({_backend.Context.Architecture}, {_decode.Info.Threads} threads, {_decode.Function.Registers} registers, {_decode.Info.SharedBytes / 1024} KB shared)";
+        $"{_decode.Function.Name} ({_backend.Architecture}, {_decode.Info.Threads} threads, {_decode.Function.Registers} registers, {_decode.Info.SharedBytes / 1024} KB shared)";
 
     /// <inheritdoc/>
     public override int DecodeUnitsPerItem => _decode.Info.UnitsPerItem;

@@ -64,6 +64,11 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     public override void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
     {
         Check(stream);
+        if (args.Fault != 0 && !CpuPageCheck.Passes(args, _spec.PageSize))
+        {
+            return;
+        }
+
         DecodeParams copy = args;
         _pool.Run(_decode, (nint)(&copy), checked(((ListHeader*)args.Plan)->Count * _spec.KvHeads));
     }
@@ -72,6 +77,11 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream)
     {
         Check(stream);
+        if (args.Fault != 0 && !CpuPageCheck.Passes(args, _spec.PageSize))
+        {
+            return;
+        }
+
         AppendParams copy = args;
         int count = ((ListHeader*)args.Plan)->Count;
         if (_append.IsWorthThreads(count))

@@ -67,6 +67,9 @@ internal static unsafe partial class CudaDriver
     public static partial int cuStreamWaitEvent(nint stream, nint @event, uint flags);
 
     [LibraryImport(NativeLibraries.Driver)]
+    public static partial int cuLaunchHostFunc(nint stream, delegate* unmanaged<void*, void> function, void* data);
+
+    [LibraryImport(NativeLibraries.Driver)]
     public static partial int cuStreamGetCtx(nint stream, nint* context);
 
     [LibraryImport(NativeLibraries.Driver)]

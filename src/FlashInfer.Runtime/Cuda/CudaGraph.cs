@@ -9,11 +9,13 @@ namespace FlashInfer.Cuda;
 public sealed class CudaGraph : IDisposable
 {
     private readonly CudaGraphHandle _handle;
+    private readonly IReplayCheck[] _checks;
 
-    internal CudaGraph(CudaContext context, CudaGraphHandle handle)
+    internal CudaGraph(CudaContext context, CudaGraphHandle handle, IReplayCheck[] checks)
     {
         Context = context;
         _handle = handle;
+        _checks = checks;
     }
 
     /// <summary>The context that the graph runs in.</summary>
@@ -39,21 +41,41 @@ public sealed class CudaGraph : IDisposable
         ArgumentNullException.ThrowIfNull(context);
         return executable == 0
             ? throw new ArgumentException("The CUgraphExec is 0.", nameof(executable))
-            : new CudaGraph(context, new CudaGraphHandle(context, executable, owns: false));
+            : new CudaGraph(context, new CudaGraphHandle(context, executable, owns: false), []);
     }
 
-    /// <summary>Queues the graph. A second launch waits for the first, whatever its stream.</summary>
+    /// <summary>
+    /// Queues the graph. A second launch waits for the first, whatever its stream. If the graph was captured from a device in checked mode,
+    /// its work is waited for.
+    /// </summary>
     /// <param name="stream">The stream.</param>
     /// <exception cref="CudaDriverException">The driver refuses.</exception>
     /// <exception cref="ObjectDisposedException">Graph or stream was disposed.</exception>
+    /// <exception cref="DeviceAssertException">Checked mode: a kernel of the graph met something that can't be, or failed.</exception>
     public void Launch(CudaStream stream)
     {
         ArgumentNullException.ThrowIfNull(stream);
         nint handle = Handle;
+        foreach (IReplayCheck check in _checks)
+        {
+            check.BeforeReplay(stream);
+        }
+
         Context.MakeCurrent();
         Check(cuGraphLaunch(handle, stream.Handle), nameof(cuGraphLaunch), Context);
+        Exception? found = null;
+        foreach (IReplayCheck check in _checks)
+        {
+            Exception? fault = check.AfterReplay(stream);
+            found ??= fault;
+        }
+
         GC.KeepAlive(stream);
         GC.KeepAlive(this);
+        if (found is not null)
+        {
+            throw found;
+        }
     }
 
     /// <summary>Destroys the graph if this library made it. A launch in flight runs to its end.</summary>

@@ -9,6 +9,7 @@ namespace FlashInfer.Cuda;
 public sealed unsafe class CudaStream : IDisposable
 {
     private readonly CudaStreamHandle _handle;
+    private List<IReplayCheck>? _replayChecks;
 
     /// <summary>Makes a stream that runs beside the legacy default stream (CU_STREAM_NON_BLOCKING).</summary>
     /// <param name="context">The context; it is kept until the stream is gone.</param>
@@ -128,6 +129,8 @@ public sealed unsafe class CudaStream : IDisposable
     /// <exception cref="ObjectDisposedException">The stream was disposed.</exception>
     public CudaGraph EndCapture()
     {
+        IReplayCheck[] checks = _replayChecks is null ? [] : [.. _replayChecks];
+        _replayChecks = null;
         nint graph;
         Check(cuStreamEndCapture(Enter(), &graph), nameof(cuStreamEndCapture), Context);
         nint executable;
@@ -135,11 +138,21 @@ public sealed unsafe class CudaStream : IDisposable
         // The executable is a copy: the graph itself is not needed, whether or not it could be made.
         _ = cuGraphDestroy(graph);
         Check(result, nameof(cuGraphInstantiateWithFlags), Context);
-        return new CudaGraph(Context, new CudaGraphHandle(Context, executable, owns: true));
+        return new CudaGraph(Context, new CudaGraphHandle(Context, executable, owns: true), checks);
     }
 
     /// <summary>Destroys the stream if this class made it. Work on it still runs to its end.</summary>
     public void Dispose() => _handle.Dispose();
+
+    /// <summary>Has the graph of the capture under way do a check at each launch.</summary>
+    internal void CheckReplays(IReplayCheck check)
+    {
+        _replayChecks ??= [];
+        if (!_replayChecks.Contains(check))
+        {
+            _replayChecks.Add(check);
+        }
+    }
 
     private nint Enter()
     {

@@ -12,6 +12,9 @@ internal abstract class Backend : IDisposable
     /// <summary>Blocks of work that run at once: multiprocessors of a GPU, workers of the CPU.</summary>
     public abstract int Parallelism { get; }
 
+    /// <summary>Whether the device is in checked mode.</summary>
+    public bool IsChecked { get; init; }
+
     /// <summary>Allocates memory aligned to 256 bytes, contents undefined.</summary>
     public abstract nint Allocate(long bytes);
 
@@ -35,6 +38,12 @@ internal abstract class Backend : IDisposable
 
     /// <summary>Whether work queued on the stream now is recorded into a graph instead of run.</summary>
     public virtual bool IsCapturing(CudaStream? stream) => false;
+
+    /// <summary>Has the graph that is captured from the stream do a check at each launch.</summary>
+    public virtual void CheckReplays(IReplayCheck check, CudaStream? stream) { }
+
+    /// <summary>Finds misuse of streams, for one cache of a checked device; null where there are none.</summary>
+    public virtual StreamCheck? CreateStreamCheck() => null;
 
     /// <summary>Makes a list that the host writes and kernels read.</summary>
     public abstract UploadBuffer CreateUploadBuffer(int capacityBytes);

@@ -46,6 +46,7 @@ internal sealed unsafe class CudaBackend : Backend
         }
 
         Context = context;
+        Architecture = context.Architecture;
         _loadKernels = loadKernels;
         KeepPoolMemory(context);
         _allocation = new CudaStream(context);
@@ -58,6 +59,9 @@ internal sealed unsafe class CudaBackend : Backend
 
     /// <summary>The device's own stream.</summary>
     public CudaStream Stream { get; }
+
+    /// <summary>The architecture that kernels are compiled for; the device's own unless another was asked for.</summary>
+    public string Architecture { get; init; }
 
     /// <inheritdoc/>
     public override int Parallelism => Context.MultiprocessorCount;
@@ -179,6 +183,12 @@ internal sealed unsafe class CudaBackend : Backend
 
     /// <inheritdoc/>
     public override bool IsCapturing(CudaStream? stream) => Resolve(stream).IsCapturing;
+
+    /// <inheritdoc/>
+    public override void CheckReplays(IReplayCheck check, CudaStream? stream) => Resolve(stream).CheckReplays(check);
+
+    /// <inheritdoc/>
+    public override StreamCheck? CreateStreamCheck() => IsChecked ? new StreamCheck(this) : null;
 
     /// <inheritdoc/>
     public override UploadBuffer CreateUploadBuffer(int capacityBytes)

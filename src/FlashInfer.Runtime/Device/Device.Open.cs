@@ -24,7 +24,7 @@ public sealed partial class Device
     {
         options ??= new DeviceOptions();
         Lazy<KernelCompiler> compiler = Compiler(options);
-        return Open(options, compiler, () => OpenCuda(0, compiler, "a usable GPU is there"));
+        return Open(options, compiler, () => OpenCuda(0, options, compiler, "a usable GPU is there"));
     }
 
     /// <summary>Opens a GPU.</summary>
@@ -33,7 +33,7 @@ public sealed partial class Device
     /// <remarks>Whether the kernels can be compiled shows when the first cache is made; <see cref="Open(DeviceOptions?)"/> looks beforehand.</remarks>
     /// <exception cref="DeviceUnavailableException">No driver, a driver too old, no such GPU, or one that the kernels can't run on.</exception>
     public static Device OpenCuda(int ordinal = 0, DeviceOptions? options = null) =>
-        OpenCuda(ordinal, Compiler(options), $"GPU {ordinal} was asked for");
+        OpenCuda(ordinal, options ?? new DeviceOptions(), Compiler(options), $"GPU {ordinal} was asked for");
 
     /// <summary>Uses a context, and if wanted a stream, that another library made (ManagedCuda, ILGPU, TorchSharp).</summary>
     /// <param name="context">The context; its owner keeps it alive and disposes it after the device.</param>
@@ -43,7 +43,7 @@ public sealed partial class Device
     public static Device FromCuda(CudaContext context, CudaStream? stream = null, DeviceOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(context);
-        return Wrap(context, stream, Compiler(options), "another library's context was given");
+        return Wrap(context, stream, options ?? new DeviceOptions(), Compiler(options), "another library's context was given");
     }
 
     /// <summary>Opens the CPU backend.</summary>
@@ -90,12 +90,12 @@ public sealed partial class Device
         }
     }
 
-    private static Device OpenCuda(int ordinal, Lazy<KernelCompiler> compiler, string reason)
+    private static Device OpenCuda(int ordinal, DeviceOptions options, Lazy<KernelCompiler> compiler, string reason)
     {
         CudaContext context = CudaContext.Open(ordinal);
         try
         {
-            Device device = Wrap(context, null, compiler, reason);
+            Device device = Wrap(context, null, options, compiler, reason);
             device._ownedContext = context;
             return device;
         }
@@ -106,10 +106,20 @@ public sealed partial class Device
         }
     }
 
-    private static Device Wrap(CudaContext context, CudaStream? stream, Lazy<KernelCompiler> compiler, string reason)
+    private static Device Wrap(CudaContext context, CudaStream? stream, DeviceOptions options, Lazy<KernelCompiler> compiler, string reason)
     {
+        bool isChecked = options.ResolveChecked(Environment.GetEnvironmentVariable);
+        if (options.Architecture is { } architecture)
+        {
+            CudaArchitecture.CheckRunnable(architecture, context.ComputeCapabilityMajor, context.ComputeCapabilityMinor);
+        }
+
         KernelCompiler kernels = compiler.Value;
-        CudaBackend backend = new(context, stream, (spec, owner) => new CudaAttentionKernels(spec, owner, kernels));
+        CudaBackend backend = new(context, stream, (spec, owner) => new CudaAttentionKernels(spec, owner, kernels))
+        {
+            IsChecked = isChecked,
+            Architecture = options.Architecture ?? context.Architecture,
+        };
         return new Device(backend, DeviceKind.Cuda, context.Name, reason);
     }
 
@@ -117,7 +127,7 @@ public sealed partial class Device
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(options.CpuThreads, 1);
         return new Device(
-            new CpuBackend(options.CpuThreads),
+            new CpuBackend(options.CpuThreads) { IsChecked = options.ResolveChecked(Environment.GetEnvironmentVariable) },
             DeviceKind.Cpu,
             $"CPU ({RuntimeInformation.ProcessArchitecture}, {options.CpuThreads} {(options.CpuThreads == 1 ? "thread" : "threads")})",
             reason

@@ -40,6 +40,9 @@ public sealed partial class Device : IDisposable
     /// <summary>Why this device was chosen: for a CPU device, what keeps the GPU from being used.</summary>
     public string Reason { get; }
 
+    /// <summary>Whether the device was opened in checked mode; see <see cref="DeviceOptions.IsChecked"/>.</summary>
+    public bool IsChecked => _backend.IsChecked;
+
     internal Backend Backend
     {
         get

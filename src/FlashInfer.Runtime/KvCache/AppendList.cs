@@ -4,17 +4,30 @@ using FlashInfer.Cuda;
 namespace FlashInfer.KvCache;
 
 /// <summary>Where the new tokens of a batch go: made once per step, used for every layer.</summary>
-internal sealed class AppendList(Device device) : IDisposable
+internal sealed class AppendList : IDisposable
 {
     private const int TokensPerItem = 16;
 
+    private readonly Device _device;
     private UploadList<AppendItem>? _list;
     private Sequence[] _sequences = new Sequence[64];
     private int[] _revisions = new int[64];
+    private int[] _firstRows = new int[64];
     private int _sequenceCount;
     private int _itemCount;
     private bool _captured;
     private bool _overlaps;
+
+    /// <param name="cache">The cache that is appended to.</param>
+    /// <param name="operation">The call that appends, for messages.</param>
+    public AppendList(PagedKvCache cache, string operation)
+    {
+        _device = cache.Device;
+        Check = LaunchCheck.Create(cache, operation, SequenceAt);
+    }
+
+    /// <summary>The check of the launches; null when the device is not in checked mode.</summary>
+    public LaunchCheck? Check { get; }
 
     /// <summary>New tokens of all sequences of the list.</summary>
     public int Tokens { get; private set; }
@@ -71,6 +84,7 @@ internal sealed class AppendList(Device device) : IDisposable
                 };
             }
 
+            _firstRows[i] = row;
             row += sequence.ForwardTokens;
             _sequences[i] = sequence;
             _revisions[i] = sequence.Revision;
@@ -83,16 +97,35 @@ internal sealed class AppendList(Device device) : IDisposable
     }
 
     /// <summary>Writes one layer.</summary>
-    public void Run(AppendParams args, AttentionKernels kernels, CudaStream? stream)
+    public void Run(int layer, AppendParams args, AttentionKernels kernels, CudaStream? stream)
     {
-        bool capturing = device.Backend.IsCapturing(stream);
+        Check?.Before(stream);
+        bool capturing = _device.Backend.IsCapturing(stream);
         _captured |= capturing;
         args.Plan = _list!.Address;
+        args.Fault = Check?.Record(layer) ?? 0;
         kernels.Append(args, new ListLaunch(capturing ? _list.Capacity : _itemCount, 1, _overlaps), stream);
         _overlaps = true;
+        Check?.After(layer, stream);
     }
 
-    public void Dispose() => _list?.Dispose();
+    public void Dispose()
+    {
+        _list?.Dispose();
+        Check?.Dispose();
+    }
+
+    /// <summary>The sequence that a row of the new keys and values belongs to.</summary>
+    private Sequence? SequenceAt(int row)
+    {
+        int i = _sequenceCount - 1;
+        while (i >= 0 && _firstRows[i] > row)
+        {
+            i--;
+        }
+
+        return i < 0 ? null : _sequences[i];
+    }
 
     private void Reserve(ReadOnlySpan<Sequence> sequences)
     {
@@ -101,6 +134,7 @@ internal sealed class AppendList(Device device) : IDisposable
             int length = Math.Max(sequences.Length, _sequences.Length * 2);
             _sequences = new Sequence[length];
             _revisions = new int[length];
+            _firstRows = new int[length];
         }
 
         int needed = 0;
@@ -118,11 +152,11 @@ internal sealed class AppendList(Device device) : IDisposable
                 );
             }
 
-            UploadList<AppendItem> grown = new(device.Backend, Math.Max(256, needed * 2));
+            UploadList<AppendItem> grown = new(_device.Backend, Math.Max(256, needed * 2));
             if (_list is not null)
             {
                 // A step still running, on whatever stream, may be reading the old list.
-                device.Synchronize();
+                _device.Synchronize();
                 _list.Dispose();
             }
 

@@ -50,14 +50,17 @@ public class PagedKvCache : IDisposable
         try
         {
             _table = new PageTable(device, pages);
+            _appends = new AppendList(this, $"{nameof(PagedKvCache)}.{nameof(Append)}");
+            Streams = device.Backend.CreateStreamCheck();
         }
         catch
         {
+            _appends?.Dispose();
+            _table?.Dispose();
             _memory.Dispose();
             throw;
         }
 
-        _appends = new AppendList(device);
         _freePages = new Stack<int>(pages);
         for (int page = pages - 1; page >= 0; page--)
         {
@@ -84,6 +87,9 @@ public class PagedKvCache : IDisposable
     public long Bytes => _memory.Bytes + _table.Bytes;
 
     internal AttentionKernels Kernels { get; }
+
+    /// <summary>Finds misuse of streams, of the cache and all its wrappers; null when the device is not in checked mode.</summary>
+    internal StreamCheck? Streams { get; }
 
     internal PageTable Table => _table;
 
@@ -215,13 +221,14 @@ public class PagedKvCache : IDisposable
             return;
         }
 
+        _appends.Check?.Before(stream);
         if (!_appends.Covers(sequences))
         {
             _appends.Fill(sequences, tokens, stream);
         }
 
         _table.Flush(Kernels, stream);
-        _appends.Run(args, Kernels, stream);
+        _appends.Run(layer, args, Kernels, stream);
     }
 
     /// <summary>Keys of one layer: [pages, pageSize, kvHeads, headDim], or [pages, kvHeads, pageSize, headDim] when HND.</summary>
@@ -252,6 +259,7 @@ public class PagedKvCache : IDisposable
         _appends.Dispose();
         _table.Dispose();
         _memory.Dispose();
+        Streams?.Dispose();
     }
 
     internal void ThrowIfDisposed()
@@ -377,6 +385,7 @@ public class PagedKvCache : IDisposable
             PageStride = PageElements,
             TokenStride = TokenElements,
             HeadStride = HeadElements,
+            PageCount = TotalPages,
         };
     }
 

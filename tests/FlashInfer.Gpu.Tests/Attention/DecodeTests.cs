@@ -65,6 +65,38 @@ public class DecodeTests
     }
 
     [Fact]
+    public void The_portable_kernels_agree_with_the_oracle_on_this_device_too()
+    {
+        using CudaContext context = Gpu.Require();
+        string portable = $"sm_{context.ComputeCapabilityMajor}{context.ComputeCapabilityMinor}";
+        Assert.SkipWhen(context.Architecture == portable, $"The kernels for {portable} are the portable ones.");
+        int seed = Random.Shared.Next();
+        using Device device = Device.FromCuda(context, null, new DeviceOptions { Architecture = portable });
+        for (int i = 0; i < 12; i++)
+        {
+            DecodeScenario.Check(device, DecodeCase.Draw(seed + i, tokens: 2500));
+        }
+
+        int[] lengths = [16_000, .. Enumerable.Range(0, 40).Select(i => i * 16)];
+        DecodeCase skewed = new(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, 1, lengths, null, 1, seed);
+        DecodeScenario.Check(device, skewed);
+        using PagedKvCache cache = new(device, skewed.Spec, 1, 1);
+        using BatchDecodeWithPagedKvCache decode = new(cache);
+        decode.Plan([cache.NewSequence()]);
+        Assert.Contains($"({portable},", decode.PlanInfo.Kernel, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void An_architecture_that_the_device_does_not_run_is_refused()
+    {
+        using CudaContext context = Gpu.Require();
+        ArgumentException e = Assert.Throws<ArgumentException>(() =>
+            Device.FromCuda(context, null, new DeviceOptions { Architecture = "sm_75" })
+        );
+        Assert.Contains("The architecture is sm_75", e.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Extreme_logits_give_the_value_of_the_largest()
     {
         using CudaContext context = Gpu.Require();

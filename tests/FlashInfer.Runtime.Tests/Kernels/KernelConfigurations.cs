@@ -3,8 +3,8 @@ namespace FlashInfer.Tests.Kernels;
 /// <summary>Configurations that stand for all: every group kind, head dimension, element type, and pages of one token, an odd number, one tile and several tiles.</summary>
 internal static class KernelConfigurations
 {
-    /// <summary>What the kernels are meant for; those that NVRTC does not know yet are left out.</summary>
-    public static readonly string[] Architectures = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
+    /// <summary>What the kernels are meant for (sm_90: the portable kernels on Hopper); those that NVRTC does not know yet are left out.</summary>
+    public static readonly string[] Architectures = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"];
 
     public static readonly AttentionSpec[] Specs =
     [
@@ -17,5 +17,12 @@ internal static class KernelConfigurations
         new(16, 16, 256, 16, DType.BFloat16),
         new(8, 1, 256, 5, DType.Float16),
         new(16, 1, 256, 1, DType.BFloat16, kvLayout: KvLayout.Hnd),
+    ];
+
+    /// <summary>All units of the configurations, and of two those of checked mode: pages that hold a tile, and pages that do not.</summary>
+    public static readonly TranslationUnit[] Units =
+    [
+        .. Specs.SelectMany(spec => spec.Units),
+        .. Specs.Skip(1).Take(2).SelectMany(spec => new[] { spec.DecodeUnitFor(isChecked: true), spec.AppendUnitFor(isChecked: true) }),
     ];
 }

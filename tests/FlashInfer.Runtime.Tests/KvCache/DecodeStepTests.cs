@@ -108,7 +108,7 @@ public class DecodeStepTests
     public void An_append_list_serves_all_layers_until_a_sequence_changes()
     {
         using CacheStory story = new();
-        using AppendList list = new(story.Device);
+        using AppendList list = new(story.Cache, "Append");
         (Sequence a, Sequence b) = (story.Sequence(3), story.Sequence(3));
         Assert.False(list.Covers([a, b]));
         story.Cache.BeginForward([a, b], [1, 20]);

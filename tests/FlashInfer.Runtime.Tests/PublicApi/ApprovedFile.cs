@@ -33,7 +33,8 @@ internal static class ApprovedFile
         );
     }
 
-    private static string PathOf(string folder, string name)
+    /// <summary>A path in the repository.</summary>
+    public static string RepositoryPath(params ReadOnlySpan<string> parts)
     {
         DirectoryInfo? root = new(AppContext.BaseDirectory);
         while (root is not null && !File.Exists(Path.Combine(root.FullName, "FlashInfer.sln")))
@@ -41,12 +42,15 @@ internal static class ApprovedFile
             root = root.Parent;
         }
 
+        string path = Path.Combine(parts);
         Assert.True(
             root is not null,
-            $"{name} lies in the repository, and no folder above {AppContext.BaseDirectory} holds FlashInfer.sln."
+            $"{path} lies in the repository, and no folder above {AppContext.BaseDirectory} holds FlashInfer.sln."
         );
-        return Path.Combine(root.FullName, "tests", "FlashInfer.Runtime.Tests", folder, name);
+        return Path.Combine(root.FullName, path);
     }
+
+    private static string PathOf(string folder, string name) => RepositoryPath("tests", "FlashInfer.Runtime.Tests", folder, name);
 
     private static string Lines(string sign, IEnumerable<string> lines)
     {
