@@ -258,7 +258,7 @@ public class PagedKvCache : IDisposable
     /// <param name="keyScales">Scales of keys, finite and above 0: kvHeads of them, or a single one for all heads.</param>
     /// <param name="valueScales">As <paramref name="keyScales"/>, of values.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
-    /// <exception cref="InvalidOperationException">The cache is not quantised.</exception>
+    /// <exception cref="InvalidOperationException">The cache is not quantised, or the stream is being captured.</exception>
     /// <exception cref="ArgumentException">There are neither 1 nor kvHeads scales.</exception>
     /// <exception cref="ArgumentOutOfRangeException">There is no such layer, or a scale is not finite and above 0.</exception>
     public void SetScales(int layer, ReadOnlySpan<float> keyScales, ReadOnlySpan<float> valueScales, CudaStream? stream = null)
@@ -282,7 +282,7 @@ public class PagedKvCache : IDisposable
     /// <param name="keyScale">The scale of all keys, finite and above 0.</param>
     /// <param name="valueScale">The scale of all values, finite and above 0.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
-    /// <exception cref="InvalidOperationException">The cache is not quantised.</exception>
+    /// <exception cref="InvalidOperationException">The cache is not quantised, or the stream is being captured.</exception>
     /// <exception cref="ArgumentOutOfRangeException">There is no such layer, or a scale is not finite and above 0.</exception>
     public void SetScales(int layer, float keyScale, float valueScale, CudaStream? stream = null) =>
         SetScales(layer, new ReadOnlySpan<float>(in keyScale), new ReadOnlySpan<float>(in valueScale), stream);
