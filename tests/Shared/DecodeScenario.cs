@@ -142,7 +142,7 @@ internal sealed class DecodeScenario<T>
 
     /// <summary>What the cache is worth that was given a value: itself, or what 8 bits leave of it.</summary>
     private float Stored(float value, float scale) =>
-        _case.Spec.KvDtype switch
+        _case.KvDtype switch
         {
             DType.Float8E4M3 => (Float8E4M3)(value / scale) * scale,
             DType.Float8E5M2 => (Float8E5M2)(value / scale) * scale,
