@@ -30,7 +30,9 @@ internal sealed class Attention : IDisposable
         _kernelHeadDim = _headDim switch
         {
             <= 64 => 64,
+            <= 96 => 96,
             <= 128 => 128,
+            <= 192 => 192,
             _ => 256,
         };
         if (_headDim > _kernelHeadDim)

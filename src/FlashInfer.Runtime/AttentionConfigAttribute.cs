@@ -12,9 +12,9 @@ namespace FlashInfer;
 /// </example>
 /// <param name="heads">Query heads, 1 to 1,024; a multiple of <paramref name="kvHeads"/>.</param>
 /// <param name="kvHeads">Key/value heads, 1 to 1,024.</param>
-/// <param name="headDim">Elements of one head: 64, 128 or 256.</param>
+/// <param name="headDim">Elements of one head: 64, 96, 128, 192 or 256.</param>
 /// <param name="pageSize">Tokens per page of the KV cache, 1 to 1,024.</param>
-/// <param name="dtype">Element type of query and output, and of keys and values unless <see cref="KvDtype"/> says otherwise.</param>
+/// <param name="dtype">Element type of query, output, and new keys and values; of the cache too unless <see cref="KvDtype"/> says otherwise.</param>
 [AttributeUsage(AttributeTargets.Class, Inherited = false)]
 public sealed class AttentionConfigAttribute(int heads, int kvHeads, int headDim, int pageSize, DType dtype) : Attribute
 {
@@ -30,10 +30,14 @@ public sealed class AttentionConfigAttribute(int heads, int kvHeads, int headDim
     /// <summary>Tokens per page of the KV cache.</summary>
     public int PageSize { get; } = pageSize;
 
-    /// <summary>Element type of query and output.</summary>
+    /// <summary>Element type of query, output, and new keys and values.</summary>
     public DType Dtype { get; } = dtype;
 
-    /// <summary>Element type of keys and values; <see cref="Dtype"/> when not given.</summary>
+    /// <summary>
+    /// Element type of keys and values in the cache; <see cref="Dtype"/> when not given. <see cref="DType.Float8E4M3"/> and
+    /// <see cref="DType.Float8E5M2"/> make a quantised cache: <c>Append</c> takes keys and values of <see cref="Dtype"/> and divides them by
+    /// the scales that the cache's <c>SetScales</c> was given.
+    /// </summary>
     public DType KvDtype { get; set; } = dtype;
 
     /// <summary>Order of dimensions inside a page; <see cref="KvLayout.Nhd"/> when not given.</summary>

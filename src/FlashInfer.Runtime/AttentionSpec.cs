@@ -12,10 +12,10 @@ public sealed class AttentionSpec
     /// <summary>Makes a configuration from values known at run time.</summary>
     /// <param name="heads">Query heads, 1 to 1,024; a multiple of <paramref name="kvHeads"/>.</param>
     /// <param name="kvHeads">Key/value heads, 1 to 1,024.</param>
-    /// <param name="headDim">Elements of one head: 64, 128 or 256.</param>
+    /// <param name="headDim">Elements of one head: 64, 96, 128, 192 or 256.</param>
     /// <param name="pageSize">Tokens per page, 1 to 1,024.</param>
-    /// <param name="dtype">Element type of query and output: <see cref="DType.Float16"/> or <see cref="DType.BFloat16"/>.</param>
-    /// <param name="kvDtype">Element type of keys and values; <paramref name="dtype"/> when null.</param>
+    /// <param name="dtype">Element type of query, output, and new keys and values: <see cref="DType.Float16"/> or <see cref="DType.BFloat16"/>.</param>
+    /// <param name="kvDtype">Element type of keys and values in the cache: <paramref name="dtype"/>, which null means, or <see cref="DType.Float8E4M3"/> or <see cref="DType.Float8E5M2"/> for a quantised cache.</param>
     /// <param name="kvLayout">Order of dimensions inside a page.</param>
     /// <exception cref="ArgumentException">A rule of the configuration is broken; the message names the rule, the value and the legal set.</exception>
     public AttentionSpec(
@@ -51,10 +51,10 @@ public sealed class AttentionSpec
     /// <summary>Tokens per page.</summary>
     public int PageSize => Shape.PageSize;
 
-    /// <summary>Element type of query and output.</summary>
+    /// <summary>Element type of query, output, and new keys and values.</summary>
     public DType Dtype => Shape.Dtype;
 
-    /// <summary>Element type of keys and values.</summary>
+    /// <summary>Element type of keys and values in the cache.</summary>
     public DType KvDtype => Shape.KvDtype;
 
     /// <summary>Order of dimensions inside a page.</summary>
@@ -95,8 +95,8 @@ public sealed class AttentionSpec
     /// <param name="kvHeads">Key/value heads.</param>
     /// <param name="headDim">Elements of one head.</param>
     /// <param name="pageSize">Tokens per page.</param>
-    /// <param name="dtype">Element type of query and output.</param>
-    /// <param name="kvDtype">Element type of keys and values.</param>
+    /// <param name="dtype">Element type of query, output, and new keys and values.</param>
+    /// <param name="kvDtype">Element type of keys and values in the cache.</param>
     /// <param name="kvLayout">Order of dimensions inside a page.</param>
     /// <param name="decodeUnit">UTF-8 text of the decode unit.</param>
     /// <param name="appendUnit">UTF-8 text of the append unit.</param>

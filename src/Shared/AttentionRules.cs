@@ -27,7 +27,7 @@ internal static class AttentionRules
     public const int MaxHeads = 1024;
     public const int MaxPageSize = 1024;
 
-    private static readonly int[] s_headDims = { 64, 128, 256 };
+    private static readonly int[] s_headDims = { 64, 96, 128, 192, 256 };
 
     /// <summary>All rules, in the order in which they are reported.</summary>
     public static IReadOnlyList<AttentionRule> All { get; } =
@@ -81,10 +81,10 @@ internal static class AttentionRules
                 "FI0008",
                 "the combination of dtypes is not supported",
                 "dtype",
-                static s => s.Dtype is DType.Float16 or DType.BFloat16 && s.KvDtype == s.Dtype,
+                static s => s.Dtype is DType.Float16 or DType.BFloat16 && (s.KvDtype == s.Dtype || s.IsQuantised),
                 static s =>
                     Text(
-                        $"dtype is {s.Dtype} and KvDtype is {s.KvDtype}; supported: Float16 with Float16, BFloat16 with BFloat16. Use one of the two for query, keys and values alike."
+                        $"dtype is {s.Dtype} and KvDtype is {s.KvDtype}; supported: dtype Float16 or BFloat16, with KvDtype the same, Float8E4M3 or Float8E5M2. Use one of the two for query and output, and leave KvDtype out unless the cache is to be quantised."
                     )
             ),
             new(

@@ -9,7 +9,7 @@ namespace FlashInfer;
 /// <param name="HeadDim">Elements of one head.</param>
 /// <param name="PageSize">Tokens per page of the KV cache.</param>
 /// <param name="Dtype">Element type of query and output.</param>
-/// <param name="KvDtype">Element type of keys and values.</param>
+/// <param name="KvDtype">Element type of keys and values in the cache.</param>
 /// <param name="KvLayout">Order of dimensions inside a page.</param>
 internal readonly record struct AttentionShape(
     int Heads,
@@ -23,4 +23,7 @@ internal readonly record struct AttentionShape(
 {
     /// <summary>Query heads that share one key/value head. Only meaningful when the shape is legal.</summary>
     public int GroupSize => Heads / KvHeads;
+
+    /// <summary>Whether the cache holds 8-bit keys and values, with a scale for each KV head.</summary>
+    public bool IsQuantised => KvDtype is DType.Float8E4M3 or DType.Float8E5M2;
 }

@@ -16,6 +16,10 @@ namespace FlashInfer.GenerationSandbox
     [AttentionConfig(8, 1, 256, 64, DType.BFloat16, KvDtype = DType.BFloat16)]
     internal sealed partial record InternalAttention;
 
+    /// <summary>A quantised cache: 16-bit keys and values go in, 8-bit ones are kept.</summary>
+    [AttentionConfig(16, 8, 96, 16, DType.BFloat16, KvDtype = DType.Float8E4M3)]
+    public sealed partial class QuantisedAttention;
+
     /// <summary>Nested, with its own members beside the generated ones.</summary>
     public static partial class Models
     {

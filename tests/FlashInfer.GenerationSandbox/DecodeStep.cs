@@ -11,6 +11,7 @@ public static class DecodeStep
         await RootAttention.WarmupAsync(device, cancellationToken).ConfigureAwait(false);
         await Warmup<HalfAttention>(device).ConfigureAwait(false);
         await Warmup<InternalAttention>(device).ConfigureAwait(false);
+        await Warmup<QuantisedAttention>(device).ConfigureAwait(false);
         await Warmup<Models.OddAttention>(device).ConfigureAwait(false);
     }
 
@@ -54,6 +55,30 @@ public static class DecodeStep
 
         o.CopyTo(output);
         l.CopyTo(lse);
+    }
+
+    /// <summary>Quantises one token and gives the scales back.</summary>
+    /// <param name="device">The device.</param>
+    /// <param name="key">[1, 8, 96].</param>
+    /// <param name="value">[1, 8, 96].</param>
+    /// <param name="scales">Scales of the keys, [8].</param>
+    /// <returns>What is stored of the key: [1, 8, 96].</returns>
+    public static Float8E4M3[] Quantise(Device device, ReadOnlySpan<BFloat16> key, ReadOnlySpan<BFloat16> value, ReadOnlySpan<float> scales)
+    {
+        using QuantisedAttention.PagedKvCache cache = new(device, layers: 1, pages: 1);
+        using QuantisedAttention.Key k = QuantisedAttention.AllocateKey(device, 1);
+        using QuantisedAttention.Value v = QuantisedAttention.AllocateValue(device, 1);
+        k.CopyFrom(key);
+        v.CopyFrom(value);
+        cache.SetScales(0, keyScale: 1f, valueScale: 1f);
+        cache.SetScales(0, scales, scales);
+
+        Sequence sequence = cache.NewSequence();
+        cache.BeginForward(sequence, tokens: 1);
+        cache.Append(0, sequence, k, v);
+        cache.EndForward(sequence);
+        TensorView<Float8E4M3> pages = cache.KeyPages(0).As<Float8E4M3>();
+        return pages.ToArray()[..(QuantisedAttention.KvHeads * QuantisedAttention.HeadDim)];
     }
 
     /// <summary>Gives memory of somebody else a role.</summary>

@@ -29,6 +29,9 @@ public sealed partial class ExampleTests
 
         [AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16)]
         public partial class LlamaAttention;
+
+        [AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, KvDtype = DType.Float8E4M3)]
+        public partial class QuantisedAttention;
         """;
 
     private static readonly Dictionary<string, string> s_contexts = new()
@@ -44,6 +47,11 @@ public sealed partial class ExampleTests
             using LlamaAttention.Key key = LlamaAttention.AllocateKey(device, sequences.Length);
             using LlamaAttention.Value value = LlamaAttention.AllocateValue(device, sequences.Length);
             using LlamaAttention.Output output = LlamaAttention.AllocateOutput(device, sequences.Length);
+            """,
+        // A cache of 8-bit elements.
+        ["quantised"] = """
+            using Device device = Device.Open();
+            using QuantisedAttention.PagedKvCache cache = new(device, layers: 32, pages: 1024);
             """,
         // Handles of another library.
         ["handles"] = """

@@ -3,6 +3,7 @@ extern alias runtime;
 using FlashInfer.GenerationSandbox;
 using BFloat16 = runtime::FlashInfer.BFloat16;
 using Device = runtime::FlashInfer.Device;
+using Float8E4M3 = runtime::FlashInfer.Float8E4M3;
 
 namespace FlashInfer.Generators.Tests;
 
@@ -38,6 +39,18 @@ public sealed class GeneratedCodeTests : IDisposable
             // One score: the log-sum-exp is that score, in base 2.
             Assert.Equal(dot / Math.Sqrt(RootAttention.HeadDim) * Math.Log2(Math.E), lse[head], 1e-4);
         }
+    }
+
+    [Fact]
+    public void A_quantised_cache_takes_16_bit_tokens_and_keeps_8_bit_ones()
+    {
+        Random random = new(2);
+        BFloat16[] key = Values(random, QuantisedAttention.KvHeads * QuantisedAttention.HeadDim);
+        float[] scales = [.. Enumerable.Range(1, QuantisedAttention.KvHeads).Select(static head => head / 3f)];
+
+        Float8E4M3[] stored = DecodeStep.Quantise(_device, key, key, scales);
+
+        Assert.Equal(key.Select((k, i) => (Float8E4M3)((float)k / scales[i / QuantisedAttention.HeadDim])), stored);
     }
 
     [Fact]

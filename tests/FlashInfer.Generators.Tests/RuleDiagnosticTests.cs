@@ -12,11 +12,17 @@ public sealed class RuleDiagnosticTests
     [InlineData("1024, 1, 64, 1, DType.Float16")]
     [InlineData("1024, 1024, 64, 1024, DType.BFloat16")]
     [InlineData("32, 8, 64, 16, DType.Float16")]
+    [InlineData("32, 8, 96, 16, DType.BFloat16")]
     [InlineData("32, 8, 128, 16, DType.BFloat16")]
+    [InlineData("32, 8, 192, 16, DType.Float16")]
     [InlineData("32, 8, 256, 16, DType.BFloat16")]
     [InlineData("21, 3, 128, 17, DType.BFloat16")]
     [InlineData("32, 8, 128, 16, DType.Float16, KvDtype = DType.Float16")]
     [InlineData("32, 8, 128, 16, DType.BFloat16, KvDtype = DType.BFloat16, KvLayout = KvLayout.Nhd")]
+    [InlineData("32, 8, 128, 16, DType.Float16, KvDtype = DType.Float8E4M3")]
+    [InlineData("32, 8, 128, 16, DType.Float16, KvDtype = DType.Float8E5M2")]
+    [InlineData("32, 8, 128, 16, DType.BFloat16, KvDtype = DType.Float8E4M3")]
+    [InlineData("32, 8, 128, 16, DType.BFloat16, KvDtype = DType.Float8E5M2")]
     [InlineData("32, 8, 128, 16, DType.BFloat16, KvLayout = KvLayout.Hnd")]
     [InlineData("dtype: (DType)1, pageSize: 16, headDim: 128, kvHeads: 8, heads: 32, KvLayout = (KvLayout)1")]
     public void Legal_values_have_no_diagnostic(string arguments) => DiagnosticAssert.Reports(Config(arguments));
@@ -78,9 +84,12 @@ public sealed class RuleDiagnosticTests
     [Theory]
     [InlineData("63")]
     [InlineData("65")]
-    [InlineData("96")]
+    [InlineData("95")]
+    [InlineData("97")]
     [InlineData("127")]
     [InlineData("129")]
+    [InlineData("191")]
+    [InlineData("193")]
     [InlineData("255")]
     [InlineData("257")]
     [InlineData("0")]
@@ -91,7 +100,7 @@ public sealed class RuleDiagnosticTests
             (
                 "FI0006",
                 $"headDim: {headDim}",
-                $"headDim is {headDim}; supported: 64, 128, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt({headDim})."
+                $"headDim is {headDim}; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt({headDim})."
             )
         );
 
@@ -108,6 +117,9 @@ public sealed class RuleDiagnosticTests
     [Theory]
     [InlineData("DType.Float32", "", "Float32", "Float32")]
     [InlineData("DType.Int32", "", "Int32", "Int32")]
+    [InlineData("DType.Float8E4M3", "", "Float8E4M3", "Float8E4M3")]
+    [InlineData("DType.Float8E5M2", ", KvDtype = DType.BFloat16", "Float8E5M2", "BFloat16")]
+    [InlineData("DType.BFloat16", ", KvDtype = DType.Int32", "BFloat16", "Int32")]
     [InlineData("(DType)(-1)", "", "-1", "-1")]
     [InlineData("(DType)99", "", "99", "99")]
     [InlineData("DType.Float16", ", KvDtype = DType.BFloat16", "Float16", "BFloat16")]
@@ -119,7 +131,7 @@ public sealed class RuleDiagnosticTests
             (
                 "FI0008",
                 $"dtype: {dtype}",
-                $"dtype is {printed} and KvDtype is {printedKv}; supported: Float16 with Float16, BFloat16 with BFloat16. Use one of the two for query, keys and values alike."
+                $"dtype is {printed} and KvDtype is {printedKv}; supported: dtype Float16 or BFloat16, with KvDtype the same, Float8E4M3 or Float8E5M2. Use one of the two for query and output, and leave KvDtype out unless the cache is to be quantised."
             )
         );
 
@@ -145,13 +157,13 @@ public sealed class RuleDiagnosticTests
             (
                 "FI0006",
                 "headDim: 72",
-                "headDim is 72; supported: 64, 128, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(72)."
+                "headDim is 72; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(72)."
             ),
             ("FI0007", "pageSize: 0", "pageSize is 0; expected 1 to 1024 tokens per page. 16 suits most models."),
             (
                 "FI0008",
                 "dtype: DType.Int32",
-                "dtype is Int32 and KvDtype is Int32; supported: Float16 with Float16, BFloat16 with BFloat16. Use one of the two for query, keys and values alike."
+                "dtype is Int32 and KvDtype is Int32; supported: dtype Float16 or BFloat16, with KvDtype the same, Float8E4M3 or Float8E5M2. Use one of the two for query and output, and leave KvDtype out unless the cache is to be quantised."
             ),
             ("FI0009", "KvLayout = (KvLayout)7", "KvLayout is 7; expected KvLayout.Nhd or KvLayout.Hnd.")
         );
@@ -170,7 +182,7 @@ public sealed class RuleDiagnosticTests
             (
                 "FI0006",
                 "headDim: 64 + 8",
-                "headDim is 72; supported: 64, 128, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(72)."
+                "headDim is 72; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(72)."
             )
         );
 

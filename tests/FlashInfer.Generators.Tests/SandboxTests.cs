@@ -19,6 +19,7 @@ public sealed class SandboxTests
             { "root", RootAttention.Spec, new AttentionSpec(32, 8, 128, 16, RuntimeDType.BFloat16) },
             { "half", HalfAttention.Spec, new AttentionSpec(12, 12, 64, 1, RuntimeDType.Float16, kvLayout: RuntimeKvLayout.Hnd) },
             { "internal", InternalAttention.Spec, new AttentionSpec(8, 1, 256, 64, RuntimeDType.BFloat16, RuntimeDType.BFloat16) },
+            { "quantised", QuantisedAttention.Spec, new AttentionSpec(16, 8, 96, 16, RuntimeDType.BFloat16, RuntimeDType.Float8E4M3) },
             { "nested", Models.OddAttention.Spec, new AttentionSpec(21, 3, 128, 1024, RuntimeDType.Float16) },
         };
 
@@ -50,6 +51,7 @@ public sealed class SandboxTests
         );
         Assert.Equal((1, RuntimeKvLayout.Hnd), (HalfAttention.GroupSize, HalfAttention.KvLayout));
         Assert.Equal(8, InternalAttention.GroupSize);
+        Assert.Equal((RuntimeDType.BFloat16, RuntimeDType.Float8E4M3), (QuantisedAttention.Dtype, QuantisedAttention.KvDtype));
         Assert.Equal((7, 21 * 128), (Models.OddAttention.GroupSize, Models.OddAttention.QueryElements));
         Assert.Equal(64, Models.OddAttention.DraftElements);
     }

@@ -67,6 +67,30 @@ public sealed partial class SnapshotTests
         );
 
     [Fact]
+    public void Quantised() =>
+        Verify(
+            """
+            using FlashInfer;
+
+            [AttentionConfig(heads: 24, kvHeads: 8, headDim: 192, pageSize: 16, dtype: DType.BFloat16, KvDtype = DType.Float8E4M3)]
+            public partial class QuantisedAttention;
+            """,
+            new AttentionShape(24, 8, 192, 16, DType.BFloat16, DType.Float8E4M3, KvLayout.Nhd)
+        );
+
+    [Fact]
+    public void QuantisedHalf() =>
+        Verify(
+            """
+            using FlashInfer;
+
+            [AttentionConfig(12, 2, 96, 32, DType.Float16, KvDtype = DType.Float8E5M2, KvLayout = KvLayout.Hnd)]
+            internal sealed partial class SmallAttention;
+            """,
+            new AttentionShape(12, 2, 96, 32, DType.Float16, DType.Float8E5M2, KvLayout.Hnd)
+        );
+
+    [Fact]
     public void Illegal() =>
         Verify(
             """

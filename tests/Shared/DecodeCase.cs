@@ -12,14 +12,16 @@ internal sealed record DecodeCase(
     int[] Lengths,
     float? SmScale,
     float Amplitude,
-    int Seed
+    int Seed,
+    DType? KvDtype = null
 )
 {
     private static readonly int[] s_groups = [1, 1, 2, 3, 4, 4, 5, 7, 8, 8, 12, 16, 71];
     private static readonly int[] s_pageSizes = [1, 2, 5, 16, 16, 16, 24, 32, 64, 128, 1024];
+    private static readonly int[] s_headDims = [64, 96, 128, 128, 192, 256];
     private static readonly int[] s_edges = [0, 1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257];
 
-    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, kvLayout: KvLayout);
+    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout);
 
     /// <summary>Draws a case whose sequences have about this many tokens together.</summary>
     public static DecodeCase Draw(int seed, int tokens)
@@ -41,12 +43,7 @@ internal sealed record DecodeCase(
         return new DecodeCase(
             group * kvHeads,
             kvHeads,
-            random.Next(4) switch
-            {
-                0 => 64,
-                3 => 256,
-                _ => 128,
-            },
+            s_headDims[random.Next(s_headDims.Length)],
             s_pageSizes[random.Next(s_pageSizes.Length)],
             random.Next(2) == 0 ? DType.Float16 : DType.BFloat16,
             random.Next(2) == 0 ? KvLayout.Nhd : KvLayout.Hnd,
@@ -54,7 +51,13 @@ internal sealed record DecodeCase(
             lengths,
             random.Next(3) == 0 ? 0.03f + (random.NextSingle() * 0.3f) : null,
             random.Next(4) == 0 ? 4 : 1,
-            seed
+            seed,
+            random.Next(4) switch
+            {
+                0 => DType.Float8E4M3,
+                1 => DType.Float8E5M2,
+                _ => null,
+            }
         );
     }
 

@@ -8,7 +8,8 @@ internal readonly record struct DecodeErrors(double Relative, double WorstRow, d
 
 /// <summary>
 /// Drives a case through the public API as a server would: scattered pages, NaN in every slot that holds no token, tokens appended in
-/// uneven steps, the last one by the wrapper, poisoned outputs, strided tensors. Compares with the oracle on the same rounded inputs.
+/// uneven steps, the last one by the wrapper, poisoned outputs, strided tensors; of a quantised cache random scales, or none set. Compares
+/// with the oracle on the same rounded inputs, which for a quantised cache are what is stored times its scale.
 /// </summary>
 internal sealed class DecodeScenario<T>
     where T : unmanaged
@@ -21,6 +22,9 @@ internal sealed class DecodeScenario<T>
     private readonly List<float>[,] _keys;
     private readonly List<float>[,] _values;
 
+    // Of each layer, for keys and then for values, [kvHeads]; all 1 unless the cache is quantised.
+    private readonly float[][][] _scales;
+
     public DecodeScenario(Device device, DecodeCase decodeCase, Func<float, T> from, Func<T, float> to)
     {
         _device = device;
@@ -30,6 +34,9 @@ internal sealed class DecodeScenario<T>
         _random = new Random(decodeCase.Seed * 31);
         _keys = Lists();
         _values = Lists();
+        _scales = [.. Enumerable.Range(0, decodeCase.Layers).Select(_ => new[] { Ones(), Ones() })];
+
+        float[] Ones() => [.. Enumerable.Repeat(1f, decodeCase.KvHeads)];
     }
 
     private int TokenElements => _case.KvHeads * _case.HeadDim;
@@ -39,6 +46,7 @@ internal sealed class DecodeScenario<T>
         int pages = 3 + _case.Lengths.Sum(length => (length + _case.PageSize - 1) / _case.PageSize);
         using PagedKvCache cache = new(_device, _case.Spec, _case.Layers, pages);
         Poison(cache);
+        SetScales(cache);
         Scatter(cache);
         Sequence[] sequences = [.. _case.Lengths.Select(_ => cache.NewSequence())];
         while (Enumerable.Range(0, sequences.Length).Any(i => sequences[i].Length < _case.Lengths[i] - 1))
@@ -88,14 +96,58 @@ internal sealed class DecodeScenario<T>
 
     private void Poison(PagedKvCache cache)
     {
-        T[] nan = new T[cache.KeyPages(0).Shape.Elements];
-        nan.AsSpan().Fill(_from(float.NaN));
+        float[] nan = new float[cache.KeyPages(0).Shape.Elements];
+        nan.AsSpan().Fill(float.NaN);
         for (int layer = 0; layer < _case.Layers; layer++)
         {
-            cache.KeyPages(layer).As<T>().CopyFrom(nan);
-            cache.ValuePages(layer).As<T>().CopyFrom(nan);
+            cache.KeyPages(layer).CopyFrom(nan);
+            cache.ValuePages(layer).CopyFrom(nan);
         }
     }
+
+    /// <summary>Scales from one that cuts large values off to one that leaves few digits: for each head, for a whole layer, or the default.</summary>
+    private void SetScales(PagedKvCache cache)
+    {
+        if (!cache.Spec.Shape.IsQuantised)
+        {
+            return;
+        }
+
+        for (int layer = 0; layer < _case.Layers; layer++)
+        {
+            float[][] both = _scales[layer];
+            switch (_random.Next(4))
+            {
+                case 0:
+                    break;
+                case 1:
+                    (float key, float value) = (Scale(), Scale());
+                    both[0].AsSpan().Fill(key);
+                    both[1].AsSpan().Fill(value);
+                    cache.SetScales(layer, key, value);
+                    break;
+                default:
+                    both[0] = [.. both[0].Select(_ => Scale())];
+                    both[1] = [.. both[1].Select(_ => Scale())];
+                    cache.SetScales(layer, both[0], both[1]);
+                    break;
+            }
+
+            Assert.Equal(both[0], cache.KeyScales(layer).ToArray());
+            Assert.Equal(both[1], cache.ValueScales(layer).ToArray());
+        }
+
+        float Scale() => MathF.ScaleB(1 + _random.NextSingle(), _random.Next(-8, 3));
+    }
+
+    /// <summary>What the cache is worth that was given a value: itself, or what 8 bits leave of it.</summary>
+    private float Stored(float value, float scale) =>
+        _case.KvDtype switch
+        {
+            DType.Float8E4M3 => (Float8E4M3)(value / scale) * scale,
+            DType.Float8E5M2 => (Float8E5M2)(value / scale) * scale,
+            _ => value,
+        };
 
     /// <summary>Takes every page and gives them back in random order: the free list is a shuffle from here on.</summary>
     private void Scatter(PagedKvCache cache)
@@ -145,8 +197,8 @@ internal sealed class DecodeScenario<T>
         {
             for (int n = 0; n < counts[i]; n++, row++)
             {
-                Remember(_keys[layer, i], key, row, gap);
-                Remember(_values[layer, i], value, row, gap);
+                Remember(_keys[layer, i], key, row, gap, _scales[layer][0]);
+                Remember(_values[layer, i], value, row, gap, _scales[layer][1]);
             }
         }
 
@@ -164,11 +216,11 @@ internal sealed class DecodeScenario<T>
         return values;
     }
 
-    private void Remember(List<float> list, T[] values, int row, int gap)
+    private void Remember(List<float> list, T[] values, int row, int gap, float[] scales)
     {
         for (int i = 0; i < TokenElements; i++)
         {
-            list.Add(_to(values[(row * (TokenElements + gap)) + i]));
+            list.Add(Stored(_to(values[(row * (TokenElements + gap)) + i]), scales[i / _case.HeadDim]));
         }
     }
 
@@ -241,12 +293,15 @@ internal sealed class DecodeScenario<T>
     {
         for (int layer = 0; layer < _case.Layers; layer++)
         {
-            CheckPages(cache.KeyPages(layer).As<T>().ToArray(), sequences, layer, _keys);
-            CheckPages(cache.ValuePages(layer).As<T>().ToArray(), sequences, layer, _values);
+            float[] pages = new float[cache.KeyPages(layer).Shape.Elements];
+            cache.KeyPages(layer).CopyTo(pages);
+            CheckPages(pages, sequences, layer, _keys, _scales[layer][0]);
+            cache.ValuePages(layer).CopyTo(pages);
+            CheckPages(pages, sequences, layer, _values, _scales[layer][1]);
         }
     }
 
-    private void CheckPages(T[] pages, Sequence[] sequences, int layer, List<float>[,] expected)
+    private void CheckPages(float[] pages, Sequence[] sequences, int layer, List<float>[,] expected, float[] scales)
     {
         bool nhd = _case.KvLayout == KvLayout.Nhd;
         bool[] seen = new bool[pages.Length];
@@ -262,10 +317,13 @@ internal sealed class DecodeScenario<T>
                 int inPage = nhd ? (slot * _case.KvHeads) + head : (head * _case.PageSize) + slot;
                 int at = (ids[token / _case.PageSize] * _case.PageSize * TokenElements) + (inPage * _case.HeadDim) + (e % _case.HeadDim);
                 seen[at] = true;
-                if (_to(pages[at]) != expected[layer, i][e])
+
+                // Different bits stay different when they are multiplied by their scale, the sign of zero included.
+                float held = pages[at] * scales[head];
+                if (BitConverter.SingleToInt32Bits(held) != BitConverter.SingleToInt32Bits(expected[layer, i][e]))
                 {
                     Assert.Fail(
-                        $"{_case}: layer {layer}, sequence {i}, token {token} holds {_to(pages[at])}, expected {expected[layer, i][e]}."
+                        $"{_case}: layer {layer}, sequence {i}, token {token}, head {head} holds {held:r}, expected {expected[layer, i][e]:r}."
                     );
                 }
             }
@@ -273,7 +331,7 @@ internal sealed class DecodeScenario<T>
 
         for (int at = 0; at < pages.Length; at++)
         {
-            if (!seen[at] && !float.IsNaN(_to(pages[at])))
+            if (!seen[at] && !float.IsNaN(pages[at]))
             {
                 Assert.Fail($"{_case}: element {at} of layer {layer} belongs to no token but was written.");
             }

@@ -91,8 +91,18 @@ internal static class ConfigEmitter
         Constant("int", "GroupSize", text.GroupSize, $"Query heads that share one key/value head: {text.GroupSize}");
         Constant("int", "HeadDim", text.HeadDim, $"Elements of one head: {text.HeadDim}");
         Constant("int", "PageSize", text.PageSize, $"Tokens per page of the KV cache: {text.PageSize}");
-        Constant("global::FlashInfer.DType", "Dtype", text.Dtype.Code, $"Element type of query and output: {text.Dtype.Words}");
-        Constant("global::FlashInfer.DType", "KvDtype", text.KvDtype.Code, $"Element type of keys and values: {text.KvDtype.Words}");
+        Constant(
+            "global::FlashInfer.DType",
+            "Dtype",
+            text.Dtype.Code,
+            $"Element type of query, output, and new keys and values: {text.Dtype.Words}"
+        );
+        Constant(
+            "global::FlashInfer.DType",
+            "KvDtype",
+            text.KvDtype.Code,
+            $"Element type of keys and values in the cache: {text.KvDtype.Words}"
+        );
         Constant(
             "global::FlashInfer.KvLayout",
             "KvLayout",

@@ -23,7 +23,6 @@ internal sealed class ConfigText
         KvDtype = Member(shape.KvDtype, (int)shape.KvDtype);
         KvLayout = Member(shape.KvLayout, (int)shape.KvLayout);
         Element = ElementOf(shape.Dtype);
-        KvElement = ElementOf(shape.KvDtype);
         Summary =
             $"{Heads} heads, {KvHeads} kvHeads (group {GroupSize}), headDim {HeadDim}, pageSize {PageSize}, "
             + $"{Dtype.Words}, KV {KvDtype.Words} {KvLayout.Words}";
@@ -51,11 +50,8 @@ internal sealed class ConfigText
 
     public (string Code, string Words) KvLayout { get; }
 
-    /// <summary>The C# type of query and output elements.</summary>
+    /// <summary>The C# type of the elements of query, output, and new keys and values.</summary>
     public string Element { get; }
-
-    /// <summary>The C# type of key and value elements.</summary>
-    public string KvElement { get; }
 
     /// <summary>The configuration in one line.</summary>
     public string Summary { get; }
@@ -77,6 +73,8 @@ internal sealed class ConfigText
             DType.Float16 => "global::System.Half",
             DType.Float32 => "float",
             DType.Int32 => "int",
+            DType.Float8E4M3 => "global::FlashInfer.Float8E4M3",
+            DType.Float8E5M2 => "global::FlashInfer.Float8E5M2",
             _ => "global::FlashInfer.BFloat16",
         };
 }

@@ -59,9 +59,9 @@ internal static class TensorEmitter
     private static (string Type, string Words) Element(Tensor tensor, ConfigText text) =>
         tensor.Kind switch
         {
-            Kind.Query => (text.Element, text.Dtype.Words),
-            Kind.KeyValue => (text.KvElement, text.KvDtype.Words),
-            _ => ("float", "Float32"),
+            Kind.Lse => ("float", "Float32"),
+            // Keys and values as they are appended; a quantised cache makes them its own element type.
+            _ => (text.Element, text.Dtype.Words),
         };
 
     private static void Factory(CodeWriter code, string name, string shape) =>

@@ -165,7 +165,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     /// plan, for sequences that it is given.
     /// </summary>
     /// <param name="layer">The layer, from 0.</param>
-    /// <param name="key">[tokens, kvHeads, headDim]: the new tokens of the first planned sequence, then of the second, ...</param>
+    /// <param name="key">[tokens, kvHeads, headDim] of <see cref="AttentionSpec.Dtype"/>: the new tokens of the first planned sequence, then of the second, ...</param>
     /// <param name="value">As <paramref name="key"/>.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
     /// <exception cref="InvalidOperationException">None of the planned sequences has a forward open, or one was ended since.</exception>
@@ -232,6 +232,8 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             ValuePage = ((2L * layer) + 1) * Cache.TotalPages,
             Fault = _check?.Record(layer) ?? 0,
             PageCount = Cache.TotalPages,
+            KeyScales = Cache.KeyScaleAddress(layer),
+            ValueScales = Cache.ValueScaleAddress(layer),
             KvMap = _kvMap,
         };
         _check?.Before(stream);

@@ -9,21 +9,29 @@ internal static unsafe class KvTensorMap
 {
     private const int Rank = 5;
     private const int TileTokens = 16;
-    private const int ColumnElements = 64;
+    private const int UInt8 = 0;
     private const int Float16 = 6;
     private const int BFloat16 = 9;
-    private const int Swizzle128Bytes = 3;
     private const int Promote128Bytes = 2;
 
-    /// <summary>Dimensions {64, kvHeads, pageSize, pages of all layers, headDim / 64}, box {64, 1, 16, 1, headDim / 64}: one box is one tile.</summary>
+    /// <summary>
+    /// A row of a head is cut into columns of 128 bytes, or 64 or 32 where that does not divide it. Dimensions {elements of a column,
+    /// kvHeads, pageSize, pages of all layers, columns}, box {elements of a column, 1, 16, 1, columns}: one box is one tile.
+    /// </summary>
     public static TensorMap Encode(CudaContext context, PagedKvCache cache)
     {
         AttentionSpec spec = cache.Spec;
         int bytes = spec.KvDtype.Size();
-        uint columns = (uint)(spec.HeadDim / ColumnElements);
+        int rowBytes = spec.HeadDim * bytes;
+        (int columnBytes, int swizzle) =
+            rowBytes % 128 == 0 ? (128, 3)
+            : rowBytes % 64 == 0 ? (64, 2)
+            : (32, 1);
+        uint inner = (uint)(columnBytes / bytes);
+        uint columns = (uint)(rowBytes / columnBytes);
         ulong* dimensions = stackalloc ulong[Rank]
         {
-            ColumnElements,
+            inner,
             (ulong)spec.KvHeads,
             (ulong)spec.PageSize,
             (ulong)(2L * cache.Layers * cache.TotalPages),
@@ -34,9 +42,15 @@ internal static unsafe class KvTensorMap
             (ulong)(cache.HeadElements * bytes),
             (ulong)(cache.TokenElements * bytes),
             (ulong)(cache.PageElements * bytes),
-            (ulong)(ColumnElements * bytes),
+            (ulong)columnBytes,
         };
-        uint* box = stackalloc uint[Rank] { ColumnElements, 1, TileTokens, 1, columns };
+        uint* box = stackalloc uint[Rank] { inner, 1, TileTokens, 1, columns };
+        int dataType = spec.KvDtype switch
+        {
+            DType.Float16 => Float16,
+            DType.BFloat16 => BFloat16,
+            _ => UInt8,
+        };
         uint* steps = stackalloc uint[Rank] { 1, 1, 1, 1, 1 };
 
         // The driver wants the map itself at a multiple of 64 bytes; the kernel's argument is, the stack need not be.
@@ -47,7 +61,7 @@ internal static unsafe class KvTensorMap
             Check(
                 cuTensorMapEncodeTiled(
                     aligned,
-                    spec.KvDtype == DType.Float16 ? Float16 : BFloat16,
+                    dataType,
                     Rank,
                     (void*)cache.KeyAddress(0),
                     dimensions,
@@ -55,7 +69,7 @@ internal static unsafe class KvTensorMap
                     box,
                     steps,
                     0,
-                    Swizzle128Bytes,
+                    swizzle,
                     Promote128Bytes,
                     0
                 ),

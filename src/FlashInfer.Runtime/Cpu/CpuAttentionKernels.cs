@@ -23,21 +23,25 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         _spec = spec;
         _pool = pool;
         _scratch = new CpuScratch(pool.Workers, spec.GroupSize, spec.HeadDim);
-        _decode = (vectorBits, spec.Dtype) switch
+        int bits = vectorBits;
+        if (bits == 512 && spec.HeadDim % (4 * Simd512.Count) != 0)
         {
-            (512, DType.Float16) => new CpuDecodeJob<Simd512, Vector512<float>, HalfElement>(spec.Shape, _scratch),
-            (512, DType.BFloat16) => new CpuDecodeJob<Simd512, Vector512<float>, BFloat16Element>(spec.Shape, _scratch),
-            (256, DType.Float16) => new CpuDecodeJob<Simd256, Vector256<float>, HalfElement>(spec.Shape, _scratch),
-            (256, DType.BFloat16) => new CpuDecodeJob<Simd256, Vector256<float>, BFloat16Element>(spec.Shape, _scratch),
-            (128, DType.Float16) => new CpuDecodeJob<Simd128, Vector128<float>, HalfElement>(spec.Shape, _scratch),
-            (128, DType.BFloat16) => new CpuDecodeJob<Simd128, Vector128<float>, BFloat16Element>(spec.Shape, _scratch),
+            // Values are summed 4 vectors at a time: a head of 96 elements takes narrower ones.
+            bits = 256;
+        }
+
+        _decode = bits switch
+        {
+            512 => MakeDecode<Simd512, Vector512<float>>(),
+            256 => MakeDecode<Simd256, Vector256<float>>(),
+            128 => MakeDecode<Simd128, Vector128<float>>(),
             _ => throw new ArgumentException(
-                $"The CPU device has no kernels for vectors of {vectorBits} bits and elements of type {spec.Dtype}; expected 128, 256 or 512 bits and Float16 or BFloat16.",
+                $"The CPU device has no kernels for vectors of {vectorBits} bits; expected 128, 256 or 512.",
                 nameof(vectorBits)
             ),
         };
         _append = new CpuAppendJob(spec.Shape);
-        DecodeKernel = $"cpu_decode_v{vectorBits} on {pool.Workers} {(pool.Workers == 1 ? "thread" : "threads")}";
+        DecodeKernel = $"cpu_decode_v{bits} on {pool.Workers} {(pool.Workers == 1 ? "thread" : "threads")}";
     }
 
     /// <summary>The widest vectors that the compiled code has registers for.</summary>
@@ -116,6 +120,22 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
             _scratch.Dispose();
         }
     }
+
+    private CpuJob MakeDecode<TSimd, TVector>()
+        where TSimd : ISimd<TVector>
+        where TVector : struct =>
+        _spec.Dtype == DType.Float16 ? MakeDecode<TSimd, TVector, HalfElement>() : MakeDecode<TSimd, TVector, BFloat16Element>();
+
+    private CpuJob MakeDecode<TSimd, TVector, TElement>()
+        where TSimd : ISimd<TVector>
+        where TVector : struct
+        where TElement : IQueryElement =>
+        _spec.KvDtype switch
+        {
+            DType.Float8E4M3 => new CpuDecodeJob<TSimd, TVector, TElement, Float8Element<E4M3Format>>(_spec.Shape, _scratch),
+            DType.Float8E5M2 => new CpuDecodeJob<TSimd, TVector, TElement, Float8Element<E5M2Format>>(_spec.Shape, _scratch),
+            _ => new CpuDecodeJob<TSimd, TVector, TElement, TElement>(_spec.Shape, _scratch),
+        };
 
     private void Check(CudaStream? stream)
     {

@@ -4,10 +4,11 @@ using FlashInfer.Attention;
 namespace FlashInfer.Cpu;
 
 /// <summary>Batch decode: a unit is one item of the list for one KV head, so the query heads of one group.</summary>
-internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionShape shape, CpuScratch scratch) : CpuJob
+internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(AttentionShape shape, CpuScratch scratch) : CpuJob
     where TSimd : ISimd<TVector>
     where TVector : struct
-    where TElement : IElement
+    where TElement : IQueryElement
+    where TKvElement : IElement
 {
     private readonly int _group = shape.GroupSize;
     private readonly int _heads = shape.Heads;
@@ -54,7 +55,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionSha
             long offset = (row * p.QueryRowStride) + (((kvHead * _group) + head) * p.QueryHeadStride);
             float* to = query + (head * _headDim);
             TElement.Widen((byte*)p.Query + (offset * TElement.Size), to, _headDim);
-            TVector factor = TSimd.Create(scale);
+            TVector factor = TSimd.Create(scale * Scale(p.KeyScales, kvHead));
             for (int d = 0; d < _headDim; d += TSimd.Count)
             {
                 TSimd.Store(TSimd.Multiply(TSimd.Load(to + d), factor), to + d);
@@ -87,11 +88,11 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionSha
 
     private void Block(in RowBlock keys, in RowBlock values, int tokens, in WorkerScratch s)
     {
-        if ((_group - 1) / TSimd.HeadTile < TElement.TilesOnTheFly)
+        if ((_group - 1) / TSimd.HeadTile < TKvElement.TilesOnTheFly)
         {
-            ScoreTiles<TSimd, TVector>.Score<TElement>(s.Query, keys, tokens, _group, _headDim, s.Scores);
+            ScoreTiles<TSimd, TVector>.Score<TKvElement>(s.Query, keys, tokens, _group, _headDim, s.Scores);
             Softmax(tokens, s);
-            ValueTiles<TSimd, TVector>.Accumulate<TElement>(s.Scores, values, tokens, _group, _headDim, s.Rescale, s.Output);
+            ValueTiles<TSimd, TVector>.Accumulate<TKvElement>(s.Scores, values, tokens, _group, _headDim, s.Rescale, s.Output);
             return;
         }
 
@@ -112,12 +113,12 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionSha
         int tokens = Math.Min(CpuScratch.BlockTokens, item.End - begin);
         int* page = (int*)p.Pages + item.PageOffset + (begin / _pageSize);
         int slot = begin % _pageSize;
-        long tokenBytes = p.TokenStride * TElement.Size;
-        long headBytes = kvHead * p.HeadStride * TElement.Size;
+        long tokenBytes = p.TokenStride * TKvElement.Size;
+        long headBytes = kvHead * p.HeadStride * TKvElement.Size;
         int token = 0;
         for (; token < tokens; page++, slot = 0)
         {
-            long offset = (*page * p.PageStride * TElement.Size) + (slot * tokenBytes) + headBytes;
+            long offset = (*page * p.PageStride * TKvElement.Size) + (slot * tokenBytes) + headBytes;
             for (int end = Math.Min(tokens, token + _pageSize - slot); token < end; token++, offset += tokenBytes)
             {
                 offsets[token] = (nint)offset;
@@ -138,12 +139,12 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionSha
             byte* row = rows.Base + rows.Offsets[token];
             if ((token & 3) == 0)
             {
-                rows.PrefetchAhead(token, _headDim);
+                rows.PrefetchAhead(token, _headDim * TKvElement.Size);
             }
 
             for (int d = 0; d < _headDim; d += TSimd.Count, wide += TSimd.Count)
             {
-                TSimd.Store(TElement.Load<TSimd, TVector>(row + (d * TElement.Size)), wide);
+                TSimd.Store(TKvElement.Load<TSimd, TVector>(row + (d * TKvElement.Size)), wide);
             }
         }
     }
@@ -194,7 +195,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionSha
         {
             // No token, or every score -inf: the output is 0 and the LSE is -inf, for log2(0) = -inf.
             float sum = s.Sum[head];
-            TVector factor = TSimd.Create(sum == 0f ? 0f : 1f / sum);
+            TVector factor = TSimd.Create(sum == 0f ? 0f : Scale(p.ValueScales, kvHead) / sum);
             float* from = s.Output + (head * _headDim);
             for (int d = 0; d < _headDim; d += TSimd.Count)
             {
@@ -258,6 +259,9 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement>(AttentionSha
             s.Sum[head] = sum;
         }
     }
+
+    /// <summary>What stored keys or values of one head are multiplied by.</summary>
+    private static float Scale(nint scales, int kvHead) => scales == 0 ? 1f : ((float*)scales)[kvHead];
 
     private static float Exp2(float x) => TSimd.MaxLane(Exp2(TSimd.Create(x)));
 

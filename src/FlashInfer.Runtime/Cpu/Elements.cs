@@ -16,7 +16,11 @@ internal unsafe interface IElement
     static abstract TVector Load<TSimd, TVector>(byte* source)
         where TSimd : ISimd<TVector>
         where TVector : struct;
+}
 
+/// <summary>Elements that query and output may have.</summary>
+internal unsafe interface IQueryElement : IElement
+{
     static abstract void Widen(byte* source, float* destination, int count);
 
     /// <summary>Rounds once, to nearest even.</summary>
@@ -24,7 +28,7 @@ internal unsafe interface IElement
 }
 
 /// <summary><see cref="System.Half"/>.</summary>
-internal readonly unsafe struct HalfElement : IElement
+internal readonly unsafe struct HalfElement : IQueryElement
 {
     public static int Size => 2;
 
@@ -43,7 +47,7 @@ internal readonly unsafe struct HalfElement : IElement
 }
 
 /// <summary><see cref="BFloat16"/>.</summary>
-internal readonly unsafe struct BFloat16Element : IElement
+internal readonly unsafe struct BFloat16Element : IQueryElement
 {
     public static int Size => 2;
 
@@ -72,12 +76,21 @@ internal readonly unsafe struct SingleElement : IElement
     public static TVector Load<TSimd, TVector>(byte* source)
         where TSimd : ISimd<TVector>
         where TVector : struct => TSimd.Load((float*)source);
+}
 
-    public static void Widen(byte* source, float* destination, int count) =>
-        new ReadOnlySpan<float>(source, count).CopyTo(new Span<float>(destination, count));
+/// <summary><see cref="Float8E4M3"/> or <see cref="Float8E5M2"/>, without its scale.</summary>
+internal readonly unsafe struct Float8Element<TFormat> : IElement
+    where TFormat : struct, IFloat8Format
+{
+    public static int Size => 1;
 
-    public static void Narrow(float* source, byte* destination, int count) =>
-        new ReadOnlySpan<float>(source, count).CopyTo(new Span<float>(destination, count));
+    // Not measured: widening takes the steps that it takes for half precision.
+    public static int TilesOnTheFly => HalfElement.TilesOnTheFly;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TVector Load<TSimd, TVector>(byte* source)
+        where TSimd : ISimd<TVector>
+        where TVector : struct => TSimd.LoadFloat8<TFormat>(source);
 }
 
 /// <summary>Constants for widening half precision.</summary>

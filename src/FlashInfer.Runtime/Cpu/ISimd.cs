@@ -25,6 +25,10 @@ internal unsafe interface ISimd<TVector>
 
     static abstract TVector LoadBFloat16(ushort* source);
 
+    /// <summary>Loads 8-bit floats.</summary>
+    static abstract TVector LoadFloat8<TFormat>(byte* source)
+        where TFormat : struct, IFloat8Format;
+
     static abstract void Store(TVector value, float* destination);
 
     static abstract TVector Add(TVector left, TVector right);

@@ -16,9 +16,6 @@ internal readonly unsafe struct RowBlock(byte* address, nint* offsets, byte* ahe
 {
     private const int CacheLine = 64;
 
-    // Keys and values have 2 bytes in the cache, whatever they are widened to.
-    private const int AheadElementSize = 2;
-
     public readonly byte* Base = address;
     public readonly nint* Offsets = offsets;
     private readonly byte* _aheadBase = aheadAddress;
@@ -29,7 +26,7 @@ internal readonly unsafe struct RowBlock(byte* address, nint* offsets, byte* ahe
 
     /// <summary>Prefetches whole rows of 4 tokens.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void PrefetchAhead(int token, int headDim)
+    public void PrefetchAhead(int token, int rowBytes)
     {
         if (!Sse.IsSupported || _aheadOffsets == null)
         {
@@ -40,7 +37,7 @@ internal readonly unsafe struct RowBlock(byte* address, nint* offsets, byte* ahe
         byte* row1 = _aheadBase + _aheadOffsets[token + 1];
         byte* row2 = _aheadBase + _aheadOffsets[token + 2];
         byte* row3 = _aheadBase + _aheadOffsets[token + 3];
-        for (int line = 0; line < headDim * AheadElementSize; line += CacheLine)
+        for (int line = 0; line < rowBytes; line += CacheLine)
         {
             Sse.Prefetch1(row0 + line);
             Sse.Prefetch1(row1 + line);
@@ -49,18 +46,18 @@ internal readonly unsafe struct RowBlock(byte* address, nint* offsets, byte* ahe
         }
     }
 
-    /// <summary>Prefetches some elements of one token's row.</summary>
+    /// <summary>Prefetches some bytes of one token's row.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void PrefetchAhead(int token, int first, int elements)
+    public void PrefetchAhead(int token, int first, int bytes)
     {
         if (!Sse.IsSupported || _aheadOffsets == null)
         {
             return;
         }
 
-        byte* row = _aheadBase + _aheadOffsets[token] + (first * AheadElementSize);
+        byte* row = _aheadBase + _aheadOffsets[token] + first;
         Sse.Prefetch1(row);
-        if (elements * AheadElementSize > CacheLine)
+        if (bytes > CacheLine)
         {
             Sse.Prefetch1(row + CacheLine);
         }

@@ -51,7 +51,7 @@ internal static unsafe class ScoreTiles<TSimd, TVector>
     {
         for (int token = 0; token < tokens; token += 4)
         {
-            rows.PrefetchAhead(token, headDim);
+            rows.PrefetchAhead(token, headDim * TElement.Size);
             byte* row0 = rows.Base + rows.Offsets[token];
             byte* row1 = rows.Base + rows.Offsets[token + 1];
             byte* row2 = rows.Base + rows.Offsets[token + 2];
@@ -120,7 +120,7 @@ internal static unsafe class ScoreTiles<TSimd, TVector>
     {
         for (int token = 0; token < tokens; token += 4)
         {
-            rows.PrefetchAhead(token, headDim);
+            rows.PrefetchAhead(token, headDim * TElement.Size);
             byte* row0 = rows.Base + rows.Offsets[token];
             byte* row1 = rows.Base + rows.Offsets[token + 1];
             byte* row2 = rows.Base + rows.Offsets[token + 2];
@@ -167,7 +167,7 @@ internal static unsafe class ScoreTiles<TSimd, TVector>
     {
         for (int token = 0; token < tokens; token += 4)
         {
-            rows.PrefetchAhead(token, headDim);
+            rows.PrefetchAhead(token, headDim * TElement.Size);
             byte* row0 = rows.Base + rows.Offsets[token];
             byte* row1 = rows.Base + rows.Offsets[token + 1];
             byte* row2 = rows.Base + rows.Offsets[token + 2];

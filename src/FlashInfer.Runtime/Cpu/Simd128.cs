@@ -25,13 +25,26 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
         Vector128<int> bits = Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<long>(source)).AsInt16());
         Vector128<float> value =
             ((bits << 13) & Vector128.Create(unchecked((int)0x8FFF_E000))).AsSingle() * Vector128.Create(HalfBits.Rebias);
-        Vector128<float> special = Vector128.GreaterThanOrEqual(Vector128.Abs(value), Vector128.Create(HalfBits.FirstSpecial));
-        return value | (special & Vector128.Create(float.PositiveInfinity));
+        return SetSpecial(value, HalfBits.FirstSpecial, float.PositiveInfinity);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> LoadBFloat16(ushort* source) =>
         (Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(source)).AsUInt16()) << 16).AsSingle();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector128<float> LoadFloat8<TFormat>(byte* source)
+        where TFormat : struct, IFloat8Format
+    {
+        // See Simd512.LoadHalf.
+        Vector128<int> bits = Vector128.WidenLower(
+            Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<int>(source)).AsSByte())
+        );
+        Vector128<float> value =
+            ((bits << Float8<TFormat>.Shift) & Vector128.Create(Float8<TFormat>.Mask)).AsSingle()
+            * Vector128.Create(Float8<TFormat>.Rebias);
+        return SetSpecial(value, TFormat.FirstSpecial, TFormat.Special);
+    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Store(Vector128<float> value, float* destination) => value.Store(destination);
@@ -90,4 +103,9 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
 
         return Vector128.Create(a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]);
     }
+
+    /// <summary>Makes what had the largest exponent infinite or NaN.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector128<float> SetSpecial(Vector128<float> value, float first, float special) =>
+        value | (Vector128.GreaterThanOrEqual(Vector128.Abs(value), Vector128.Create(first)) & Vector128.Create(special));
 }

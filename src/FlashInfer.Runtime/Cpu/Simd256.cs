@@ -24,12 +24,23 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
         Vector256<int> bits = Widen(Vector128.Load((short*)source));
         Vector256<float> value =
             ((bits << 13) & Vector256.Create(unchecked((int)0x8FFF_E000))).AsSingle() * Vector256.Create(HalfBits.Rebias);
-        Vector256<float> special = Vector256.GreaterThanOrEqual(Vector256.Abs(value), Vector256.Create(HalfBits.FirstSpecial));
-        return value | (special & Vector256.Create(float.PositiveInfinity));
+        return SetSpecial(value, HalfBits.FirstSpecial, float.PositiveInfinity);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> LoadBFloat16(ushort* source) => (Widen(Vector128.Load(source)) << 16).AsSingle();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<float> LoadFloat8<TFormat>(byte* source)
+        where TFormat : struct, IFloat8Format
+    {
+        // See Simd512.LoadHalf.
+        Vector256<int> bits = Widen(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<long>(source)).AsSByte());
+        Vector256<float> value =
+            ((bits << Float8<TFormat>.Shift) & Vector256.Create(Float8<TFormat>.Mask)).AsSingle()
+            * Vector256.Create(Float8<TFormat>.Rebias);
+        return SetSpecial(value, TFormat.FirstSpecial, TFormat.Special);
+    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Store(Vector256<float> value, float* destination) => value.Store(destination);
@@ -91,4 +102,21 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
         Avx2.IsSupported
             ? Avx2.ConvertToVector256Int32(value)
             : Vector256.Create(Vector128.WidenLower(value), Vector128.WidenUpper(value)).AsInt32();
+
+    /// <summary>Makes what had the largest exponent infinite or NaN.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> SetSpecial(Vector256<float> value, float first, float special) =>
+        value | (Vector256.GreaterThanOrEqual(Vector256.Abs(value), Vector256.Create(first)) & Vector256.Create(special));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<int> Widen(Vector128<sbyte> value)
+    {
+        if (Avx2.IsSupported)
+        {
+            return Avx2.ConvertToVector256Int32(value);
+        }
+
+        Vector128<short> wide = Vector128.WidenLower(value);
+        return Vector256.Create(Vector128.WidenLower(wide), Vector128.WidenUpper(wide));
+    }
 }

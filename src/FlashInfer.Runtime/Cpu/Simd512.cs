@@ -25,12 +25,23 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
         Vector512<int> bits = Widen(Vector256.Load((short*)source));
         Vector512<float> value =
             ((bits << 13) & Vector512.Create(unchecked((int)0x8FFF_E000))).AsSingle() * Vector512.Create(HalfBits.Rebias);
-        Vector512<float> special = Vector512.GreaterThanOrEqual(Vector512.Abs(value), Vector512.Create(HalfBits.FirstSpecial));
-        return value | (special & Vector512.Create(float.PositiveInfinity));
+        return SetSpecial(value, HalfBits.FirstSpecial, float.PositiveInfinity);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> LoadBFloat16(ushort* source) => (Widen(Vector256.Load(source)) << 16).AsSingle();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<float> LoadFloat8<TFormat>(byte* source)
+        where TFormat : struct, IFloat8Format
+    {
+        // See Simd512.LoadHalf.
+        Vector512<int> bits = Widen(Vector128.Load((sbyte*)source));
+        Vector512<float> value =
+            ((bits << Float8<TFormat>.Shift) & Vector512.Create(Float8<TFormat>.Mask)).AsSingle()
+            * Vector512.Create(Float8<TFormat>.Rebias);
+        return SetSpecial(value, TFormat.FirstSpecial, TFormat.Special);
+    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Store(Vector512<float> value, float* destination) => value.Store(destination);
@@ -80,4 +91,15 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
         Avx512F.IsSupported
             ? Avx512F.ConvertToVector512Int32(value)
             : Vector512.Create(Vector256.WidenLower(value), Vector256.WidenUpper(value)).AsInt32();
+
+    /// <summary>Makes what had the largest exponent infinite or NaN.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> SetSpecial(Vector512<float> value, float first, float special) =>
+        value | (Vector512.GreaterThanOrEqual(Vector512.Abs(value), Vector512.Create(first)) & Vector512.Create(special));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<int> Widen(Vector128<sbyte> value) =>
+        Avx512F.IsSupported
+            ? Avx512F.ConvertToVector512Int32(value)
+            : Widen(Vector256.Create(Vector128.WidenLower(value), Vector128.WidenUpper(value)));
 }

@@ -107,7 +107,7 @@ internal static unsafe class ValueTiles<TSimd, TVector>
 
             for (int token = 0; token < tokens; token++)
             {
-                rows.PrefetchAhead(token, d, 4 * TSimd.Count);
+                rows.PrefetchAhead(token, d * TElement.Size, 4 * TSimd.Count * TElement.Size);
                 byte* row = rows.Base + rows.Offsets[token] + (d * TElement.Size);
                 TVector v0 = TElement.Load<TSimd, TVector>(row);
                 TVector v1 = TElement.Load<TSimd, TVector>(row + (TSimd.Count * TElement.Size));
@@ -184,7 +184,7 @@ internal static unsafe class ValueTiles<TSimd, TVector>
 
             for (int token = 0; token < tokens; token++)
             {
-                rows.PrefetchAhead(token, d, 4 * TSimd.Count);
+                rows.PrefetchAhead(token, d * TElement.Size, 4 * TSimd.Count * TElement.Size);
                 byte* row = rows.Base + rows.Offsets[token] + (d * TElement.Size);
                 TVector v0 = TElement.Load<TSimd, TVector>(row);
                 TVector v1 = TElement.Load<TSimd, TVector>(row + (TSimd.Count * TElement.Size));
@@ -233,7 +233,7 @@ internal static unsafe class ValueTiles<TSimd, TVector>
 
             for (int token = 0; token < tokens; token++)
             {
-                rows.PrefetchAhead(token, d, 4 * TSimd.Count);
+                rows.PrefetchAhead(token, d * TElement.Size, 4 * TSimd.Count * TElement.Size);
                 byte* row = rows.Base + rows.Offsets[token] + (d * TElement.Size);
                 TVector v0 = TElement.Load<TSimd, TVector>(row);
                 TVector v1 = TElement.Load<TSimd, TVector>(row + (TSimd.Count * TElement.Size));

@@ -55,7 +55,7 @@ public sealed partial class Device : IDisposable
     internal bool IsDisposed => Volatile.Read(ref _disposed) != 0;
 
     /// <summary>Allocates a tensor, contents undefined.</summary>
-    /// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/> or <see cref="int"/>.</typeparam>
+    /// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/>, <see cref="int"/>, <see cref="Float8E4M3"/> or <see cref="Float8E5M2"/>.</typeparam>
     /// <param name="shape">Its dimensions, outermost first.</param>
     public DeviceTensor<T> Allocate<T>(params ReadOnlySpan<int> shape)
         where T : unmanaged => new(this, new TensorShape(shape));
@@ -66,7 +66,7 @@ public sealed partial class Device : IDisposable
     public DeviceTensor Allocate(DType dtype, params ReadOnlySpan<int> shape) => new(this, dtype, new TensorShape(shape));
 
     /// <summary>Looks at memory that somebody else owns: ManagedCuda, ILGPU, TorchSharp, a native library.</summary>
-    /// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/> or <see cref="int"/>.</typeparam>
+    /// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/>, <see cref="int"/>, <see cref="Float8E4M3"/> or <see cref="Float8E5M2"/>.</typeparam>
     /// <param name="address">A device pointer of this GPU, or a native pointer on the CPU device; 16-byte aligned.</param>
     /// <param name="shape">The dimensions, outermost first.</param>
     /// <param name="strides">Elements between neighbours for each dimension; contiguous when empty.</param>

@@ -1,4 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
+using System.Runtime.InteropServices;
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
@@ -12,6 +13,8 @@ namespace FlashInfer;
 /// <remarks>
 /// A step is <c>BeginForward</c> (reserves room for new tokens, all or nothing), <c>Append</c> for each layer, and <c>EndForward</c>
 /// (commits) or <c>AbandonForward</c> (rolls back). A cache belongs to one caller at a time, and its work to one stream at a time.
+/// A quantised cache, one with 8-bit elements, stores a key or value x as x / scale, with a scale for each layer and KV head: 1 until
+/// <c>SetScales</c> says otherwise.
 /// </remarks>
 public class PagedKvCache : IDisposable
 {
@@ -19,6 +22,7 @@ public class PagedKvCache : IDisposable
     private readonly PageTable _table;
     private readonly AppendList _appends;
     private readonly DeviceMemory _memory;
+    private readonly DeviceMemory? _scales;
     private readonly UseGuard _guard = new(nameof(PagedKvCache));
     private readonly long _layerElements;
     private long _nextId;
@@ -49,6 +53,7 @@ public class PagedKvCache : IDisposable
         _memory = new DeviceMemory(device, bytes);
         try
         {
+            _scales = spec.Shape.IsQuantised ? Ones(device, 2L * layers * ScaleStride) : null;
             _table = new PageTable(device, pages);
             _appends = new AppendList(this, $"{nameof(PagedKvCache)}.{nameof(Append)}");
             Streams = device.Backend.CreateStreamCheck();
@@ -57,6 +62,7 @@ public class PagedKvCache : IDisposable
         {
             _appends?.Dispose();
             _table?.Dispose();
+            _scales?.Dispose();
             _memory.Dispose();
             throw;
         }
@@ -83,8 +89,8 @@ public class PagedKvCache : IDisposable
     /// <summary>Pages that no sequence holds.</summary>
     public int FreePages => _freePages.Count;
 
-    /// <summary>Device memory that the cache takes, page table included.</summary>
-    public long Bytes => _memory.Bytes + _table.Bytes;
+    /// <summary>Device memory that the cache takes, page table and scales included.</summary>
+    public long Bytes => _memory.Bytes + _table.Bytes + (_scales?.Bytes ?? 0);
 
     internal AttentionKernels Kernels { get; }
 
@@ -101,6 +107,9 @@ public class PagedKvCache : IDisposable
 
     /// <summary>Elements between two heads of a page.</summary>
     internal long HeadElements => Spec.KvLayout == KvLayout.Nhd ? Spec.HeadDim : (long)Spec.PageSize * Spec.HeadDim;
+
+    /// <summary>Floats between the scales of two layers' keys or values: they start at multiples of 16 bytes, as kernels' pointers do.</summary>
+    private int ScaleStride => (Spec.KvHeads + 3) & ~3;
 
     /// <summary>Goes up with every change that may make a plan stale: an unchanged value spares the look at each sequence.</summary>
     internal int Revision { get; private set; }
@@ -201,7 +210,7 @@ public class PagedKvCache : IDisposable
     /// </summary>
     /// <param name="layer">The layer, from 0.</param>
     /// <param name="sequences">Different sequences with a forward open.</param>
-    /// <param name="key">[tokens, kvHeads, headDim]: the new tokens of the first sequence, then of the second, ...</param>
+    /// <param name="key">[tokens, kvHeads, headDim] of <see cref="AttentionSpec.Dtype"/>: the new tokens of the first sequence, then of the second, ...</param>
     /// <param name="value">As <paramref name="key"/>.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
     public void Append(int layer, ReadOnlySpan<Sequence> sequences, TensorView key, TensorView value, CudaStream? stream = null)
@@ -239,6 +248,62 @@ public class PagedKvCache : IDisposable
     /// <param name="layer">The layer, from 0.</param>
     public TensorView ValuePages(int layer) => Pages(layer, 1);
 
+    /// <summary>Gives one layer of a quantised cache a scale for each KV head, in stream order.</summary>
+    /// <remarks>
+    /// <para>
+    /// <c>Append</c> stores a key or value x as x / scale, divided in single precision, rounded to nearest even, and cut off at the largest
+    /// finite value of <see cref="AttentionSpec.KvDtype"/>. Attention multiplies what is stored with the scale: in the logits (and so in the
+    /// LSE) for keys, in the output for values. A good scale is the largest magnitude of the head's keys or values over that largest value,
+    /// 448 or 57,344.
+    /// </para>
+    /// <para>
+    /// Scales belong to the layer, not to a token. What is stored already is not rewritten and means something else under another scale:
+    /// set them before the first token, or only where that is meant.
+    /// </para>
+    /// </remarks>
+    /// <param name="layer">The layer, from 0.</param>
+    /// <param name="keyScales">Scales of keys, finite and above 0: kvHeads of them, or a single one for all heads.</param>
+    /// <param name="valueScales">As <paramref name="keyScales"/>, of values.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    /// <exception cref="InvalidOperationException">The cache is not quantised, or the stream is being captured.</exception>
+    /// <exception cref="ArgumentException">There are neither 1 nor kvHeads scales.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such layer, or a scale is not finite and above 0.</exception>
+    public void SetScales(int layer, ReadOnlySpan<float> keyScales, ReadOnlySpan<float> valueScales, CudaStream? stream = null)
+    {
+        using UseGuard.Use use = Enter();
+        RequireQuantised();
+        CheckLayer(layer);
+        Device.CheckStream(stream);
+        CheckScales(keyScales, nameof(keyScales));
+        CheckScales(valueScales, nameof(valueScales));
+
+        // Keys and values in one copy: a failure of the device leaves both as they were.
+        Span<float> both = stackalloc float[2 * ScaleStride];
+        Spread(keyScales, both[..Spec.KvHeads]);
+        Spread(valueScales, both.Slice(ScaleStride, Spec.KvHeads));
+        Device.Backend.CopyIn(ScaleAddress(layer, 0), MemoryMarshal.AsBytes(both), stream);
+    }
+
+    /// <summary>As <see cref="SetScales(int, ReadOnlySpan{float}, ReadOnlySpan{float}, CudaStream?)"/>, with one scale for all heads.</summary>
+    /// <param name="layer">The layer, from 0.</param>
+    /// <param name="keyScale">The scale of all keys, finite and above 0.</param>
+    /// <param name="valueScale">The scale of all values, finite and above 0.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    /// <exception cref="InvalidOperationException">The cache is not quantised, or the stream is being captured.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such layer, or a scale is not finite and above 0.</exception>
+    public void SetScales(int layer, float keyScale, float valueScale, CudaStream? stream = null) =>
+        SetScales(layer, new ReadOnlySpan<float>(in keyScale), new ReadOnlySpan<float>(in valueScale), stream);
+
+    /// <summary>What stored keys of one layer are multiplied by: [kvHeads]. Set them with <c>SetScales</c>, which checks them.</summary>
+    /// <param name="layer">The layer, from 0.</param>
+    /// <exception cref="InvalidOperationException">The cache is not quantised.</exception>
+    public TensorView<float> KeyScales(int layer) => Scales(layer, 0);
+
+    /// <summary>As <see cref="KeyScales"/>, of values.</summary>
+    /// <param name="layer">The layer, from 0.</param>
+    /// <exception cref="InvalidOperationException">The cache is not quantised.</exception>
+    public TensorView<float> ValueScales(int layer) => Scales(layer, 1);
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -258,6 +323,7 @@ public class PagedKvCache : IDisposable
         _disposed = true;
         _appends.Dispose();
         _table.Dispose();
+        _scales?.Dispose();
         _memory.Dispose();
         Streams?.Dispose();
     }
@@ -366,11 +432,17 @@ public class PagedKvCache : IDisposable
 
     internal nint ValueAddress(int layer) => LayerAddress(layer, 1);
 
+    /// <summary>Address of a layer's key scales; 0 unless the cache is quantised.</summary>
+    internal nint KeyScaleAddress(int layer) => ScaleAddress(layer, 0);
+
+    /// <summary>As <see cref="KeyScaleAddress"/>, of values.</summary>
+    internal nint ValueScaleAddress(int layer) => ScaleAddress(layer, 1);
+
     internal AppendParams AppendArguments(int layer, int tokens, TensorView key, TensorView value, CudaStream? stream)
     {
         Device.CheckStream(stream);
-        KernelTensor.Check(key, nameof(key), this, Spec.KvDtype, tokens, Spec.KvHeads);
-        KernelTensor.Check(value, nameof(value), this, Spec.KvDtype, tokens, Spec.KvHeads);
+        KernelTensor.Check(key, nameof(key), this, Spec.Dtype, tokens, Spec.KvHeads);
+        KernelTensor.Check(value, nameof(value), this, Spec.Dtype, tokens, Spec.KvHeads);
         return new AppendParams
         {
             Key = key.Address,
@@ -386,7 +458,28 @@ public class PagedKvCache : IDisposable
             TokenStride = TokenElements,
             HeadStride = HeadElements,
             PageCount = TotalPages,
+            KeyScales = KeyScaleAddress(layer),
+            ValueScales = ValueScaleAddress(layer),
         };
+    }
+
+    private static DeviceMemory Ones(Device device, long count)
+    {
+        DeviceMemory memory = new(device, count * sizeof(float));
+        try
+        {
+            float[] ones = new float[count];
+            ones.AsSpan().Fill(1f);
+            device.Backend.CopyIn(memory.Address, MemoryMarshal.AsBytes(ones.AsSpan()), null);
+            // The first launch may go to any stream, which knows nothing of the copy on the device's own.
+            device.Synchronize();
+            return memory;
+        }
+        catch
+        {
+            memory.Dispose();
+            throw;
+        }
     }
 
     private static void CheckSize(AttentionSpec spec, int layers, int pages, out long bytes)
@@ -485,6 +578,69 @@ public class PagedKvCache : IDisposable
 
     private nint LayerAddress(int layer, int part) =>
         _memory.Address + checked((nint)(((2 * (long)layer) + part) * _layerElements * Spec.KvDtype.Size()));
+
+    private nint ScaleAddress(int layer, int part) =>
+        _scales is null ? 0 : _scales.Address + checked((nint)(((2 * (long)layer) + part) * ScaleStride * sizeof(float)));
+
+    private TensorView<float> Scales(int layer, int part)
+    {
+        ThrowIfDisposed();
+        RequireQuantised();
+        CheckLayer(layer);
+        TensorShape shape = new(Spec.KvHeads);
+        return new TensorView(
+            Device,
+            _scales,
+            ScaleAddress(layer, part),
+            DType.Float32,
+            shape,
+            TensorStrides.Contiguous(shape)
+        ).As<float>();
+    }
+
+    private void RequireQuantised()
+    {
+        if (_scales is null)
+        {
+            throw new InvalidOperationException(
+                $"The cache holds {Spec.KvDtype}, which has no scales; only a cache whose KvDtype is Float8E4M3 or Float8E5M2 is quantised."
+            );
+        }
+    }
+
+    private void CheckScales(ReadOnlySpan<float> scales, string name)
+    {
+        if (scales.Length != 1 && scales.Length != Spec.KvHeads)
+        {
+            throw new ArgumentException(
+                $"{name} has {scales.Length} scales; expected {Spec.KvHeads}, one for each KV head, or 1 for all of them.",
+                name
+            );
+        }
+
+        for (int head = 0; head < scales.Length; head++)
+        {
+            if (!float.IsFinite(scales[head]) || scales[head] <= 0)
+            {
+                throw new ArgumentOutOfRangeException(
+                    name,
+                    scales[head],
+                    $"Scale {head} of {name} must be a finite number above 0, such as the largest magnitude of what is stored over the largest {Spec.KvDtype}."
+                );
+            }
+        }
+    }
+
+    private static void Spread(ReadOnlySpan<float> scales, Span<float> heads)
+    {
+        if (scales.Length == 1)
+        {
+            heads.Fill(scales[0]);
+            return;
+        }
+
+        scales.CopyTo(heads);
+    }
 
     private TensorView Pages(int layer, int part)
     {

@@ -28,8 +28,18 @@ internal static class DTypes
             return DType.Int32;
         }
 
+        if (typeof(T) == typeof(Float8E4M3))
+        {
+            return DType.Float8E4M3;
+        }
+
+        if (typeof(T) == typeof(Float8E5M2))
+        {
+            return DType.Float8E5M2;
+        }
+
         throw new ArgumentException(
-            $"{typeof(T)} is not an element type of tensors; supported: System.Half (Float16), FlashInfer.BFloat16, float (Float32), int (Int32).",
+            $"{typeof(T)} is not an element type of tensors; supported: System.Half (Float16), FlashInfer.BFloat16, float (Float32), int (Int32), FlashInfer.Float8E4M3, FlashInfer.Float8E5M2.",
             nameof(T)
         );
     }
@@ -40,10 +50,11 @@ internal static class DTypes
         {
             DType.Float16 or DType.BFloat16 => 2,
             DType.Float32 or DType.Int32 => 4,
+            DType.Float8E4M3 or DType.Float8E5M2 => 1,
             _ => throw new ArgumentOutOfRangeException(
                 nameof(dtype),
                 dtype,
-                $"dtype is {(int)dtype}; expected {nameof(DType.Float16)}, {nameof(DType.BFloat16)}, {nameof(DType.Float32)} or {nameof(DType.Int32)}."
+                $"dtype is {(int)dtype}; expected {nameof(DType.Float16)}, {nameof(DType.BFloat16)}, {nameof(DType.Float32)}, {nameof(DType.Int32)}, {nameof(DType.Float8E4M3)} or {nameof(DType.Float8E5M2)}."
             ),
         };
 }

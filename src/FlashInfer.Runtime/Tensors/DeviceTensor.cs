@@ -54,7 +54,7 @@ public sealed class DeviceTensor : IDisposable
 }
 
 /// <summary>Owns the memory of one tensor on a device. Dispose it to give the memory back.</summary>
-/// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/> or <see cref="int"/>.</typeparam>
+/// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/>, <see cref="int"/>, <see cref="Float8E4M3"/> or <see cref="Float8E5M2"/>.</typeparam>
 public sealed class DeviceTensor<T> : IDisposable
     where T : unmanaged
 {

@@ -81,8 +81,9 @@ public readonly struct TensorView
         where T : unmanaged => new(this);
 
     /// <summary>
-    /// Copies host values into a tensor of Float16, BFloat16 or Float32, in stream order; the source may be reused on return. They are
-    /// rounded to the nearest value of the element type, ties to even; what is beyond its range becomes infinite, and NaN stays NaN.
+    /// Copies host values into a tensor of a floating-point type, in stream order; the source may be reused on return. They are rounded to
+    /// the nearest value of the element type, ties to even; what is beyond its range becomes infinite (the largest finite value with
+    /// Float8E4M3 and Float8E5M2), and NaN stays NaN.
     /// </summary>
     /// <param name="source">As many values as the tensor has elements, last dimension fastest.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
@@ -98,6 +99,12 @@ public readonly struct TensorView
             case DType.BFloat16:
                 HostConversion.CopyIn<BFloat16>(this, source, BFloat16.Convert, stream);
                 break;
+            case DType.Float8E4M3:
+                HostConversion.CopyIn<Float8E4M3>(this, source, Float8E4M3.Convert, stream);
+                break;
+            case DType.Float8E5M2:
+                HostConversion.CopyIn<Float8E5M2>(this, source, Float8E5M2.Convert, stream);
+                break;
             case DType.Float32:
                 Device.Backend.CopyIn(Address, MemoryMarshal.AsBytes(source), stream);
                 break;
@@ -107,7 +114,7 @@ public readonly struct TensorView
     }
 
     /// <summary>
-    /// Copies a tensor of Float16, BFloat16 or Float32 to the host, in stream order, and waits for it. All of its values are
+    /// Copies a tensor of a floating-point type to the host, in stream order, and waits for it. All of its values are
     /// <see cref="float"/>s: nothing is rounded.
     /// </summary>
     /// <param name="destination">Room for as many values as the tensor has elements.</param>
@@ -123,6 +130,12 @@ public readonly struct TensorView
                 break;
             case DType.BFloat16:
                 HostConversion.CopyOut<BFloat16>(this, destination, BFloat16.Convert, stream);
+                break;
+            case DType.Float8E4M3:
+                HostConversion.CopyOut<Float8E4M3>(this, destination, Float8E4M3.Convert, stream);
+                break;
+            case DType.Float8E5M2:
+                HostConversion.CopyOut<Float8E5M2>(this, destination, Float8E5M2.Convert, stream);
                 break;
             case DType.Float32:
                 Device.Backend.CopyOut(MemoryMarshal.AsBytes(destination), Address, stream);
@@ -205,7 +218,7 @@ public readonly struct TensorView
 }
 
 /// <summary>A <see cref="TensorView"/> whose element type the compiler knows.</summary>
-/// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/> or <see cref="int"/>.</typeparam>
+/// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/>, <see cref="int"/>, <see cref="Float8E4M3"/> or <see cref="Float8E5M2"/>.</typeparam>
 public readonly struct TensorView<T>
     where T : unmanaged
 {

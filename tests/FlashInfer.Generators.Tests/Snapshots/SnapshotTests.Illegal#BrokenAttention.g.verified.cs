@@ -20,10 +20,10 @@ partial class BrokenAttention : global::FlashInfer.IAttentionConfig
     /// <summary>Tokens per page of the KV cache: 0.</summary>
     public const int PageSize = 0;
 
-    /// <summary>Element type of query and output: 7.</summary>
+    /// <summary>Element type of query, output, and new keys and values: 7.</summary>
     public const global::FlashInfer.DType Dtype = (global::FlashInfer.DType)(7);
 
-    /// <summary>Element type of keys and values: 7.</summary>
+    /// <summary>Element type of keys and values in the cache: 7.</summary>
     public const global::FlashInfer.DType KvDtype = (global::FlashInfer.DType)(7);
 
     /// <summary>Order of dimensions inside a page: -1.</summary>

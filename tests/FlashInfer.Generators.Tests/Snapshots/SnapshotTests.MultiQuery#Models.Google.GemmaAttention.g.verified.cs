@@ -22,10 +22,10 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
     /// <summary>Tokens per page of the KV cache: 64.</summary>
     public const int PageSize = 64;
 
-    /// <summary>Element type of query and output: BFloat16.</summary>
+    /// <summary>Element type of query, output, and new keys and values: BFloat16.</summary>
     public const global::FlashInfer.DType Dtype = global::FlashInfer.DType.BFloat16;
 
-    /// <summary>Element type of keys and values: BFloat16.</summary>
+    /// <summary>Element type of keys and values in the cache: BFloat16.</summary>
     public const global::FlashInfer.DType KvDtype = global::FlashInfer.DType.BFloat16;
 
     /// <summary>Order of dimensions inside a page: Nhd.</summary>

@@ -26,10 +26,10 @@ partial class Zoo
             /// <summary>Tokens per page of the KV cache: 32.</summary>
             public const int PageSize = 32;
 
-            /// <summary>Element type of query and output: Float16.</summary>
+            /// <summary>Element type of query, output, and new keys and values: Float16.</summary>
             public const global::FlashInfer.DType Dtype = global::FlashInfer.DType.Float16;
 
-            /// <summary>Element type of keys and values: Float16.</summary>
+            /// <summary>Element type of keys and values in the cache: Float16.</summary>
             public const global::FlashInfer.DType KvDtype = global::FlashInfer.DType.Float16;
 
             /// <summary>Order of dimensions inside a page: Nhd.</summary>

@@ -20,10 +20,10 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
     /// <summary>Tokens per page of the KV cache: 16.</summary>
     public const int PageSize = 16;
 
-    /// <summary>Element type of query and output: BFloat16.</summary>
+    /// <summary>Element type of query, output, and new keys and values: BFloat16.</summary>
     public const global::FlashInfer.DType Dtype = global::FlashInfer.DType.BFloat16;
 
-    /// <summary>Element type of keys and values: BFloat16.</summary>
+    /// <summary>Element type of keys and values in the cache: BFloat16.</summary>
     public const global::FlashInfer.DType KvDtype = global::FlashInfer.DType.BFloat16;
 
     /// <summary>Order of dimensions inside a page: Nhd.</summary>

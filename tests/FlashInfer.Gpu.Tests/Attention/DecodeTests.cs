@@ -97,6 +97,48 @@ public class DecodeTests
     }
 
     [Fact]
+    public void Every_head_dimension_and_cache_type_agrees_with_the_oracle()
+    {
+        using CudaContext context = Gpu.Require();
+        int seed = Random.Shared.Next();
+        foreach (int headDim in (int[])[64, 96, 128, 192, 256])
+        {
+            using Device device = Device.FromCuda(context);
+            foreach (DType dtype in (DType[])[DType.Float16, DType.BFloat16])
+            {
+                foreach (DType kvDtype in (DType[])[dtype, DType.Float8E4M3, DType.Float8E5M2])
+                {
+                    // Pages that the copy engine takes, and pages that it does not.
+                    foreach (int pageSize in (int[])[16, 5])
+                    {
+                        int[] lengths = [1, 0, 700, 16, 33];
+                        DecodeScenario.Check(
+                            device,
+                            new DecodeCase(8, 2, headDim, pageSize, dtype, KvLayout.Nhd, 1, lengths, null, 1, seed, kvDtype)
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    [Fact]
+    public void Every_pattern_is_stored_in_a_quantised_cache_as_its_quotient_rounds()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        QuantisedScenario.StoresEveryPattern(device);
+    }
+
+    [Fact]
+    public void Scales_apply_to_what_is_stored()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        QuantisedScenario.ScalesApplyToWhatIsStored(device);
+    }
+
+    [Fact]
     public void Extreme_logits_give_the_value_of_the_largest()
     {
         using CudaContext context = Gpu.Require();

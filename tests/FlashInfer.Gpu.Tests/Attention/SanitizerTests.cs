@@ -12,7 +12,14 @@ public class SanitizerTests
     [InlineData(9, 1, 64, 5, DType.Float16, KvLayout.Hnd)]
     [InlineData(2, 2, 256, 64, DType.BFloat16, KvLayout.Nhd)]
     [InlineData(3, 1, 128, 1, DType.Float16, KvLayout.Nhd)]
-    public void Every_branch(int heads, int kvHeads, int headDim, int pageSize, DType dtype, KvLayout layout)
+    [InlineData(8, 2, 96, 16, DType.BFloat16, KvLayout.Hnd)]
+    [InlineData(4, 1, 192, 16, DType.Float16, KvLayout.Nhd)]
+    [InlineData(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, DType.Float8E4M3)]
+    [InlineData(5, 1, 64, 5, DType.Float16, KvLayout.Hnd, DType.Float8E4M3)]
+    [InlineData(9, 1, 96, 16, DType.Float16, KvLayout.Nhd, DType.Float8E5M2)]
+    [InlineData(2, 2, 192, 64, DType.BFloat16, KvLayout.Hnd, DType.Float8E5M2)]
+    [InlineData(3, 1, 256, 1, DType.Float16, KvLayout.Nhd, DType.Float8E4M3)]
+    public void Every_branch(int heads, int kvHeads, int headDim, int pageSize, DType dtype, KvLayout layout, DType? kvDtype = null)
     {
         using CudaContext context = Gpu.Require();
         using Device device = Device.FromCuda(context);
@@ -25,7 +32,10 @@ public class SanitizerTests
                 ]
         )
         {
-            DecodeScenario.Check(device, new DecodeCase(heads, kvHeads, headDim, pageSize, dtype, layout, 1, lengths, null, 1, seed));
+            DecodeScenario.Check(
+                device,
+                new DecodeCase(heads, kvHeads, headDim, pageSize, dtype, layout, 1, lengths, null, 1, seed, kvDtype)
+            );
         }
     }
 }

@@ -12,7 +12,7 @@ public class SpecInputTests
     [InlineData(32, 5, 64, 16, "kvHeads", "heads is 32 and kvHeads is 5; heads must be a multiple of kvHeads")]
     [InlineData(32, 5, 64, 16, "kvHeads", "The nearest kvHeads below is 4. [FI0005]")]
     [InlineData(8, 16, 64, 16, "kvHeads", "The nearest kvHeads below is 8. [FI0005]")]
-    [InlineData(8, 1, 80, 16, "headDim", "headDim is 80; supported: 64, 128, 256. Pad the head dimension with zeros")]
+    [InlineData(8, 1, 80, 16, "headDim", "headDim is 80; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros")]
     [InlineData(8, 1, 0, 16, "headDim", "[FI0006]")]
     [InlineData(8, 1, 64, 0, "pageSize", "pageSize is 0; expected 1 to 1024 tokens per page. 16 suits most models. [FI0007]")]
     [InlineData(8, 1, 64, 1025, "pageSize", "pageSize is 1025; expected 1 to 1024")]
@@ -23,8 +23,15 @@ public class SpecInputTests
     }
 
     [Theory]
-    [InlineData(DType.Float32, null, "dtype is Float32 and KvDtype is Float32; supported: Float16 with Float16, BFloat16 with BFloat16.")]
+    [InlineData(
+        DType.Float32,
+        null,
+        "dtype is Float32 and KvDtype is Float32; supported: dtype Float16 or BFloat16, with KvDtype the same, Float8E4M3 or Float8E5M2."
+    )]
     [InlineData(DType.Float16, DType.BFloat16, "dtype is Float16 and KvDtype is BFloat16; supported:")]
+    [InlineData(DType.Float8E4M3, null, "dtype is Float8E4M3 and KvDtype is Float8E4M3; supported:")]
+    [InlineData(DType.Float8E5M2, DType.Float16, "dtype is Float8E5M2 and KvDtype is Float16; supported:")]
+    [InlineData(DType.BFloat16, DType.Float32, "dtype is BFloat16 and KvDtype is Float32; supported:")]
     [InlineData((DType)99, null, "dtype is 99 and KvDtype is 99; supported:")]
     public void Element_types_without_kernels_are_refused(DType dtype, DType? kvDtype, string message)
     {
@@ -52,6 +59,22 @@ public class SpecInputTests
             (heads, kvHeads, headDim, pageSize, heads / kvHeads),
             (spec.Heads, spec.KvHeads, spec.HeadDim, spec.PageSize, spec.GroupSize)
         );
+    }
+
+    [Theory]
+    [InlineData(DType.Float16, null, DType.Float16)]
+    [InlineData(DType.BFloat16, DType.BFloat16, DType.BFloat16)]
+    [InlineData(DType.Float16, DType.Float8E4M3, DType.Float8E4M3)]
+    [InlineData(DType.Float16, DType.Float8E5M2, DType.Float8E5M2)]
+    [InlineData(DType.BFloat16, DType.Float8E4M3, DType.Float8E4M3)]
+    [InlineData(DType.BFloat16, DType.Float8E5M2, DType.Float8E5M2)]
+    public void Every_head_dimension_goes_with_every_cache_type(DType dtype, DType? kvDtype, DType expected)
+    {
+        foreach (int headDim in (int[])[64, 96, 128, 192, 256])
+        {
+            AttentionSpec spec = new(8, 1, headDim, 16, dtype, kvDtype);
+            Assert.Equal((dtype, expected, headDim), (spec.Dtype, spec.KvDtype, spec.HeadDim));
+        }
     }
 
     [Theory]

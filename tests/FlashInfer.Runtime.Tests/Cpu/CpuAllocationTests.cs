@@ -10,12 +10,13 @@ public sealed class CpuAllocationCollection;
 public unsafe class CpuAllocationTests
 {
     [Theory]
-    [InlineData(DType.Float16, 1)]
-    [InlineData(DType.Float16, 3)]
-    [InlineData(DType.BFloat16, 3)]
-    public void Kernels_allocate_nothing_once_warm(DType dtype, int workers)
+    [InlineData(DType.Float16, DType.Float16, 1)]
+    [InlineData(DType.Float16, DType.Float16, 3)]
+    [InlineData(DType.BFloat16, DType.BFloat16, 3)]
+    [InlineData(DType.BFloat16, DType.Float8E4M3, 3)]
+    public void Kernels_allocate_nothing_once_warm(DType dtype, DType kvDtype, int workers)
     {
-        AttentionSpec spec = new(20, 2, 64, 16, dtype);
+        AttentionSpec spec = new(20, 2, 64, 16, dtype, kvDtype);
         using CpuWorkerPool pool = new(workers);
         using CpuAttentionKernels kernels = new(spec, pool, CpuAttentionKernels.BestVectorBits);
         using DecodeCase @case = new(spec, [100, 33, 0], 1);

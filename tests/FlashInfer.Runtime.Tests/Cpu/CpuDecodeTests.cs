@@ -74,7 +74,7 @@ public sealed class CpuDecodeTests : IDisposable
     {
         Random random = new(_seed);
         int[] groups = [1, 2, 3, 4, 5, 6, 7, 8, 71];
-        int[] headDims = [64, 128, 256];
+        int[] headDims = [64, 96, 128, 192, 256];
         int[] pageSizes = [1, 5, 16, 64, 1024];
         int[] lengths = [0, 1, 15, 16, 17, 63, 64, 65, 200, 333, 500, 1100];
         for (int i = 0; i < 12; i++)
@@ -87,7 +87,8 @@ public sealed class CpuDecodeTests : IDisposable
                 random.GetItems(headDims, 1)[0],
                 random.GetItems(pageSizes, 1)[0],
                 dtype,
-                kvLayout: (KvLayout)random.Next(2)
+                random.GetItems<DType?>([null, null, DType.Float8E4M3, DType.Float8E5M2], 1)[0],
+                (KvLayout)random.Next(2)
             );
 
             // A bound on the oracle's work keeps the suite quick.
@@ -96,6 +97,25 @@ public sealed class CpuDecodeTests : IDisposable
             using DecodeCase @case = new(spec, kvLens, random.Next(), strided: random.Next(2) == 0);
             Check(@case, vectorBits, @case.WholeItems());
             Check(@case, vectorBits, @case.SplitItems());
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Kernels))]
+    public void Every_head_dimension_and_cache_type_matches_the_oracle(int vectorBits, DType dtype)
+    {
+        foreach (int headDim in (int[])[64, 96, 128, 192, 256])
+        {
+            foreach (DType kvDtype in (DType[])[dtype, DType.Float8E4M3, DType.Float8E5M2])
+            {
+                // Groups that are widened while loading, and beforehand.
+                foreach (int group in (int[])[1, 4, 13])
+                {
+                    using DecodeCase @case = new(new AttentionSpec(group * 2, 2, headDim, 16, dtype, kvDtype), [0, 1, 70, 130], _seed);
+                    Check(@case, vectorBits, @case.WholeItems());
+                    Check(@case, vectorBits, @case.SplitItems());
+                }
+            }
         }
     }
 

@@ -6,7 +6,7 @@ namespace FlashInfer.Tests.Cpu;
 
 /// <summary>
 /// A batch for decode, built by hand in native memory: random queries, keys and values, pages scattered over a cache whose unused slots
-/// and pages hold NaN, poisoned outputs, and the oracle's answer. Everything follows from the seed.
+/// and pages hold NaN, poisoned outputs, random scales of a quantised cache, and the oracle's answer. Everything follows from the seed.
 /// </summary>
 internal sealed unsafe class DecodeCase : IDisposable
 {
@@ -16,6 +16,8 @@ internal sealed unsafe class DecodeCase : IDisposable
     private readonly nint _queryAddress;
     private readonly nint _keyAddress;
     private readonly nint _valueAddress;
+    private readonly nint _keyScales;
+    private readonly nint _valueScales;
     private readonly nint _pagesAddress;
     private readonly int[][] _pages;
     private readonly int[] _pageOffsets;
@@ -45,11 +47,12 @@ internal sealed unsafe class DecodeCase : IDisposable
         _pagesAddress = _memory.Allocate(tableLength * sizeof(int));
         Span<int> table = new((void*)_pagesAddress, tableLength);
         table.Fill(int.MinValue);
-        long cacheBytes = PageStride * totalPages * 2;
+        long cacheBytes = PageStride * totalPages * spec.KvDtype.Size();
         _keyAddress = _memory.Allocate(cacheBytes);
         _valueAddress = _memory.Allocate(cacheBytes);
         _memory.Fill(_keyAddress, 0xFF, cacheBytes, null);
         _memory.Fill(_valueAddress, 0xFF, cacheBytes, null);
+        (_keyScales, _valueScales) = (Scales(), Scales());
         _queryAddress = _memory.Allocate(QueryRowStride * kvLens.Length * 2);
         _memory.Fill(_queryAddress, 0xFF, QueryRowStride * kvLens.Length * 2, null);
 
@@ -170,6 +173,8 @@ internal sealed unsafe class DecodeCase : IDisposable
             PageStride = PageStride,
             TokenStride = TokenStride,
             HeadStride = HeadStride,
+            KeyScales = _keyScales,
+            ValueScales = _valueScales,
         };
         action(args);
         Assert.False(
@@ -256,13 +261,16 @@ internal sealed unsafe class DecodeCase : IDisposable
         for (int i = 0; i < keys.Length; i++)
         {
             int token = i / tokenLength;
+            int head = i / Spec.HeadDim % Spec.KvHeads;
             long at =
                 (_pages[sequence][token / Spec.PageSize] * PageStride)
                 + (token % Spec.PageSize * TokenStride)
-                + (i / Spec.HeadDim % Spec.KvHeads * HeadStride)
+                + (head * HeadStride)
                 + (i % Spec.HeadDim);
-            keys[i] = Elements.Write(Spec.KvDtype, _keyAddress, at, keyOverride is null ? Normal() : keyOverride(token));
-            values[i] = Elements.Write(Spec.KvDtype, _valueAddress, at, Normal());
+            keys[i] =
+                Elements.Write(Spec.KvDtype, _keyAddress, at, keyOverride is null ? Normal() : keyOverride(token))
+                * Scale(_keyScales, head);
+            values[i] = Elements.Write(Spec.KvDtype, _valueAddress, at, Normal()) * Scale(_valueScales, head);
         }
 
         int rowLength = Spec.Heads * Spec.HeadDim;
@@ -279,6 +287,25 @@ internal sealed unsafe class DecodeCase : IDisposable
             ExpectedLse.AsSpan(sequence * Spec.Heads, Spec.Heads)
         );
     }
+
+    /// <summary>One for each KV head, or a null pointer when the cache has none.</summary>
+    private nint Scales()
+    {
+        if (!Spec.Shape.IsQuantised)
+        {
+            return 0;
+        }
+
+        nint address = _memory.Allocate(Spec.KvHeads * sizeof(float));
+        foreach (ref float scale in new Span<float>((void*)address, Spec.KvHeads))
+        {
+            scale = 0.5f + _random.NextSingle();
+        }
+
+        return address;
+    }
+
+    private static float Scale(nint scales, int head) => scales == 0 ? 1f : ((float*)scales)[head];
 
     private DecodeItem[] Items(Func<int, int[]> cut)
     {

@@ -6,7 +6,7 @@ namespace FlashInfer.Tests.Cpu;
 public unsafe class SimdTests
 {
     [Fact]
-    public void Every_half_and_bfloat16_widens_exactly_at_every_width()
+    public void Every_16_and_8_bit_float_widens_exactly_at_every_width()
     {
         CheckLoads<Simd128, Vector128<float>>();
         CheckLoads<Simd256, Vector256<float>>();
@@ -45,6 +45,35 @@ public unsafe class SimdTests
                     || (float.IsNaN(half[i]) && float.IsNaN(expected));
                 Assert.True(isSame, $"Half 0x{source[i]:X4}: {half[i]:r} instead of {expected:r} with {typeof(TSimd)}");
                 Assert.Equal((uint)source[i] << 16, BitConverter.SingleToUInt32Bits(bfloat[i]));
+            }
+        }
+
+        CheckFloat8<TSimd, TVector, E4M3Format>();
+        CheckFloat8<TSimd, TVector, E5M2Format>();
+    }
+
+    private static void CheckFloat8<TSimd, TVector, TFormat>()
+        where TSimd : ISimd<TVector>
+        where TVector : struct
+        where TFormat : struct, IFloat8Format
+    {
+        byte* source = stackalloc byte[TSimd.Count];
+        float* wide = stackalloc float[TSimd.Count];
+        for (int first = 0; first <= byte.MaxValue; first += TSimd.Count)
+        {
+            for (int i = 0; i < TSimd.Count; i++)
+            {
+                source[i] = (byte)(first + i);
+            }
+
+            TSimd.Store(TSimd.LoadFloat8<TFormat>(source), wide);
+            for (int i = 0; i < TSimd.Count; i++)
+            {
+                float expected = Float8<TFormat>.Widen(source[i]);
+                bool isSame =
+                    BitConverter.SingleToInt32Bits(wide[i]) == BitConverter.SingleToInt32Bits(expected)
+                    || (float.IsNaN(wide[i]) && float.IsNaN(expected));
+                Assert.True(isSame, $"0x{source[i]:X2} as {typeof(TFormat)}: {wide[i]:r} instead of {expected:r} with {typeof(TSimd)}");
             }
         }
     }

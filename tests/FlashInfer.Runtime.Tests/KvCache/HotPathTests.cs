@@ -15,12 +15,13 @@ public class HotPathTests
     private const int Layers = 2;
 
     [Theory]
-    [InlineData(1)]
-    [InlineData(2)]
-    public void Steps_of_varying_lengths_allocate_nothing(int threads)
+    [InlineData(1, DType.BFloat16)]
+    [InlineData(2, DType.BFloat16)]
+    [InlineData(2, DType.Float8E4M3)]
+    public void Steps_of_varying_lengths_allocate_nothing(int threads, DType kvDtype)
     {
         using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = threads });
-        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 4, DType.BFloat16), Layers, pages: 400);
+        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 4, DType.BFloat16, kvDtype), Layers, pages: 400);
         using BatchDecodeWithPagedKvCache decode = new(cache, 16);
         using DeviceTensor<BFloat16> tokens = device.Allocate<BFloat16>(16 * 40, 2, 64);
         using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(16, 4, 64);

@@ -40,6 +40,8 @@ public sealed class DeviceTensorTests : IDisposable
     [InlineData(DType.Float16)]
     [InlineData(DType.BFloat16)]
     [InlineData(DType.Float32)]
+    [InlineData(DType.Float8E4M3)]
+    [InlineData(DType.Float8E5M2)]
     public void Floats_are_rounded_to_the_element_type_and_back_exactly(DType dtype)
     {
         // More than one piece, and lengths that no vector divides.
@@ -57,6 +59,8 @@ public sealed class DeviceTensorTests : IDisposable
         {
             DType.Float16 => static value => (float)(Half)value,
             DType.BFloat16 => static value => (BFloat16)value,
+            DType.Float8E4M3 => static value => (Float8E4M3)value,
+            DType.Float8E5M2 => static value => (Float8E5M2)value,
             _ => static value => value,
         };
         Assert.Equal(values.Select(rounded), copy);
