@@ -60,7 +60,7 @@ public sealed class AttentionSpec
     /// <summary>Order of dimensions inside a page.</summary>
     public KvLayout KvLayout => Shape.KvLayout;
 
-    /// <summary>The unit of batch decode.</summary>
+    /// <summary>The unit of batch decode with one query token a sequence.</summary>
     public TranslationUnit DecodeUnit { get; }
 
     /// <summary>The unit that writes new keys and values into the pages.</summary>
@@ -70,6 +70,13 @@ public sealed class AttentionSpec
     public IReadOnlyList<TranslationUnit> Units => [DecodeUnit, AppendUnit];
 
     internal AttentionShape Shape { get; }
+
+    /// <summary>The unit of batch decode with several query tokens a sequence.</summary>
+    /// <param name="queryTokens">The most query tokens of a sequence, one of <see cref="CudaUnits.QueryTokens"/>.</param>
+    internal TranslationUnit DecodeUnitFor(int queryTokens) =>
+        queryTokens == 1
+            ? DecodeUnit
+            : new TranslationUnit(CudaUnits.DecodeName(Shape, queryTokens), Encoding.UTF8.GetBytes(CudaUnits.Decode(Shape, queryTokens)));
 
     /// <summary>Called by generated code.</summary>
     /// <param name="abiVersion">The contract version that the generator wrote into the units.</param>

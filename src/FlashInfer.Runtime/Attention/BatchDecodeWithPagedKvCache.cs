@@ -28,6 +28,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     private const float Log2E = 1.44269504f;
 
     private readonly UseGuard _guard = new(nameof(BatchDecodeWithPagedKvCache));
+    private readonly DecodeKernel _kernel;
     private readonly AppendList _appends;
     private readonly UploadList<DecodeItem> _list;
     private readonly DeviceMemory _partialOutput;
@@ -57,21 +58,21 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         ArgumentOutOfRangeException.ThrowIfGreaterThan(maxSequences, 65_536);
         Cache = cache;
         MaxSequences = maxSequences;
-        int blocks = cache.Device.Backend.Parallelism;
-        int units = cache.Kernels.DecodeUnitsPerItem;
-        int slots = DecodePlanner.SlotsFor(blocks, units);
-        _limits = new DecodePlanLimits(blocks, units, cache.Kernels.DecodeMinChunk, slots)
+        _kernel = cache.Kernels.Decode(queryTokens: 1);
+        int slots = DecodePlanner.SlotsFor(_kernel.Blocks, _kernel.UnitsPerItem);
+        _limits = new DecodePlanLimits(_kernel.Blocks, _kernel.UnitsPerItem, _kernel.MinChunk, slots)
         {
-            ClustersOf8 = cache.Kernels.MaxClusters(8),
-            ClustersOf2 = cache.Kernels.MaxClusters(2),
+            ClustersOf8 = _kernel.MaxClusters(8),
+            ClustersOf2 = _kernel.MaxClusters(2),
         };
-        _kvMap = cache.Kernels.EncodeKvMap(cache);
+        _kvMap = _kernel.EncodeKvMap(cache);
         _appends = new AppendList(cache.Device);
         _list = new UploadList<DecodeItem>(cache.Device.Backend, DecodePlanner.MaxItems(maxSequences, _limits));
-        long states = (long)slots * cache.Spec.Heads;
-        _partialOutput = new DeviceMemory(cache.Device, states * cache.Spec.HeadDim * sizeof(float));
-        _partialState = new DeviceMemory(cache.Device, states * 2 * sizeof(float));
-        _counters = new DeviceMemory(cache.Device, (long)slots * units * sizeof(uint));
+        long units = (long)slots * _kernel.UnitsPerItem;
+        long columns = units * _kernel.ColumnsPerUnit;
+        _partialOutput = new DeviceMemory(cache.Device, columns * cache.Spec.HeadDim * sizeof(float));
+        _partialState = new DeviceMemory(cache.Device, columns * 2 * sizeof(float));
+        _counters = new DeviceMemory(cache.Device, units * sizeof(uint));
         cache.Device.Backend.Fill(_counters.Address, 0, _counters.Bytes, null);
         // The first launch may go to any stream, which knows nothing of the fill on the device's own.
         cache.Device.Synchronize();
@@ -102,7 +103,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             DecodePlan again = DecodePlanner.Plan(_lengths.AsSpan(0, _rows), _pageOffsets.AsSpan(0, _rows), _limits, items);
             long units = (long)_plan.Items * _limits.UnitsPerItem;
             return new PlanInfo(
-                Cache.Kernels.DecodeKernel,
+                _kernel.Name,
                 _rows,
                 _plan.TotalTokens,
                 _plan.Items,
@@ -236,7 +237,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             };
         }
 
-        Cache.Kernels.Decode(args, new ListLaunch(capturing ? _list.Capacity : _plan.Items, _plan.Cluster, _overlaps), stream);
+        _kernel.Run(args, new ListLaunch(capturing ? _list.Capacity : _plan.Items, _plan.Cluster, _overlaps), stream);
         _overlaps = true;
     }
 

@@ -9,8 +9,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
 {
     private readonly AttentionSpec _spec;
     private readonly CpuWorkerPool _pool;
-    private readonly CpuScratch _scratch;
-    private readonly CpuJob _decode;
+    private readonly int _vectorBits;
     private readonly CpuAppendJob _append;
     private bool _disposed;
 
@@ -22,22 +21,8 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     {
         _spec = spec;
         _pool = pool;
-        _scratch = new CpuScratch(pool.Workers, spec.GroupSize, spec.HeadDim);
-        _decode = (vectorBits, spec.Dtype) switch
-        {
-            (512, DType.Float16) => new CpuDecodeJob<Simd512, Vector512<float>, HalfElement>(spec.Shape, _scratch),
-            (512, DType.BFloat16) => new CpuDecodeJob<Simd512, Vector512<float>, BFloat16Element>(spec.Shape, _scratch),
-            (256, DType.Float16) => new CpuDecodeJob<Simd256, Vector256<float>, HalfElement>(spec.Shape, _scratch),
-            (256, DType.BFloat16) => new CpuDecodeJob<Simd256, Vector256<float>, BFloat16Element>(spec.Shape, _scratch),
-            (128, DType.Float16) => new CpuDecodeJob<Simd128, Vector128<float>, HalfElement>(spec.Shape, _scratch),
-            (128, DType.BFloat16) => new CpuDecodeJob<Simd128, Vector128<float>, BFloat16Element>(spec.Shape, _scratch),
-            _ => throw new ArgumentException(
-                $"The CPU device has no kernels for vectors of {vectorBits} bits and elements of type {spec.Dtype}; expected 128, 256 or 512 bits and Float16 or BFloat16.",
-                nameof(vectorBits)
-            ),
-        };
+        _vectorBits = vectorBits;
         _append = new CpuAppendJob(spec.Shape);
-        DecodeKernel = $"cpu_decode_v{vectorBits} on {pool.Workers} {(pool.Workers == 1 ? "thread" : "threads")}";
     }
 
     /// <summary>The widest vectors that the compiled code has registers for.</summary>
@@ -50,23 +35,6 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         Vector512.IsHardwareAccelerated ? 512
         : Vector256.IsHardwareAccelerated ? 256
         : 128;
-
-    /// <inheritdoc/>
-    public override string DecodeKernel { get; }
-
-    /// <inheritdoc/>
-    public override int DecodeUnitsPerItem => _spec.KvHeads;
-
-    /// <inheritdoc/>
-    public override int DecodeMinChunk => 256;
-
-    /// <inheritdoc/>
-    public override void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
-    {
-        Check(stream);
-        DecodeParams copy = args;
-        _pool.Run(_decode, (nint)(&copy), checked(((ListHeader*)args.Plan)->Count * _spec.KvHeads));
-    }
 
     /// <inheritdoc/>
     public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream)
@@ -100,12 +68,12 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     /// <inheritdoc/>
     public override void Dispose()
     {
-        if (!_disposed)
-        {
-            _disposed = true;
-            _scratch.Dispose();
-        }
+        base.Dispose();
+        _disposed = true;
     }
+
+    /// <inheritdoc/>
+    protected override DecodeKernel LoadDecode(int queryTokens) => new CpuDecodeKernel(_spec, _pool, _vectorBits, queryTokens);
 
     private void Check(CudaStream? stream)
     {

@@ -60,9 +60,6 @@ internal sealed unsafe class CudaBackend : Backend
     public CudaStream Stream { get; }
 
     /// <inheritdoc/>
-    public override int Parallelism => Context.MultiprocessorCount;
-
-    /// <inheritdoc/>
     public override nint Allocate(long bytes)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);

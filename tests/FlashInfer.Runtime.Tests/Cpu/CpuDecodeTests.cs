@@ -207,7 +207,7 @@ public sealed class CpuDecodeTests : IDisposable
     {
         DecodeResult result = @case.Run(kernels, items);
         bool isHalf = @case.Spec.Dtype == DType.Float16;
-        string text = $"{kernels.DecodeKernel}, {items.Length} items, {@case}";
+        string text = $"{kernels.Decode(1).Name}, {items.Length} items, {@case}";
         double relative = ErrorNorms.Relative(result.Output, @case.Expected);
         Assert.True(relative <= (isHalf ? 1e-3 : 4e-3), $"Relative error {relative:g3}: {text}");
         double row = ErrorNorms.WorstRow(result.Output, @case.Expected, @case.Spec.HeadDim);

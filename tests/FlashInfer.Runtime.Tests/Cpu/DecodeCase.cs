@@ -129,7 +129,7 @@ internal sealed unsafe class DecodeCase : IDisposable
             args =>
             {
                 args.Lse = withLse ? args.Lse : 0;
-                kernels.Decode(args, new ListLaunch(items.Length, 1, false), null);
+                kernels.Decode(1).Run(args, new ListLaunch(items.Length, 1, false), null);
                 result = ReadResult(args);
             }
         );
