@@ -47,7 +47,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
-    public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream) => _append.Launch(args, launch, stream);
+    public override bool Append(in AppendParams args, in ListLaunch launch, CudaStream? stream) => _append.Launch(args, launch, stream);
 
     /// <inheritdoc/>
     public override void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream)

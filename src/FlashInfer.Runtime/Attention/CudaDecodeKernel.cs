@@ -32,7 +32,7 @@ internal sealed class CudaDecodeKernel(CudaBackend backend, CudaKernel kernel) :
         kernel.Info.Features.HasFlag(KernelFeatures.TensorMap) ? KvTensorMap.Encode(backend.Context, cache) : default;
 
     /// <inheritdoc/>
-    public override void Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream) => kernel.Launch(args, launch, stream);
+    public override bool Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream) => kernel.Launch(args, launch, stream);
 
     /// <inheritdoc/>
     public override void Dispose() => kernel.Dispose();

@@ -68,21 +68,26 @@ internal sealed class CudaKernel : IDisposable
     public int MaxClusters(int blocks) => _clusters[blocks];
 
     /// <summary>As many blocks as run at once, or fewer when there is less to do; a graph must do for every list that it may replay.</summary>
-    public void Launch<TParams>(in TParams args, in ListLaunch launch, CudaStream? stream)
+    /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
+    public bool Launch<TParams>(in TParams args, in ListLaunch launch, CudaStream? stream)
         where TParams : unmanaged
     {
+        // Asking makes the context current, for the launch as well.
+        CudaStream target = _backend.Resolve(stream);
+        bool capturing = target.IsCapturing;
         int resident = launch.Cluster > 1 ? _clusters[launch.Cluster] : Blocks;
-        int each = launch.TeamUnits ? Info.Teams : 1;
-        long wanted = (((long)launch.Items * Info.UnitsPerItem) + each - 1) / each;
-        _function.Launch(
+        long units = (long)(capturing ? launch.Capacity : launch.Items) * Info.UnitsPerItem;
+        long wanted = launch.TeamUnits && !capturing ? (units + Info.Teams - 1) / Info.Teams : units;
+        _function.LaunchInCurrentContext(
             args,
             new CudaExtent((int)Math.Clamp(wanted, 1, resident) * launch.Cluster),
             new CudaExtent(Info.Threads),
             Info.SharedBytes,
-            _backend.Resolve(stream),
+            target,
             launch.Overlaps && _overlaps,
             launch.Cluster
         );
+        return capturing;
     }
 
     /// <inheritdoc/>

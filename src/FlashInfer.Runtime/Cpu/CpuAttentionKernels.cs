@@ -37,7 +37,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         : 128;
 
     /// <inheritdoc/>
-    public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream)
+    public override bool Append(in AppendParams args, in ListLaunch launch, CudaStream? stream)
     {
         Check(stream);
         AppendParams copy = args;
@@ -45,13 +45,15 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         if (_append.IsWorthThreads(count))
         {
             _pool.Run(_append, (nint)(&copy), count);
-            return;
+            return false;
         }
 
         for (int item = 0; item < count; item++)
         {
             _append.Execute((nint)(&copy), item, 0);
         }
+
+        return false;
     }
 
     /// <inheritdoc/>

@@ -56,12 +56,13 @@ internal sealed unsafe class CpuDecodeKernel : DecodeKernel
     public override int MinChunk => 256;
 
     /// <inheritdoc/>
-    public override void Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
+    public override bool Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
     {
         CpuBackend.RefuseStream(stream);
         ObjectDisposedException.ThrowIf(_disposed, this);
         DecodeParams copy = args;
         _pool.Run(_job, (nint)(&copy), checked(((ListHeader*)args.Plan)->Count * UnitsPerItem));
+        return false;
     }
 
     /// <inheritdoc/>

@@ -30,9 +30,6 @@ internal abstract class Backend : IDisposable
     /// <summary>Waits for everything queued on the device.</summary>
     public abstract void Synchronize();
 
-    /// <summary>Whether work queued on the stream now is recorded into a graph instead of run.</summary>
-    public virtual bool IsCapturing(CudaStream? stream) => false;
-
     /// <summary>Makes a list that the host writes and kernels read.</summary>
     public abstract UploadBuffer CreateUploadBuffer(int capacityBytes);
 
@@ -66,13 +63,14 @@ internal abstract class UploadBuffer : IDisposable
 }
 
 /// <summary>How a kernel over an uploaded list is launched.</summary>
-/// <param name="Items">Items in the list; in a capture as many as the list may hold when the graph is replayed.</param>
+/// <param name="Items">Items in the list.</param>
+/// <param name="Capacity">Items that it may have when a graph that this launch is recorded into is replayed.</param>
 /// <param name="Cluster">Blocks of a cluster, which share each unit of work; 1 without clusters.</param>
 /// <param name="Overlaps">
 /// Whether the kernel may start while the one before it in the stream still runs: not the first time after the list or the page table
 /// changed, since it reads both before it waits.
 /// </param>
-internal readonly record struct ListLaunch(int Items, int Cluster, bool Overlaps)
+internal readonly record struct ListLaunch(int Items, int Capacity, int Cluster, bool Overlaps)
 {
     /// <summary>Whether the list's header lets every team of warps take units of its own: then fewer blocks are enough.</summary>
     public bool TeamUnits { get; init; }
@@ -113,7 +111,8 @@ internal abstract class DecodeKernel : IDisposable
     /// <param name="args">Arguments; the list's header holds the count.</param>
     /// <param name="launch">The list and how it may be launched.</param>
     /// <param name="stream">The stream.</param>
-    public abstract void Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream);
+    /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
+    public abstract bool Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream);
 
     /// <inheritdoc/>
     public abstract void Dispose();
@@ -143,8 +142,8 @@ internal abstract class AttentionKernels : IDisposable
         }
     }
 
-    /// <summary>Writes new keys and values into pages; arguments as <see cref="DecodeKernel.Run"/>.</summary>
-    public abstract void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream);
+    /// <summary>Writes new keys and values into pages; as <see cref="DecodeKernel.Run"/>.</summary>
+    public abstract bool Append(in AppendParams args, in ListLaunch launch, CudaStream? stream);
 
     /// <summary>Writes changed page ids into the page table.</summary>
     public abstract void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream);

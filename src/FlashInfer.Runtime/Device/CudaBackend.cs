@@ -175,9 +175,6 @@ internal sealed unsafe class CudaBackend : Backend
     }
 
     /// <inheritdoc/>
-    public override bool IsCapturing(CudaStream? stream) => Resolve(stream).IsCapturing;
-
-    /// <inheritdoc/>
     public override UploadBuffer CreateUploadBuffer(int capacityBytes)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);

@@ -85,10 +85,8 @@ internal sealed class AppendList(Device device) : IDisposable
     /// <summary>Writes one layer.</summary>
     public void Run(AppendParams args, AttentionKernels kernels, CudaStream? stream)
     {
-        bool capturing = device.Backend.IsCapturing(stream);
-        _captured |= capturing;
         args.Plan = _list!.Address;
-        kernels.Append(args, new ListLaunch(capturing ? _list.Capacity : _itemCount, 1, _overlaps), stream);
+        _captured |= kernels.Append(args, new ListLaunch(_itemCount, _list.Capacity, 1, _overlaps), stream);
         _overlaps = true;
     }
 
