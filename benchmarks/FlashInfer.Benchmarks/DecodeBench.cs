@@ -33,9 +33,8 @@ internal static class DecodeBench
             measured.KvDtype ?? measured.Dtype,
             measured.KvLayout
         );
-        return measured.IsPortable && isPortable ? "this device has only the portable kernels"
-            : measured.QueryTokens > 1 ? "Plan takes one query token a sequence"
-            : measured.IsBatchInvariant ? "Plan has no batch-invariant mode"
+        return measured.IsPortable && isPortable
+            ? "this device has only the portable kernels"
             : AttentionRules.All.FirstOrDefault(rule => !rule.IsMet(shape))?.Message(shape);
     }
 
@@ -44,11 +43,15 @@ internal static class DecodeBench
         AttentionSpec spec = measured.Spec;
         int rows = measured.Lengths.Length * measured.QueryTokens;
         using Workload workload = new(device, gpu, spec, measured.Lengths);
-        using BatchDecodeWithPagedKvCache decode = new(workload.Cache);
+        using BatchDecodeWithPagedKvCache decode = new(
+            workload.Cache,
+            maxQueryTokens: measured.QueryTokens,
+            determinism: measured.IsBatchInvariant ? Determinism.BatchInvariant : Determinism.Reproducible
+        );
         using DeviceTensor query = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
         using DeviceTensor output = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
         gpu.Fill(query.View, 99);
-        decode.Plan(workload.Sequences);
+        decode.Plan(workload.Sequences, [.. measured.Lengths.Select(_ => measured.QueryTokens)]);
         decode.Run(0, query.View, output.View);
         SampledError error = SampledError.Of(workload, query.View, output.View, measured.QueryTokens);
         int layers = workload.Cache.Layers;

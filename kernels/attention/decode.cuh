@@ -35,7 +35,7 @@ struct Decode {
             (Shape::kTensorCopy ? kTensorMap : 0) | (Shape::kClusters ? kClusters : 0),
             Shape::kUnitColumns,
             Shape::kCrews,
-            0};
+            Shape::kTeams};
   }
 
   static __device__ __forceinline__ void run(const DecodeParams& params) {

@@ -26,7 +26,7 @@ struct Append {
   static constexpr int kBlocksPerSm = 8;
 
   static constexpr __host__ __device__ KernelInfo info() {
-    return {kAbiVersion, sizeof(AppendParams), kThreads, 0, kBlocksPerSm, 1, 0, 0, 1, 0};
+    return {kAbiVersion, sizeof(AppendParams), kThreads, 0, kBlocksPerSm, 1, 0, 0, 1, 1};
   }
 
   static __device__ __forceinline__ void run(const AppendParams& params) {

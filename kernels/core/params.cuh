@@ -131,7 +131,7 @@ struct KernelInfo {
   i32 features;          // kTensorMap: wants kv_map; kClusters: can share a unit between the blocks of a cluster
   i32 columns_per_unit;  // decode: pairs of query token and head that a unit serves at most
   i32 crews;             // decode: units that a block works on at once
-  i32 reserved;
+  i32 teams;             // decode: teams of warps in a block
 };
 static_assert(sizeof(KernelInfo) == 40, "KernelInfo is 40 bytes on the host");
 

@@ -60,7 +60,7 @@ public sealed class AttentionSpec
     /// <summary>Order of dimensions inside a page.</summary>
     public KvLayout KvLayout => Shape.KvLayout;
 
-    /// <summary>The unit of batch decode.</summary>
+    /// <summary>The unit of batch decode with one query token a sequence.</summary>
     public TranslationUnit DecodeUnit { get; }
 
     /// <summary>The unit that writes new keys and values into the pages.</summary>
@@ -71,16 +71,16 @@ public sealed class AttentionSpec
 
     internal AttentionShape Shape { get; }
 
-    /// <summary>The unit of batch decode, with checks or without.</summary>
-    internal TranslationUnit DecodeUnitFor(bool isChecked) =>
-        isChecked
-            ? new TranslationUnit(
-                CudaUnits.DecodeName(Shape, isChecked: true),
-                Encoding.UTF8.GetBytes(CudaUnits.Decode(Shape, isChecked: true))
-            )
-            : DecodeUnit;
+    /// <summary>A unit of batch decode; parameters as <see cref="CudaUnits.Decode"/>.</summary>
+    internal TranslationUnit DecodeUnitFor(int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
+        queryTokens == 1 && !teamUnits && !isChecked
+            ? DecodeUnit
+            : new TranslationUnit(
+                CudaUnits.DecodeName(Shape, queryTokens, teamUnits, isChecked),
+                Encoding.UTF8.GetBytes(CudaUnits.Decode(Shape, queryTokens, teamUnits, isChecked))
+            );
 
-    /// <summary>As <see cref="DecodeUnitFor"/>, of append.</summary>
+    /// <summary>The unit of append, with checks or without.</summary>
     internal TranslationUnit AppendUnitFor(bool isChecked) =>
         isChecked
             ? new TranslationUnit(

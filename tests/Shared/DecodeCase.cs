@@ -21,6 +21,13 @@ internal sealed record DecodeCase(
     private static readonly int[] s_headDims = [64, 96, 128, 128, 192, 256];
     private static readonly int[] s_edges = [0, 1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257];
 
+    /// <summary>Query tokens of each sequence, its last ones; one each when null.</summary>
+    public int[]? QueryTokens { get; init; }
+
+    public bool Causal { get; init; } = true;
+
+    public Determinism Determinism { get; init; }
+
     public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout);
 
     /// <summary>Draws a case whose sequences have about this many tokens together.</summary>
@@ -58,9 +65,14 @@ internal sealed record DecodeCase(
                 1 => DType.Float8E5M2,
                 _ => null,
             }
-        );
+        )
+        {
+            QueryTokens = random.Next(2) == 0 ? null : [.. lengths.Select((_, i) => random.Next(i == 0 ? 1 : 0, 9))],
+            Causal = random.Next(4) != 0,
+            Determinism = random.Next(3) == 0 ? Determinism.BatchInvariant : Determinism.Reproducible,
+        };
     }
 
     public override string ToString() =>
-        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}";
+        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}";
 }

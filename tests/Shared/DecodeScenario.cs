@@ -21,6 +21,7 @@ internal sealed class DecodeScenario<T>
     private readonly Random _random;
     private readonly List<float>[,] _keys;
     private readonly List<float>[,] _values;
+    private readonly int[] _queryTokens;
 
     // Of each layer, for keys and then for values, [kvHeads]; all 1 unless the cache is quantised.
     private readonly float[][][] _scales;
@@ -34,6 +35,7 @@ internal sealed class DecodeScenario<T>
         _random = new Random(decodeCase.Seed * 31);
         _keys = Lists();
         _values = Lists();
+        _queryTokens = decodeCase.QueryTokens ?? [.. decodeCase.Lengths.Select(_ => 1)];
         _scales = [.. Enumerable.Range(0, decodeCase.Layers).Select(_ => new[] { Ones(), Ones() })];
 
         float[] Ones() => [.. Enumerable.Repeat(1f, decodeCase.KvHeads)];
@@ -49,15 +51,28 @@ internal sealed class DecodeScenario<T>
         SetScales(cache);
         Scatter(cache);
         Sequence[] sequences = [.. _case.Lengths.Select(_ => cache.NewSequence())];
-        while (Enumerable.Range(0, sequences.Length).Any(i => sequences[i].Length < _case.Lengths[i] - 1))
+        while (Enumerable.Range(0, sequences.Length).Any(i => sequences[i].Length < _case.Lengths[i] - Drafted(i)))
         {
             Grow(cache, sequences);
         }
 
-        using BatchDecodeWithPagedKvCache decode = new(cache, maxSequences: Math.Max(4, sequences.Length));
+        using BatchDecodeWithPagedKvCache decode = new(
+            cache,
+            maxSequences: Math.Max(4, sequences.Length),
+            _queryTokens.Max(),
+            _case.Determinism
+        );
         Sequence[] last = [.. sequences.Where((s, i) => s.Length < _case.Lengths[i])];
-        cache.BeginForward(last, [.. last.Select(_ => 1)]);
-        decode.Plan(sequences, _case.SmScale);
+        cache.BeginForward(last, [.. Enumerable.Range(0, sequences.Length).Select(Drafted).Where(tokens => tokens > 0)]);
+        if (_case.QueryTokens is { } queryTokens)
+        {
+            decode.Plan(sequences, queryTokens, _case.SmScale, _case.Causal);
+        }
+        else
+        {
+            decode.Plan(sequences, _case.SmScale);
+        }
+
         DecodeErrors worst = default;
         for (int layer = 0; layer < _case.Layers; layer++)
         {
@@ -67,7 +82,7 @@ internal sealed class DecodeScenario<T>
                 decode.Append(layer, tokens.Key, tokens.Value);
             }
 
-            DecodeErrors errors = Decode(decode, layer, sequences.Length);
+            DecodeErrors errors = Decode(decode, layer);
             worst = new(
                 Math.Max(worst.Relative, errors.Relative),
                 Math.Max(worst.WorstRow, errors.WorstRow),
@@ -79,6 +94,9 @@ internal sealed class DecodeScenario<T>
         CheckPages(cache, sequences);
         return worst;
     }
+
+    /// <summary>Tokens of a sequence's last forward: those that the queries stand at, or one.</summary>
+    private int Drafted(int sequence) => Math.Min(_case.Lengths[sequence], Math.Max(1, _queryTokens[sequence]));
 
     private List<float>[,] Lists()
     {
@@ -167,10 +185,12 @@ internal sealed class DecodeScenario<T>
     {
         int[] missing =
         [
-            .. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Length < _case.Lengths[i] - 1 && _random.Next(4) != 0),
+            .. Enumerable
+                .Range(0, sequences.Length)
+                .Where(i => sequences[i].Length < _case.Lengths[i] - Drafted(i) && _random.Next(4) != 0),
         ];
         Sequence[] growing = [.. missing.Select(i => sequences[i])];
-        int[] tokens = [.. missing.Select(i => _random.Next(1, _case.Lengths[i] - sequences[i].Length))];
+        int[] tokens = [.. missing.Select(i => _random.Next(1, _case.Lengths[i] - Drafted(i) - sequences[i].Length + 1))];
         cache.BeginForward(growing, tokens);
         if (growing.Length > 0)
         {
@@ -224,8 +244,10 @@ internal sealed class DecodeScenario<T>
         }
     }
 
-    private DecodeErrors Decode(BatchDecodeWithPagedKvCache decode, int layer, int rows)
+    private DecodeErrors Decode(BatchDecodeWithPagedKvCache decode, int layer)
     {
+        int[] owners = [.. Enumerable.Range(0, _queryTokens.Length).SelectMany(i => Enumerable.Repeat(i, _queryTokens[i]))];
+        int rows = owners.Length;
         int row = _case.Heads * _case.HeadDim;
         int gap = _random.Next(3) == 0 ? 128 : 0;
         T[] query = new T[rows * (row + gap)];
@@ -254,12 +276,14 @@ internal sealed class DecodeScenario<T>
         float scale = _case.SmScale ?? (1f / MathF.Sqrt(_case.HeadDim));
         for (int i = 0; i < rows; i++)
         {
+            int owner = owners[i];
+            int after = _case.Causal ? Array.LastIndexOf(owners, owner) - i : 0;
             float[] floats = [.. query.AsSpan(i * (row + gap), row).ToArray().Select(_to)];
             AttentionOracle.Decode(
                 floats,
-                CollectionsMarshal.AsSpan(_keys[layer, i]),
-                CollectionsMarshal.AsSpan(_values[layer, i]),
-                _case.Lengths[i],
+                CollectionsMarshal.AsSpan(_keys[layer, owner]),
+                CollectionsMarshal.AsSpan(_values[layer, owner]),
+                Math.Max(0, _case.Lengths[owner] - after),
                 _case.Heads,
                 _case.KvHeads,
                 _case.HeadDim,

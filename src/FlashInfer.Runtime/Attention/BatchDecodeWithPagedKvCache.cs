@@ -1,4 +1,3 @@
-using System.Globalization;
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
@@ -7,13 +6,15 @@ using FlashInfer.Planning;
 namespace FlashInfer;
 
 /// <summary>
-/// Batch decode: one query token for each sequence, over its pages. <c>Plan</c> once a step, for all layers; then for each layer
-/// <c>Append</c> (when the step brings new tokens) and <c>Run</c>. Generated configurations derive a typed wrapper from it.
+/// Batch decode: one query token for each sequence, or a few (speculative decoding), over its pages. <c>Plan</c> once a step, for all
+/// layers; then for each layer <c>Append</c> (when the step brings new tokens) and <c>Run</c>. Generated configurations derive a typed
+/// wrapper from it.
 /// </summary>
 /// <remarks>
 /// <para>
-/// The query sits at the sequence's last token: it sees all tokens, those of an open forward included. A wrapper belongs to one caller at
-/// a time. <c>Append</c> and <c>Run</c> can be captured in a CUDA graph; a replay after a new <c>Plan</c> reads the new plan.
+/// The query tokens are the sequence's last, those of an open forward included: the very last one sees all tokens, the one before it all
+/// but one. A wrapper belongs to one caller at a time. <c>Append</c> and <c>Run</c> can be captured in a CUDA graph; a replay after a new
+/// <c>Plan</c> reads the new plan.
 /// </para>
 /// <para>
 /// Keys and values come into the cache in one of two ways. The wrapper's <c>Append</c> is the one for a step: <c>BeginForward</c>,
@@ -28,6 +29,8 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     private const float Log2E = 1.44269504f;
 
     private readonly UseGuard _guard = new(nameof(BatchDecodeWithPagedKvCache));
+    private readonly DecodeKernel _kernel;
+    private DecodeKernel? _teamKernel;
     private readonly AppendList _appends;
     private readonly LaunchCheck? _check;
     private readonly UploadList<DecodeItem> _list;
@@ -39,9 +42,15 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     private readonly int[] _revisions;
     private readonly int[] _lengths;
     private readonly int[] _pageOffsets;
+    private readonly int[] _queryTokens;
+    private readonly int[] _attends;
     private DecodePlanLimits _limits;
     private DecodePlan _plan;
-    private int _rows = -1;
+    private int _planned = -1;
+    private int _attending;
+    private int _rows;
+    private bool _several;
+    private bool _causal;
     private bool _overlaps;
     private int _cacheRevision;
     private int _cacheCommits;
@@ -50,30 +59,72 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     /// <summary>Makes a wrapper and its workspace.</summary>
     /// <param name="cache">The cache that holds the sequences.</param>
     /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
-    public BatchDecodeWithPagedKvCache(PagedKvCache cache, int maxSequences = 1024)
+    /// <param name="maxQueryTokens">
+    /// The most query tokens of a sequence, 1 to 8. There is a kernel for 1, 2, 4 and 8, and the smallest that is enough runs every plan
+    /// of the wrapper; where it is not compiled yet, this waits for it.
+    /// </param>
+    /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
+    /// <exception cref="FlashInferException">The kernel can't be compiled or loaded, or the memory is not there.</exception>
+    public BatchDecodeWithPagedKvCache(
+        PagedKvCache cache,
+        int maxSequences = 1024,
+        int maxQueryTokens = 1,
+        Determinism determinism = Determinism.Reproducible
+    )
     {
         ArgumentNullException.ThrowIfNull(cache);
         cache.ThrowIfDisposed();
         ArgumentOutOfRangeException.ThrowIfLessThan(maxSequences, 1);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(maxSequences, 65_536);
+        int most = CudaUnits.QueryTokens[^1];
+        if (maxQueryTokens < 1 || maxQueryTokens > most)
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(maxQueryTokens),
+                maxQueryTokens,
+                $"Decode serves 1 to {most} query tokens a sequence; append longer stretches of a prompt to the cache in several steps."
+            );
+        }
+
+        if (!Enum.IsDefined(determinism))
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(determinism),
+                determinism,
+                $"Expected {string.Join(" or ", Enum.GetNames<Determinism>())}."
+            );
+        }
+
         Cache = cache;
         MaxSequences = maxSequences;
-        int blocks = cache.Device.Backend.Parallelism;
-        int units = cache.Kernels.DecodeUnitsPerItem;
-        int slots = DecodePlanner.SlotsFor(blocks, units);
-        _limits = new DecodePlanLimits(blocks, units, cache.Kernels.DecodeMinChunk, slots)
+        MaxQueryTokens = maxQueryTokens;
+        Determinism = determinism;
+        _kernel = cache.Kernels.Decode(maxQueryTokens, teamUnits: false);
+        int slots =
+            determinism == Determinism.BatchInvariant
+                ? DecodePlanner.InvariantSlots(
+                    maxSequences,
+                    (long)cache.TotalPages * cache.Spec.PageSize,
+                    _kernel.Blocks,
+                    _kernel.UnitsPerItem
+                )
+                : DecodePlanner.SlotsFor(_kernel.Blocks, _kernel.UnitsPerItem);
+        _limits = new DecodePlanLimits(_kernel.Blocks, _kernel.UnitsPerItem, _kernel.MinChunk, slots)
         {
-            ClustersOf8 = cache.Kernels.MaxClusters(8),
-            ClustersOf2 = cache.Kernels.MaxClusters(2),
+            Teams = _kernel.Teams,
+            ClustersOf8 = _kernel.MaxClusters(8),
+            ClustersOf2 = _kernel.MaxClusters(2),
+            Determinism = determinism,
         };
-        _kvMap = cache.Kernels.EncodeKvMap(cache);
+        _kvMap = _kernel.EncodeKvMap(cache);
         _appends = new AppendList(cache, $"{nameof(BatchDecodeWithPagedKvCache)}.{nameof(Append)}");
         _check = LaunchCheck.Create(cache, $"{nameof(BatchDecodeWithPagedKvCache)}.{nameof(Run)}", SequenceAt);
         _list = new UploadList<DecodeItem>(cache.Device.Backend, DecodePlanner.MaxItems(maxSequences, _limits));
-        long states = (long)slots * cache.Spec.Heads;
-        _partialOutput = new DeviceMemory(cache.Device, states * cache.Spec.HeadDim * sizeof(float));
-        _partialState = new DeviceMemory(cache.Device, states * 2 * sizeof(float));
-        _counters = new DeviceMemory(cache.Device, (long)slots * units * sizeof(uint));
+        long units = (long)slots * _kernel.UnitsPerItem;
+        long columns = units * _kernel.ColumnsPerUnit;
+        _partialOutput = new DeviceMemory(cache.Device, columns * cache.Spec.HeadDim * sizeof(float));
+        _partialState = new DeviceMemory(cache.Device, columns * 2 * sizeof(float));
+        _counters = new DeviceMemory(cache.Device, units * sizeof(uint));
         cache.Device.Backend.Fill(_counters.Address, 0, _counters.Bytes, null);
         // The first launch may go to any stream, which knows nothing of the fill on the device's own.
         cache.Device.Synchronize();
@@ -81,6 +132,8 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _revisions = new int[maxSequences];
         _lengths = new int[maxSequences];
         _pageOffsets = new int[maxSequences];
+        _queryTokens = new int[maxSequences];
+        _attends = new int[maxSequences];
     }
 
     /// <summary>The cache that holds the sequences.</summary>
@@ -88,6 +141,12 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 
     /// <summary>Sequences of the largest batch.</summary>
     public int MaxSequences { get; }
+
+    /// <summary>The most query tokens of a sequence.</summary>
+    public int MaxQueryTokens { get; }
+
+    /// <summary>On what the bits of a sequence's results may depend.</summary>
+    public Determinism Determinism { get; }
 
     /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one.</summary>
     public long WorkspaceBytes => _partialOutput.Bytes + _partialState.Bytes + _counters.Bytes;
@@ -100,65 +159,72 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         {
             RequirePlan();
             // Planned once more, aside: the items themselves have gone to the device.
-            DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(_rows, _limits)];
-            DecodePlan again = DecodePlanner.Plan(_lengths.AsSpan(0, _rows), _pageOffsets.AsSpan(0, _rows), _limits, items);
+            DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(_attending, _limits)];
+            DecodePlan again = DecodePlanner.Plan(Batch, _limits, items);
             long units = (long)_plan.Items * _limits.UnitsPerItem;
+            long shared = _plan.TeamUnits ? (units + _limits.Teams - 1) / _limits.Teams : units * _plan.Cluster;
             return new PlanInfo(
-                Cache.Kernels.DecodeKernel,
+                (_plan.TeamUnits ? _teamKernel! : _kernel).Name,
+                _planned,
                 _rows,
                 _plan.TotalTokens,
                 _plan.Items,
                 units,
-                (int)Math.Min(units * _plan.Cluster, _limits.Blocks),
+                (int)Math.Min(shared, _limits.Blocks),
                 _plan.Cluster,
+                _plan.TeamUnits ? _limits.Teams : 1,
                 _plan.ChunkTokens,
                 _plan.SplitSequences,
-                DecodePlanner.Imbalance(items.AsSpan(0, again.Items), again, _limits)
+                DecodePlanner.Imbalance(items.AsSpan(0, again.Items), again, _limits),
+                Determinism
             );
         }
     }
 
-    /// <summary>Plans a step: from here on <c>Append</c> and <c>Run</c> mean these sequences as they are now, in this order.</summary>
+    /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
+    internal DecodePlanLimits Limits
+    {
+        get => _limits;
+        set => _limits = value;
+    }
+
+    private DecodeBatch Batch =>
+        new(
+            _lengths.AsSpan(0, _attending),
+            _pageOffsets.AsSpan(0, _attending),
+            _several ? _queryTokens.AsSpan(0, _attending) : default,
+            _causal
+        );
+
+    /// <summary>
+    /// Plans a step with one query token for each sequence, its last: from here on <c>Append</c> and <c>Run</c> mean these sequences as they
+    /// are now, in this order.
+    /// </summary>
     /// <param name="sequences">Sequences of the cache; empty ones give output 0 and LSE -infinity. One without an open forward may stand in the batch more than once.</param>
     /// <param name="smScale">What logits are multiplied by before the softmax; 1 / sqrt(headDim) when null.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
-    public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, CudaStream? stream = null)
-    {
-        using UseGuard.Use use = Enter();
-        using UseGuard.Use cacheUse = Cache.Enter();
-        Cache.Device.CheckStream(stream);
-        int forwardTokens = CheckSequences(sequences);
-        float scale = smScale ?? (1f / MathF.Sqrt(Cache.Spec.HeadDim));
-        if (!float.IsFinite(scale))
-        {
-            throw new ArgumentOutOfRangeException(nameof(smScale), scale, "smScale must be a finite number, such as 1 / sqrt(headDim).");
-        }
+    public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, CudaStream? stream = null) =>
+        Plan(sequences, several: false, default, smScale, causal: true, stream);
 
-        _check?.Before(stream);
-        _appends.Check?.Before(stream);
-
-        // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
-        _rows = -1;
-        for (int i = 0; i < sequences.Length; i++)
-        {
-            Sequence sequence = sequences[i];
-            _sequences[i] = sequence;
-            _revisions[i] = sequence.Revision;
-            _lengths[i] = sequence.KvLength;
-            _pageOffsets[i] = sequence.PageOffset;
-        }
-
-        Span<DecodeItem> items = _list.Begin();
-        _plan = DecodePlanner.Plan(_lengths.AsSpan(0, sequences.Length), _pageOffsets.AsSpan(0, sequences.Length), _limits, items);
-        _list.Commit(_plan.Items, stream, scale * Log2E);
-        _overlaps = false;
-        _appends.Fill(sequences, forwardTokens, stream);
-        Cache.Table.Flush(Cache.Kernels, stream);
-        Cache.Streams?.After(stream);
-        _cacheRevision = Cache.Revision;
-        _cacheCommits = Cache.Commits;
-        _rows = sequences.Length;
-    }
+    /// <summary>
+    /// Plans a step with several query tokens for each sequence, its last ones: the verification of drafted tokens, say. Their rows in query
+    /// and output stand one behind the other, those of the first sequence first.
+    /// </summary>
+    /// <param name="sequences">As in the overload without <paramref name="queryTokens"/>.</param>
+    /// <param name="queryTokens">Query tokens of each sequence, 0 to <see cref="MaxQueryTokens"/>. A sequence with 0 has no row; <c>Append</c> writes its new tokens all the same.</param>
+    /// <param name="smScale">What logits are multiplied by before the softmax; 1 / sqrt(headDim) when null.</param>
+    /// <param name="causal">
+    /// Whether a query token sees the tokens up to its own only: the last of n sees all of the sequence, the first all but the last n - 1.
+    /// One that comes before the sequence's first token sees none and gives output 0 and LSE -infinity. When false each sees all.
+    /// </param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    public void Plan(
+        ReadOnlySpan<Sequence> sequences,
+        ReadOnlySpan<int> queryTokens,
+        float? smScale = null,
+        bool causal = true,
+        CudaStream? stream = null
+    ) => Plan(sequences, several: true, queryTokens, smScale, causal, stream);
 
     /// <summary>
     /// Writes the keys and values of the planned sequences' open forwards into one layer; the cache's own <c>Append</c> does it without a
@@ -187,11 +253,11 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _appends.Run(layer, args, Cache.Kernels, stream);
     }
 
-    /// <summary>Attends with one query token for each planned sequence.</summary>
+    /// <summary>Attends with the query tokens of the planned sequences.</summary>
     /// <param name="layer">The layer, from 0.</param>
-    /// <param name="query">[sequences, heads, headDim], in the order of the plan.</param>
-    /// <param name="output">[sequences, heads, headDim]; every element is written.</param>
-    /// <param name="lse">float [sequences, heads], contiguous: receives the base-2 LSE; none when default.</param>
+    /// <param name="query">[rows, heads, headDim]: a row for each query token, in the order of the plan.</param>
+    /// <param name="output">[rows, heads, headDim]; every element is written.</param>
+    /// <param name="lse">float [rows, heads], contiguous: receives the base-2 LSE; none when default.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
     /// <exception cref="StalePlanException">There is no plan, or its sequences changed.</exception>
     public void Run(int layer, TensorView query, TensorView output, TensorView lse = default, CudaStream? stream = null)
@@ -237,23 +303,23 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             KvMap = _kvMap,
         };
         _check?.Before(stream);
-        bool capturing = Cache.Device.Backend.IsCapturing(stream);
-        if (capturing)
+        ListLaunch launch = new(_plan.Items, _list.Capacity, _plan.Cluster, _overlaps);
+        if ((_plan.TeamUnits ? _teamKernel! : _kernel).Run(args, launch, stream))
         {
-            // The graph keeps the cluster size of its launches: every later plan has to be made for it.
+            // The graph keeps the kernel and the cluster size of its launches: every later plan has to be made for them.
             _limits = _limits with
             {
                 Cluster = _plan.Cluster,
+                TeamUnits = _plan.TeamUnits,
             };
         }
 
-        Cache.Kernels.Decode(args, new ListLaunch(capturing ? _list.Capacity : _plan.Items, _plan.Cluster, _overlaps), stream);
         _overlaps = true;
         _check?.After(layer, stream);
     }
 
-    /// <summary>The plan in words: kernel, work items, chunk, imbalance.</summary>
-    public string Explain() => _rows < 0 ? "no plan" : PlanInfo.ToString();
+    /// <summary>The plan in words: kernel, rows, work items, chunk, who shares them, imbalance.</summary>
+    public string Explain() => _planned < 0 ? "no plan" : PlanInfo.ToString();
 
     /// <inheritdoc/>
     public void Dispose()
@@ -280,13 +346,93 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _counters.Dispose();
     }
 
-    private Sequence? SequenceAt(int row) => row < _rows ? _sequences[row] : null;
+    /// <summary>The sequence that a row of the query belongs to.</summary>
+    private Sequence? SequenceAt(int row)
+    {
+        for (int i = 0; i < _attending; i++)
+        {
+            row -= _queryTokens[i];
+            if (row < 0)
+            {
+                return _sequences[_attends[i]];
+            }
+        }
+
+        return null;
+    }
 
     private UseGuard.Use Enter()
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         Cache.ThrowIfDisposed();
         return _guard.Enter();
+    }
+
+    private void Plan(
+        ReadOnlySpan<Sequence> sequences,
+        bool several,
+        ReadOnlySpan<int> queryTokens,
+        float? smScale,
+        bool causal,
+        CudaStream? stream
+    )
+    {
+        using UseGuard.Use use = Enter();
+        using UseGuard.Use cacheUse = Cache.Enter();
+        Cache.Device.CheckStream(stream);
+        int forwardTokens = CheckSequences(sequences);
+        if (several)
+        {
+            CheckQueryTokens(sequences, queryTokens);
+        }
+
+        CheckSlots(sequences);
+        float scale = smScale ?? (1f / MathF.Sqrt(Cache.Spec.HeadDim));
+        if (!float.IsFinite(scale))
+        {
+            throw new ArgumentOutOfRangeException(nameof(smScale), scale, "smScale must be a finite number, such as 1 / sqrt(headDim).");
+        }
+
+        _check?.Before(stream);
+        _appends.Check?.Before(stream);
+
+        // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
+        _planned = -1;
+        _several = several;
+        _causal = causal;
+        sequences.CopyTo(_sequences);
+        _attending = 0;
+        _rows = 0;
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            Sequence sequence = sequences[i];
+            _revisions[i] = sequence.Revision;
+            int tokens = several ? queryTokens[i] : 1;
+            if (tokens > 0)
+            {
+                _lengths[_attending] = sequence.KvLength;
+                _pageOffsets[_attending] = sequence.PageOffset;
+                _attends[_attending] = i;
+                _queryTokens[_attending++] = tokens;
+                _rows += tokens;
+            }
+        }
+
+        _plan = DecodePlanner.Plan(Batch, _limits, _list.Begin());
+        if (_plan.TeamUnits)
+        {
+            // The one plan that has to wait for a compiler, if the kernel is not in the cache.
+            _teamKernel ??= Cache.Kernels.Decode(MaxQueryTokens, teamUnits: true);
+        }
+
+        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scale * Log2E });
+        _overlaps = false;
+        _appends.Fill(sequences, forwardTokens, stream);
+        Cache.Table.Flush(Cache.Kernels, stream);
+        Cache.Streams?.After(stream);
+        _cacheRevision = Cache.Revision;
+        _cacheCommits = Cache.Commits;
+        _planned = sequences.Length;
     }
 
     private int CheckSequences(ReadOnlySpan<Sequence> sequences)
@@ -300,6 +446,53 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         }
 
         return Cache.CheckPlanned(sequences);
+    }
+
+    private void CheckQueryTokens(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens)
+    {
+        if (sequences.Length != queryTokens.Length)
+        {
+            throw new ArgumentException(
+                $"{sequences.Length} sequences but {queryTokens.Length} numbers of query tokens were given.",
+                nameof(queryTokens)
+            );
+        }
+
+        for (int i = 0; i < queryTokens.Length; i++)
+        {
+            if ((uint)queryTokens[i] > (uint)MaxQueryTokens)
+            {
+                throw new ArgumentOutOfRangeException(
+                    nameof(queryTokens),
+                    queryTokens[i],
+                    $"Sequence {i} of the batch ({sequences[i]}) has {queryTokens[i]} query tokens; expected 0 to {MaxQueryTokens}. The wrapper's constructor takes a larger maxQueryTokens, up to {CudaUnits.QueryTokens[^1]}."
+                );
+            }
+        }
+    }
+
+    /// <summary>Batch-invariant plans cut every sequence as if it were alone: the workspace is made for a full cache, not for sequences that stand in a batch twice.</summary>
+    private void CheckSlots(ReadOnlySpan<Sequence> sequences)
+    {
+        if (Determinism != Determinism.BatchInvariant)
+        {
+            return;
+        }
+
+        long slots = 0;
+        foreach (Sequence sequence in sequences)
+        {
+            int parts = DecodePlanner.InvariantParts(sequence.KvLength, _limits);
+            slots += parts > 1 ? parts : 0;
+        }
+
+        if (slots > _limits.MaxSlots)
+        {
+            throw new ArgumentException(
+                $"The batch has {slots} parts of long sequences; the batch-invariant workspace has room for {_limits.MaxSlots}, as many as a full cache can have. Plan sequences that stand in the batch more than once in several batches.",
+                nameof(sequences)
+            );
+        }
     }
 
     private void CheckLse(TensorView lse)
@@ -321,7 +514,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 
     private void RequirePlan()
     {
-        if (_rows < 0)
+        if (_planned < 0)
         {
             throw new StalePlanException("There is no plan; call Plan with the step's sequences first.");
         }
@@ -336,7 +529,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         }
 
         int open = 0;
-        for (int i = 0; i < _rows; i++)
+        for (int i = 0; i < _planned; i++)
         {
             open += _sequences[i].ForwardTokens;
         }
@@ -359,12 +552,12 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             return;
         }
 
-        for (int i = 0; i < _rows; i++)
+        for (int i = 0; i < _planned; i++)
         {
             if (_sequences[i].Revision != _revisions[i])
             {
                 throw new StalePlanException(
-                    $"The plan is stale: {_sequences[i]} has begun or abandoned a forward, or was freed, since it was planned. Call Plan again."
+                    $"The plan is stale: {_sequences[i]} has begun a forward, abandoned one or a part of it, or was freed since it was planned. Call Plan again."
                 );
             }
         }
@@ -372,42 +565,4 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         // Other sequences changed, none of ours: the look at each need not be repeated.
         _cacheRevision = Cache.Revision;
     }
-}
-
-/// <summary>What a plan looks like.</summary>
-/// <param name="Kernel">The kernel that runs.</param>
-/// <param name="Sequences">Sequences of the batch.</param>
-/// <param name="Tokens">Tokens of all sequences.</param>
-/// <param name="Items">Chunks that the sequences were cut into.</param>
-/// <param name="Units">Pieces of work on the device: items times KV heads times group tiles.</param>
-/// <param name="Blocks">Blocks that share them.</param>
-/// <param name="Cluster">Blocks that take each unit together; 1 when every block works alone.</param>
-/// <param name="ChunkTokens">No item is longer than this.</param>
-/// <param name="SplitSequences">Sequences cut into more than one item, whose parts are merged.</param>
-/// <param name="Imbalance">Tokens of the busiest block over the mean, 1 at best.</param>
-public readonly record struct PlanInfo(
-    string Kernel,
-    int Sequences,
-    long Tokens,
-    int Items,
-    long Units,
-    int Blocks,
-    int Cluster,
-    int ChunkTokens,
-    int SplitSequences,
-    double Imbalance
-)
-{
-    /// <summary>The plan in words.</summary>
-    public override string ToString()
-    {
-        string split = SplitSequences == 0 ? "none" : Count(SplitSequences, "sequence");
-        return string.Create(
-            CultureInfo.InvariantCulture,
-            $"{Kernel}: {Count(Sequences, "sequence")} with {Count(Tokens, "token")} in {Count(Items, "item")} of up to {Count(ChunkTokens, "token")} ({split} split), {Count(Units, "unit")} on {Count(Blocks, "block")}{(Cluster > 1 ? $" in clusters of {Cluster}" : "")}, busiest block at {Imbalance:F2} of the mean"
-        );
-    }
-
-    private static string Count(long number, string what) =>
-        string.Create(CultureInfo.InvariantCulture, $"{number} {what}{(number == 1 ? "" : "s")}");
 }

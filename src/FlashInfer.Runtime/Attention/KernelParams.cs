@@ -271,7 +271,8 @@ internal struct KernelInfo
     /// <summary>Units of work that a block works on at once: 1, but for decode kernels whose teams of warps take units of their own.</summary>
     public int Crews;
 
-    private readonly int _reserved;
+    /// <summary>Decode: teams of warps in a block; more than 1 when a kernel whose teams take units of their own makes a difference. Else 1.</summary>
+    public int Teams;
 }
 
 /// <summary>Bits of <see cref="KernelInfo.Features"/>.</summary>

@@ -6,7 +6,7 @@ internal static class KernelTensor
     private const int Alignment = 16;
 
     /// <summary>Throws unless a tensor is [rows, heads, headDim] of the cache's device, with rows that 16-byte accesses can reach.</summary>
-    public static void Check(TensorView tensor, string name, PagedKvCache cache, DType dtype, int rows, int heads)
+    public static void Check(in TensorView tensor, string name, PagedKvCache cache, DType dtype, int rows, int heads)
     {
         tensor.Expect(name, dtype, rows, heads, cache.Spec.HeadDim);
         if (tensor.Device != cache.Device)
@@ -33,7 +33,7 @@ internal static class KernelTensor
     }
 
     /// <summary>Throws when two rows or heads of a tensor that a kernel writes share memory: which value stayed would be chance.</summary>
-    public static void CheckWritten(TensorView tensor, string name)
+    public static void CheckWritten(in TensorView tensor, string name)
     {
         (long Stride, int Count) inner = (tensor.Stride(1), tensor.Shape[1]);
         (long Stride, int Count) outer = (tensor.Stride(0), tensor.Shape[0]);

@@ -9,8 +9,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
 {
     private readonly AttentionSpec _spec;
     private readonly CpuWorkerPool _pool;
-    private readonly CpuScratch _scratch;
-    private readonly CpuJob _decode;
+    private readonly int _vectorBits;
     private readonly CpuAppendJob _append;
     private bool _disposed;
 
@@ -22,26 +21,8 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     {
         _spec = spec;
         _pool = pool;
-        _scratch = new CpuScratch(pool.Workers, spec.GroupSize, spec.HeadDim);
-        int bits = vectorBits;
-        if (bits == 512 && spec.HeadDim % (4 * Simd512.Count) != 0)
-        {
-            // Values are summed 4 vectors at a time: a head of 96 elements takes narrower ones.
-            bits = 256;
-        }
-
-        _decode = bits switch
-        {
-            512 => MakeDecode<Simd512, Vector512<float>>(),
-            256 => MakeDecode<Simd256, Vector256<float>>(),
-            128 => MakeDecode<Simd128, Vector128<float>>(),
-            _ => throw new ArgumentException(
-                $"The CPU device has no kernels for vectors of {vectorBits} bits; expected 128, 256 or 512.",
-                nameof(vectorBits)
-            ),
-        };
+        _vectorBits = vectorBits;
         _append = new CpuAppendJob(spec.Shape);
-        DecodeKernel = $"cpu_decode_v{bits} on {pool.Workers} {(pool.Workers == 1 ? "thread" : "threads")}";
     }
 
     /// <summary>The widest vectors that the compiled code has registers for.</summary>
@@ -56,34 +37,12 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         : 128;
 
     /// <inheritdoc/>
-    public override string DecodeKernel { get; }
-
-    /// <inheritdoc/>
-    public override int DecodeUnitsPerItem => _spec.KvHeads;
-
-    /// <inheritdoc/>
-    public override int DecodeMinChunk => 256;
-
-    /// <inheritdoc/>
-    public override void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
+    public override bool Append(in AppendParams args, in ListLaunch launch, CudaStream? stream)
     {
         Check(stream);
         if (args.Fault != 0 && !CpuPageCheck.Passes(args, _spec.PageSize))
         {
-            return;
-        }
-
-        DecodeParams copy = args;
-        _pool.Run(_decode, (nint)(&copy), checked(((ListHeader*)args.Plan)->Count * _spec.KvHeads));
-    }
-
-    /// <inheritdoc/>
-    public override void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream)
-    {
-        Check(stream);
-        if (args.Fault != 0 && !CpuPageCheck.Passes(args, _spec.PageSize))
-        {
-            return;
+            return false;
         }
 
         AppendParams copy = args;
@@ -91,13 +50,15 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         if (_append.IsWorthThreads(count))
         {
             _pool.Run(_append, (nint)(&copy), count);
-            return;
+            return false;
         }
 
         for (int item = 0; item < count; item++)
         {
             _append.Execute((nint)(&copy), item, 0);
         }
+
+        return false;
     }
 
     /// <inheritdoc/>
@@ -114,28 +75,13 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     /// <inheritdoc/>
     public override void Dispose()
     {
-        if (!_disposed)
-        {
-            _disposed = true;
-            _scratch.Dispose();
-        }
+        base.Dispose();
+        _disposed = true;
     }
 
-    private CpuJob MakeDecode<TSimd, TVector>()
-        where TSimd : ISimd<TVector>
-        where TVector : struct =>
-        _spec.Dtype == DType.Float16 ? MakeDecode<TSimd, TVector, HalfElement>() : MakeDecode<TSimd, TVector, BFloat16Element>();
-
-    private CpuJob MakeDecode<TSimd, TVector, TElement>()
-        where TSimd : ISimd<TVector>
-        where TVector : struct
-        where TElement : IQueryElement =>
-        _spec.KvDtype switch
-        {
-            DType.Float8E4M3 => new CpuDecodeJob<TSimd, TVector, TElement, Float8Element<E4M3Format>>(_spec.Shape, _scratch),
-            DType.Float8E5M2 => new CpuDecodeJob<TSimd, TVector, TElement, Float8Element<E5M2Format>>(_spec.Shape, _scratch),
-            _ => new CpuDecodeJob<TSimd, TVector, TElement, TElement>(_spec.Shape, _scratch),
-        };
+    /// <inheritdoc/>
+    protected override DecodeKernel LoadDecode(int queryTokens, bool teamUnits) =>
+        new CpuDecodeKernel(_spec, _pool, _vectorBits, queryTokens);
 
     private void Check(CudaStream? stream)
     {

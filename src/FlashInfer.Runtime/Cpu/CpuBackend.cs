@@ -20,9 +20,6 @@ internal sealed unsafe class CpuBackend : Backend
     /// <param name="workers">Threads that kernels run on, the caller's included.</param>
     public CpuBackend(int workers) => _pool = new CpuWorkerPool(workers);
 
-    /// <inheritdoc/>
-    public override int Parallelism => _pool.Workers;
-
     /// <summary>Allocations not freed yet.</summary>
     public int LiveAllocations
     {

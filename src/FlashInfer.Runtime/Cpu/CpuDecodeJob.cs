@@ -3,8 +3,15 @@ using FlashInfer.Attention;
 
 namespace FlashInfer.Cpu;
 
-/// <summary>Batch decode: a unit is one item of the list for one KV head, so the query heads of one group.</summary>
-internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(AttentionShape shape, CpuScratch scratch) : CpuJob
+/// <summary>
+/// Batch decode: a unit is one item of the list for one KV head, so the heads of one group for each query token of the sequence. Column
+/// t * group + h is query token t and head h of the group.
+/// </summary>
+internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
+    AttentionShape shape,
+    int columnsPerUnit,
+    CpuScratch scratch
+) : CpuJob
     where TSimd : ISimd<TVector>
     where TVector : struct
     where TElement : IQueryElement
@@ -22,43 +29,44 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         ListHeader* header = (ListHeader*)p.Plan;
         ref readonly DecodeItem item = ref ((DecodeItem*)(header + 1))[unit / _kvHeads];
         int kvHead = unit % _kvHeads;
+        int columns = item.QueryTokens * _group;
         ref readonly WorkerScratch s = ref scratch[worker];
 
-        LoadQuery(p, item.Row, kvHead, header->ScaleLog2, s.Query);
-        new Span<float>(s.Output, _group * _headDim).Clear();
-        new Span<float>(s.Max, _group).Fill(float.NegativeInfinity);
-        new Span<float>(s.Sum, _group).Clear();
+        LoadQuery(p, item, kvHead, header->ScaleLog2, s.Query);
+        new Span<float>(s.Output, columns * _headDim).Clear();
+        new Span<float>(s.Max, columns).Fill(float.NegativeInfinity);
+        new Span<float>(s.Sum, columns).Clear();
         Attend(p, item, kvHead, s);
 
         if (item.Parts == 1)
         {
-            WriteOutput(p, item.Row, kvHead, s);
+            WriteOutput(p, item, kvHead, s);
             return;
         }
 
-        WritePartial(p, item.PartOffset + item.Part, kvHead, s);
+        WritePartial(p, item.PartOffset + item.Part, columns, kvHead, s);
         ref int arrived = ref ((int*)p.Counters)[((long)item.PartOffset * _kvHeads) + kvHead];
 
         // The increment is a full fence: this part is visible before it counts, and who arrives last sees all parts.
         if (Interlocked.Increment(ref arrived) == item.Parts)
         {
             arrived = 0;
-            Merge(p, item.PartOffset, item.Parts, kvHead, s);
-            WriteOutput(p, item.Row, kvHead, s);
+            Merge(p, item, kvHead, s);
+            WriteOutput(p, item, kvHead, s);
         }
     }
 
-    private void LoadQuery(in DecodeParams p, int row, int kvHead, float scale, float* query)
+    private void LoadQuery(in DecodeParams p, in DecodeItem item, int kvHead, float scale, float* query)
     {
-        for (int head = 0; head < _group; head++)
+        TVector factor = TSimd.Create(scale * Scale(p.KeyScales, kvHead));
+        for (int column = 0; column < item.QueryTokens * _group; column++, query += _headDim)
         {
-            long offset = (row * p.QueryRowStride) + (((kvHead * _group) + head) * p.QueryHeadStride);
-            float* to = query + (head * _headDim);
-            TElement.Widen((byte*)p.Query + (offset * TElement.Size), to, _headDim);
-            TVector factor = TSimd.Create(scale * Scale(p.KeyScales, kvHead));
+            (int token, int head) = Math.DivRem(column, _group);
+            long offset = ((item.Row + token) * p.QueryRowStride) + (((kvHead * _group) + head) * p.QueryHeadStride);
+            TElement.Widen((byte*)p.Query + (offset * TElement.Size), query, _headDim);
             for (int d = 0; d < _headDim; d += TSimd.Count)
             {
-                TSimd.Store(TSimd.Multiply(TSimd.Load(to + d), factor), to + d);
+                TSimd.Store(TSimd.Multiply(TSimd.Load(query + d), factor), query + d);
             }
         }
     }
@@ -79,29 +87,37 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
                 FindRows(p, item, kvHead, begin + CpuScratch.BlockTokens, next);
             }
 
-            Block(new RowBlock(keys, offsets, values, offsets), new RowBlock(values, offsets, keys, isLast ? null : next), tokens, s);
+            Block(
+                item,
+                begin,
+                tokens,
+                new RowBlock(keys, offsets, values, offsets),
+                new RowBlock(values, offsets, keys, isLast ? null : next),
+                s
+            );
             nint* done = offsets;
             offsets = next;
             next = done;
         }
     }
 
-    private void Block(in RowBlock keys, in RowBlock values, int tokens, in WorkerScratch s)
+    private void Block(in DecodeItem item, int begin, int tokens, in RowBlock keys, in RowBlock values, in WorkerScratch s)
     {
-        if ((_group - 1) / TSimd.HeadTile < TKvElement.TilesOnTheFly)
+        int columns = item.QueryTokens * _group;
+        if ((columns - 1) / TSimd.HeadTile < TKvElement.TilesOnTheFly)
         {
-            ScoreTiles<TSimd, TVector>.Score<TKvElement>(s.Query, keys, tokens, _group, _headDim, s.Scores);
-            Softmax(tokens, s);
-            ValueTiles<TSimd, TVector>.Accumulate<TKvElement>(s.Scores, values, tokens, _group, _headDim, s.Rescale, s.Output);
+            ScoreTiles<TSimd, TVector>.Score<TKvElement>(s.Query, keys, tokens, columns, _headDim, s.Scores);
+            Softmax(item, begin, tokens, s);
+            ValueTiles<TSimd, TVector>.Accumulate<TKvElement>(s.Scores, values, tokens, columns, _headDim, s.Rescale, s.Output);
             return;
         }
 
         RowBlock wide = new((byte*)s.Wide, s.WideOffsets, null, null);
         WidenRows(keys, (tokens + 3) & ~3, s.Wide);
-        ScoreTiles<TSimd, TVector>.Score<SingleElement>(s.Query, wide, tokens, _group, _headDim, s.Scores);
-        Softmax(tokens, s);
+        ScoreTiles<TSimd, TVector>.Score<SingleElement>(s.Query, wide, tokens, columns, _headDim, s.Scores);
+        Softmax(item, begin, tokens, s);
         WidenRows(values, tokens, s.Wide);
-        ValueTiles<TSimd, TVector>.Accumulate<SingleElement>(s.Scores, wide, tokens, _group, _headDim, s.Rescale, s.Output);
+        ValueTiles<TSimd, TVector>.Accumulate<SingleElement>(s.Scores, wide, tokens, columns, _headDim, s.Rescale, s.Output);
     }
 
     /// <summary>
@@ -149,20 +165,24 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         }
     }
 
-    /// <summary>Turns a block's scores into weights and updates maximum and sum; Rescale gets what earlier sums are to be multiplied with.</summary>
+    /// <summary>
+    /// Turns a block's scores into weights, 0 for the tokens that a query token does not see, and updates maximum and sum; Rescale gets
+    /// what earlier sums are to be multiplied with.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private void Softmax(int tokens, in WorkerScratch s)
+    private void Softmax(in DecodeItem item, int begin, int tokens, in WorkerScratch s)
     {
-        for (int head = 0; head < _group; head++)
+        int padded = (tokens + TSimd.Count - 1) & -TSimd.Count;
+        for (int column = 0; column < item.QueryTokens * _group; column++)
         {
-            float* scores = s.Scores + (head * CpuScratch.BlockTokens);
-            int padded = (tokens + TSimd.Count - 1) & -TSimd.Count;
-            for (int token = tokens; token < padded; token++)
+            float* scores = s.Scores + (column * CpuScratch.BlockTokens);
+            int seen = Math.Clamp(item.Visible + (column / _group) - begin, 0, tokens);
+            for (int token = seen; token < padded; token++)
             {
                 scores[token] = float.NegativeInfinity;
             }
 
-            float before = s.Max[head];
+            float before = s.Max[column];
             TVector largest = TSimd.Create(before);
             for (int token = 0; token < padded; token += TSimd.Count)
             {
@@ -183,80 +203,86 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
             }
 
             float rescale = before == max ? 1f : Exp2(before - origin);
-            s.Max[head] = max;
-            s.Sum[head] = (s.Sum[head] * rescale) + TSimd.Sum(sum);
-            s.Rescale[head] = rescale;
+            s.Max[column] = max;
+            s.Sum[column] = (s.Sum[column] * rescale) + TSimd.Sum(sum);
+            s.Rescale[column] = rescale;
         }
     }
 
-    private void WriteOutput(in DecodeParams p, int row, int kvHead, in WorkerScratch s)
+    private void WriteOutput(in DecodeParams p, in DecodeItem item, int kvHead, in WorkerScratch s)
     {
-        for (int head = 0; head < _group; head++)
+        for (int column = 0; column < item.QueryTokens * _group; column++)
         {
             // No token, or every score -inf: the output is 0 and the LSE is -inf, for log2(0) = -inf.
-            float sum = s.Sum[head];
+            float sum = s.Sum[column];
             TVector factor = TSimd.Create(sum == 0f ? 0f : Scale(p.ValueScales, kvHead) / sum);
-            float* from = s.Output + (head * _headDim);
+            float* from = s.Output + (column * _headDim);
             for (int d = 0; d < _headDim; d += TSimd.Count)
             {
                 TSimd.Store(TSimd.Multiply(TSimd.Load(from + d), factor), from + d);
             }
 
+            (int token, int head) = Math.DivRem(column, _group);
+            long row = item.Row + token;
             int queryHead = (kvHead * _group) + head;
             long offset = (row * p.OutputRowStride) + (queryHead * p.OutputHeadStride);
             TElement.Narrow(from, (byte*)p.Output + (offset * TElement.Size), _headDim);
             if (p.Lse != 0)
             {
-                ((float*)p.Lse)[((long)row * _heads) + queryHead] = sum == 0f ? float.NegativeInfinity : s.Max[head] + MathF.Log2(sum);
+                ((float*)p.Lse)[(row * _heads) + queryHead] = sum == 0f ? float.NegativeInfinity : s.Max[column] + MathF.Log2(sum);
             }
         }
     }
 
-    private void WritePartial(in DecodeParams p, int slot, int kvHead, in WorkerScratch s)
+    private void WritePartial(in DecodeParams p, int slot, int columns, int kvHead, in WorkerScratch s)
     {
-        long first = ((long)slot * _heads) + (kvHead * _group);
-        new ReadOnlySpan<float>(s.Output, _group * _headDim).CopyTo(
-            new Span<float>((float*)p.PartialOutput + (first * _headDim), _group * _headDim)
+        long first = FirstColumn(slot, kvHead);
+        new ReadOnlySpan<float>(s.Output, columns * _headDim).CopyTo(
+            new Span<float>((float*)p.PartialOutput + (first * _headDim), columns * _headDim)
         );
         float* state = (float*)p.PartialState + (2 * first);
-        for (int head = 0; head < _group; head++)
+        for (int column = 0; column < columns; column++)
         {
-            state[2 * head] = s.Max[head];
-            state[(2 * head) + 1] = s.Sum[head];
+            state[2 * column] = s.Max[column];
+            state[(2 * column) + 1] = s.Sum[column];
         }
     }
 
+    /// <summary>Where a slot's columns of one KV head begin in the workspace.</summary>
+    private long FirstColumn(int slot, int kvHead) => (((long)slot * _kvHeads) + kvHead) * columnsPerUnit;
+
     /// <summary>Adds up all parts in their order, whoever arrived last, so that the bits do not depend on timing.</summary>
-    private void Merge(in DecodeParams p, int partOffset, int parts, int kvHead, in WorkerScratch s)
+    private void Merge(in DecodeParams p, in DecodeItem item, int kvHead, in WorkerScratch s)
     {
-        for (int head = 0; head < _group; head++)
+        long first = FirstColumn(item.PartOffset, kvHead);
+        long step = FirstColumn(1, 0);
+        for (int column = 0; column < item.QueryTokens * _group; column++, first++)
         {
-            long first = ((long)partOffset * _heads) + (kvHead * _group) + head;
             float* state = (float*)p.PartialState + (2 * first);
             float max = float.NegativeInfinity;
-            for (int part = 0; part < parts; part++)
+            for (int part = 0; part < item.Parts; part++)
             {
-                max = MathF.Max(max, state[2L * part * _heads]);
+                max = MathF.Max(max, state[2 * part * step]);
             }
 
             float origin = float.IsNegativeInfinity(max) ? 0f : max;
             float sum = 0f;
-            float* output = s.Output + (head * _headDim);
+            float* output = s.Output + (column * _headDim);
             new Span<float>(output, _headDim).Clear();
-            for (int part = 0; part < parts; part++)
+            for (int part = 0; part < item.Parts; part++)
             {
-                float weight = Exp2(state[2L * part * _heads] - origin);
-                sum += state[(2L * part * _heads) + 1] * weight;
+                float weight = Exp2(state[2 * part * step] - origin);
+                sum += state[(2 * part * step) + 1] * weight;
                 TVector factor = TSimd.Create(weight);
-                float* from = (float*)p.PartialOutput + ((first + ((long)part * _heads)) * _headDim);
+                float* from = (float*)p.PartialOutput + ((first + (part * step)) * _headDim);
                 for (int d = 0; d < _headDim; d += TSimd.Count)
                 {
                     TSimd.Store(TSimd.MultiplyAdd(factor, TSimd.Load(from + d), TSimd.Load(output + d)), output + d);
                 }
             }
 
-            s.Max[head] = max;
-            s.Sum[head] = sum;
+            s.Max[column] = max;
+            s.Sum[column] = sum;
         }
     }
 

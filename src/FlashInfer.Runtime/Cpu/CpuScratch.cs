@@ -13,15 +13,15 @@ internal sealed unsafe class CpuScratch : IDisposable
     private readonly WorkerScratch[] _workers;
     private void* _memory;
 
-    public CpuScratch(int workers, int groupSize, int headDim)
+    public CpuScratch(int workers, int columns, int headDim)
     {
-        long head = Aligned((long)groupSize * headDim * sizeof(float));
-        long scores = Aligned((long)groupSize * BlockTokens * sizeof(float));
-        long perHead = Aligned((long)groupSize * sizeof(float));
+        long outputs = Aligned((long)columns * headDim * sizeof(float));
+        long scores = Aligned((long)columns * BlockTokens * sizeof(float));
+        long perColumn = Aligned((long)columns * sizeof(float));
         long rows = Aligned(BlockTokens * sizeof(nint));
         long wide = Aligned((long)BlockTokens * headDim * sizeof(float));
         // A page between two workers' memory keeps them out of each other's cache lines and prefetches.
-        long each = (2 * head) + scores + (3 * perHead) + (3 * rows) + wide + 4096;
+        long each = (2 * outputs) + scores + (3 * perColumn) + (3 * rows) + wide + 4096;
         _memory = NativeMemory.AlignedAlloc((nuint)(each * workers), Alignment);
         _workers = new WorkerScratch[workers];
         for (int i = 0; i < workers; i++)
@@ -29,12 +29,12 @@ internal sealed unsafe class CpuScratch : IDisposable
             byte* at = (byte*)_memory + (i * each);
             _workers[i] = new WorkerScratch
             {
-                Query = (float*)Take(ref at, head),
-                Output = (float*)Take(ref at, head),
+                Query = (float*)Take(ref at, outputs),
+                Output = (float*)Take(ref at, outputs),
                 Scores = (float*)Take(ref at, scores),
-                Max = (float*)Take(ref at, perHead),
-                Sum = (float*)Take(ref at, perHead),
-                Rescale = (float*)Take(ref at, perHead),
+                Max = (float*)Take(ref at, perColumn),
+                Sum = (float*)Take(ref at, perColumn),
+                Rescale = (float*)Take(ref at, perColumn),
                 Offsets = (nint*)Take(ref at, rows),
                 NextOffsets = (nint*)Take(ref at, rows),
                 WideOffsets = (nint*)Take(ref at, rows),
@@ -68,22 +68,22 @@ internal sealed unsafe class CpuScratch : IDisposable
 /// <summary>One worker's scratch memory.</summary>
 internal unsafe struct WorkerScratch
 {
-    /// <summary>The group's query times the softmax scale, [groupSize, headDim].</summary>
+    /// <summary>The unit's query times the softmax scale, [columns, headDim].</summary>
     public float* Query;
 
-    /// <summary>Running output, not normalised, [groupSize, headDim].</summary>
+    /// <summary>Running output, not normalised, [columns, headDim].</summary>
     public float* Output;
 
-    /// <summary>A block's scores, then weights, [groupSize, BlockTokens].</summary>
+    /// <summary>A block's scores, then weights, [columns, BlockTokens].</summary>
     public float* Scores;
 
-    /// <summary>Largest score so far, [groupSize].</summary>
+    /// <summary>Largest score so far, [columns].</summary>
     public float* Max;
 
-    /// <summary>Sum of weights so far, [groupSize].</summary>
+    /// <summary>Sum of weights so far, [columns].</summary>
     public float* Sum;
 
-    /// <summary>What a block multiplies the running output with, [groupSize].</summary>
+    /// <summary>What a block multiplies the running output with, [columns].</summary>
     public float* Rescale;
 
     /// <summary>Bytes to a block's rows, of keys and values alike.</summary>

@@ -131,7 +131,23 @@ public sealed unsafe class CudaFunction
     )
         where TParams : unmanaged
     {
-        nint handle = Enter();
+        Module.Context.MakeCurrent();
+        LaunchInCurrentContext(args, grid, block, sharedBytes, stream, programmaticDependentLaunch, clusterBlocks);
+    }
+
+    /// <summary>As <see cref="Launch"/>, when the caller has just made the context current.</summary>
+    internal void LaunchInCurrentContext<TParams>(
+        in TParams args,
+        CudaExtent grid,
+        CudaExtent block,
+        int sharedBytes,
+        CudaStream stream,
+        bool programmaticDependentLaunch,
+        int clusterBlocks
+    )
+        where TParams : unmanaged
+    {
+        nint handle = Handle;
         CudaLaunchAttribute* attributes = stackalloc CudaLaunchAttribute[2];
         CudaLaunchConfig config = Config(grid, block, sharedBytes, stream.Handle);
         config.Attributes = attributes;

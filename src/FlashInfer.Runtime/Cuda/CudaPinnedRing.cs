@@ -14,6 +14,7 @@ internal sealed unsafe class CudaPinnedRing : IDisposable
     private readonly byte* _base;
     private readonly long _stride;
     private int _slot;
+    private bool _begun;
     private bool _disposed;
 
     /// <param name="context">The context.</param>
@@ -59,14 +60,19 @@ internal sealed unsafe class CudaPinnedRing : IDisposable
     public Span<byte> Begin()
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        CudaEvent copied = _copied[_slot];
-        // The event was recorded outside of any capture, so that waiting for it does a capture of this thread no harm.
-        using (RelaxedCapture.Enter())
+        if (!_begun)
         {
-            if (!copied.IsCompleted)
+            CudaEvent copied = _copied[_slot];
+            // The event was recorded outside of any capture, so that waiting for it does a capture of this thread no harm.
+            using (RelaxedCapture.Enter())
             {
-                copied.Synchronize();
+                if (!copied.IsCompleted)
+                {
+                    copied.Synchronize();
+                }
             }
+
+            _begun = true;
         }
 
         return new Span<byte>(_base + _slot * _stride, SlotBytes);
@@ -91,8 +97,10 @@ internal sealed unsafe class CudaPinnedRing : IDisposable
                 nameof(cuMemcpyHtoDAsync),
                 _context
             );
-            _copied[_slot].Record(stream);
+            Check(cuEventRecord(_copied[_slot].Handle, handle), nameof(cuEventRecord), _context);
+            GC.KeepAlive(stream);
             _slot = (_slot + 1) % _copied.Length;
+            _begun = false;
         }
     }
 

@@ -9,9 +9,6 @@ namespace FlashInfer;
 /// </summary>
 internal abstract class Backend : IDisposable
 {
-    /// <summary>Blocks of work that run at once: multiprocessors of a GPU, workers of the CPU.</summary>
-    public abstract int Parallelism { get; }
-
     /// <summary>Whether the device is in checked mode.</summary>
     public bool IsChecked { get; init; }
 
@@ -78,25 +75,39 @@ internal abstract class UploadBuffer : IDisposable
 }
 
 /// <summary>How a kernel over an uploaded list is launched.</summary>
-/// <param name="Items">Items in the list; in a capture as many as the list may hold when the graph is replayed.</param>
+/// <param name="Items">Items in the list.</param>
+/// <param name="Capacity">Items that it may have when a graph that this launch is recorded into is replayed.</param>
 /// <param name="Cluster">Blocks of a cluster, which share each unit of work; 1 without clusters.</param>
 /// <param name="Overlaps">
 /// Whether the kernel may start while the one before it in the stream still runs: not the first time after the list or the page table
 /// changed, since it reads both before it waits.
 /// </param>
-internal readonly record struct ListLaunch(int Items, int Cluster, bool Overlaps);
+internal readonly record struct ListLaunch(int Items, int Capacity, int Cluster, bool Overlaps);
 
-/// <summary>The kernels of one configuration on one device. Calls queue work and return; arguments have been checked.</summary>
-internal abstract class AttentionKernels : IDisposable
+/// <summary>
+/// The decode kernel of one configuration for sequences of up to so many query tokens. A list item expands to <see cref="UnitsPerItem"/>
+/// units of work: KV heads times tiles of columns, where column j of a KV head is query token j / groupSize and head j % groupSize of the
+/// group.
+/// </summary>
+internal abstract class DecodeKernel : IDisposable
 {
-    /// <summary>The kernel that decode runs, for people to read.</summary>
-    public abstract string DecodeKernel { get; }
+    /// <summary>The kernel, for people to read.</summary>
+    public abstract string Name { get; }
 
-    /// <summary>List items expand to this many units of work each in decode: the planner counts blocks with it.</summary>
-    public abstract int DecodeUnitsPerItem { get; }
+    /// <summary>Blocks that run at once.</summary>
+    public abstract int Blocks { get; }
+
+    /// <summary>Units of work that one list item expands to.</summary>
+    public abstract int UnitsPerItem { get; }
+
+    /// <summary>Columns that a unit serves at most.</summary>
+    public abstract int ColumnsPerUnit { get; }
+
+    /// <summary>Teams of warps in a block, which take units of their own in the kernel made for that.</summary>
+    public virtual int Teams => 1;
 
     /// <summary>The shortest part worth cutting a sequence into, in tokens; a multiple of 16.</summary>
-    public abstract int DecodeMinChunk { get; }
+    public abstract int MinChunk { get; }
 
     /// <summary>Clusters of this many blocks that run at once; 0 when the kernel can't share work so.</summary>
     public virtual int MaxClusters(int blocks) => 0;
@@ -104,18 +115,61 @@ internal abstract class AttentionKernels : IDisposable
     /// <summary>What the copy engine has to know of a cache, where it is used.</summary>
     public virtual TensorMap EncodeKvMap(PagedKvCache cache) => default;
 
-    /// <summary>Runs batch decode.</summary>
+    /// <summary>Queues the work and returns; arguments have been checked.</summary>
     /// <param name="args">Arguments; the list's header holds the count.</param>
     /// <param name="launch">The list and how it may be launched.</param>
     /// <param name="stream">The stream.</param>
-    public abstract void Decode(in DecodeParams args, in ListLaunch launch, CudaStream? stream);
+    /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
+    public abstract bool Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream);
 
-    /// <summary>Writes new keys and values into pages; arguments as <see cref="Decode"/>.</summary>
-    public abstract void Append(in AppendParams args, in ListLaunch launch, CudaStream? stream);
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>The kernels of one configuration on one device. Calls queue work and return; arguments have been checked.</summary>
+internal abstract class AttentionKernels : IDisposable
+{
+    private readonly Lock _lock = new();
+    private readonly DecodeKernel?[,] _decode = new DecodeKernel?[CudaUnits.QueryTokens.Count, 2];
+    private bool _disposed;
+
+    /// <summary>The decode kernel for sequences of up to so many query tokens: loaded when it is first asked for, and kept.</summary>
+    /// <param name="queryTokens">1 to 8; kernels exist for a few numbers, of which the smallest that is enough is taken.</param>
+    /// <param name="teamUnits">Whether each team of warps takes units of its own, for short sequences, instead of a block's teams sharing one.</param>
+    public DecodeKernel Decode(int queryTokens, bool teamUnits = false)
+    {
+        int at = 0;
+        while (CudaUnits.QueryTokens[at] < queryTokens)
+        {
+            at++;
+        }
+
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            return _decode[at, teamUnits ? 1 : 0] ??= LoadDecode(CudaUnits.QueryTokens[at], teamUnits);
+        }
+    }
+
+    /// <summary>Writes new keys and values into pages; as <see cref="DecodeKernel.Run"/>.</summary>
+    public abstract bool Append(in AppendParams args, in ListLaunch launch, CudaStream? stream);
 
     /// <summary>Writes changed page ids into the page table.</summary>
     public abstract void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream);
 
     /// <inheritdoc/>
-    public abstract void Dispose();
+    public virtual void Dispose()
+    {
+        lock (_lock)
+        {
+            _disposed = true;
+            foreach (DecodeKernel? kernel in _decode)
+            {
+                kernel?.Dispose();
+            }
+        }
+    }
+
+    /// <summary>Loads the decode kernel for up to this many query tokens, one of <see cref="CudaUnits.QueryTokens"/>.</summary>
+    protected abstract DecodeKernel LoadDecode(int queryTokens, bool teamUnits);
 }

@@ -64,9 +64,6 @@ internal sealed unsafe class CudaBackend : Backend
     public string Architecture { get; init; }
 
     /// <inheritdoc/>
-    public override int Parallelism => Context.MultiprocessorCount;
-
-    /// <inheritdoc/>
     public override nint Allocate(long bytes)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);

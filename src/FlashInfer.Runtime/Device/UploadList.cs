@@ -20,9 +20,13 @@ internal sealed class UploadList<T>(Backend backend, int capacity) : IDisposable
     public Span<T> Begin() => MemoryMarshal.Cast<byte, T>(_buffer.Begin()[Unsafe.SizeOf<ListHeader>()..]);
 
     /// <summary>Sends the first items of the last <see cref="Begin"/>'s span, in stream order.</summary>
-    public void Commit(int count, CudaStream? stream, float scaleLog2 = 0)
+    /// <param name="count">Items.</param>
+    /// <param name="stream">The stream.</param>
+    /// <param name="header">The header, but for its count.</param>
+    public void Commit(int count, CudaStream? stream, ListHeader header = default)
     {
-        MemoryMarshal.Write(_buffer.Begin(), new ListHeader { Count = count, ScaleLog2 = scaleLog2 });
+        header.Count = count;
+        MemoryMarshal.Write(_buffer.Begin(), header);
         _buffer.Commit(Bytes(count), stream);
     }
 

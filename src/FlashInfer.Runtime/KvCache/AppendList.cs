@@ -100,11 +100,9 @@ internal sealed class AppendList : IDisposable
     public void Run(int layer, AppendParams args, AttentionKernels kernels, CudaStream? stream)
     {
         Check?.Before(stream);
-        bool capturing = _device.Backend.IsCapturing(stream);
-        _captured |= capturing;
         args.Plan = _list!.Address;
         args.Fault = Check?.Record(layer) ?? 0;
-        kernels.Append(args, new ListLaunch(capturing ? _list.Capacity : _itemCount, 1, _overlaps), stream);
+        _captured |= kernels.Append(args, new ListLaunch(_itemCount, _list.Capacity, 1, _overlaps), stream);
         _overlaps = true;
         Check?.After(layer, stream);
     }

@@ -173,6 +173,51 @@ public class PagedKvCache : IDisposable
         Commits++;
     }
 
+    /// <summary>Commits the first tokens of one sequence's open forward and rolls the others back: drafted tokens that were refused, say.</summary>
+    /// <param name="sequence">A sequence with a forward open.</param>
+    /// <param name="acceptedTokens">Tokens that stay, 0 to those of the forward.</param>
+    public void EndForward(Sequence sequence, int acceptedTokens) =>
+        EndForward(new ReadOnlySpan<Sequence>(in sequence), new ReadOnlySpan<int>(in acceptedTokens));
+
+    /// <summary>
+    /// Commits the first tokens of each of a batch's open forwards and rolls the others back: their pages are free again. Plans that counted
+    /// a sequence stay right only where all of its tokens stay.
+    /// </summary>
+    /// <param name="sequences">Different sequences with a forward open.</param>
+    /// <param name="acceptedTokens">Tokens of each that stay, 0 to those of its forward.</param>
+    public void EndForward(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> acceptedTokens)
+    {
+        using UseGuard.Use use = Enter();
+        CheckCounts(sequences, acceptedTokens, nameof(acceptedTokens));
+        CheckBatch(sequences, inForward: true);
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            if ((uint)acceptedTokens[i] > (uint)sequences[i].ForwardTokens)
+            {
+                throw new ArgumentOutOfRangeException(
+                    nameof(acceptedTokens),
+                    acceptedTokens[i],
+                    $"{acceptedTokens[i]} tokens of sequence {i} of the batch ({sequences[i]}) are to stay; expected 0 to {sequences[i].ForwardTokens}, those of its forward."
+                );
+            }
+        }
+
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            Sequence sequence = sequences[i];
+            bool all = acceptedTokens[i] == sequence.ForwardTokens;
+            sequence.Length += acceptedTokens[i];
+            sequence.ForwardTokens = 0;
+            if (!all)
+            {
+                ReleasePagesBeyond(sequence, PagesFor(sequence.Length));
+                Touch(sequence);
+            }
+        }
+
+        Commits++;
+    }
+
     /// <summary>Rolls the open forward of one sequence back.</summary>
     /// <param name="sequence">A sequence with a forward open.</param>
     public void AbandonForward(Sequence sequence) => AbandonForward(new ReadOnlySpan<Sequence>(in sequence));
@@ -352,25 +397,9 @@ public class PagedKvCache : IDisposable
 
     internal void CheckSequence([NotNull] Sequence? sequence, int index)
     {
-        if (sequence is null)
+        if (sequence is null || sequence.Cache != this || sequence.IsFreed)
         {
-            throw new ArgumentNullException(nameof(sequence), $"Sequence {index} of the batch is null.");
-        }
-
-        if (sequence.Cache != this)
-        {
-            throw new ArgumentException(
-                $"Sequence {index} of the batch ({sequence}) belongs to another cache; pass one that NewSequence of this cache made.",
-                nameof(sequence)
-            );
-        }
-
-        if (sequence.IsFreed)
-        {
-            throw new ArgumentException(
-                $"Sequence {index} of the batch ({sequence}) was freed; make a new one with NewSequence.",
-                nameof(sequence)
-            );
+            Refuse(sequence, index);
         }
     }
 
@@ -482,6 +511,14 @@ public class PagedKvCache : IDisposable
         }
     }
 
+    private static void CheckCounts(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens, string name)
+    {
+        if (sequences.Length != tokens.Length)
+        {
+            throw new ArgumentException($"{sequences.Length} sequences but {tokens.Length} token counts were given.", name);
+        }
+    }
+
     private static void CheckSize(AttentionSpec spec, int layers, int pages, out long bytes)
     {
         if ((long)pages * spec.PageSize > int.MaxValue)
@@ -515,14 +552,32 @@ public class PagedKvCache : IDisposable
         bytes = (long)needed;
     }
 
+    [DoesNotReturn]
+    private void Refuse(Sequence? sequence, int index)
+    {
+        if (sequence is null)
+        {
+            throw new ArgumentNullException(nameof(sequence), $"Sequence {index} of the batch is null.");
+        }
+
+        if (sequence.Cache != this)
+        {
+            throw new ArgumentException(
+                $"Sequence {index} of the batch ({sequence}) belongs to another cache; pass one that NewSequence of this cache made.",
+                nameof(sequence)
+            );
+        }
+
+        throw new ArgumentException(
+            $"Sequence {index} of the batch ({sequence}) was freed; make a new one with NewSequence.",
+            nameof(sequence)
+        );
+    }
+
     private bool TryBegin(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens, out int needed)
     {
         using UseGuard.Use use = Enter();
-        if (sequences.Length != tokens.Length)
-        {
-            throw new ArgumentException($"{sequences.Length} sequences but {tokens.Length} token counts were given.", nameof(tokens));
-        }
-
+        CheckCounts(sequences, tokens, nameof(tokens));
         CheckBatch(sequences, inForward: false);
         long pages = 0;
         for (int i = 0; i < sequences.Length; i++)

@@ -7,7 +7,7 @@ namespace FlashInfer.Planning;
 internal static class ChunkChooser
 {
     private const int Classes = 32;
-    private const int Candidates = 6;
+    private const int Candidates = 8;
     private const int Samples = 9;
 
     // In tokens that a block reads at its fair share of the bandwidth; measured on an H100, like the shape of the model.
@@ -15,22 +15,35 @@ internal static class ChunkChooser
     private const double SplitCost = 64; // the way of a partial state through the workspace, once
     private const double AloneShare = 3.8; // what one block can draw at most, in fair shares
 
+    // Sequences this much shorter than what a block has to do even out by themselves.
+    private const int ShortShare = 32;
+
     /// <summary>The length, a multiple of 16 tokens.</summary>
     public static int Choose(ReadOnlySpan<int> lengths, long total, int longest, int busy, in DecodePlanLimits limits)
     {
+        int whole = DecodePlanner.RoundUp(longest);
+        long mean = total * limits.UnitsPerItem / limits.Blocks;
+        if (longest <= mean / ShortShare)
+        {
+            return whole;
+        }
+
         Span<int> tokens = stackalloc int[Classes];
         Span<int> counts = stackalloc int[Classes];
         int classes = Classify(lengths, longest, tokens, counts);
         tokens = tokens[..classes];
         counts = counts[..classes];
 
-        int whole = DecodePlanner.RoundUp(longest);
+        // Parts that fill whole rounds of blocks, those of cut sequences alone (short ones then fill the gaps) or with all others; and
+        // fractions of a block's mean load.
+        long round = Math.Max(1, limits.Blocks / limits.UnitsPerItem);
         int rounds = (int)Math.Max(1, (((long)busy * limits.UnitsPerItem) + limits.Blocks - 1) / limits.Blocks);
-        long mean = total * limits.UnitsPerItem / limits.Blocks;
         Span<int> candidates = stackalloc int[Candidates]
         {
-            Smallest(tokens, counts, total, longest, (long)rounds * limits.Blocks / limits.UnitsPerItem, limits.MinChunk),
-            Smallest(tokens, counts, total, longest, (rounds + 1L) * limits.Blocks / limits.UnitsPerItem, limits.MinChunk),
+            Smallest(tokens, counts, total, (long)rounds * limits.Blocks / limits.UnitsPerItem, 1),
+            Smallest(tokens, counts, total, (rounds + 1L) * limits.Blocks / limits.UnitsPerItem, 1),
+            Smallest(tokens, counts, longest, round, 0),
+            Smallest(tokens, counts, longest, 2 * round, 0),
             DecodePlanner.RoundUp(mean * 5 / 4),
             DecodePlanner.RoundUp(mean),
             DecodePlanner.RoundUp(mean / 2),
@@ -39,16 +52,16 @@ internal static class ChunkChooser
 
         int best = whole;
         double bestCost = Cost(tokens, counts, whole, limits);
-        foreach (int candidate in candidates)
+        for (int i = 0; i < candidates.Length; i++)
         {
-            int chunk = Math.Max(limits.MinChunk, candidate);
-            if (chunk >= whole || chunk == best)
+            int chunk = candidates[i] = Math.Max(limits.MinChunk, candidates[i]);
+            if (chunk >= whole || candidates[..i].Contains(chunk) || Slots(tokens, counts, chunk) > limits.MaxSlots)
             {
                 continue;
             }
 
             double cost = Cost(tokens, counts, chunk, limits);
-            if (cost < bestCost && Slots(lengths, chunk) <= limits.MaxSlots)
+            if (cost < bestCost)
             {
                 (best, bestCost) = (chunk, cost);
             }
@@ -86,18 +99,22 @@ internal static class ChunkChooser
         return classes;
     }
 
-    /// <summary>The smallest length that gives no more than this many items.</summary>
-    private static int Smallest(ReadOnlySpan<int> tokens, ReadOnlySpan<int> counts, long total, int longest, long maxItems, int minChunk)
+    /// <summary>
+    /// The smallest length that gives no more than this many items, where a sequence that is not cut counts as many as said, and the
+    /// items have this many tokens at least.
+    /// </summary>
+    private static int Smallest(ReadOnlySpan<int> tokens, ReadOnlySpan<int> counts, long total, long maxItems, int uncut)
     {
-        int low = (int)Math.Max(minChunk, total / Math.Max(1, maxItems)) / DecodePlanner.TileTokens;
-        int high = Math.Max(low, DecodePlanner.RoundUp(longest) / DecodePlanner.TileTokens);
+        int high = DecodePlanner.RoundUp(tokens[0]) / DecodePlanner.TileTokens;
+        int low = (int)Math.Clamp(total / Math.Max(1, maxItems) / DecodePlanner.TileTokens, 1, high);
         while (low < high)
         {
             int middle = (low + high) / 2;
+            int chunk = middle * DecodePlanner.TileTokens;
             long items = 0;
-            for (int i = 0; i < tokens.Length; i++)
+            for (int i = 0; i < tokens.Length && items <= maxItems; i++)
             {
-                items += (long)counts[i] * DecodePlanner.Parts(tokens[i], middle * DecodePlanner.TileTokens);
+                items += (long)counts[i] * (tokens[i] <= chunk ? uncut : DecodePlanner.Parts(tokens[i], chunk));
             }
 
             (low, high) = items <= maxItems ? (low, middle) : (middle + 1, high);
@@ -106,32 +123,51 @@ internal static class ChunkChooser
         return low * DecodePlanner.TileTokens;
     }
 
+    /// <summary>Slots that parts of up to this length need at most.</summary>
+    private static long Slots(ReadOnlySpan<int> tokens, ReadOnlySpan<int> counts, int chunk)
+    {
+        long slots = 0;
+        for (int i = 0; i < tokens.Length && tokens[i] > chunk; i++)
+        {
+            slots += (long)counts[i] * DecodePlanner.Parts(tokens[i], chunk);
+        }
+
+        return slots;
+    }
+
     /// <summary>The time until the last block is done, a little more for what the busiest has above the mean, and what cutting costs.</summary>
     private static double Cost(ReadOnlySpan<int> tokens, ReadOnlySpan<int> counts, int chunk, in DecodePlanLimits limits)
     {
         double total = 0;
         long units = 0;
         long splitUnits = 0;
-        Span<long> ends = stackalloc long[Classes];
-        Span<double> sizes = stackalloc double[Classes];
+        Span<double> loads = stackalloc double[Samples];
+        Span<long> taken = stackalloc long[Samples];
+        loads.Clear();
+        taken.Clear();
+        long pair = 2L * limits.Blocks;
         for (int i = 0; i < tokens.Length; i++)
         {
             int parts = DecodePlanner.Parts(tokens[i], chunk);
             long expanded = (long)counts[i] * parts * limits.UnitsPerItem;
-            sizes[i] = ((double)tokens[i] / parts) + UnitCost;
+            double size = ((double)tokens[i] / parts) + UnitCost;
             units += expanded;
-            ends[i] = units;
             splitUnits += parts > 1 ? expanded : 0;
-            total += expanded * sizes[i];
+            total += expanded * size;
+
+            // Units are dealt there and back: of every two rounds a block gets two, and of a last, begun pair of rounds up to two.
+            long pairs = units / pair;
+            long rest = units - (pairs * pair);
+            for (int sample = 0; sample < Samples; sample++)
+            {
+                int block = sample * (limits.Blocks - 1) / (Samples - 1);
+                long takes = (2 * pairs) + (rest > block ? 1 : 0) + (rest > pair - 1 - block ? 1 : 0);
+                loads[sample] += (takes - taken[sample]) * size;
+                taken[sample] = takes;
+            }
         }
 
         double mean = total / limits.Blocks;
-        Span<double> loads = stackalloc double[Samples];
-        for (int i = 0; i < Samples; i++)
-        {
-            loads[i] = Load(i * (limits.Blocks - 1) / (Samples - 1), ends[..tokens.Length], sizes, units, limits.Blocks);
-        }
-
         double cost = Drain(loads) + (0.1 * Math.Max(0, loads[Samples - 1] - mean));
         if (splitUnits > 0)
         {
@@ -160,40 +196,5 @@ internal static class ChunkChooser
         }
 
         return time;
-    }
-
-    /// <summary>What one block gets when the units are dealt there and back.</summary>
-    private static double Load(int block, ReadOnlySpan<long> ends, ReadOnlySpan<double> sizes, long units, int blocks)
-    {
-        double load = 0;
-        int at = 0;
-        for (long round = 0; round * blocks < units; round++)
-        {
-            long unit = (round * blocks) + ((round & 1) == 0 ? block : blocks - 1 - block);
-            if (unit >= units)
-            {
-                break;
-            }
-
-            while (ends[at] <= unit)
-            {
-                at++;
-            }
-
-            load += sizes[at];
-        }
-
-        return load;
-    }
-
-    private static long Slots(ReadOnlySpan<int> lengths, int chunk)
-    {
-        long slots = 0;
-        foreach (int length in lengths)
-        {
-            slots += length > chunk ? DecodePlanner.Parts(length, chunk) : 0;
-        }
-
-        return slots;
     }
 }

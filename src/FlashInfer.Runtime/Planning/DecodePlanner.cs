@@ -2,13 +2,37 @@ using FlashInfer.Attention;
 
 namespace FlashInfer.Planning;
 
+/// <summary>The sequences of a step that have query tokens, one element of each span for each of them, in the order of their rows.</summary>
+/// <param name="lengths">Tokens of each sequence, 0 allowed.</param>
+/// <param name="pageOffsets">Where each sequence's pages start in the page table.</param>
+/// <param name="queryTokens">Query tokens of each, 1 or more; empty when each has one.</param>
+/// <param name="causal">Whether a query token sees no token behind itself; the query tokens are the sequence's last.</param>
+internal readonly ref struct DecodeBatch(
+    ReadOnlySpan<int> lengths,
+    ReadOnlySpan<int> pageOffsets,
+    ReadOnlySpan<int> queryTokens = default,
+    bool causal = true
+)
+{
+    public readonly ReadOnlySpan<int> Lengths = lengths;
+    public readonly ReadOnlySpan<int> PageOffsets = pageOffsets;
+    public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
+    public readonly bool Causal = causal;
+}
+
 /// <summary>What the planner must know of the machine and the kernel.</summary>
 /// <param name="Blocks">Blocks that run at once.</param>
-/// <param name="UnitsPerItem">Units of work that one item expands to on the device (KV heads times group tiles).</param>
+/// <param name="UnitsPerItem">Units of work that one item expands to on the device (KV heads times tiles of columns).</param>
 /// <param name="MinChunk">The shortest part worth cutting a sequence into, in tokens; a multiple of 16.</param>
 /// <param name="MaxSlots">Partial-state slots that the workspace has.</param>
 internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, int MinChunk, int MaxSlots)
 {
+    /// <summary>Teams of a block that can take units of their own.</summary>
+    public int Teams { get; init; } = 1;
+
+    /// <summary>The longest sequence of a batch whose units are taken by teams; benchmarks set it to find its value.</summary>
+    public int TeamUnitTokens { get; init; } = DecodePlanner.TeamUnitTokens;
+
     /// <summary>Clusters of 8 blocks that run at once; 0 when they may not be used.</summary>
     public int ClustersOf8 { get; init; }
 
@@ -17,25 +41,47 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
 
     /// <summary>The cluster size that every plan must have, since a captured graph launches with it; 0 leaves the choice to the planner.</summary>
     public int Cluster { get; init; }
+
+    /// <summary>Whether teams take units of their own in every plan, since a captured graph launches the kernel for that, or in none; null leaves the choice to the planner.</summary>
+    public bool? TeamUnits { get; init; }
+
+    /// <summary>What a sequence's cut may depend on.</summary>
+    public Determinism Determinism { get; init; }
 }
 
 /// <summary>What a plan looks like; its items are in the span that the planner filled.</summary>
 /// <param name="Items">Items written.</param>
 /// <param name="Slots">Partial-state slots used.</param>
 /// <param name="Cluster">Blocks of a cluster, which share each unit of work; 1 without clusters.</param>
+/// <param name="TeamUnits">Whether every team of warps takes units of its own.</param>
 /// <param name="ChunkTokens">No item is longer than this.</param>
 /// <param name="SplitSequences">Sequences of more than one part.</param>
 /// <param name="TotalTokens">Tokens of all sequences.</param>
-internal readonly record struct DecodePlan(int Items, int Slots, int Cluster, int ChunkTokens, int SplitSequences, long TotalTokens);
+internal readonly record struct DecodePlan(
+    int Items,
+    int Slots,
+    int Cluster,
+    bool TeamUnits,
+    int ChunkTokens,
+    int SplitSequences,
+    long TotalTokens
+);
 
 /// <summary>
 /// Cuts the sequences of a decode step into items and orders them. Pure functions over spans: no CUDA, no allocation. It works on
-/// sequences; the device expands every item over KV heads, and block b of n takes units b, 2n-1-b, 2n+b, ... (there and back), so the
-/// items stand longest first.
+/// sequences; the device expands every item over KV heads and tiles of columns, and walker w of n (a block, a cluster or a team of warps)
+/// takes units w, 2n-1-w, 2n+w, ... (there and back), so the items stand longest first.
 /// </summary>
 internal static class DecodePlanner
 {
     public const int TileTokens = 16;
+
+    /// <summary>Up to here a team of warps has too few tiles of a unit for its block's merge to pay. Provisional until it is measured.</summary>
+    public const int TeamUnitTokens = 256;
+
+    // Batch-invariant parts are no shorter: below it the merge of a part costs more than 5 % of its reading, and a few dozen blocks with
+    // 1,024 tokens each draw the whole bandwidth already (ChunkChooser.AloneShare).
+    private const int InvariantChunkTokens = 1024;
     private const int SortBuckets = 256;
 
     /// <summary>Items that a plan of this many sequences may need.</summary>
@@ -47,18 +93,31 @@ internal static class DecodePlanner
     /// </summary>
     public static int SlotsFor(int blocks, int unitsPerItem) => 8 * Math.Max(1, (blocks + unitsPerItem - 1) / unitsPerItem);
 
+    /// <summary>
+    /// Slots of the workspace for batch-invariant plans: as many parts as every sequence may have, or as the tokens of a full cache may
+    /// come to (a sequence that is cut has at most twice its tokens over the chunk), whichever is less.
+    /// </summary>
+    public static int InvariantSlots(int maxSequences, long cacheTokens, int blocks, int unitsPerItem) =>
+        (int)
+            Math.Min(
+                int.MaxValue / 2,
+                Math.Min((long)maxSequences * InvariantMaxParts(blocks, unitsPerItem), 2 * cacheTokens / InvariantChunkTokens)
+            );
+
+    /// <summary>
+    /// Parts of a sequence when they may depend on nothing but its length and the kernel: of 1,024 tokens, or as long as lets a sequence
+    /// alone occupy every block once. A single long sequence is spread over the whole device; in a large batch merging stays below 5 %.
+    /// </summary>
+    public static int InvariantParts(int length, in DecodePlanLimits limits) =>
+        length <= InvariantChunkTokens ? 1 : Parts(length, InvariantChunk(length, limits));
+
     /// <summary>Makes the plan.</summary>
-    /// <param name="lengths">Tokens of each sequence, 0 allowed.</param>
-    /// <param name="pageOffsets">Where each sequence's pages start in the page table.</param>
+    /// <param name="batch">The sequences.</param>
     /// <param name="limits">Machine and kernel.</param>
     /// <param name="items">Receives the items; at least <see cref="MaxItems"/> long.</param>
-    public static DecodePlan Plan(
-        ReadOnlySpan<int> lengths,
-        ReadOnlySpan<int> pageOffsets,
-        in DecodePlanLimits limits,
-        Span<DecodeItem> items
-    )
+    public static DecodePlan Plan(in DecodeBatch batch, in DecodePlanLimits limits, Span<DecodeItem> items)
     {
+        ReadOnlySpan<int> lengths = batch.Lengths;
         long total = 0;
         int longest = 0;
         int busy = 0;
@@ -69,18 +128,26 @@ internal static class DecodePlanner
             busy += length > 0 ? 1 : 0;
         }
 
-        int cluster = ChooseCluster(total, longest, busy, limits);
         int whole = RoundUp(Math.Max(1, longest));
-        int chunk = cluster > 1 || longest <= limits.MinChunk ? whole : ChunkChooser.Choose(lengths, total, longest, busy, limits);
-        return Emit(lengths, pageOffsets, chunk, cluster, total, items);
+        if (limits.Determinism == Determinism.BatchInvariant)
+        {
+            return Emit(batch, Math.Min(whole, InvariantChunk(longest, limits)), 1, false, total, limits, items);
+        }
+
+        bool teamUnits = ChooseTeamUnits(longest, busy, limits);
+        int cluster = teamUnits ? 1 : ChooseCluster(total, longest, busy, limits);
+        int chunk =
+            teamUnits || cluster > 1 || longest <= limits.MinChunk ? whole : ChunkChooser.Choose(lengths, total, longest, busy, limits);
+        return Emit(batch, chunk, cluster, teamUnits, total, limits, items);
     }
 
-    /// <summary>Tokens of the busiest block over the mean, 1 at best: what the placement of these items comes to. Not for the hot path.</summary>
+    /// <summary>Tokens of the busiest walker over the mean, 1 at best: what the placement of these items comes to. Not for the hot path.</summary>
     public static double Imbalance(ReadOnlySpan<DecodeItem> items, in DecodePlan plan, in DecodePlanLimits limits)
     {
         int walkers =
             plan.Cluster == 8 ? limits.ClustersOf8
             : plan.Cluster == 2 ? limits.ClustersOf2
+            : plan.TeamUnits ? limits.Blocks * limits.Teams
             : limits.Blocks;
         long[] loads = new long[walkers];
         long unit = 0;
@@ -100,6 +167,25 @@ internal static class DecodePlanner
 
     internal static int RoundUp(long tokens) =>
         (int)Math.Min(int.MaxValue / TileTokens * TileTokens, (tokens + TileTokens - 1) / TileTokens * TileTokens);
+
+    private static int InvariantMaxParts(int blocks, int unitsPerItem) => Math.Max(1, blocks / unitsPerItem);
+
+    private static int InvariantChunk(int length, in DecodePlanLimits limits)
+    {
+        int parts = InvariantMaxParts(limits.Blocks, limits.UnitsPerItem);
+        return Math.Max(InvariantChunkTokens, RoundUp(((long)length + parts - 1) / parts));
+    }
+
+    /// <summary>
+    /// Units of short sequences have too little for all warps of a block: each team then takes its own, where there are enough for all
+    /// teams. A captured graph leaves no choice.
+    /// </summary>
+    private static bool ChooseTeamUnits(int longest, int busy, in DecodePlanLimits limits) =>
+        limits.TeamUnits
+        ?? limits.Teams > 1
+            && limits.Cluster <= 1
+            && longest <= limits.TeamUnitTokens
+            && (long)busy * limits.UnitsPerItem >= (long)limits.Blocks * limits.Teams;
 
     /// <summary>
     /// Sharing a unit inside a cluster spares the way through the workspace, about a microsecond; it pays where the units are few and alike,
@@ -125,21 +211,25 @@ internal static class DecodePlanner
     }
 
     private static DecodePlan Emit(
-        ReadOnlySpan<int> lengths,
-        ReadOnlySpan<int> pageOffsets,
+        in DecodeBatch batch,
         int chunk,
         int cluster,
+        bool teamUnits,
         long total,
+        in DecodePlanLimits limits,
         Span<DecodeItem> items
     )
     {
+        ReadOnlySpan<int> lengths = batch.Lengths;
+        bool invariant = limits.Determinism == Determinism.BatchInvariant;
+
         // Counting sort by part length: starts[b] is where the items of bucket b begin, longest bucket first.
         int shift = Math.Max(0, 32 - int.LeadingZeroCount(chunk) - 8);
         Span<int> starts = stackalloc int[SortBuckets];
         starts.Clear();
         foreach (int length in lengths)
         {
-            int parts = Parts(length, chunk);
+            int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
             starts[Bucket(length, parts, shift)] += parts;
         }
 
@@ -153,50 +243,39 @@ internal static class DecodePlanner
 
         int slots = 0;
         int split = 0;
-        for (int row = 0; row < lengths.Length; row++)
+        int row = 0;
+        for (int i = 0; i < lengths.Length; i++)
         {
-            int length = lengths[row];
-            int parts = Parts(length, chunk);
+            int length = lengths[i];
+            int queryTokens = batch.QueryTokens.IsEmpty ? 1 : batch.QueryTokens[i];
+            int pageOffset = batch.PageOffsets[i];
+            int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
             ref int at = ref starts[Bucket(length, parts, shift)];
-            if (parts == 1)
-            {
-                items[at++] = new DecodeItem
-                {
-                    Row = row,
-                    End = length,
-                    PageOffset = pageOffsets[row],
-                    Parts = 1,
-                    QueryTokens = 1,
-                    Visible = length,
-                };
-                continue;
-            }
-
+            int visible = batch.Causal ? length - queryTokens + 1 : length;
             long tiles = ((long)length + TileTokens - 1) / TileTokens;
             int begin = 0;
             for (int part = 0; part < parts; part++)
             {
-                int end = (int)Math.Min(length, tiles * (part + 1) / parts * TileTokens);
-                items[at++] = new DecodeItem
-                {
-                    Row = row,
-                    Begin = begin,
-                    End = end,
-                    PageOffset = pageOffsets[row],
-                    PartOffset = slots,
-                    Part = (ushort)part,
-                    Parts = (ushort)parts,
-                    QueryTokens = 1,
-                    Visible = length,
-                };
-                begin = end;
+                // Member by member: a structure put together first would be copied while its stores are still on their way.
+                ref DecodeItem item = ref items[at++];
+                item.Row = row;
+                item.Begin = begin;
+                item.End = part == parts - 1 ? length : (int)(tiles * (part + 1) / parts * TileTokens);
+                item.PageOffset = pageOffset;
+                item.PartOffset = slots;
+                item.Part = (ushort)part;
+                item.Parts = (ushort)parts;
+                item.QueryTokens = queryTokens;
+                item.Visible = visible;
+                begin = item.End;
             }
 
-            slots += parts;
-            split++;
+            row += queryTokens;
+            slots += parts == 1 ? 0 : parts;
+            split += parts == 1 ? 0 : 1;
         }
 
-        return new DecodePlan(next, slots, cluster, chunk, split, total);
+        return new DecodePlan(next, slots, cluster, teamUnits, chunk, split, total);
     }
 
     private static int Bucket(int length, int parts, int shift) =>

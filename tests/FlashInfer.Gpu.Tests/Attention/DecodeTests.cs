@@ -59,9 +59,80 @@ public class DecodeTests
                 ]
         )
         {
-            DecodeScenario.Check(device, new DecodeCase(8, 2, 128, 16, DType.BFloat16, KvLayout.Hnd, 1, lengths, null, 1, seed));
-            DecodeScenario.Check(device, new DecodeCase(3, 1, 64, 1, DType.Float16, KvLayout.Nhd, 1, lengths, null, 4, seed));
+            foreach (Determinism determinism in Enum.GetValues<Determinism>())
+            {
+                int[]? queryTokens = determinism == Determinism.Reproducible ? null : [.. lengths.Select((_, i) => 1 + (i % 4))];
+                DecodeCase bfloat = new(8, 2, 128, 16, DType.BFloat16, KvLayout.Hnd, 1, lengths, null, 1, seed);
+                DecodeCase half = new(3, 1, 64, 1, DType.Float16, KvLayout.Nhd, 1, lengths, null, 4, seed);
+                DecodeScenario.Check(device, bfloat with { QueryTokens = queryTokens, Determinism = determinism });
+                DecodeScenario.Check(device, half with { QueryTokens = queryTokens, Determinism = determinism });
+            }
         }
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(3)]
+    [InlineData(4)]
+    [InlineData(8)]
+    public void Several_query_tokens_agree_with_the_oracle(int queryTokens)
+    {
+        using CudaContext context = Gpu.Require();
+        int seed = Random.Shared.Next();
+        foreach (
+            (int heads, int kvHeads, int headDim) in ((int, int, int)[])[(8, 8, 64), (12, 4, 128), (32, 4, 128), (71, 1, 64), (16, 2, 256)]
+        )
+        {
+            using Device device = Device.FromCuda(context);
+            foreach (bool causal in (bool[])[true, false])
+            {
+                // More query tokens than the sequence has, lengths around a tile's edge, and one that is cut.
+                int[] lengths = [0, 1, 3, 15, 16, 17, 64, 129, 6000];
+                DecodeCase several = new(heads, kvHeads, headDim, 16, DType.BFloat16, KvLayout.Nhd, 1, lengths, null, 1, seed)
+                {
+                    QueryTokens = [.. lengths.Select((_, i) => i % 3 == 2 ? 1 + (i % queryTokens) : queryTokens)],
+                    Causal = causal,
+                };
+                DecodeScenario.Check(device, several);
+                DecodeScenario.Check(
+                    device,
+                    several with
+                    {
+                        PageSize = 5,
+                        Dtype = DType.Float16,
+                        Lengths = [777],
+                        QueryTokens = [queryTokens],
+                    }
+                );
+            }
+        }
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    public void Short_sequences_whose_units_teams_take_agree_with_the_oracle(int queryTokens)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        int[] lengths = [.. Enumerable.Range(0, 700).Select(i => i % 257)];
+        DecodeCase many = new(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, 1, lengths, null, 1, Random.Shared.Next())
+        {
+            QueryTokens = [.. lengths.Select((_, i) => 1 + (i % queryTokens))],
+        };
+        DecodeScenario.Check(device, many);
+        DecodeScenario.Check(device, many with { HeadDim = 64, PageSize = 5, Dtype = DType.Float16 });
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    public void Batch_invariant_results_have_the_same_bits_in_every_batch(int maxQueryTokens)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        BatchInvariance.Check(device, new AttentionSpec(8, 2, 128, 16, DType.BFloat16), maxQueryTokens);
     }
 
     [Fact]
@@ -283,6 +354,101 @@ public class DecodeTests
             {
                 cache.Free(sequence);
             }
+        }
+
+        graph!.Dispose();
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    public void A_captured_step_replays_plans_for_blocks_and_for_teams(int queryTokens)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        using PagedKvCache cache = new(device, new AttentionSpec(8, 2, 128, 16, DType.BFloat16), 1, 12_000);
+        using BatchDecodeWithPagedKvCache captured = new(cache, 700, queryTokens);
+        using BatchDecodeWithPagedKvCache fresh = new(cache, 700, queryTokens);
+        using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(700 * queryTokens, 8, 128);
+        using DeviceTensor<BFloat16> replayed = device.Allocate<BFloat16>(700 * queryTokens, 8, 128);
+        query.CopyFrom(Draw(query.Shape, 5));
+        CudaGraph? graph = null;
+        foreach (
+            int[] lengths in (int[][])
+                [
+                    [.. Enumerable.Range(0, 700).Select(i => i % 200)], // teams
+                    [9000, .. Enumerable.Range(0, 40).Select(i => i * 30)], // blocks, with a sequence that is cut
+                    [.. Enumerable.Range(0, 600).Select(i => 1 + (i % 64))],
+                    [3],
+                ]
+        )
+        {
+            Sequence[] sequences = [.. lengths.Select(_ => cache.NewSequence())];
+            Sequence[] filled = [.. sequences.Where((_, i) => lengths[i] > 0)];
+            Prefill(cache, filled, [.. lengths.Where(length => length > 0)]);
+            int[] tokens = [.. lengths.Select((_, i) => i % 7 == 6 ? 0 : 1 + (i % queryTokens))];
+            int rows = tokens.Sum();
+            captured.Plan(sequences, tokens);
+            if (graph is null)
+            {
+                // The graph's tensors have the rows of the largest step; what the plan does not name is left alone.
+                TensorView<BFloat16> largest = query.View.Rows(0, rows);
+                captured.Run(0, largest, replayed.View.Rows(0, rows));
+                device.Stream!.BeginCapture();
+                captured.Run(0, largest, replayed.View.Rows(0, rows));
+                graph = device.Stream.EndCapture();
+            }
+
+            graph.Launch(device.Stream!);
+            using DeviceTensor<BFloat16> direct = device.Allocate<BFloat16>(rows, 8, 128);
+            fresh.Plan(sequences, tokens);
+            fresh.Run(0, query.View.Rows(0, rows), direct.View);
+            double[] expected = [.. direct.ToArray().Select(x => (double)(float)x)];
+            Assert.True(
+                FlashInfer.Tests.Oracle.ErrorNorms.Relative([.. replayed.View.Rows(0, rows).ToArray().Select(x => (float)x)], expected)
+                    < 4e-3
+            );
+            foreach (Sequence sequence in sequences)
+            {
+                cache.Free(sequence);
+            }
+        }
+
+        graph!.Dispose();
+    }
+
+    [Fact]
+    public void A_captured_verification_replays_other_drafts()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        using PagedKvCache cache = new(device, new AttentionSpec(8, 2, 128, 16, DType.BFloat16), 1, 400);
+        using BatchDecodeWithPagedKvCache decode = new(cache, maxSequences: 8, maxQueryTokens: 4);
+        Sequence[] sequences = [.. Enumerable.Range(0, 3).Select(_ => cache.NewSequence())];
+        using DeviceTensor<BFloat16> kv = device.Allocate<BFloat16>(12, 2, 128);
+        using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(12, 8, 128);
+        using DeviceTensor<BFloat16> output = device.Allocate<BFloat16>(12, 8, 128);
+        using DeviceTensor<BFloat16> direct = device.Allocate<BFloat16>(12, 8, 128);
+        Prefill(cache, sequences, [5, 900, 2000]);
+        CudaGraph? graph = null;
+        for (int step = 0; step < 20; step++)
+        {
+            kv.View.CopyFrom(Draw(kv.Shape, step));
+            query.View.CopyFrom(Draw(query.Shape, step + 200));
+            cache.BeginForward(sequences, [4, 4, 4]);
+            decode.Plan(sequences, [4, 4, 4]);
+            if (graph is null)
+            {
+                device.Stream!.BeginCapture();
+                decode.Append(0, kv.View, kv.View);
+                decode.Run(0, query.View, output.View);
+                graph = device.Stream.EndCapture();
+            }
+
+            graph.Launch(device.Stream!);
+            decode.Run(0, query.View, direct.View);
+            Assert.Equal(direct.View.ToArray().Select(x => x.Bits), output.View.ToArray().Select(x => x.Bits));
+            cache.EndForward(sequences, [step % 5, (step + 2) % 5, 4]);
         }
 
         graph!.Dispose();

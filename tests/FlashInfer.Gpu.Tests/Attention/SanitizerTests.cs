@@ -32,10 +32,9 @@ public class SanitizerTests
                 ]
         )
         {
-            DecodeScenario.Check(
-                device,
-                new DecodeCase(heads, kvHeads, headDim, pageSize, dtype, layout, 1, lengths, null, 1, seed, kvDtype)
-            );
+            DecodeCase one = new(heads, kvHeads, headDim, pageSize, dtype, layout, 1, lengths, null, 1, seed, kvDtype);
+            DecodeScenario.Check(device, one);
+            DecodeScenario.Check(device, one with { QueryTokens = [.. lengths.Select((_, i) => 4 - (i % 2))] });
         }
     }
 }

@@ -13,6 +13,15 @@ public class CpuDecodeTests
         }
     }
 
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    public void Batch_invariant_results_have_the_same_bits_in_every_batch(int maxQueryTokens)
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 7 });
+        BatchInvariance.Check(device, new AttentionSpec(6, 2, 64, 16, DType.BFloat16), maxQueryTokens);
+    }
+
     [Fact]
     public void A_long_sequence_is_split_and_merged()
     {

@@ -6,7 +6,7 @@ public sealed class PlanInfoTests
     public void One_of_everything_is_told_in_the_singular() =>
         Assert.Equal(
             "k: 1 sequence with 1 token in 1 item of up to 1 token (none split), 1 unit on 1 block, busiest block at 1.00 of the mean",
-            new PlanInfo("k", 1, 1, 1, 1, 1, 1, 1, 0, 1).ToString()
+            new PlanInfo("k", 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, Determinism.Reproducible).ToString()
         );
 
     [Theory]
@@ -16,7 +16,16 @@ public sealed class PlanInfoTests
     public void Several_are_told_in_the_plural(int splitSequences, string split) =>
         Assert.Equal(
             $"k: 3 sequences with 5000 tokens in 9 items of up to 1024 tokens ({split}), 72 units on 4 blocks, busiest block at 1.25 of the mean",
-            new PlanInfo("k", 3, 5000, 9, 72, 4, 1, 1024, splitSequences, 1.25).ToString()
+            new PlanInfo("k", 3, 3, 5000, 9, 72, 4, 1, 1, 1024, splitSequences, 1.25, Determinism.Reproducible).ToString()
+        );
+
+    [Theory]
+    [InlineData(1, 4, "on 4 blocks of 4 teams each, busiest team at 1.25")]
+    [InlineData(8, 1, "on 4 blocks in clusters of 8, busiest cluster at 1.25")]
+    public void Who_shares_a_unit_is_told(int cluster, int teams, string shared) =>
+        Assert.Equal(
+            $"k: 3 sequences with 500 tokens and 12 query tokens in 3 items of up to 200 tokens (none split), 24 units {shared} of the mean, batch-invariant",
+            new PlanInfo("k", 3, 12, 500, 3, 24, 4, cluster, teams, 200, 0, 1.25, Determinism.BatchInvariant).ToString()
         );
 
     [Theory]

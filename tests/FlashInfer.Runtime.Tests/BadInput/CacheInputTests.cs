@@ -65,6 +65,77 @@ public sealed class CacheInputTests : IDisposable
     public void Batches_above_65536_are_refused() =>
         Refused.Range("maxSequences", "'65537'", () => _ = new BatchDecodeWithPagedKvCache(_cache, 65_537));
 
+    [Theory]
+    [InlineData(0)]
+    [InlineData(9)]
+    [InlineData(-1)]
+    public void Query_tokens_that_no_kernel_serves_are_refused(int count)
+    {
+        Refused.Range(
+            "maxQueryTokens",
+            "Decode serves 1 to 8 query tokens a sequence",
+            () => _ = new BatchDecodeWithPagedKvCache(_cache, 4, count)
+        );
+        Refused.Range(
+            "determinism",
+            "Expected Reproducible or BatchInvariant.",
+            () => _ = new BatchDecodeWithPagedKvCache(_cache, 4, 1, (Determinism)(count + 5))
+        );
+    }
+
+    [Fact]
+    public void Query_tokens_that_do_not_fit_the_batch_are_refused_and_the_plan_stays()
+    {
+        using BatchDecodeWithPagedKvCache decode = new(_cache, 4, maxQueryTokens: 3);
+        decode.Plan([_open, _idle], [3, 1]);
+        string plan = decode.Explain();
+        foreach (int count in (int[])[4, -1, int.MinValue])
+        {
+            Refused.Range(
+                "queryTokens",
+                $"Sequence 1 of the batch ({_idle}) has {count} query tokens; expected 0 to 3.",
+                () => decode.Plan([_open, _idle], [1, count])
+            );
+        }
+
+        Refused.Argument("queryTokens", "2 sequences but 1 numbers of query tokens were given.", () => decode.Plan([_open, _idle], [1]));
+        Assert.Equal(plan, decode.Explain());
+    }
+
+    [Fact]
+    public void Accepting_more_than_was_begun_is_refused()
+    {
+        foreach (int count in (int[])[6, -1, int.MinValue])
+        {
+            Refused.Range(
+                "acceptedTokens",
+                $"{count} tokens of sequence 0 of the batch ({_open}) are to stay; expected 0 to 5, those of its forward.",
+                () => _cache.EndForward(_open, count)
+            );
+        }
+
+        Refused.Argument("acceptedTokens", "1 sequences but 2 token counts were given.", () => _cache.EndForward([_open], [1, 1]));
+        Refused.Operation($"({_idle}) has no forward open", () => _cache.EndForward(_idle, 0));
+    }
+
+    [Fact]
+    public void A_batch_with_more_parts_than_a_full_cache_has_is_refused()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 4 });
+        using PagedKvCache cache = new(device, s_spec, layers: 1, pages: 800);
+        using BatchDecodeWithPagedKvCache decode = new(cache, 8, 1, Determinism.BatchInvariant);
+        Sequence sequence = cache.NewSequence();
+        cache.BeginForward(sequence, 3100);
+        cache.EndForward(sequence);
+        decode.Plan([sequence]);
+        Refused.Argument(
+            "sequences",
+            "The batch has 8 parts of long sequences; the batch-invariant workspace has room for 6",
+            () => decode.Plan([sequence, sequence])
+        );
+        Assert.Equal(4, decode.PlanInfo.Items);
+    }
+
     [Fact]
     public void More_tokens_than_positions_have_bits_are_refused() =>
         Refused.Range(

@@ -33,7 +33,7 @@ public unsafe class CpuAllocationTests
                     long totalBefore = GC.GetTotalAllocatedBytes(precise: true);
                     for (int i = 0; i < 20; i++)
                     {
-                        kernels.Decode(args, new ListLaunch(3, 1, false), null);
+                        kernels.Decode(1).Run(args, new ListLaunch(3, 3, 1, false), null);
                         if (i % 5 == 0)
                         {
                             // Long enough for the workers to stop spinning and block.

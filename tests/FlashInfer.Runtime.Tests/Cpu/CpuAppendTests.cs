@@ -114,7 +114,7 @@ public sealed unsafe class CpuAppendTests : IDisposable
             HeadStride = head,
         };
         using AttentionKernels kernels = _backend.LoadKernels(spec);
-        kernels.Append(args, new ListLaunch(items.Count, 1, false), null);
+        kernels.Append(args, new ListLaunch(items.Count, items.Count, 1, false), null);
         Assert.True(expectedKeys.AsSpan().SequenceEqual(new ReadOnlySpan<ushort>((void*)keyCache, cacheLength)), $"keys, seed {_seed}");
         Assert.True(
             expectedValues.AsSpan().SequenceEqual(new ReadOnlySpan<ushort>((void*)valueCache, cacheLength)),

@@ -120,8 +120,12 @@ public sealed class CpuBackendTests : IDisposable
     public void Kernels_know_their_name_and_their_units()
     {
         using AttentionKernels kernels = _backend.LoadKernels(new AttentionSpec(32, 8, 128, 16, DType.BFloat16));
-        Assert.Equal(2, _backend.Parallelism);
-        Assert.Equal(8, kernels.DecodeUnitsPerItem);
-        Assert.Equal($"cpu_decode_v{CpuAttentionKernels.BestVectorBits} on 2 threads", kernels.DecodeKernel);
+        foreach ((int queryTokens, int compiledFor) in ((int, int)[])[(1, 1), (2, 2), (3, 4), (8, 8)])
+        {
+            DecodeKernel decode = kernels.Decode(queryTokens);
+            Assert.Same(decode, kernels.Decode(compiledFor));
+            Assert.Equal((2, 8, 4 * compiledFor, 1), (decode.Blocks, decode.UnitsPerItem, decode.ColumnsPerUnit, decode.Teams));
+            Assert.Equal($"cpu_decode_v{CpuAttentionKernels.BestVectorBits} on 2 threads", decode.Name);
+        }
     }
 }

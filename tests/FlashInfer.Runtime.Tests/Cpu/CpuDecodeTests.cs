@@ -94,7 +94,29 @@ public sealed class CpuDecodeTests : IDisposable
             // A bound on the oracle's work keeps the suite quick.
             long budget = 1_500_000L / (spec.Heads * spec.HeadDim);
             int[] kvLens = [.. random.GetItems(lengths, random.Next(1, 6)).Where(length => (budget -= length) >= 0).DefaultIfEmpty(1)];
-            using DecodeCase @case = new(spec, kvLens, random.Next(), strided: random.Next(2) == 0);
+            int[] queryTokens = [.. kvLens.Select((_, i) => random.Next(3) == 0 ? random.Next(i == 0 ? 1 : 0, 9) : 1)];
+            using DecodeCase @case = new(
+                spec,
+                kvLens,
+                random.Next(),
+                strided: random.Next(2) == 0,
+                queryTokens: queryTokens,
+                causal: random.Next(4) != 0
+            );
+            Check(@case, vectorBits, @case.WholeItems());
+            Check(@case, vectorBits, @case.SplitItems());
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Kernels))]
+    public void Query_tokens_see_what_stands_before_them(int vectorBits, DType dtype)
+    {
+        // More query tokens than the sequence has, too: the first see nothing. A group of 5 makes columns of all tile heights.
+        foreach (bool causal in new[] { true, false })
+        {
+            AttentionSpec spec = new(10, 2, 64, 16, dtype);
+            using DecodeCase @case = new(spec, [0, 1, 3, 64, 66, 130, 200], _seed, queryTokens: [2, 8, 5, 4, 7, 0, 8], causal: causal);
             Check(@case, vectorBits, @case.WholeItems());
             Check(@case, vectorBits, @case.SplitItems());
         }
@@ -227,7 +249,7 @@ public sealed class CpuDecodeTests : IDisposable
     {
         DecodeResult result = @case.Run(kernels, items);
         bool isHalf = @case.Spec.Dtype == DType.Float16;
-        string text = $"{kernels.DecodeKernel}, {items.Length} items, {@case}";
+        string text = $"{kernels.Decode(1).Name}, {items.Length} items, {@case}";
         double relative = ErrorNorms.Relative(result.Output, @case.Expected);
         Assert.True(relative <= (isHalf ? 1e-3 : 4e-3), $"Relative error {relative:g3}: {text}");
         double row = ErrorNorms.WorstRow(result.Output, @case.Expected, @case.Spec.HeadDim);

@@ -29,11 +29,15 @@ internal sealed unsafe class DecodeCase : IDisposable
         bool strided = false,
         float queryScale = 1f,
         float queryOffset = 0f,
-        Func<int, float>? keyOverride = null
+        Func<int, float>? keyOverride = null,
+        int[]? queryTokens = null,
+        bool causal = true
     )
     {
         Spec = spec;
         KvLens = kvLens;
+        QueryTokens = queryTokens ?? [.. kvLens.Select(_ => 1)];
+        Causal = causal;
         Seed = seed;
         _random = new Random(seed);
         QueryHeadStride = spec.HeadDim + (strided ? 8 : 0);
@@ -53,10 +57,10 @@ internal sealed unsafe class DecodeCase : IDisposable
         _memory.Fill(_keyAddress, 0xFF, cacheBytes, null);
         _memory.Fill(_valueAddress, 0xFF, cacheBytes, null);
         (_keyScales, _valueScales) = (Scales(), Scales());
-        _queryAddress = _memory.Allocate(QueryRowStride * kvLens.Length * 2);
-        _memory.Fill(_queryAddress, 0xFF, QueryRowStride * kvLens.Length * 2, null);
+        _queryAddress = _memory.Allocate(QueryRowStride * Rows * 2);
+        _memory.Fill(_queryAddress, 0xFF, QueryRowStride * Rows * 2, null);
 
-        _query = new float[kvLens.Length * spec.Heads * spec.HeadDim];
+        _query = new float[Rows * spec.Heads * spec.HeadDim];
         for (int i = 0; i < _query.Length; i++)
         {
             int row = i / spec.HeadDim;
@@ -65,7 +69,7 @@ internal sealed unsafe class DecodeCase : IDisposable
         }
 
         Expected = new double[_query.Length];
-        ExpectedLse = new double[kvLens.Length * spec.Heads];
+        ExpectedLse = new double[Rows * spec.Heads];
         for (int sequence = 0; sequence < kvLens.Length; sequence++)
         {
             _pages[sequence].CopyTo(table[_pageOffsets[sequence]..]);
@@ -76,6 +80,13 @@ internal sealed unsafe class DecodeCase : IDisposable
     public AttentionSpec Spec { get; }
 
     public int[] KvLens { get; }
+
+    /// <summary>Query tokens of each sequence, its last ones.</summary>
+    public int[] QueryTokens { get; }
+
+    public bool Causal { get; }
+
+    public int Rows => QueryTokens.Sum();
 
     public int Seed { get; }
 
@@ -101,7 +112,8 @@ internal sealed unsafe class DecodeCase : IDisposable
     /// <summary>The oracle's base-2 LSE, [rows, heads].</summary>
     public double[] ExpectedLse { get; }
 
-    public override string ToString() => $"{Spec}, kvLen [{string.Join(", ", KvLens)}], seed {Seed}";
+    public override string ToString() =>
+        $"{Spec}, kvLen [{string.Join(", ", KvLens)}], query tokens [{string.Join(", ", QueryTokens)}], {(Causal ? "causal" : "not causal")}, seed {Seed}";
 
     /// <summary>One item for each sequence.</summary>
     public DecodeItem[] WholeItems() => Items(_ => []);
@@ -132,7 +144,7 @@ internal sealed unsafe class DecodeCase : IDisposable
             args =>
             {
                 args.Lse = withLse ? args.Lse : 0;
-                kernels.Decode(args, new ListLaunch(items.Length, 1, false), null);
+                kernels.Decode(QueryTokens.DefaultIfEmpty(1).Max()).Run(args, new ListLaunch(items.Length, items.Length, 1, false), null);
                 result = ReadResult(args);
             }
         );
@@ -153,18 +165,20 @@ internal sealed unsafe class DecodeCase : IDisposable
             return address;
         }
 
+        // As many columns of a unit as the kernel is made for.
+        int columns = CudaUnits.QueryTokens.First(tokens => tokens >= QueryTokens.DefaultIfEmpty(1).Max()) * Spec.Heads;
         int slots = items.Max(item => (int?)(item.Parts == 1 ? 0 : item.PartOffset + item.Parts)) ?? 0;
         DecodeParams args = new()
         {
             Query = _queryAddress,
             Key = _keyAddress,
             Value = _valueAddress,
-            Output = Filled(OutputRowStride * KvLens.Length * 2),
+            Output = Filled(OutputRowStride * Rows * 2),
             Lse = Filled(ExpectedLse.Length * sizeof(float)),
             Pages = _pagesAddress,
             Plan = plan,
-            PartialOutput = Filled((long)slots * Spec.Heads * Spec.HeadDim * sizeof(float)),
-            PartialState = Filled((long)slots * Spec.Heads * 2 * sizeof(float)),
+            PartialOutput = Filled((long)slots * columns * Spec.HeadDim * sizeof(float)),
+            PartialState = Filled((long)slots * columns * 2 * sizeof(float)),
             Counters = Filled(slots * Spec.KvHeads * sizeof(int), 0),
             QueryRowStride = QueryRowStride,
             QueryHeadStride = QueryHeadStride,
@@ -186,7 +200,7 @@ internal sealed unsafe class DecodeCase : IDisposable
     /// <summary>Sets one element of every query; the oracle's answer no longer applies.</summary>
     public void SetQuery(int index, float value)
     {
-        for (int row = 0; row < KvLens.Length * Spec.Heads; row++)
+        for (int row = 0; row < Rows * Spec.Heads; row++)
         {
             Elements.Write(
                 Spec.Dtype,
@@ -211,7 +225,7 @@ internal sealed unsafe class DecodeCase : IDisposable
 
     private DecodeResult ReadResult(in DecodeParams args)
     {
-        ReadOnlySpan<ushort> bits = new((void*)args.Output, checked((int)(OutputRowStride * KvLens.Length)));
+        ReadOnlySpan<ushort> bits = new((void*)args.Output, checked((int)(OutputRowStride * Rows)));
         bool[] written = new bool[bits.Length];
         float[] output = new float[Expected.Length];
         for (int i = 0; i < output.Length; i++)
@@ -274,18 +288,22 @@ internal sealed unsafe class DecodeCase : IDisposable
         }
 
         int rowLength = Spec.Heads * Spec.HeadDim;
-        AttentionOracle.Decode(
-            _query.AsSpan(sequence * rowLength, rowLength),
-            keys,
-            values,
-            kvLen,
-            Spec.Heads,
-            Spec.KvHeads,
-            Spec.HeadDim,
-            SmScale,
-            Expected.AsSpan(sequence * rowLength, rowLength),
-            ExpectedLse.AsSpan(sequence * Spec.Heads, Spec.Heads)
-        );
+        for (int token = 0; token < QueryTokens[sequence]; token++)
+        {
+            int row = FirstRow(sequence) + token;
+            AttentionOracle.Decode(
+                _query.AsSpan(row * rowLength, rowLength),
+                keys,
+                values,
+                Causal ? Math.Max(0, kvLen - QueryTokens[sequence] + 1 + token) : kvLen,
+                Spec.Heads,
+                Spec.KvHeads,
+                Spec.HeadDim,
+                SmScale,
+                Expected.AsSpan(row * rowLength, rowLength),
+                ExpectedLse.AsSpan(row * Spec.Heads, Spec.Heads)
+            );
+        }
     }
 
     /// <summary>One for each KV head, or a null pointer when the cache has none.</summary>
@@ -307,6 +325,8 @@ internal sealed unsafe class DecodeCase : IDisposable
 
     private static float Scale(nint scales, int head) => scales == 0 ? 1f : ((float*)scales)[head];
 
+    private int FirstRow(int sequence) => QueryTokens[..sequence].Sum();
+
     private DecodeItem[] Items(Func<int, int[]> cut)
     {
         List<DecodeItem> items = [];
@@ -320,15 +340,15 @@ internal sealed unsafe class DecodeCase : IDisposable
                 items.Add(
                     new DecodeItem
                     {
-                        Row = sequence,
+                        Row = FirstRow(sequence),
                         Begin = bounds[part],
                         End = bounds[part + 1],
                         PageOffset = _pageOffsets[sequence],
                         PartOffset = slots,
                         Part = (ushort)part,
                         Parts = (ushort)parts,
-                        QueryTokens = 1,
-                        Visible = KvLens[sequence],
+                        QueryTokens = QueryTokens[sequence],
+                        Visible = Causal ? KvLens[sequence] - QueryTokens[sequence] + 1 : KvLens[sequence],
                     }
                 );
             }

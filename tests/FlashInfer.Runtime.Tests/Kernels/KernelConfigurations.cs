@@ -1,6 +1,6 @@
 namespace FlashInfer.Tests.Kernels;
 
-/// <summary>Configurations that stand for all: every group kind, head dimension, element type, and pages of one token, an odd number, one tile and several tiles.</summary>
+/// <summary>Configurations that stand for all: every group kind, head dimension, element type of query and cache, and pages of one token, an odd number, one tile and several tiles.</summary>
 internal static class KernelConfigurations
 {
     /// <summary>What the kernels are meant for (sm_90: the portable kernels on Hopper); those that NVRTC does not know yet are left out.</summary>
@@ -17,12 +17,26 @@ internal static class KernelConfigurations
         new(16, 16, 256, 16, DType.BFloat16),
         new(8, 1, 256, 5, DType.Float16),
         new(16, 1, 256, 1, DType.BFloat16, kvLayout: KvLayout.Hnd),
+        new(32, 8, 96, 16, DType.BFloat16),
+        new(12, 12, 192, 16, DType.Float16),
+        new(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3),
+        new(12, 12, 64, 5, DType.Float16, DType.Float8E4M3),
+        new(12, 2, 96, 32, DType.Float16, DType.Float8E5M2, KvLayout.Hnd),
+        new(24, 8, 192, 1, DType.BFloat16, DType.Float8E5M2),
+        new(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3),
     ];
 
-    /// <summary>All units of the configurations, and of two those of checked mode: pages that hold a tile, and pages that do not.</summary>
+    /// <summary>
+    /// All units of the configurations; of two (pages that hold a tile, and pages that do not) those of checked mode as well; of the usual
+    /// one those for short sequences and for several query tokens, up to as many columns as a block has room for.
+    /// </summary>
     public static readonly TranslationUnit[] Units =
     [
         .. Specs.SelectMany(spec => spec.Units),
         .. Specs.Skip(1).Take(2).SelectMany(spec => new[] { spec.DecodeUnitFor(isChecked: true), spec.AppendUnitFor(isChecked: true) }),
+        Specs[2].DecodeUnitFor(teamUnits: true),
+        Specs[2].DecodeUnitFor(queryTokens: 4),
+        Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
+        new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
     ];
 }

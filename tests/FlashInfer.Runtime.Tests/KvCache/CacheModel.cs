@@ -63,6 +63,12 @@ internal sealed class CacheModel(int pages, int pageSize)
             }
         }
 
+        if (kind == CacheOperationKind.Accept)
+        {
+            bool legal = batch.Select((s, i) => tokens[i] >= 0 && tokens[i] <= Find(s)!.ForwardTokens).All(accepted => accepted);
+            return legal ? null : typeof(ArgumentOutOfRangeException);
+        }
+
         if (!begins)
         {
             return null;
@@ -93,6 +99,12 @@ internal sealed class CacheModel(int pages, int pageSize)
     {
         sequence.Length += sequence.ForwardTokens;
         sequence.ForwardTokens = 0;
+    }
+
+    public void Accept(ModelSequence sequence, int tokens)
+    {
+        sequence.Length += tokens;
+        Abandon(sequence);
     }
 
     public void Abandon(ModelSequence sequence)

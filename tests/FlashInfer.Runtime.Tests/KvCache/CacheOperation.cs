@@ -8,6 +8,7 @@ internal enum CacheOperationKind
     Begin,
     TryBegin,
     End,
+    Accept,
     Abandon,
     Free,
     Plan,
@@ -16,7 +17,7 @@ internal enum CacheOperationKind
 /// <summary>One member of a batch before it is known which sequences exist.</summary>
 /// <param name="Number">Which sequence, modulo those there are.</param>
 /// <param name="Choice">Legal sequences below 90; above it freed, foreign, null or any.</param>
-/// <param name="Tokens">New tokens; 0, negative and huge ones included.</param>
+/// <param name="Tokens">New or accepted tokens; 0, negative and huge ones included.</param>
 internal readonly record struct CacheOperand(int Number, int Choice, int Tokens);
 
 /// <summary>One call on a cache, legal or not.</summary>
@@ -49,6 +50,7 @@ internal sealed record CacheOperation(CacheOperationKind Kind, CacheOperand[] Op
             (8, Make(CacheOperationKind.Begin, s_operands)),
             (3, Make(CacheOperationKind.TryBegin, s_operands)),
             (6, Make(CacheOperationKind.End, s_operands)),
+            (4, Make(CacheOperationKind.Accept, s_operands)),
             (4, Make(CacheOperationKind.Abandon, s_operands)),
             (2, Make(CacheOperationKind.Free, s_operand.Array[1])),
             (3, Make(CacheOperationKind.Plan, s_operands))

@@ -106,7 +106,7 @@ internal sealed class CacheRun : IDisposable
         && kind switch
         {
             CacheOperationKind.Begin or CacheOperationKind.TryBegin => sequence.ForwardTokens == 0,
-            CacheOperationKind.End or CacheOperationKind.Abandon => sequence.ForwardTokens > 0,
+            CacheOperationKind.End or CacheOperationKind.Accept or CacheOperationKind.Abandon => sequence.ForwardTokens > 0,
             _ => true,
         };
 
@@ -128,6 +128,12 @@ internal sealed class CacheRun : IDisposable
                 break;
             case CacheOperationKind.End:
                 _cache.EndForward(batch);
+                break;
+            case CacheOperationKind.Accept when batch.Length == 1:
+                _cache.EndForward(batch[0], tokens[0]);
+                break;
+            case CacheOperationKind.Accept:
+                _cache.EndForward(batch, tokens);
                 break;
             case CacheOperationKind.Abandon when batch.Length == 1:
                 _cache.AbandonForward(batch[0]);
@@ -159,6 +165,9 @@ internal sealed class CacheRun : IDisposable
                     break;
                 case CacheOperationKind.End:
                     CacheModel.End(sequence);
+                    break;
+                case CacheOperationKind.Accept:
+                    _model.Accept(sequence, tokens[i]);
                     break;
                 case CacheOperationKind.Abandon:
                     _model.Abandon(sequence);

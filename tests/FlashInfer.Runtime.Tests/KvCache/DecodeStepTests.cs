@@ -77,6 +77,63 @@ public class DecodeStepTests
     }
 
     [Fact]
+    public void Drafted_tokens_are_verified_at_once_and_those_refused_leave_no_trace()
+    {
+        using CacheStory story = new(layers: 2);
+        using BatchDecodeWithPagedKvCache decode = new(story.Cache, 4, maxQueryTokens: 5);
+        (Sequence a, Sequence b, Sequence c) = (story.Sequence(21), story.Sequence(3), story.Sequence(7));
+        int free = story.Cache.FreePages;
+        story.Cache.BeginForward([a, b, c], [5, 4, 2]);
+        decode.Plan([a, b, c], [5, 4, 0]);
+        Assert.Equal((3, 9), (decode.PlanInfo.Sequences, decode.PlanInfo.Rows));
+        story.Write([a, b, c], (layer, key, value) => decode.Append(layer, key, value));
+        using DeviceTensor<Half> rows = story.Device.Allocate<Half>(9, CacheStory.Heads, CacheStory.HeadDim);
+        decode.Run(0, rows.View, rows.View);
+
+        story.Cache.EndForward([a, b, c], [2, 0, 2]);
+        Assert.Equal((23, 3, 9), (a.Length, b.Length, c.Length));
+        Assert.False(a.IsInForward || b.IsInForward || c.IsInForward);
+        Assert.Equal(free - 1, story.Cache.FreePages); // c's ninth token
+        StalePlanException stale = Assert.Throws<StalePlanException>(() => decode.Run(0, rows.View, rows.View));
+        Assert.Contains(a.ToString(), stale.Message, StringComparison.Ordinal);
+        decode.Plan([a, b, c]);
+        story.Check(decode, [a, b, c]);
+        story.Begin(a, 1);
+        decode.Plan([a, b, c]);
+        story.Check(decode, [a, b, c]);
+    }
+
+    [Fact]
+    public void Accepting_every_token_keeps_the_plan()
+    {
+        using CacheStory story = new();
+        using BatchDecodeWithPagedKvCache decode = new(story.Cache, 4);
+        (Sequence a, Sequence b) = (story.Sequence(5), story.Sequence(6));
+        story.Begin(a, 3);
+        story.Begin(b, 1);
+        decode.Plan([a, b]);
+        story.Cache.EndForward([a, b], [3, 1]);
+        story.Check(decode, [a, b]);
+    }
+
+    [Fact]
+    public void A_step_without_query_tokens_only_appends()
+    {
+        using CacheStory story = new();
+        using BatchDecodeWithPagedKvCache decode = new(story.Cache, 4);
+        Sequence a = story.Sequence(5);
+        story.Cache.BeginForward(a, 20);
+        decode.Plan([a], [0]);
+        Assert.Equal((0, 0, 0L), (decode.PlanInfo.Rows, decode.PlanInfo.Items, decode.PlanInfo.Tokens));
+        story.Write([a], (layer, key, value) => decode.Append(layer, key, value));
+        using DeviceTensor<Half> none = story.Device.Allocate<Half>(0, CacheStory.Heads, CacheStory.HeadDim);
+        decode.Run(0, none.View, none.View);
+        story.Cache.EndForward(a);
+        decode.Plan([a]);
+        story.Check(decode, [a]);
+    }
+
+    [Fact]
     public void Append_through_the_cache_follows_order_forwards_and_size_of_the_batch()
     {
         using CacheStory story = new(layers: 3, pages: 200);

@@ -15,20 +15,23 @@ public class HotPathTests
     private const int Layers = 2;
 
     [Theory]
-    [InlineData(1, DType.BFloat16)]
-    [InlineData(2, DType.BFloat16)]
-    [InlineData(2, DType.Float8E4M3)]
-    public void Steps_of_varying_lengths_allocate_nothing(int threads, DType kvDtype)
+    [InlineData(1, DType.BFloat16, Determinism.Reproducible)]
+    [InlineData(2, DType.BFloat16, Determinism.Reproducible)]
+    [InlineData(2, DType.Float8E4M3, Determinism.Reproducible)]
+    [InlineData(1, DType.BFloat16, Determinism.BatchInvariant)]
+    public void Steps_of_varying_lengths_allocate_nothing(int threads, DType kvDtype, Determinism determinism)
     {
         using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = threads });
         using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 4, DType.BFloat16, kvDtype), Layers, pages: 400);
-        using BatchDecodeWithPagedKvCache decode = new(cache, 16);
+        using BatchDecodeWithPagedKvCache decode = new(cache, 16, maxQueryTokens: 4, determinism);
         using DeviceTensor<BFloat16> tokens = device.Allocate<BFloat16>(16 * 40, 2, 64);
-        using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(16, 4, 64);
-        using DeviceTensor<BFloat16> output = device.Allocate<BFloat16>(16, 4, 64);
-        using DeviceTensor<float> lse = device.Allocate<float>(16, 4);
+        using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(4 * 16, 4, 64);
+        using DeviceTensor<BFloat16> output = device.Allocate<BFloat16>(4 * 16, 4, 64);
+        using DeviceTensor<float> lse = device.Allocate<float>(4 * 16, 4);
         Sequence[] sequences = [.. Enumerable.Range(0, 16).Select(_ => cache.NewSequence())];
         int[] counts = new int[16];
+        int[] queryTokens = new int[16];
+        int[] accepted = new int[16];
         int step = 0;
 
         // Another batch size, other lengths and now and then an abandoned forward at every step.
@@ -36,20 +39,32 @@ public class HotPathTests
         {
             step++;
             Span<Sequence> batch = sequences.AsSpan(0, 1 + (step * 7 % 16));
+            int appended = 0;
             int rows = 0;
             for (int i = 0; i < batch.Length; i++)
             {
-                counts[i] = step % 5 == 0 ? 1 + (((step * 3) + (i * 11)) % 40) : 1;
-                rows += counts[i];
+                counts[i] = step % 5 == 0 ? 1 + (((step * 3) + (i * 11)) % 40) : 1 + (step % 2);
+                queryTokens[i] = step % 2 == 0 ? 1 : 1 + (i % 4);
+                accepted[i] = i % 2;
+                appended += counts[i];
+                rows += queryTokens[i];
             }
 
             cache.BeginForward(batch, counts.AsSpan(0, batch.Length));
-            decode.Plan(batch);
+            if (step % 2 == 0)
+            {
+                decode.Plan(batch);
+            }
+            else
+            {
+                decode.Plan(batch, queryTokens.AsSpan(0, batch.Length));
+            }
+
             for (int layer = 0; layer < Layers; layer++)
             {
-                TensorView<BFloat16> fresh = tokens.View.Rows(0, rows);
+                TensorView<BFloat16> fresh = tokens.View.Rows(0, appended);
                 decode.Append(layer, fresh, fresh);
-                decode.Run(layer, query.View.Rows(0, batch.Length), output.View.Rows(0, batch.Length), lse.View.Rows(0, batch.Length));
+                decode.Run(layer, query.View.Rows(0, rows), output.View.Rows(0, rows), lse.View.Rows(0, rows));
             }
 
             if (step % 5 == 0)
@@ -58,7 +73,7 @@ public class HotPathTests
             }
             else
             {
-                cache.EndForward(batch);
+                cache.EndForward(batch, accepted.AsSpan(0, batch.Length));
             }
         }
 
@@ -100,7 +115,7 @@ public class HotPathTests
         for (int i = 0; i < 50; i++)
         {
             long start = Stopwatch.GetTimestamp();
-            DecodePlanner.Plan(lengths, lengths, limits, items);
+            DecodePlanner.Plan(new DecodeBatch(lengths, lengths), limits, items);
             TimeSpan elapsed = Stopwatch.GetElapsedTime(start);
             best = elapsed < best ? elapsed : best;
         }

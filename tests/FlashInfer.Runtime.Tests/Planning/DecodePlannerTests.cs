@@ -20,10 +20,22 @@ public class DecodePlannerTests
             (lengths, new DecodePlanLimits(blocks, units, minChunk * DecodePlanner.TileTokens, DecodePlanner.SlotsFor(blocks, units)))
     );
 
+    private static readonly Gen<(int[] Lengths, DecodePlanLimits Limits)> s_anyBatches = Gen.Select(
+        s_batches,
+        Gen.Bool.Select(invariant => invariant ? Determinism.BatchInvariant : Determinism.Reproducible),
+        Gen.Int[1, 8],
+        (batch, determinism, teams) =>
+        {
+            DecodePlanLimits limits = batch.Limits with { Determinism = determinism, Teams = teams };
+            int parts = batch.Lengths.Sum(length => DecodePlanner.InvariantParts(length, limits));
+            return (batch.Lengths, determinism == Determinism.BatchInvariant ? limits with { MaxSlots = parts } : limits);
+        }
+    );
+
     [Fact]
     public void Every_token_is_covered_once_and_every_slot_is_one_parts()
     {
-        s_batches.Sample(
+        s_anyBatches.Sample(
             batch =>
             {
                 (DecodePlan plan, DecodeItem[] items) = Make(batch.Lengths, batch.Limits);
@@ -91,6 +103,110 @@ public class DecodePlannerTests
     }
 
     [Fact]
+    public void Rows_follow_the_query_tokens_and_say_what_they_see()
+    {
+        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
+        int[] lengths = [900, 2, 0, 40_000];
+        int[] queryTokens = [4, 8, 1, 3];
+        foreach (bool causal in (bool[])[true, false])
+        {
+            DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(lengths.Length, limits)];
+            DecodePlan plan = DecodePlanner.Plan(new DecodeBatch(lengths, lengths, queryTokens, causal), limits, items);
+            Assert.Equal([0, 4, 12, 13], items[..plan.Items].Select(item => item.Row).Distinct().Order());
+            foreach (DecodeItem item in items[..plan.Items])
+            {
+                int i = Array.IndexOf(lengths, item.PageOffset);
+                Assert.Equal(queryTokens[i], item.QueryTokens);
+                Assert.Equal(causal ? lengths[i] - queryTokens[i] + 1 : lengths[i], item.Visible);
+            }
+        }
+    }
+
+    [Fact]
+    public void A_batch_invariant_cut_is_the_sequences_own()
+    {
+        Gen.Select(s_anyBatches, Gen.Int[0, 100_000], Gen.Int[0, 400])
+            .Sample(
+                (batch, length, place) =>
+                {
+                    DecodePlanLimits limits = batch.Limits with { Determinism = Determinism.BatchInvariant, MaxSlots = 100_000 };
+                    int at = Math.Min(place, batch.Lengths.Length);
+                    (DecodePlan together, DecodeItem[] items) = Make([.. batch.Lengths[..at], length, .. batch.Lengths[at..]], limits);
+                    (_, DecodeItem[] alone) = Make([length], limits);
+                    (int, int, int, int, int)[] Cut(DecodeItem[] of, int row) =>
+                        [
+                            .. of.Where(item => item.Row == row)
+                                .OrderBy(item => item.Part)
+                                .Select(item => (item.Begin, item.End, (int)item.Part, (int)item.Parts, item.Visible)),
+                        ];
+                    Assert.Equal(Cut(alone, 0), Cut(items, at));
+                    Assert.Equal((1, false), (together.Cluster, together.TeamUnits));
+                },
+                iter: 2000
+            );
+    }
+
+    [Theory]
+    [InlineData(1024, 1)] // whole
+    [InlineData(1040, 2)]
+    [InlineData(8192, 8)]
+    [InlineData(16_384, 16)]
+    [InlineData(131_072, 16)] // alone it occupies 128 of 132 blocks
+    public void A_batch_invariant_cut_spreads_a_long_sequence(int length, int parts)
+    {
+        DecodePlanLimits limits = new(132, 8, 64, 16) { Determinism = Determinism.BatchInvariant };
+        (DecodePlan plan, DecodeItem[] items) = Make([length], limits);
+        Assert.Equal(parts, items.Length);
+        Assert.All(items, item => Assert.True(item.End - item.Begin <= plan.ChunkTokens));
+    }
+
+    [Fact]
+    public void Batch_invariant_slots_are_enough_for_a_full_cache()
+    {
+        Gen.Select(Gen.Int[1, 40_000].Array[1, 64], Gen.Int[1, 160], Gen.Int[1, 40])
+            .Sample(
+                (lengths, blocks, units) =>
+                {
+                    int slots = DecodePlanner.InvariantSlots(lengths.Length, lengths.Sum(length => (long)length), blocks, units);
+                    DecodePlanLimits limits = new(blocks, units, 64, slots) { Determinism = Determinism.BatchInvariant };
+                    Assert.True(Make(lengths, limits).Plan.Slots <= slots);
+                },
+                iter: 2000
+            );
+    }
+
+    [Theory]
+    [InlineData(256, 64, true)]
+    [InlineData(256, 256, true)]
+    [InlineData(256, 257, false)]
+    [InlineData(65, 64, false)] // 520 units for 528 teams
+    [InlineData(66, 64, true)]
+    public void Short_units_that_are_many_are_taken_by_teams(int batch, int longest, bool teamUnits)
+    {
+        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8))
+        {
+            Teams = 4,
+            ClustersOf8 = 15,
+            ClustersOf2 = 66,
+        };
+        int[] lengths = [longest, .. Enumerable.Repeat(60, batch - 1)];
+        (DecodePlan plan, DecodeItem[] items) = Make(lengths, limits);
+        Assert.Equal(teamUnits, plan.TeamUnits);
+        if (teamUnits)
+        {
+            Assert.Equal((1, 0), (plan.Cluster, plan.SplitSequences));
+            long mean = plan.TotalTokens * 8 / (132 * 4);
+            Assert.InRange(DecodePlanner.Imbalance(items, plan, limits), 1, (double)(mean + longest) / mean);
+        }
+
+        // One team is a block, a captured graph's clusters stay, and a batch may not decide where bits must not depend on it.
+        Assert.False(Make(lengths, limits with { Teams = 1 }).Plan.TeamUnits);
+        Assert.False(Make(lengths, limits with { Cluster = 8 }).Plan.TeamUnits);
+        Assert.Equal(teamUnits, Make(lengths, limits with { Cluster = 1 }).Plan.TeamUnits);
+        Assert.False(Make(lengths, limits with { Determinism = Determinism.BatchInvariant }).Plan.TeamUnits);
+    }
+
+    [Fact]
     public void A_single_long_sequence_is_spread_over_the_blocks()
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
@@ -104,7 +220,7 @@ public class DecodePlannerTests
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
         (DecodePlan plan, DecodeItem[] items) = Make([32_000, .. Enumerable.Repeat(500, 31)], limits);
-        Assert.True(DecodePlanner.Imbalance(items, plan, limits) <= 1.5, $"{plan}");
+        Assert.True(DecodePlanner.Imbalance(items, plan, limits) <= 1.05, $"{plan}");
     }
 
     [Theory]
@@ -137,16 +253,17 @@ public class DecodePlannerTests
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
         int[] lengths = [.. Enumerable.Range(0, 1024).Select(i => i * 37 % 5000)];
         DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(lengths.Length, limits)];
-        DecodePlanner.Plan(lengths, lengths, limits, items);
+        DecodePlanner.Plan(new DecodeBatch(lengths, lengths), limits, items);
         long before = GC.GetAllocatedBytesForCurrentThread();
-        DecodePlanner.Plan(lengths, lengths, limits, items);
+        DecodePlanner.Plan(new DecodeBatch(lengths, lengths), limits, items);
         Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
     }
 
     private static (DecodePlan Plan, DecodeItem[] Items) Make(int[] lengths, in DecodePlanLimits limits)
     {
         DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(lengths.Length, limits)];
-        DecodePlan plan = DecodePlanner.Plan(lengths, [.. Enumerable.Range(0, lengths.Length).Select(row => row * 7)], limits, items);
+        int[] pageOffsets = [.. Enumerable.Range(0, lengths.Length).Select(row => row * 7)];
+        DecodePlan plan = DecodePlanner.Plan(new DecodeBatch(lengths, pageOffsets), limits, items);
         return (plan, items[..plan.Items]);
     }
 }
