@@ -62,7 +62,8 @@ struct DecodeShape {
   static constexpr bool kPagePerTile = kPageSize % kTileTokens == 0;
   static constexpr bool kTensorCopy = kHopper && kPagePerTile;
 
-  static constexpr int kWarps = kStageBytes <= 8192 ? 8 : 4;  // two stages a warp matter more than eight warps
+  // Two stages a warp matter more than eight warps; and where shared memory is small, so does a place to merge in.
+  static constexpr int kWarps = kStageBytes <= 8192 && (kHeadDim <= 128 || kSharedLimit > 99 * 1024) ? 8 : 4;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kBlocksPerSm = 1;
 

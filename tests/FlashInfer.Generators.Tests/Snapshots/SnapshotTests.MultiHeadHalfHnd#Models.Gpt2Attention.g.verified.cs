@@ -477,6 +477,7 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
       static constexpr int kHeadDim = 64;
       static constexpr int kPageSize = 1;
       static constexpr int kQueryTokens = 1;
+      static constexpr bool kTeamUnits = false;
       static constexpr bool kChecked = false;
     };
 

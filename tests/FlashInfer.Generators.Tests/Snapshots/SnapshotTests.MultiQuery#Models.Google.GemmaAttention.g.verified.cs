@@ -477,6 +477,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kHeadDim = 256;
       static constexpr int kPageSize = 64;
       static constexpr int kQueryTokens = 1;
+      static constexpr bool kTeamUnits = false;
       static constexpr bool kChecked = false;
     };
 

@@ -398,15 +398,17 @@ partial class QuantisedAttention : global::FlashInfer.IAttentionConfig
             base.Append(layer, sequences, key.View, value.View, stream);
     }
 
-    /// <summary>Batch decode, one query token a sequence, over this configuration's cache: 24 heads on 8 kvHeads.</summary>
+    /// <summary>Batch decode, one query token a sequence or a few, over this configuration's cache: 24 heads on 8 kvHeads.</summary>
     [global::System.CodeDom.Compiler.GeneratedCode("FlashInfer.Generators", "VERSION")]
     public sealed class BatchDecodeWithPagedKvCache : global::FlashInfer.BatchDecodeWithPagedKvCache
     {
         /// <summary>Makes a wrapper over a cache.</summary>
         /// <param name="cache">The cache that holds the sequences.</param>
         /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
-        public BatchDecodeWithPagedKvCache(PagedKvCache cache, int maxSequences = 1024)
-            : base(cache, maxSequences) { }
+        /// <param name="maxQueryTokens">The most query tokens of a sequence, 1 to 8; more than 1 for speculative decoding.</param>
+        /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
+        public BatchDecodeWithPagedKvCache(PagedKvCache cache, int maxSequences = 1024, int maxQueryTokens = 1, global::FlashInfer.Determinism determinism = global::FlashInfer.Determinism.Reproducible)
+            : base(cache, maxSequences, maxQueryTokens, determinism) { }
 
         /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer; the cache's <c>Append</c> does it without a plan.</summary>
         /// <param name="layer">The layer, from 0.</param>
@@ -416,28 +418,28 @@ partial class QuantisedAttention : global::FlashInfer.IAttentionConfig
         public void Append(int layer, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
             base.Append(layer, key.View, value.View, stream);
 
-        /// <summary>Attends with one query token for each planned sequence, and gives the log-sum-exp.</summary>
+        /// <summary>Attends with the query tokens of the planned sequences, and gives the log-sum-exp.</summary>
         /// <param name="layer">The layer, from 0.</param>
-        /// <param name="query">[sequences, 24, 192], in the order of the plan.</param>
-        /// <param name="output">[sequences, 24, 192]; every element is written.</param>
-        /// <param name="lse">[sequences, 24], base 2; every element is written.</param>
+        /// <param name="query">[rows, 24, 192]: a row for each query token, in the order of the plan.</param>
+        /// <param name="output">[rows, 24, 192]; every element is written.</param>
+        /// <param name="lse">[rows, 24], base 2; every element is written.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void Run(int layer, Query query, Output output, Lse2 lse, global::FlashInfer.Cuda.CudaStream? stream = null) =>
             base.Run(layer, query.View, output.View, lse.View, stream);
 
-        /// <summary>Attends with one query token for each planned sequence.</summary>
+        /// <summary>Attends with the query tokens of the planned sequences.</summary>
         /// <param name="layer">The layer, from 0.</param>
-        /// <param name="query">[sequences, 24, 192], in the order of the plan.</param>
-        /// <param name="output">[sequences, 24, 192]; every element is written.</param>
+        /// <param name="query">[rows, 24, 192]: a row for each query token, in the order of the plan.</param>
+        /// <param name="output">[rows, 24, 192]; every element is written.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
         public void Run(int layer, Query query, Output output, global::FlashInfer.Cuda.CudaStream? stream = null) =>
             base.Run(layer, query.View, output.View, default, stream);
 
         /// <summary>As the overload with an output, which this one allocates: for tools and tests, not for a step that must not allocate.</summary>
         /// <param name="layer">The layer, from 0.</param>
-        /// <param name="query">[sequences, 24, 192], in the order of the plan.</param>
+        /// <param name="query">[rows, 24, 192]: a row for each query token, in the order of the plan.</param>
         /// <param name="stream">A stream; the device's own when null.</param>
-        /// <returns>[sequences, 24, 192]; the caller disposes it.</returns>
+        /// <returns>[rows, 24, 192]; the caller disposes it.</returns>
         public Output Run(int layer, Query query, global::FlashInfer.Cuda.CudaStream? stream = null)
         {
             Output output = AllocateOutput(query.View.Device, query.Tokens);
@@ -473,6 +475,7 @@ partial class QuantisedAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kHeadDim = 192;
       static constexpr int kPageSize = 16;
       static constexpr int kQueryTokens = 1;
+      static constexpr bool kTeamUnits = false;
       static constexpr bool kChecked = false;
     };
 
