@@ -6,7 +6,8 @@ namespace FlashInfer.Planning;
 /// </summary>
 internal static class ChunkChooser
 {
-    private const int Classes = 32;
+    private const int ClassBits = 4;
+    private const int Classes = 1 << ClassBits;
     private const int Candidates = 8;
     private const int Samples = 9;
 
@@ -30,9 +31,11 @@ internal static class ChunkChooser
 
         Span<int> tokens = stackalloc int[Classes];
         Span<int> counts = stackalloc int[Classes];
-        int classes = Classify(lengths, longest, tokens, counts);
+        Span<long> sums = stackalloc long[Classes];
+        int classes = Classify(lengths, longest, tokens, counts, sums);
         tokens = tokens[..classes];
         counts = counts[..classes];
+        sums = sums[..classes];
 
         // Parts that fill whole rounds of blocks, those of cut sequences alone (short ones then fill the gaps) or with all others; and
         // fractions of a block's mean load.
@@ -51,7 +54,7 @@ internal static class ChunkChooser
         };
 
         int best = whole;
-        double bestCost = Cost(tokens, counts, whole, limits);
+        double bestCost = Cost(tokens, counts, sums, whole, limits);
         for (int i = 0; i < candidates.Length; i++)
         {
             int chunk = candidates[i] = Math.Max(limits.MinChunk, candidates[i]);
@@ -60,7 +63,7 @@ internal static class ChunkChooser
                 continue;
             }
 
-            double cost = Cost(tokens, counts, chunk, limits);
+            double cost = Cost(tokens, counts, sums, chunk, limits);
             if (cost < bestCost)
             {
                 (best, bestCost) = (chunk, cost);
@@ -70,29 +73,32 @@ internal static class ChunkChooser
         return best;
     }
 
-    /// <summary>Classes of about equal length, longest first; a class counts as its longest member.</summary>
-    private static int Classify(ReadOnlySpan<int> lengths, int longest, Span<int> tokens, Span<int> counts)
+    /// <summary>Classes of about equal length, longest first: the longest member of each, how many there are, and their tokens together.</summary>
+    private static int Classify(ReadOnlySpan<int> lengths, int longest, Span<int> tokens, Span<int> counts, Span<long> sums)
     {
-        // The five leading bits of the longest: 32 classes.
-        int shift = Math.Max(0, 32 - int.LeadingZeroCount(longest) - 5);
+        int shift = Math.Max(0, 32 - int.LeadingZeroCount(longest) - ClassBits);
         tokens.Clear();
         counts.Clear();
+        sums.Clear();
         foreach (int length in lengths)
         {
             int at = length >> shift;
             counts[at]++;
+            sums[at] += length;
             tokens[at] = Math.Max(tokens[at], length);
         }
 
         tokens.Reverse();
         counts.Reverse();
+        sums.Reverse();
         int classes = 0;
         for (int at = 0; at < Classes; at++)
         {
             if (tokens[at] > 0)
             {
                 tokens[classes] = tokens[at];
-                counts[classes++] = counts[at];
+                counts[classes] = counts[at];
+                sums[classes++] = sums[at];
             }
         }
 
@@ -136,7 +142,13 @@ internal static class ChunkChooser
     }
 
     /// <summary>The time until the last block is done, a little more for what the busiest has above the mean, and what cutting costs.</summary>
-    private static double Cost(ReadOnlySpan<int> tokens, ReadOnlySpan<int> counts, int chunk, in DecodePlanLimits limits)
+    private static double Cost(
+        ReadOnlySpan<int> tokens,
+        ReadOnlySpan<int> counts,
+        ReadOnlySpan<long> sums,
+        int chunk,
+        in DecodePlanLimits limits
+    )
     {
         double total = 0;
         long units = 0;
@@ -150,7 +162,7 @@ internal static class ChunkChooser
         {
             int parts = DecodePlanner.Parts(tokens[i], chunk);
             long expanded = (long)counts[i] * parts * limits.UnitsPerItem;
-            double size = ((double)tokens[i] / parts) + UnitCost;
+            double size = (sums[i] / (double)((long)counts[i] * parts)) + UnitCost;
             units += expanded;
             splitUnits += parts > 1 ? expanded : 0;
             total += expanded * size;

@@ -79,8 +79,8 @@ internal static class DecodePlanner
     /// <summary>Up to here a team of warps has too few tiles of a unit for its block's merge to pay. Provisional until it is measured.</summary>
     public const int TeamUnitTokens = 256;
 
-    // Batch-invariant parts are no shorter: below it the merge of a part costs more than 5 % of its reading, and a few dozen blocks with
-    // 1,024 tokens each draw the whole bandwidth already (ChunkChooser.AloneShare).
+    // Batch-invariant parts are no shorter. By ChunkChooser's model a part costs about 32 tokens for its start and its merge, 3 % of this,
+    // and a few dozen blocks draw the whole bandwidth, so that long sequences alone need no shorter ones.
     private const int InvariantChunkTokens = 1024;
     private const int SortBuckets = 256;
 
@@ -106,7 +106,7 @@ internal static class DecodePlanner
 
     /// <summary>
     /// Parts of a sequence when they may depend on nothing but its length and the kernel: of 1,024 tokens, or as long as lets a sequence
-    /// alone occupy every block once. A single long sequence is spread over the whole device; in a large batch merging stays below 5 %.
+    /// alone occupy every block once: a single long sequence is spread over the whole device, and a large batch pays little.
     /// </summary>
     public static int InvariantParts(int length, in DecodePlanLimits limits) =>
         length <= InvariantChunkTokens ? 1 : Parts(length, InvariantChunk(length, limits));
@@ -250,7 +250,9 @@ internal static class DecodePlanner
             int queryTokens = batch.QueryTokens.IsEmpty ? 1 : batch.QueryTokens[i];
             int pageOffset = batch.PageOffsets[i];
             int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
-            ref int at = ref starts[Bucket(length, parts, shift)];
+            ref int start = ref starts[Bucket(length, parts, shift)];
+            int at = start;
+            start += parts;
             int visible = batch.Causal ? length - queryTokens + 1 : length;
             long tiles = ((long)length + TileTokens - 1) / TileTokens;
             int begin = 0;
