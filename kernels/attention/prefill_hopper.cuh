@@ -7,7 +7,7 @@
 //   the item, and every stage of K and of V.
 // Named barriers: 1 zeroed rows of V, both consumers; 2 and 3 the consumers' turns on the tensor cores; 4 and 5 the output
 //   of one consumer.
-// Programmatic dependent launch: everything but the barriers and the prefetch of the maps comes after the wait.
+// Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale.
 #pragma once
 
 #include "attention/prefill_consumer.cuh"

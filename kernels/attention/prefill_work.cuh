@@ -27,7 +27,8 @@ struct PrefillShape {
   static constexpr int kGroup = kHeads / kKvHeads;
   static constexpr bool kPaged = kPageSize > 0;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
-  static_assert(kHeadDim % 32 == 0 && kHeadDim <= 256, "headDim must be a multiple of 32, at most 256");
+  static_assert(kHeadDim == 64 || kHeadDim == 96 || kHeadDim == 128 || kHeadDim == 192 || kHeadDim == 256,
+                "headDim must be 64, 96, 128, 192 or 256");
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   // Warpgroup matrix products want a tile whose groups of 8 tokens are evenly spaced: ragged rows, or pages of whole

@@ -1,5 +1,5 @@
-// The structures that host and kernels share; src/FlashInfer.Runtime/Attention/KernelParams.cs
-// mirrors them, and a test compares sizes and the order of members. Strides count
+// The structures that host and kernels share; KernelParams.cs and PrefillParams.cs in src/FlashInfer.Runtime/Attention
+// mirror them, and a test compares sizes and the order of members. Strides count
 // elements. All pointers are device addresses, aligned to 16 bytes.
 #pragma once
 
