@@ -118,4 +118,46 @@ __device__ __forceinline__ void store_cluster(u32 address, u32 barrier, const fl
   }
 }
 
+__device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Orders this thread's plain accesses to shared memory before what the copy engine and wgmma do there afterwards.
+__device__ __forceinline__ void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// L2 policies as createpolicy encodes them; constants cost no register.
+enum : u64 { kEvictFirst = 0x12F0000000000000ull, kEvictLast = 0x14F0000000000000ull };
+
+// Copies a box of a rank-4 tensor, as the rank-5 copy_tensor.
+__device__ __forceinline__ void copy_tensor(u32 shared, const TensorMap& map, u32 barrier, i32 c0, i32 c1, i32 c2,
+                                            i32 c3, u64 policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3,%4,%5,%6}], [%2], %7;" ::"r"(shared),
+      "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "l"(policy)
+      : "memory");
+}
+
+// Copies a box from shared memory to a rank-4 tensor; bulk_commit closes a group of these.
+__device__ __forceinline__ void store_tensor(const TensorMap& map, u32 shared, i32 c0, i32 c1, i32 c2, i32 c3) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2,%3,%4,%5}], [%1];" ::"l"(&map),
+               "r"(shared), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+               : "memory");
+}
+
+__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Waits until this thread's stores have left shared memory.
+__device__ __forceinline__ void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
+// Waits until this thread's stores are done.
+__device__ __forceinline__ void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// Stores four 8x8 matrices of 16-bit elements; addresses as ldmatrix.
+__device__ __forceinline__ void stmatrix(u32 address, const u32 (&a)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(a[0]), "r"(a[1]),
+               "r"(a[2]), "r"(a[3])
+               : "memory");
+}
+
 }  // namespace flashinfer

@@ -1,5 +1,5 @@
-// The structures that host and kernels share; src/FlashInfer.Runtime/Attention/KernelParams.cs
-// mirrors them, and a test compares sizes and the order of members. Strides count
+// The structures that host and kernels share; KernelParams.cs and PrefillParams.cs in src/FlashInfer.Runtime/Attention
+// mirror them, and a test compares sizes and the order of members. Strides count
 // elements. All pointers are device addresses, aligned to 16 bytes.
 #pragma once
 
@@ -10,7 +10,7 @@ namespace flashinfer {
 // The first 16 bytes of every list that the host uploads; its items follow.
 struct ListHeader {
   i32 count;         // items in the list
-  float scale_log2;  // decode: smScale * log2(e)
+  float scale_log2;  // decode, prefill: smScale * log2(e); prefill wants it above 0
   i64 reserved;
 };
 static_assert(sizeof(ListHeader) == 16, "ListHeader is 16 bytes on the host");
@@ -38,7 +38,7 @@ struct alignas(64) TensorMap {
 // The first violation that a checked kernel met; zero when there was none.
 struct KernelFault {
   i32 kind;   // 1: the page table names a page that the cache does not have
-  i32 row;    // of the query (decode) or of the new keys and values (append)
+  i32 row;    // of the query (decode, prefill) or of the new keys and values (append)
   i32 token;  // of the sequence, which the kernel was about to touch
   i32 value;  // what was wrong
 };
@@ -73,6 +73,57 @@ struct alignas(64) DecodeParams {
   TensorMap kv_map;  // the whole cache as {strip, kvHeads, pageSize, pages, strips}; where KernelInfo asks for it
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
+
+// Query rows of one sequence and one head that a block attends with at a time.
+struct PrefillItem {
+  i32 row;        // first row of the query and the output
+  i32 rows;       // how many, 1 to KernelInfo's columns_per_unit
+  i32 visible;    // row r of the item sees the first visible + r tokens of the sequence; may be 0 or below
+  i32 kv_length;  // tokens of the sequence; no row sees more
+  i32 kv_start;   // paged: where the sequence's pages start in the page table; ragged: row of its first key and value
+  i32 head;       // query head
+  i32 reserved0;
+  i32 reserved1;
+};
+static_assert(sizeof(PrefillItem) == 32, "PrefillItem is 32 bytes on the host");
+
+struct alignas(64) PrefillParams {
+  const u16* query;        // [rows, heads, headDim]
+  const u8* key;           // ragged: [tokens, kvHeads, headDim]; paged: one layer, as DecodeParams
+  const u8* value;         // as key
+  u16* output;             // [rows, heads, headDim]
+  float* lse;              // [rows, heads], base 2, contiguous; null when not wanted
+  const i32* pages;        // page table; null when ragged
+  const ListHeader* plan;  // header and PrefillItems, in the order in which blocks take them
+  u32* counters;           // [2]: items taken beyond each block's first, blocks that are done; zero between launches
+  i64 query_row_stride;
+  i64 query_head_stride;
+  i64 output_row_stride;
+  i64 output_head_stride;
+  i64 key_token_stride;
+  i64 key_head_stride;
+  i64 value_token_stride;
+  i64 value_head_stride;
+  i64 page_stride;     // paged, of keys and values
+  i64 key_page;        // paged: first page of this layer's keys in key_map
+  i64 value_page;      // paged: first page of this layer's values in value_map
+  i32 page_groups;     // paged: 8-token groups of the maps between two pages
+  i32 head_groups;     // paged: between two heads of a page; 0 when heads are a dimension of the maps (NHD)
+  KernelFault* fault;  // checked mode: where the first violation goes
+  i32 page_count;      // checked mode: pages of the cache
+  i32 reserved0;
+  i64 reserved1;  // the maps stand at multiples of 64 bytes
+  i64 reserved2;
+  // For KernelInfo's kTensorMap. c = 64 columns, or 32 where headDim is no multiple of 64, swizzled over 2c bytes; b =
+  // KernelInfo's teams. Keys and values ragged: {c, tokens, headDim/c, kvHeads}, box {c, b, headDim/c, 1}; paged, pages of
+  // 8 tokens or multiples: {c, 8, headDim/c, kvHeads (NHD) or 1 (HND), 8-token groups of all pages}, box {c, 8, headDim/c,
+  // 1, gcd(pageSize, b) / 8}.
+  TensorMap query_map;   // {c, rows, headDim/c, heads}, box {c, columns_per_unit, headDim/c, 1}
+  TensorMap output_map;  // as query_map, box {c, 64, 1, 1}
+  TensorMap key_map;
+  TensorMap value_map;
+};
+static_assert(sizeof(PrefillParams) == 24 * 8 + 4 * 128, "PrefillParams has 24 words and four tensor maps on the host");
 
 // Up to 16 new tokens of one sequence.
 struct AppendItem {
@@ -128,10 +179,10 @@ struct KernelInfo {
   i32 shared_bytes;      // dynamic shared memory of a block
   i32 blocks_per_sm;     // blocks meant to share an SM
   i32 units_per_item;    // pieces of work that one list item expands to
-  i32 features;          // kTensorMap: wants kv_map; kClusters: can share a unit between the blocks of a cluster
-  i32 columns_per_unit;  // decode: pairs of query token and head that a unit serves at most
+  i32 features;          // kTensorMap: wants tensor maps; kClusters: can share a unit between the blocks of a cluster
+  i32 columns_per_unit;  // decode: pairs of query token and head that a unit serves at most; prefill: rows of an item
   i32 crews;             // decode: units that a block works on at once
-  i32 teams;             // decode: teams of warps in a block
+  i32 teams;             // decode: teams of warps in a block; prefill: tokens of a block of K or V
 };
 static_assert(sizeof(KernelInfo) == 40, "KernelInfo is 40 bytes on the host");
 

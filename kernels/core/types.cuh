@@ -86,4 +86,13 @@ struct BFloat16 {
   }
 };
 
+template <typename A, typename B>
+struct SameType {
+  static constexpr bool value = false;
+};
+template <typename A>
+struct SameType<A, A> {
+  static constexpr bool value = true;
+};
+
 }  // namespace flashinfer

@@ -33,6 +33,17 @@ internal static class CudaUnits
     public static string AppendName(AttentionShape shape, bool isChecked = false) =>
         "fi_append_" + Suffix(shape) + (isChecked ? "_checked" : "");
 
+    /// <summary>Entry point of the prefill kernel over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
+    public static string PrefillPagedName(AttentionShape shape, bool isChecked = false) =>
+        "fi_prefill_paged_" + Suffix(shape) + (isChecked ? "_checked" : "");
+
+    /// <summary>
+    /// Entry point of the prefill kernel over ragged keys and values, packed rows of no page size; there is nothing that a checked one
+    /// would check.
+    /// </summary>
+    /// <param name="shape">A legal shape; its page size and layout do not matter.</param>
+    public static string PrefillRaggedName(AttentionShape shape) => "fi_prefill_ragged_" + HeadSuffix(shape);
+
     /// <summary>The unit of batch decode over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
     public static string Decode(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
         Unit(
@@ -41,6 +52,7 @@ internal static class CudaUnits
             "attention/decode.cuh",
             DecodeName(shape, queryTokens, teamUnits, isChecked),
             "Decode",
+            shape.PageSize,
             isChecked,
             Format("  static constexpr int kQueryTokens = {0};", queryTokens),
             $"  static constexpr bool kTeamUnits = {Word(teamUnits)};"
@@ -48,14 +60,32 @@ internal static class CudaUnits
 
     /// <summary>The unit that writes new keys and values into the pages; parameters as <see cref="DecodeName"/>.</summary>
     public static string Append(AttentionShape shape, bool isChecked = false) =>
-        Unit(shape, "append to a paged KV cache", "cache/append.cuh", AppendName(shape, isChecked), "Append", isChecked);
+        Unit(shape, "append to a paged KV cache", "cache/append.cuh", AppendName(shape, isChecked), "Append", shape.PageSize, isChecked);
 
+    /// <summary>The unit of batch prefill over the paged KV cache; parameters as <see cref="PrefillPagedName"/>.</summary>
+    public static string PrefillPaged(AttentionShape shape, bool isChecked = false) =>
+        Unit(
+            shape,
+            "batch prefill over a paged KV cache",
+            "attention/prefill.cuh",
+            PrefillPagedName(shape, isChecked),
+            "Prefill",
+            shape.PageSize,
+            isChecked
+        );
+
+    /// <summary>The unit of batch prefill over ragged keys and values; parameters as <see cref="PrefillRaggedName"/>.</summary>
+    public static string PrefillRagged(AttentionShape shape) =>
+        Unit(shape, "batch prefill over ragged keys and values", "attention/prefill.cuh", PrefillRaggedName(shape), "Prefill", 0, false);
+
+    /// <summary>A unit's text; a page size of 0 stands for ragged keys and values.</summary>
     private static string Unit(
         AttentionShape s,
         string what,
         string header,
         string name,
         string family,
+        int pageSize,
         bool isChecked,
         params string[] more
     )
@@ -65,7 +95,7 @@ internal static class CudaUnits
         Line(text, $"// FlashInfer for .NET: {what}.");
         Line(
             text,
-            $"// {s.Heads} heads, {s.KvHeads} kvHeads (group {s.GroupSize}), headDim {s.HeadDim}, pageSize {s.PageSize}, {s.Dtype}, KV {s.KvDtype}."
+            $"// {s.Heads} heads, {s.KvHeads} kvHeads (group {s.GroupSize}), headDim {s.HeadDim}, {(pageSize > 0 ? $"pageSize {pageSize}, " : "")}{s.Dtype}, KV {s.KvDtype}."
         );
         Line(text, $"#include \"{header}\"");
         Line(text, "");
@@ -80,7 +110,7 @@ internal static class CudaUnits
         Line(text, $"  static constexpr int kHeads = {s.Heads};");
         Line(text, $"  static constexpr int kKvHeads = {s.KvHeads};");
         Line(text, $"  static constexpr int kHeadDim = {s.HeadDim};");
-        Line(text, $"  static constexpr int kPageSize = {s.PageSize};");
+        Line(text, $"  static constexpr int kPageSize = {pageSize};{(pageSize > 0 ? "" : "  // ragged")}");
         foreach (string line in more)
         {
             Line(text, line);
@@ -102,10 +132,10 @@ internal static class CudaUnits
         return text.ToString();
     }
 
-    private static string Suffix(AttentionShape s) =>
-        Short(s.Dtype)
-        + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype))
-        + Format("_h{0}_kv{1}_d{2}_p{3}", s.Heads, s.KvHeads, s.HeadDim, s.PageSize);
+    private static string Suffix(AttentionShape s) => HeadSuffix(s) + Format("_p{0}", s.PageSize);
+
+    private static string HeadSuffix(AttentionShape s) =>
+        Short(s.Dtype) + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype)) + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim);
 
     private static string Word(bool value) => value ? "true" : "false";
 

@@ -102,6 +102,27 @@ public sealed partial class SnapshotTests
             null
         );
 
+    [Fact]
+    public void Prefill() => VerifyPrefill(new AttentionShape(32, 8, 128, 16, DType.BFloat16, DType.BFloat16, KvLayout.Nhd));
+
+    [Fact]
+    public void PrefillOddPages() => VerifyPrefill(new AttentionShape(21, 3, 64, 5, DType.Float16, DType.Float16, KvLayout.Hnd));
+
+    private static void VerifyPrefill(AttentionShape shape, [System.Runtime.CompilerServices.CallerMemberName] string method = "")
+    {
+        SnapshotAssert.Matches(CudaUnits.PrefillPaged(shape), nameof(SnapshotTests), CudaUnits.PrefillPagedName(shape), "cu", method);
+        SnapshotAssert.Matches(CudaUnits.PrefillRagged(shape), nameof(SnapshotTests), CudaUnits.PrefillRaggedName(shape), "cu", method);
+
+        // Pages and their layout are nothing to a unit without pages.
+        AttentionShape other = shape with
+        {
+            PageSize = shape.PageSize + 1,
+            KvLayout = KvLayout.Nhd,
+        };
+        Assert.Equal(CudaUnits.PrefillRaggedName(shape), CudaUnits.PrefillRaggedName(other));
+        Assert.Equal(CudaUnits.PrefillRagged(shape), CudaUnits.PrefillRagged(other));
+    }
+
     private static void Verify(string source, AttentionShape? legal, [System.Runtime.CompilerServices.CallerMemberName] string method = "")
     {
         GeneratedFile file = Assert.Single(GeneratorHarness.Run(source).Files);

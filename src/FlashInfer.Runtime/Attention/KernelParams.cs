@@ -13,7 +13,7 @@ internal struct ListHeader
     /// <summary>Items in the list.</summary>
     public int Count;
 
-    /// <summary>Decode: smScale * log2(e). Else 0.</summary>
+    /// <summary>Decode and prefill: smScale * log2(e); for prefill above 0. Else 0.</summary>
     public float ScaleLog2;
 
     private readonly long _reserved;
@@ -199,7 +199,7 @@ internal struct KernelFault
     /// <summary>What was violated.</summary>
     public KernelFaultKind Kind;
 
-    /// <summary>Row of the query (decode) or of the new keys and values (append).</summary>
+    /// <summary>Row of the query (decode, prefill) or of the new keys and values (append).</summary>
     public int Row;
 
     /// <summary>The token of the sequence that the kernel was about to touch.</summary>
@@ -265,13 +265,13 @@ internal struct KernelInfo
     /// <summary>What the host has to bring along, or may use.</summary>
     public KernelFeatures Features;
 
-    /// <summary>Decode: pairs of query token and head that a unit serves at most; else 0.</summary>
+    /// <summary>Decode: pairs of query token and head that a unit serves at most; prefill: rows of an item; else 0.</summary>
     public int ColumnsPerUnit;
 
     /// <summary>Units of work that a block works on at once: 1, but for decode kernels whose teams of warps take units of their own.</summary>
     public int Crews;
 
-    /// <summary>Decode: teams of warps in a block; more than 1 when a kernel whose teams take units of their own makes a difference. Else 1.</summary>
+    /// <summary>Decode: teams of warps in a block; more than 1 when a kernel whose teams take units of their own makes a difference; prefill: tokens of K and V that a block brings at a time; else 1.</summary>
     public int Teams;
 }
 
@@ -281,7 +281,7 @@ internal enum KernelFeatures
 {
     None = 0,
 
-    /// <summary>Wants <see cref="DecodeParams.KvMap"/>.</summary>
+    /// <summary>Wants the tensor maps of its arguments.</summary>
     TensorMap = 1,
 
     /// <summary>Can share a unit of work between the blocks of a cluster.</summary>

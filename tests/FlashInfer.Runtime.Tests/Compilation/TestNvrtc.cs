@@ -20,6 +20,16 @@ internal static class TestNvrtc
         return LazyPath.Value!;
     }
 
+    /// <summary>nvdisasm, in the folder bin beside NVRTC's; skips the test when there is none.</summary>
+    public static string RequireDisassembler()
+    {
+        string path = Require();
+        string library = Directory.Exists(path) ? path : Path.GetDirectoryName(path)!;
+        string tool = Path.GetFullPath(Path.Combine(library, "..", "bin", "nvdisasm"));
+        Skip.If(!File.Exists(tool), $"{tool} is not here: run eng/install-nvrtc.sh artifacts/nvrtc --tools.");
+        return tool;
+    }
+
     /// <summary>A compiler that uses it; skips the test when there is none.</summary>
     public static KernelCompiler Compiler(
         string? cacheDirectory = null,

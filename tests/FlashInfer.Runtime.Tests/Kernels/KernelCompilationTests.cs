@@ -1,4 +1,6 @@
 using System.Collections.Concurrent;
+using System.Diagnostics;
+using System.Text.RegularExpressions;
 using FlashInfer.Compilation;
 using FlashInfer.Runtime.Tests.Compilation;
 using FlashInfer.Tests.PublicApi;
@@ -8,7 +10,7 @@ namespace FlashInfer.Tests.Kernels;
 /// <summary>
 /// Every unit of the representative configurations through the real compiler for every architecture, once for all tests of the class.
 /// </summary>
-public class KernelCompilationTests(KernelCompilationTests.Compiled compiled) : IClassFixture<KernelCompilationTests.Compiled>
+public partial class KernelCompilationTests(KernelCompilationTests.Compiled compiled) : IClassFixture<KernelCompilationTests.Compiled>
 {
     [SkippableFact]
     public void Every_unit_compiles_for_every_architecture()
@@ -62,6 +64,46 @@ public class KernelCompilationTests(KernelCompilationTests.Compiled compiled) : 
         );
         ApprovedFile.Check("Kernels", name, "What kernels use", $"{header}\n{string.Join('\n', rows)}");
     }
+
+    /// <summary>On Hopper prefill uses warpgroup products and the copy engine, unless pages are no multiple of 8 tokens; elsewhere neither.</summary>
+    [SkippableFact]
+    public void Prefill_uses_the_instructions_that_its_architecture_has()
+    {
+        compiled.Require();
+        string disassembler = TestNvrtc.RequireDisassembler();
+        CompiledKernel[] kernels = [.. compiled.Kernels.Where(kernel => kernel.Unit.StartsWith("fi_prefill_", StringComparison.Ordinal))];
+
+        Assert.NotEmpty(kernels);
+        Assert.All(
+            kernels.Where(kernel => kernel.Architecture is "sm_80" or "sm_90a"),
+            kernel =>
+            {
+                string sass = Disassemble(disassembler, kernel);
+                bool isHopper = kernel.Architecture == "sm_90a" && !OddPages().IsMatch(kernel.Unit);
+                string where = $"{kernel.Unit} for {kernel.Architecture}";
+                Assert.True(isHopper == sass.Contains("HGMMA", StringComparison.Ordinal), $"{where}: warpgroup products");
+                Assert.True(isHopper == sass.Contains("UTMALDG", StringComparison.Ordinal), $"{where}: the copy engine's loads");
+                Assert.True(isHopper == sass.Contains("UTMASTG", StringComparison.Ordinal), $"{where}: the copy engine's stores");
+                Assert.True(isHopper || sass.Contains("HMMA.16816.F32", StringComparison.Ordinal), $"{where}: products of a warp");
+                Assert.True(isHopper || sass.Contains("LDGSTS.E", StringComparison.Ordinal), $"{where}: copies without registers");
+            }
+        );
+    }
+
+    private static string Disassemble(string disassembler, CompiledKernel kernel)
+    {
+        using TemporaryFolder folder = new();
+        string file = Path.Combine(folder.Path, kernel.Unit + ".cubin");
+        File.WriteAllBytes(file, kernel.Cubin.ToArray());
+        using Process process = Process.Start(new ProcessStartInfo(disassembler, ["-c", file]) { RedirectStandardOutput = true })!;
+        string text = process.StandardOutput.ReadToEnd();
+        process.WaitForExit();
+        Assert.Equal(0, process.ExitCode);
+        return text;
+    }
+
+    [GeneratedRegex("_p[15](_|$)")]
+    private static partial Regex OddPages();
 
     private static IEnumerable<string> Rows(CompiledKernel kernel) =>
         kernel.Resources.Select(entry =>

@@ -26,6 +26,8 @@ public partial class KernelContractTests
             { nameof(ListHeader), Unsafe.SizeOf<ListHeader>() },
             { nameof(DecodeItem), Unsafe.SizeOf<DecodeItem>() },
             { nameof(DecodeParams), Unsafe.SizeOf<DecodeParams>() },
+            { nameof(PrefillItem), Unsafe.SizeOf<PrefillItem>() },
+            { nameof(PrefillParams), Unsafe.SizeOf<PrefillParams>() },
             { nameof(AppendItem), Unsafe.SizeOf<AppendItem>() },
             { nameof(AppendParams), Unsafe.SizeOf<AppendParams>() },
             { nameof(TensorMap), Unsafe.SizeOf<TensorMap>() },

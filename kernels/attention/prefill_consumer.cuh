@@ -1,0 +1,318 @@
+// A consuming warpgroup of the Hopper prefill kernel: 64 query rows of every tile.
+//
+// Step n: S = Q K[n]^T and O += P V[n + 1] go to the tensor cores in one turn; then the other warpgroup has its turn while
+// this one makes P from S. The first S of a tile goes together with the last P V of the tile before, so that the tensor
+// cores see no prologue; the very first tile has no predecessor and the end of the list no successor, where the idle half
+// of the pair works on whatever lies there and is thrown away: a branch around wgmma would serialise all of them.
+// Both warpgroups run this one body: a second copy would not fit the instruction cache beside it.
+#pragma once
+
+#include "attention/prefill_layout.cuh"
+#include "attention/prefill_softmax.cuh"
+#include "core/wgmma.cuh"
+
+namespace flashinfer {
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+template <typename Shape>
+struct PrefillConsumer {
+  using Layout = HopperLayout<Shape>;
+  using Tile = PrefillTile<Shape>;
+  using Element = typename Shape::Element;
+
+  static constexpr int kHeadDim = Shape::kHeadDim;
+  static constexpr int kBlockTokens = Shape::kBlockTokens;
+  static constexpr int kThreads = Layout::kConsumers * 128;
+  static constexpr int kQuerySteps = kHeadDim / 16;
+  static constexpr int kValueSteps = kBlockTokens / 16;
+  static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
+
+  enum Barrier { kZeroedValues = 1, kTurn = 2, kOutput = 4 };
+
+  const PrefillParams& params;
+  u32 base;
+  int group = (threadIdx.x >> 7) - 1;  // which consumer this is
+  int thread = threadIdx.x & 127;
+  int lane = threadIdx.x & 31;
+  int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
+  float scale;
+  float slack;    // 2^8 in terms of scores
+  u32 ring = 0;   // blocks of K taken so far
+  int fresh = 0;  // 1: the pending P V is the first of its tile and overwrites O
+
+  float o[kHeadDim / 2];
+  float s[kBlockTokens / 2];
+  u32 p[kValueSteps][4];
+  u32 q[Layout::kQueryInRegisters ? kQuerySteps : 1][4];
+  PrefillSoftmax softmax;
+
+  __device__ __forceinline__ PrefillConsumer(const PrefillParams& arguments, u32 shared_base)
+      : params(arguments), base(shared_base), scale(arguments.plan->scale_log2), slack(__fdividef(8.f, scale)) {
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 2; i++) o[i] = 0.f;
+#pragma unroll
+    for (int i = 0; i < kBlockTokens / 2; i++) s[i] = 0.f;
+#pragma unroll
+    for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
+    softmax.clear();
+  }
+
+  __device__ __forceinline__ void run() {
+    wait_for_dependency();
+    if (group == 1) named_barrier_arrive(kTurn, kThreads);  // consumer 0 has the first turn
+    Tile tile = {};                                         // rows = 0 stands for none
+    for (u32 number = 0;; number++) {
+      const Tile before = tile;
+      tile = take(number);
+      const bool exists = tile.item.rows != 0;
+      const int blocks = tile.blocks();
+
+      // The first block, with the last P V of the tile before.
+      if constexpr (Layout::kQueryInRegisters) {
+        load_query();
+        if (exists) release(Layout::query_empty(base));
+      }
+      if (exists) mbarrier_wait(Layout::key_full(base, stage(ring)), phase(ring));
+      if (before.item.rows != 0) mbarrier_wait(Layout::value_full(base, stage(ring - 1)), phase(ring - 1));
+      begin_turn();
+      multiply_keys(stage(ring));
+      multiply_values(stage(ring - 1));
+      end_turn();
+      wgmma_wait<1>();
+      keep(s);
+      if (exists) release(Layout::key_empty(base, stage(ring)));
+      if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base));
+      const PrefillSoftmax finished = softmax;
+      softmax.clear();
+      const bool masked = hides(tile, blocks - 1);
+      if (masked) mask(tile, blocks - 1);
+      softmax.take(s, scale, slack, masked);
+      wgmma_wait<0>();
+      keep(o);
+      if (before.item.rows != 0) release(Layout::value_empty(base, stage(ring - 1)));
+      round_probabilities();
+      if (before.item.rows != 0) write(before, finished);
+      if (!exists) break;
+      fresh = 1;
+      if (tile.item.kv_length < blocks * kBlockTokens) zero_values(tile.item.kv_length - (blocks - 1) * kBlockTokens);
+      ring++;
+
+      // The other blocks, downwards.
+      for (int n = blocks - 2; n >= 0; n--) {
+        const bool masked = hides(tile, n);
+        mbarrier_wait(Layout::key_full(base, stage(ring)), phase(ring));
+        begin_turn();
+        multiply_keys(stage(ring));
+        mbarrier_wait(Layout::value_full(base, stage(ring - 1)), phase(ring - 1));
+        multiply_values(stage(ring - 1));
+        fresh = 0;
+        end_turn();
+        wgmma_wait<1>();
+        keep(s);
+        release(Layout::key_empty(base, stage(ring)));
+        if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
+        if (masked) mask(tile, n);
+        const float2 factor = softmax.take(s, scale, slack, masked);
+        wgmma_wait<0>();
+        keep(o);
+        release(Layout::value_empty(base, stage(ring - 1)));
+        round_probabilities();
+        if (__any_sync(~0u, factor.x != 1.f || factor.y != 1.f)) rescale(factor);
+        ring++;
+      }
+    }
+    if (thread == 0) bulk_wait();
+  }
+
+ private:
+  static __device__ __forceinline__ u32 stage(u32 position) { return position % Layout::kStages; }
+  static __device__ __forceinline__ u32 phase(u32 position) { return (position / Layout::kStages) & 1; }
+
+  // One arrival of each warp.
+  __device__ __forceinline__ void release(u32 barrier) const {
+    if (lane == 0) mbarrier_arrive(barrier);
+  }
+
+  // Waits for the next tile in which something is visible, or the end of the list. On the way writes tiles without.
+  __device__ __forceinline__ Tile take(u32& number) {
+    Tile tile;
+    for (;; number++) {
+      mbarrier_wait(Layout::query_full(base), number & 1);
+      tile = Tile::unpack(load_shared(base + Layout::kItemOffset), load_shared(base + Layout::kItemOffset + 16));
+      if (tile.item.rows == 0 || tile.tokens() > 0) return tile;
+#pragma unroll 1
+      for (int i = thread; i < 64 * Shape::kHeadChunks; i += 128) {
+        const int at = group * 64 + i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
+        if (at < tile.item.rows) {
+          *reinterpret_cast<int4*>(output(tile, at) + chunk * 8) = make_int4(0, 0, 0, 0);
+          if (params.lse != nullptr && chunk == 0) *lse(tile, at) = negative_infinity();
+        }
+      }
+      __syncwarp();
+      release(Layout::query_empty(base));
+    }
+  }
+
+  __device__ __forceinline__ u16* output(const Tile& tile, int at) const {
+    return params.output + (tile.item.row + at) * params.output_row_stride + tile.item.head * params.output_head_stride;
+  }
+
+  __device__ __forceinline__ float* lse(const Tile& tile, int at) const {
+    return params.lse + static_cast<i64>(tile.item.row + at) * Shape::kHeads + tile.item.head;
+  }
+
+  // This warp's 16 rows of Q as operands. The slot may only be released when they have arrived: without the dependency on
+  // all of them the copy of the next Q overtakes the reads.
+  __device__ __forceinline__ void load_query() {
+    const int at = group * 64 + (thread >> 5) * 16 + (lane & 15);
+    u32 all = 0;
+#pragma unroll
+    for (int k = 0; k < kQuerySteps; k++) {
+      const int chunk = Shape::swizzled(k % kColumnSteps * 2 + (lane >> 4), at);
+      ldmatrix(q[k], base + k / kColumnSteps * Layout::kQueryColumnBytes + at * Shape::kRowBytes + chunk * 16);
+      all |= q[k][0] | q[k][1] | q[k][2] | q[k][3];
+    }
+    asm volatile("{\n .reg .pred p;\n setp.eq.u32 p, %0, 0xfedcba97;\n @p nanosleep.u32 1;\n}" ::"r"(all) : "memory");
+    __syncwarp();
+  }
+
+  // My turn on the tensor cores.
+  __device__ __forceinline__ void begin_turn() {
+    named_barrier_sync(kTurn + group, kThreads);
+    keep(s);
+    keep(o);
+    wgmma_fence();
+  }
+
+  __device__ __forceinline__ void end_turn() { named_barrier_arrive(kTurn + 1 - group, kThreads); }
+
+  __device__ __forceinline__ void multiply_keys(u32 at) {
+    const u64 keys = matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset + at * Shape::kBlockBytes, 16,
+                                                         Layout::kGroupStride);
+    const u64 query =
+        matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes);
+#pragma unroll
+    for (int k = 0; k < kQuerySteps; k++) {
+      const u64 step = (k / kColumnSteps * Layout::kColumnStride + k % kColumnSteps * 32) >> 4;
+      if constexpr (Layout::kQueryInRegisters) {
+        wgmma<Element, false>(s, q[k], keys + step, k);
+      } else {
+        const u64 query_step = (k / kColumnSteps * Layout::kQueryColumnBytes + k % kColumnSteps * 32) >> 4;
+        wgmma<Element, false>(s, query + query_step, keys + step, k);
+      }
+    }
+    wgmma_commit();
+  }
+
+  __device__ __forceinline__ void multiply_values(u32 at) {
+    wgmma_fence();
+    const u64 values = matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset + at * Shape::kBlockBytes,
+                                                           Layout::kColumnStride, Layout::kGroupStride);
+#pragma unroll
+    for (int k = 0; k < kValueSteps; k++) {
+      wgmma<Element, true>(o, p[k], values + (k * 2 * Layout::kGroupStride >> 4), k > 0 ? 1 : 1 - fresh);
+    }
+    wgmma_commit();
+  }
+
+  // Whether some row of this warpgroup does not see all of block n.
+  __device__ __forceinline__ bool hides(const Tile& tile, int n) const {
+    return (n + 1) * kBlockTokens > min(tile.item.kv_length, tile.item.visible + group * 64);
+  }
+
+  __device__ __forceinline__ void mask(const Tile& tile, int n) {
+    const int first = n * kBlockTokens;
+    PrefillSoftmax::mask(s, min(tile.item.kv_length, tile.item.visible + row) - first,
+                         min(tile.item.kv_length, tile.item.visible + row + 8) - first, lane);
+  }
+
+  __device__ __forceinline__ void round_probabilities() {
+#pragma unroll
+    for (int k = 0; k < kValueSteps; k++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) p[k][i] = Element::pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+    }
+  }
+
+  __device__ __forceinline__ void rescale(float2 factor) {
+#pragma unroll
+    for (int j = 0; j < kHeadDim / 8; j++) {
+      o[4 * j] *= factor.x;
+      o[4 * j + 1] *= factor.x;
+      o[4 * j + 2] *= factor.y;
+      o[4 * j + 3] *= factor.y;
+    }
+  }
+
+  // Zeroes the rows of V behind the last token, in the stage of the tile's first block: they may hold NaN, and 0 * NaN is
+  // NaN. Of K they are masked.
+  __device__ __forceinline__ void zero_values(int first) {
+    mbarrier_wait(Layout::value_full(base, stage(ring)), phase(ring));
+    const u32 values = base + Layout::kValueOffset + stage(ring) * Shape::kBlockBytes;
+#pragma unroll 1
+    for (int i = first * Shape::kHeadChunks + threadIdx.x - 128; i < kBlockTokens * Shape::kHeadChunks; i += kThreads) {
+      const int token = i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
+      store_shared(values + (token >> 3) * Layout::kGroupStride + (token & 7) * Shape::kRowBytes +
+                       chunk / Shape::kRowChunks * Layout::kColumnStride + chunk % Shape::kRowChunks * 16,
+                   make_int4(0, 0, 0, 0));
+    }
+    async_proxy_fence();  // before the products read them
+    named_barrier_sync(kZeroedValues, kThreads);
+  }
+
+  // O and log-sum-exp of a finished tile: through shared memory, by the copy engine when all 64 rows are the item's.
+  __device__ __forceinline__ void write(const Tile& tile, PrefillSoftmax finished) {
+    finished.gather();
+    const float inverse0 = finished.inverse(0), inverse1 = finished.inverse(1);
+    const u32 staged = base + Layout::kOutputOffset + group * Layout::kOutputBytes;
+    const int at = (thread >> 5) * 16 + (lane & 15);
+    const int rows = tile.item.rows - group * 64;
+#pragma unroll
+    for (int first = 0; first < Shape::kColumns; first += Layout::kOutputColumns) {
+      if (thread == 0) bulk_wait_read();  // what was staged before has left
+      named_barrier_sync(kOutput + group, 128);
+#pragma unroll
+      for (int c = 0; c < Layout::kOutputColumns; c++) {
+#pragma unroll
+        for (int k = 0; k < kColumnSteps; k++) {
+          const float* x = o + ((first + c) * kColumnSteps + k) * 8;
+          const u32 packed[4] = {
+              Element::pack(x[0] * inverse0, x[1] * inverse0), Element::pack(x[2] * inverse1, x[3] * inverse1),
+              Element::pack(x[4] * inverse0, x[5] * inverse0), Element::pack(x[6] * inverse1, x[7] * inverse1)};
+          stmatrix(staged + c * Layout::kOutputColumnBytes + at * Shape::kRowBytes +
+                       Shape::swizzled(k * 2 + (lane >> 4), at) * 16,
+                   packed);
+        }
+      }
+      async_proxy_fence();  // before the copy engine reads what was staged
+      named_barrier_sync(kOutput + group, 128);
+      if (rows >= 64) {
+        if (thread == 0) {
+          for (int c = 0; c < Layout::kOutputColumns; c++) {
+            store_tensor(params.output_map, staged + c * Layout::kOutputColumnBytes, 0, tile.item.row + group * 64,
+                         first + c, tile.item.head);
+          }
+          bulk_commit();
+        }
+      } else {
+        constexpr int kChunks = Layout::kOutputColumns * Shape::kRowChunks;
+#pragma unroll 1
+        for (int i = thread; i < rows * kChunks; i += 128) {
+          const int r = i / kChunks, c = i % kChunks / Shape::kRowChunks, chunk = i % Shape::kRowChunks;
+          *reinterpret_cast<int4*>(output(tile, group * 64 + r) + (first + c) * Shape::kColumn + chunk * 8) =
+              load_shared(staged + c * Layout::kOutputColumnBytes + r * Shape::kRowBytes +
+                          Shape::swizzled(chunk, r) * 16);
+        }
+      }
+    }
+    if (params.lse != nullptr && (lane & 3) == 0) {
+      if (row < tile.item.rows) *lse(tile, row) = finished.lse(0, scale);
+      if (row + 8 < tile.item.rows) *lse(tile, row + 8) = finished.lse(1, scale);
+    }
+  }
+};
+
+#endif
+
+}  // namespace flashinfer

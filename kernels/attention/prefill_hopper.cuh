@@ -1,0 +1,52 @@
+// Prefill on sm_90a: TMA, warpgroup products from registers, softmax of one warpgroup under the products of the other.
+//
+// Grid: at most one block an SM, persistent. Block: 384 threads. Warpgroup 0 produces: one warp reads the items and issues
+//   all copies (prefill_producer.cuh). Warpgroups 1 and 2 consume: 64 query rows each (prefill_consumer.cuh).
+// Shared memory, at HopperLayout's offsets: Q | K, two stages | V, two stages | output of each consumer | mbarriers, item.
+// mbarriers, each a pair of full (one arrival and the bytes copied) and empty (one arrival of each consumer warp): Q with
+//   the item, and every stage of K and of V.
+// Named barriers: 1 zeroed rows of V, both consumers; 2 and 3 the consumers' turns on the tensor cores; 4 and 5 the output
+//   of one consumer.
+// Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale.
+#pragma once
+
+#include "attention/prefill_consumer.cuh"
+#include "attention/prefill_producer.cuh"
+
+namespace flashinfer {
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+template <typename Shape>
+struct HopperPrefill {
+  using Layout = HopperLayout<Shape>;
+
+  static constexpr int kThreads = (Layout::kConsumers + 1) * 128;
+  static constexpr int kBlocksPerSm = 1;
+  static constexpr int kSharedBytes = Layout::kSharedBytes;
+
+  static __device__ __forceinline__ void run(const PrefillParams& params) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const u32 base = shared_address(shared);
+    if (threadIdx.x == 0) {
+      prefetch_tensor_map(params.query_map);
+      prefetch_tensor_map(params.key_map);
+      prefetch_tensor_map(params.value_map);
+      prefetch_tensor_map(params.output_map);
+      Layout::init_barriers(base);
+    }
+    __syncthreads();  // nobody waits on a barrier before it is initialised
+    launch_dependents();
+    if (threadIdx.x < 128) {
+      yield_registers<Layout::kProducerRegisters>();
+      if (threadIdx.x < 32) PrefillProducer<Shape>(params, base).run();
+    } else {
+      take_registers<Layout::kConsumerRegisters>();
+      PrefillConsumer<Shape>(params, base).run();
+    }
+  }
+};
+
+#endif
+
+}  // namespace flashinfer

@@ -1,0 +1,94 @@
+// The online softmax over a slab of 16 query rows, whose scores lie as accumulators of mma and wgmma do: thread l holds,
+// of rows l / 4 and l / 4 + 8, columns 8 j + 2 (l % 4) and the next, in s[4 j + 0, 1] and s[4 j + 2, 3].
+#pragma once
+
+#include "core/ptx.cuh"
+#include "core/types.cuh"
+
+namespace flashinfer {
+
+struct PrefillSoftmax {
+  // Of the two rows. The maximum, of scores before scaling, is one for the quad of threads that share a row and may lag
+  // behind the true one by 2^8; the sum is this thread's share.
+  float max[2];
+  float sum[2];
+
+  __device__ __forceinline__ void clear() {
+    max[0] = max[1] = negative_infinity();
+    sum[0] = sum[1] = 0.f;
+  }
+
+  // Hides what lies at or behind the limits, which count columns of the block, from the two rows.
+  template <int N>
+  static __device__ __forceinline__ void mask(float (&s)[N], int limit0, int limit1, int lane) {
+    limit0 -= (lane & 3) * 2;
+    limit1 -= (lane & 3) * 2;
+#pragma unroll
+    for (int j = 0; j < N / 4; j++) {
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        if (j * 8 + e >= limit0) s[4 * j + e] = negative_infinity();
+        if (j * 8 + e >= limit1) s[4 * j + 2 + e] = negative_infinity();
+      }
+    }
+  }
+
+  // Turns scores into exp2(scale * (score - max)) and returns the factors for what was summed before: exactly 1 when the
+  // maxima stood still. They do unless a score rises 2^8 above one: on the common path there is no shuffle and nothing to
+  // rescale, only a vote. masked: a row may have seen nothing so far.
+  template <int N>
+  __device__ __forceinline__ float2 take(float (&s)[N], float scale, float slack, bool masked) {
+    float high0 = max[0], high1 = max[1];
+#pragma unroll
+    for (int j = 0; j < N / 4; j++) {
+      high0 = fmaxf(high0, fmaxf(s[4 * j], s[4 * j + 1]));
+      high1 = fmaxf(high1, fmaxf(s[4 * j + 2], s[4 * j + 3]));
+    }
+    float2 factor = make_float2(1.f, 1.f);
+    if (__any_sync(~0u, high0 > max[0] + slack || high1 > max[1] + slack)) {
+      high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 1));
+      high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 1));
+      high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 2));
+      high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 2));
+      // exp2(0) would do when the maximum stood still, but -inf - -inf is NaN.
+      if (high0 != max[0]) factor.x = exp2_fast((max[0] - high0) * scale);
+      if (high1 != max[1]) factor.y = exp2_fast((max[1] - high1) * scale);
+      max[0] = high0;
+      max[1] = high1;
+      sum[0] *= factor.x;
+      sum[1] *= factor.y;
+    }
+    float base0 = max[0] * scale, base1 = max[1] * scale;
+    if (masked) {
+      if (max[0] == negative_infinity()) base0 = 0.f;
+      if (max[1] == negative_infinity()) base1 = 0.f;
+    }
+#pragma unroll
+    for (int j = 0; j < N / 4; j++) {
+      s[4 * j] = exp2_fast(__fmaf_rn(s[4 * j], scale, -base0));
+      s[4 * j + 1] = exp2_fast(__fmaf_rn(s[4 * j + 1], scale, -base0));
+      s[4 * j + 2] = exp2_fast(__fmaf_rn(s[4 * j + 2], scale, -base1));
+      s[4 * j + 3] = exp2_fast(__fmaf_rn(s[4 * j + 3], scale, -base1));
+      sum[0] += s[4 * j] + s[4 * j + 1];
+      sum[1] += s[4 * j + 2] + s[4 * j + 3];
+    }
+    return factor;
+  }
+
+  // Sums over the quad; at the end.
+  __device__ __forceinline__ void gather() {
+#pragma unroll
+    for (int step = 1; step < 4; step <<= 1) {
+      sum[0] += __shfl_xor_sync(~0u, sum[0], step);
+      sum[1] += __shfl_xor_sync(~0u, sum[1], step);
+    }
+  }
+
+  // After gather: what normalises row r's output, 0 for a row that saw nothing; and its base-2 log-sum-exp.
+  __device__ __forceinline__ float inverse(int r) const { return sum[r] > 0.f ? __fdividef(1.f, sum[r]) : 0.f; }
+  __device__ __forceinline__ float lse(int r, float scale) const {
+    return sum[r] > 0.f ? max[r] * scale + __log2f(sum[r]) : negative_infinity();
+  }
+};
+
+}  // namespace flashinfer
