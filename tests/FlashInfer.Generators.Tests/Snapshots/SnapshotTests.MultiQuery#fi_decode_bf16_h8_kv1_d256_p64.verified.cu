@@ -16,6 +16,7 @@ struct Config {
   static constexpr int kHeadDim = 256;
   static constexpr int kPageSize = 64;
   static constexpr int kQueryTokens = 1;
+  static constexpr bool kTeamUnits = false;
   static constexpr bool kChecked = false;
 };
 

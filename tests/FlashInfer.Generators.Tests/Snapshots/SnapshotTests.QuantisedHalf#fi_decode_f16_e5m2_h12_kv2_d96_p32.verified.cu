@@ -16,6 +16,7 @@ struct Config {
   static constexpr int kHeadDim = 96;
   static constexpr int kPageSize = 32;
   static constexpr int kQueryTokens = 1;
+  static constexpr bool kTeamUnits = false;
   static constexpr bool kChecked = false;
 };
 
