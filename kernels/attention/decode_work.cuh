@@ -180,7 +180,7 @@ struct DecodeCrew {
     } else if constexpr (kThreads == Shape::kThreads) {
       __syncthreads();
     } else {
-      sync_threads(1 + number, kThreads);
+      named_barrier_sync(1 + number, kThreads);
     }
   }
 };

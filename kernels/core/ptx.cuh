@@ -81,11 +81,6 @@ __device__ __forceinline__ u32 atomic_add_acq_rel(u32* address, u32 value) {
   return before;
 }
 
-// A barrier of some of the block's warps; barrier 0 is __syncthreads.
-__device__ __forceinline__ void sync_threads(int barrier, int threads) {
-  asm volatile("barrier.sync.aligned %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-
 // Loads of what no kernel of the chain writes, issued where they stand: the compiler would move a plain load to its
 // first use and so lay its latency bare.
 __device__ __forceinline__ i32 load_ahead(const i32* p) {

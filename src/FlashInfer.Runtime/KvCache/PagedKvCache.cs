@@ -1,5 +1,3 @@
-using System.Diagnostics.CodeAnalysis;
-using System.Runtime.InteropServices;
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
@@ -16,7 +14,7 @@ namespace FlashInfer;
 /// A quantised cache, one with 8-bit elements, stores a key or value x as x / scale, with a scale for each layer and KV head: 1 until
 /// <c>SetScales</c> says otherwise.
 /// </remarks>
-public class PagedKvCache : IDisposable
+public partial class PagedKvCache : IDisposable
 {
     private readonly Stack<int> _freePages;
     private readonly PageTable _table;
@@ -107,9 +105,6 @@ public class PagedKvCache : IDisposable
 
     /// <summary>Elements between two heads of a page.</summary>
     internal long HeadElements => Spec.KvLayout == KvLayout.Nhd ? Spec.HeadDim : (long)Spec.PageSize * Spec.HeadDim;
-
-    /// <summary>Floats between the scales of two layers' keys or values: they start at multiples of 16 bytes, as kernels' pointers do.</summary>
-    private int ScaleStride => (Spec.KvHeads + 3) & ~3;
 
     /// <summary>Goes up with every change that may make a plan stale: an unchanged value spares the look at each sequence.</summary>
     internal int Revision { get; private set; }
@@ -293,62 +288,6 @@ public class PagedKvCache : IDisposable
     /// <param name="layer">The layer, from 0.</param>
     public TensorView ValuePages(int layer) => Pages(layer, 1);
 
-    /// <summary>Gives one layer of a quantised cache a scale for each KV head, in stream order.</summary>
-    /// <remarks>
-    /// <para>
-    /// <c>Append</c> stores a key or value x as x / scale, divided in single precision, rounded to nearest even, and cut off at the largest
-    /// finite value of <see cref="AttentionSpec.KvDtype"/>. Attention multiplies what is stored with the scale: in the logits (and so in the
-    /// LSE) for keys, in the output for values. A good scale is the largest magnitude of the head's keys or values over that largest value,
-    /// 448 or 57,344.
-    /// </para>
-    /// <para>
-    /// Scales belong to the layer, not to a token. What is stored already is not rewritten and means something else under another scale:
-    /// set them before the first token, or only where that is meant.
-    /// </para>
-    /// </remarks>
-    /// <param name="layer">The layer, from 0.</param>
-    /// <param name="keyScales">Scales of keys, finite and above 0: kvHeads of them, or a single one for all heads.</param>
-    /// <param name="valueScales">As <paramref name="keyScales"/>, of values.</param>
-    /// <param name="stream">A stream; the device's own when null.</param>
-    /// <exception cref="InvalidOperationException">The cache is not quantised, or the stream is being captured.</exception>
-    /// <exception cref="ArgumentException">There are neither 1 nor kvHeads scales.</exception>
-    /// <exception cref="ArgumentOutOfRangeException">There is no such layer, or a scale is not finite and above 0.</exception>
-    public void SetScales(int layer, ReadOnlySpan<float> keyScales, ReadOnlySpan<float> valueScales, CudaStream? stream = null)
-    {
-        using UseGuard.Use use = Enter();
-        RequireQuantised();
-        CheckLayer(layer);
-        Device.CheckStream(stream);
-        CheckScales(keyScales, nameof(keyScales));
-        CheckScales(valueScales, nameof(valueScales));
-
-        // Keys and values in one copy: a failure of the device leaves both as they were.
-        Span<float> both = stackalloc float[2 * ScaleStride];
-        Spread(keyScales, both[..Spec.KvHeads]);
-        Spread(valueScales, both.Slice(ScaleStride, Spec.KvHeads));
-        Device.Backend.CopyIn(ScaleAddress(layer, 0), MemoryMarshal.AsBytes(both), stream);
-    }
-
-    /// <summary>As <see cref="SetScales(int, ReadOnlySpan{float}, ReadOnlySpan{float}, CudaStream?)"/>, with one scale for all heads.</summary>
-    /// <param name="layer">The layer, from 0.</param>
-    /// <param name="keyScale">The scale of all keys, finite and above 0.</param>
-    /// <param name="valueScale">The scale of all values, finite and above 0.</param>
-    /// <param name="stream">A stream; the device's own when null.</param>
-    /// <exception cref="InvalidOperationException">The cache is not quantised, or the stream is being captured.</exception>
-    /// <exception cref="ArgumentOutOfRangeException">There is no such layer, or a scale is not finite and above 0.</exception>
-    public void SetScales(int layer, float keyScale, float valueScale, CudaStream? stream = null) =>
-        SetScales(layer, new ReadOnlySpan<float>(in keyScale), new ReadOnlySpan<float>(in valueScale), stream);
-
-    /// <summary>What stored keys of one layer are multiplied by: [kvHeads]. Set them with <c>SetScales</c>, which checks them.</summary>
-    /// <param name="layer">The layer, from 0.</param>
-    /// <exception cref="InvalidOperationException">The cache is not quantised.</exception>
-    public TensorView<float> KeyScales(int layer) => Scales(layer, 0);
-
-    /// <summary>As <see cref="KeyScales"/>, of values.</summary>
-    /// <param name="layer">The layer, from 0.</param>
-    /// <exception cref="InvalidOperationException">The cache is not quantised.</exception>
-    public TensorView<float> ValueScales(int layer) => Scales(layer, 1);
-
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -387,85 +326,9 @@ public class PagedKvCache : IDisposable
 
     internal ReadOnlySpan<int> PagesOf(Sequence sequence) => _table.PagesOf(sequence);
 
-    internal void CheckLayer(int layer)
-    {
-        if ((uint)layer >= (uint)Layers)
-        {
-            throw new ArgumentOutOfRangeException(nameof(layer), layer, $"The cache has {Layers} layers; expected 0 to {Layers - 1}.");
-        }
-    }
-
-    internal void CheckSequence([NotNull] Sequence? sequence, int index)
-    {
-        if (sequence is null || sequence.Cache != this || sequence.IsFreed)
-        {
-            Refuse(sequence, index);
-        }
-    }
-
-    /// <summary>Throws unless all sequences are this cache's, different from each other, and in (or not in) a forward.</summary>
-    internal void CheckBatch(ReadOnlySpan<Sequence> sequences, bool inForward)
-    {
-        _mark++;
-        for (int i = 0; i < sequences.Length; i++)
-        {
-            CheckSequence(sequences[i], i);
-            if (sequences[i].Mark == _mark)
-            {
-                throw new ArgumentException($"Sequence {i} of the batch ({sequences[i]}) stands in it twice.", nameof(sequences));
-            }
-
-            sequences[i].Mark = _mark;
-            if (sequences[i].IsInForward != inForward)
-            {
-                throw new InvalidOperationException(
-                    inForward
-                        ? $"Sequence {i} of the batch ({sequences[i]}) has no forward open; call BeginForward first."
-                        : $"Sequence {i} of the batch ({sequences[i]}) has a forward open; call EndForward or AbandonForward first."
-                );
-            }
-        }
-    }
-
-    /// <summary>
-    /// Throws unless all sequences are this cache's, and those with an open forward stand in the batch once: their new tokens would be
-    /// written twice.
-    /// </summary>
-    /// <returns>Tokens of all open forwards.</returns>
-    internal int CheckPlanned(ReadOnlySpan<Sequence> sequences)
-    {
-        long mark = ++_mark;
-        int tokens = 0;
-        int twice = -1;
-        for (int i = 0; i < sequences.Length; i++)
-        {
-            Sequence sequence = sequences[i];
-            CheckSequence(sequence, i);
-            twice = twice < 0 && sequence.Mark == mark && sequence.IsInForward ? i : twice;
-            sequence.Mark = mark;
-            tokens += sequence.ForwardTokens;
-        }
-
-        if (twice >= 0)
-        {
-            throw new ArgumentException(
-                $"Sequence {twice} of the batch ({sequences[twice]}) has a forward open and stands in the batch twice.",
-                nameof(sequences)
-            );
-        }
-
-        return tokens;
-    }
-
     internal nint KeyAddress(int layer) => LayerAddress(layer, 0);
 
     internal nint ValueAddress(int layer) => LayerAddress(layer, 1);
-
-    /// <summary>Address of a layer's key scales; 0 unless the cache is quantised.</summary>
-    internal nint KeyScaleAddress(int layer) => ScaleAddress(layer, 0);
-
-    /// <summary>As <see cref="KeyScaleAddress"/>, of values.</summary>
-    internal nint ValueScaleAddress(int layer) => ScaleAddress(layer, 1);
 
     internal AppendParams AppendArguments(int layer, int tokens, TensorView key, TensorView value, CudaStream? stream)
     {
@@ -490,88 +353,6 @@ public class PagedKvCache : IDisposable
             KeyScales = KeyScaleAddress(layer),
             ValueScales = ValueScaleAddress(layer),
         };
-    }
-
-    private static DeviceMemory Ones(Device device, long count)
-    {
-        DeviceMemory memory = new(device, count * sizeof(float));
-        try
-        {
-            float[] ones = new float[count];
-            ones.AsSpan().Fill(1f);
-            device.Backend.CopyIn(memory.Address, MemoryMarshal.AsBytes(ones.AsSpan()), null);
-            // The first launch may go to any stream, which knows nothing of the copy on the device's own.
-            device.Synchronize();
-            return memory;
-        }
-        catch
-        {
-            memory.Dispose();
-            throw;
-        }
-    }
-
-    private static void CheckCounts(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens, string name)
-    {
-        if (sequences.Length != tokens.Length)
-        {
-            throw new ArgumentException($"{sequences.Length} sequences but {tokens.Length} token counts were given.", name);
-        }
-    }
-
-    private static void CheckSize(AttentionSpec spec, int layers, int pages, out long bytes)
-    {
-        if ((long)pages * spec.PageSize > int.MaxValue)
-        {
-            throw new ArgumentOutOfRangeException(
-                nameof(pages),
-                pages,
-                $"{pages} pages of {spec.PageSize} tokens are more than {int.MaxValue} tokens, and positions are 32-bit; expected at most {int.MaxValue / spec.PageSize} pages."
-            );
-        }
-
-        if (PageTable.EntriesFor(pages) > Array.MaxLength)
-        {
-            throw new ArgumentOutOfRangeException(
-                nameof(pages),
-                pages,
-                $"The page table of {pages} pages would have {PageTable.EntriesFor(pages)} entries; expected at most {Array.MaxLength}. Use fewer pages of more tokens: pageSize is {spec.PageSize}."
-            );
-        }
-
-        Int128 needed = (Int128)2 * layers * pages * spec.PageSize * spec.KvHeads * spec.HeadDim * spec.KvDtype.Size();
-        if (needed > long.MaxValue)
-        {
-            throw new ArgumentOutOfRangeException(
-                nameof(layers),
-                layers,
-                $"{layers} layers of {pages} pages ({spec}) would take {needed} bytes, which no device has; use fewer of either."
-            );
-        }
-
-        bytes = (long)needed;
-    }
-
-    [DoesNotReturn]
-    private void Refuse(Sequence? sequence, int index)
-    {
-        if (sequence is null)
-        {
-            throw new ArgumentNullException(nameof(sequence), $"Sequence {index} of the batch is null.");
-        }
-
-        if (sequence.Cache != this)
-        {
-            throw new ArgumentException(
-                $"Sequence {index} of the batch ({sequence}) belongs to another cache; pass one that NewSequence of this cache made.",
-                nameof(sequence)
-            );
-        }
-
-        throw new ArgumentException(
-            $"Sequence {index} of the batch ({sequence}) was freed; make a new one with NewSequence.",
-            nameof(sequence)
-        );
     }
 
     private bool TryBegin(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens, out int needed)
@@ -633,69 +414,6 @@ public class PagedKvCache : IDisposable
 
     private nint LayerAddress(int layer, int part) =>
         _memory.Address + checked((nint)(((2 * (long)layer) + part) * _layerElements * Spec.KvDtype.Size()));
-
-    private nint ScaleAddress(int layer, int part) =>
-        _scales is null ? 0 : _scales.Address + checked((nint)(((2 * (long)layer) + part) * ScaleStride * sizeof(float)));
-
-    private TensorView<float> Scales(int layer, int part)
-    {
-        ThrowIfDisposed();
-        RequireQuantised();
-        CheckLayer(layer);
-        TensorShape shape = new(Spec.KvHeads);
-        return new TensorView(
-            Device,
-            _scales,
-            ScaleAddress(layer, part),
-            DType.Float32,
-            shape,
-            TensorStrides.Contiguous(shape)
-        ).As<float>();
-    }
-
-    private void RequireQuantised()
-    {
-        if (_scales is null)
-        {
-            throw new InvalidOperationException(
-                $"The cache holds {Spec.KvDtype}, which has no scales; only a cache whose KvDtype is Float8E4M3 or Float8E5M2 is quantised."
-            );
-        }
-    }
-
-    private void CheckScales(ReadOnlySpan<float> scales, string name)
-    {
-        if (scales.Length != 1 && scales.Length != Spec.KvHeads)
-        {
-            throw new ArgumentException(
-                $"{name} has {scales.Length} scales; expected {Spec.KvHeads}, one for each KV head, or 1 for all of them.",
-                name
-            );
-        }
-
-        for (int head = 0; head < scales.Length; head++)
-        {
-            if (!float.IsFinite(scales[head]) || scales[head] <= 0)
-            {
-                throw new ArgumentOutOfRangeException(
-                    name,
-                    scales[head],
-                    $"Scale {head} of {name} must be a finite number above 0, such as the largest magnitude of what is stored over the largest {Spec.KvDtype}."
-                );
-            }
-        }
-    }
-
-    private static void Spread(ReadOnlySpan<float> scales, Span<float> heads)
-    {
-        if (scales.Length == 1)
-        {
-            heads.Fill(scales[0]);
-            return;
-        }
-
-        scales.CopyTo(heads);
-    }
 
     private TensorView Pages(int layer, int part)
     {
