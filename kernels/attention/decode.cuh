@@ -35,7 +35,10 @@ struct Decode {
             (Shape::kTensorCopy ? kTensorMap : 0) | (Shape::kClusters ? kClusters : 0),
             Shape::kUnitColumns,
             Shape::kCrews,
-            Shape::kTeams};
+            Shape::kTeams,
+            0,
+            0,
+            Shape::kTileTokens};
   }
 
   static __device__ __forceinline__ void run(const DecodeParams& params) {

@@ -117,7 +117,7 @@ struct DecodeLoader {
                                    : first_token(ahead, next_batch + (crew.lane >> 4)) + (crew.lane & 15);
     next_pages = 0;
     if (ahead.valid && token < ahead.item.end) {
-      const i32 page = load_ahead(params.pages + ahead.item.page_offset + token / kPageSize);
+      const i32 page = load_ahead(params.pages + ahead.item.kv_start + token / kPageSize);
       next_pages = checked_page<Shape::kChecked>(params, page, ahead.item.row, token);
     }
   }

@@ -121,7 +121,7 @@ struct DecodeShape {
 // One piece of work; not valid stands for "none".
 template <typename Shape>
 struct DecodeUnit {
-  DecodeItem item;
+  WorkItem item;
   int index;  // among the units of its item
   bool valid;
 
@@ -190,7 +190,7 @@ template <typename Shape>
 struct UnitCursor {
   using Unit = DecodeUnit<Shape>;
 
-  const DecodeItem* items;
+  const WorkItem* items;
   int count;    // items in the list
   int slices;   // blocks that share a unit
   float scale;  // of the logits, in base 2
@@ -200,7 +200,7 @@ struct UnitCursor {
 
   // The first item is read beside the header, not after it: the list always has room for as many as there are crews.
   __device__ __forceinline__ explicit UnitCursor(const DecodeParams& params)
-      : items(items_of<DecodeItem>(params.plan)), slices(1), walker(blockIdx.x), walkers(gridDim.x) {
+      : items(items_of<WorkItem>(params.plan)), slices(1), walker(blockIdx.x), walkers(gridDim.x) {
     if constexpr (Shape::kClusters) {
       slices = cluster_size();
       walker = cluster_index();
@@ -220,8 +220,16 @@ struct UnitCursor {
     const int index = position();
     Unit unit = {};
     if (index < count * Shape::kUnitsPerItem) {
-      unit.item = {low.x,  low.y, low.z, low.w, high.x, static_cast<u16>(high.y), static_cast<u16>(high.y >> 16),
-                   high.z, high.w};
+      unit.item = {low.x,
+                   low.y,
+                   low.z,
+                   low.w,
+                   high.x,
+                   static_cast<u16>(high.y),
+                   static_cast<u16>(high.y >> 16),
+                   static_cast<u16>(high.z),
+                   static_cast<u16>(high.z >> 16),
+                   high.w};
       unit.index = index % Shape::kUnitsPerItem;
       unit.valid = true;
       if (Shape::kClusters && slices > 1) {  // this block's slice, maybe an empty one

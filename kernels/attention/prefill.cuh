@@ -27,8 +27,19 @@ struct Prefill {
   static constexpr int kBlocksPerSm = Kernel::kBlocksPerSm;
 
   static constexpr __host__ __device__ KernelInfo info() {
-    return {kAbiVersion, sizeof(PrefillParams),           kThreads,         Kernel::kSharedBytes, kBlocksPerSm,
-            1,           Shape::kHopper ? kTensorMap : 0, Shape::kTileRows, Shape::kBlockTokens,  0};
+    return {kAbiVersion,
+            sizeof(PrefillParams),
+            kThreads,
+            Kernel::kSharedBytes,
+            kBlocksPerSm,
+            1,
+            Shape::kHopper ? kTensorMap : 0,
+            Shape::kTileRows,
+            1,
+            1,
+            Shape::kPack,
+            Shape::kTileTokens,
+            Shape::kBlockTokens};
   }
 
   static __device__ __forceinline__ void run(const PrefillParams& params) { Kernel::run(params); }

@@ -1,8 +1,11 @@
 // What a prefill kernel is made for, how its tiles lie in shared memory, and how its blocks share the work.
 //
-// Unit of work = one item of the host's list: up to kTileRows query rows of one head. Block b starts with item b; every
-// further one comes from a counter, so that items are taken in the order of the list (long ones first), each by the block
-// that is free. The last block to finish puts the counters back for the next launch.
+// Head tile = kPack neighbouring query heads of one KV head; they share a tile of kTileRows rows, where row r is query token
+// r / kPack with head r % kPack of the tile: keys and values are read once for all of them, and a few query tokens fill it.
+// Unit of work = (item of the host's list, head tile): up to kTileTokens query tokens over one range of tokens. Unit u of a
+// list of h heads an item is head tile u % h, from the item's on, of item u / h. Block b starts with unit b; every further
+// one comes from a counter, so that units are taken in the order of the list (long ones first), each by the block that is
+// free. The last block to finish puts the counter back for the next launch.
 #pragma once
 
 #include "core/hopper.cuh"
@@ -13,11 +16,21 @@ namespace flashinfer {
 
 constexpr __host__ __device__ int greatest_divisor(int a, int b) { return b == 0 ? a : greatest_divisor(b, a % b); }
 
+// How many of a group's heads share a tile: as many as divide the group, leave room for so many query tokens, and leave no
+// more than 8 rows idle.
+constexpr __host__ __device__ int packed_heads(int group, int rows, int query_tokens) {
+  int pack = 1;
+  for (int heads = 2; heads <= group && heads * query_tokens <= rows; heads++) {
+    if (group % heads == 0 && rows % heads <= 8) pack = heads;
+  }
+  return pack;
+}
+
 // All constants of a configuration on this architecture. Tuning numbers stand here, each with its reason.
 template <typename Config>
 struct PrefillShape {
   using Element = typename Config::Element;
-  static_assert(SameType<Element, typename Config::KvElement>::value, "prefill wants keys and values of Q's type");
+  static_assert(IsSame<Element, typename Config::KvElement>::value, "prefill wants keys and values of Q's type");
   static constexpr bool kChecked = Config::kChecked;
 
   static constexpr int kHeads = Config::kHeads;
@@ -56,6 +69,9 @@ struct PrefillShape {
   // Portable: 32 rows a warp halve what ldmatrix reads for each product; headDim above 128 has registers for 16. headDim
   // 128 spills beside scores for 64 keys; with 32 two blocks fit every chip's shared memory.
   static constexpr int kTileRows = kHopper || kHeadDim <= 128 ? 128 : 64;
+  static constexpr int kPack = packed_heads(kGroup, kTileRows, Config::kQueryTokens);
+  static constexpr int kTileTokens = kTileRows / kPack;
+  static constexpr int kHeadTiles = kHeads / kPack;
   static constexpr int kHopperTokens = kHeadDim <= 128 ? 128 : kHeadDim <= 192 ? 80 : 64;
   static constexpr int kPortableTokens = kHeadDim == 128 ? 32 : 64;
   static constexpr int kBlockTokens = kHopper ? kHopperTokens : kPortableTokens;
@@ -63,27 +79,35 @@ struct PrefillShape {
   static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K, or V, of one step
 };
 
-// One item, and what follows from it.
+// One unit, and what follows from it.
 template <typename Shape>
 struct PrefillTile {
-  PrefillItem item;
+  WorkItem item;
+  int head_tile;
 
-  static __device__ __forceinline__ PrefillTile unpack(int4 a, int4 b) {
-    return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+  __device__ __forceinline__ bool exists() const { return item.query_tokens != 0; }
+  __device__ __forceinline__ int rows() const { return item.query_tokens * Shape::kPack; }
+  __device__ __forceinline__ int first_head() const { return head_tile * Shape::kPack; }
+  __device__ __forceinline__ int kv_head() const { return first_head() / Shape::kGroup; }
+  // The query token (from the item's first) and the query head of a row.
+  __device__ __forceinline__ static int token_of(int row) { return row / Shape::kPack; }
+  __device__ __forceinline__ int head_of(int row) const { return first_head() + row % Shape::kPack; }
+
+  // One past the last token of the sequence that a row sees of this range.
+  __device__ __forceinline__ int limit_of(int row) const { return min(item.end, item.visible + token_of(row)); }
+  // Tokens of the range that the tile's last row sees: no row sees more. 0 when nothing is visible.
+  __device__ __forceinline__ int tokens() const {
+    return max(0, min(item.end, item.visible + item.query_tokens - 1) - item.begin);
   }
-
-  // Tokens that the tile's last row sees: no row sees more. 0 when nothing is visible.
-  __device__ __forceinline__ int tokens() const { return max(0, min(item.kv_length, item.visible + item.rows - 1)); }
   __device__ __forceinline__ int blocks() const { return (tokens() + Shape::kBlockTokens - 1) / Shape::kBlockTokens; }
-  __device__ __forceinline__ int kv_head() const { return item.head / Shape::kGroup; }
 };
 
-// Leaves the counters zero for the next launch. One thread of each block calls it, when it takes no more items.
-__device__ __forceinline__ void finish_items(u32* counters) {
+// Leaves the queue zero for the next launch. One thread of each block calls it, when it takes no more units.
+__device__ __forceinline__ void finish_queue(u32* queue) {
   __threadfence();
-  if (atomicAdd(counters + 1, 1) == gridDim.x - 1) {
-    counters[0] = 0;
-    counters[1] = 0;
+  if (atomicAdd(queue + 1, 1) == gridDim.x - 1) {
+    queue[0] = 0;
+    queue[1] = 0;
   }
 }
 

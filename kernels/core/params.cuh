@@ -11,24 +11,26 @@ namespace flashinfer {
 struct ListHeader {
   i32 count;         // items in the list
   float scale_log2;  // decode, prefill: smScale * log2(e); prefill wants it above 0
-  i64 reserved;
+  i32 heads;         // prefill: head tiles that an item expands to, from its own on
+  i32 reserved;
 };
 static_assert(sizeof(ListHeader) == 16, "ListHeader is 16 bytes on the host");
 
-// A range of one sequence's tokens that a block attends to, for one KV head and group tile at a
-// time.
-struct DecodeItem {
-  i32 row;           // first row of the query and the output
-  i32 begin;         // first token, a multiple of 16
-  i32 end;           // one past the last token; equal to begin for an empty sequence
-  i32 page_offset;   // where the sequence's pages start in the page table
-  i32 part_offset;   // first partial-state slot of the sequence when parts > 1
-  u16 part;          // which part of the sequence this is
-  u16 parts;         // parts of the sequence; 1 writes the output directly
-  i32 query_tokens;  // of the sequence, 1 or more, on consecutive rows
-  i32 visible;       // query token t sees the first visible + t tokens of the sequence, those before end of this part
+// Query tokens of one sequence and a range of its keys and values that they attend to: what planners make and decode and
+// prefill kernels take. On the device every item expands over heads.
+struct WorkItem {
+  i32 row;          // first row of the query and the output
+  i32 begin;        // first token of the range; a multiple of 16 (decode), of KernelInfo's block_tokens (prefill)
+  i32 end;          // one past the last token; equal to begin for an empty range
+  i32 kv_start;     // paged: where the sequence's pages start in the page table; ragged: row of its first key and value
+  i32 part_offset;  // first partial-state slot of these query tokens when parts > 1
+  u16 part;         // which part of the sequence this is
+  u16 parts;        // parts that these query tokens' attention is cut into; 1 writes the output directly
+  u16 query_tokens;  // 1 or more, on consecutive rows
+  u16 head;          // prefill: first head tile; decode: 0
+  i32 visible;  // query token t sees the first visible + t tokens of the sequence, of those before end; may be 0 or below
 };
-static_assert(sizeof(DecodeItem) == 32, "DecodeItem is 32 bytes on the host");
+static_assert(sizeof(WorkItem) == 32, "WorkItem is 32 bytes on the host");
 
 // A CUtensorMap: what the copy engine knows of a tensor.
 struct alignas(64) TensorMap {
@@ -51,7 +53,7 @@ struct alignas(64) DecodeParams {
   u16* output;             // [rows, heads, headDim]
   float* lse;              // [rows, heads], base 2, contiguous; null when not wanted
   const i32* pages;        // page table
-  const ListHeader* plan;  // header and DecodeItems
+  const ListHeader* plan;  // header and WorkItems
   float* partial_output;   // [slots, units of an item, columns of a unit, headDim]: sum of exp2(s - max) * v
   float2* partial_state;   // [slots, units of an item, columns of a unit]: max, sum of exp2(s - max)
   u32* counters;           // [slots, units of an item]: parts that have arrived; zero between launches
@@ -74,19 +76,6 @@ struct alignas(64) DecodeParams {
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
 
-// Query rows of one sequence and one head that a block attends with at a time.
-struct PrefillItem {
-  i32 row;        // first row of the query and the output
-  i32 rows;       // how many, 1 to KernelInfo's columns_per_unit
-  i32 visible;    // row r of the item sees the first visible + r tokens of the sequence; may be 0 or below
-  i32 kv_length;  // tokens of the sequence; no row sees more
-  i32 kv_start;   // paged: where the sequence's pages start in the page table; ragged: row of its first key and value
-  i32 head;       // query head
-  i32 reserved0;
-  i32 reserved1;
-};
-static_assert(sizeof(PrefillItem) == 32, "PrefillItem is 32 bytes on the host");
-
 struct alignas(64) PrefillParams {
   const u16* query;        // [rows, heads, headDim]
   const u8* key;           // ragged: [tokens, kvHeads, headDim]; paged: one layer, as DecodeParams
@@ -94,8 +83,11 @@ struct alignas(64) PrefillParams {
   u16* output;             // [rows, heads, headDim]
   float* lse;              // [rows, heads], base 2, contiguous; null when not wanted
   const i32* pages;        // page table; null when ragged
-  const ListHeader* plan;  // header and PrefillItems, in the order in which blocks take them
-  u32* counters;           // [2]: items taken beyond each block's first, blocks that are done; zero between launches
+  const ListHeader* plan;  // header and WorkItems, in the order in which blocks take them
+  float* partial_output;   // [slots, heads of the header, rows of a tile, headDim]: sum of exp2(s - max) * v
+  float2* partial_state;   // [slots, heads of the header, rows of a tile]: max (base 2), sum of exp2(s - max)
+  u32* counters;           // [slots, heads of the header]: parts that have arrived; zero between launches
+  u32* queue;              // [2]: units taken beyond each block's first, blocks that are done; zero between launches
   i64 query_row_stride;
   i64 query_head_stride;
   i64 output_row_stride;
@@ -104,26 +96,31 @@ struct alignas(64) PrefillParams {
   i64 key_head_stride;
   i64 value_token_stride;
   i64 value_head_stride;
-  i64 page_stride;     // paged, of keys and values
-  i64 key_page;        // paged: first page of this layer's keys in key_map
-  i64 value_page;      // paged: first page of this layer's values in value_map
-  i32 page_groups;     // paged: 8-token groups of the maps between two pages
-  i32 head_groups;     // paged: between two heads of a page; 0 when heads are a dimension of the maps (NHD)
-  KernelFault* fault;  // checked mode: where the first violation goes
-  i32 page_count;      // checked mode: pages of the cache
+  i64 key_page_stride;        // paged
+  i64 value_page_stride;      // paged
+  i64 key_page;               // paged: first page of this layer's keys in key_map
+  i64 value_page;             // paged: first page of this layer's values in value_map
+  i32 page_groups;            // paged: 8-token groups of the maps between two pages
+  i32 head_groups;            // paged: between two heads of a page; 0 when heads are a dimension of the maps (NHD)
+  const float* key_scales;    // [kvHeads]: what stored keys are multiplied by; null unless they are quantised
+  const float* value_scales;  // as key_scales
+  KernelFault* fault;         // checked mode: where the first violation goes
+  i32 page_count;             // checked mode: pages of the cache
   i32 reserved0;
   i64 reserved1;  // the maps stand at multiples of 64 bytes
   i64 reserved2;
+  i64 reserved3;
+  i64 reserved4;
   // For KernelInfo's kTensorMap. c = 64 columns, or 32 where headDim is no multiple of 64, swizzled over 2c bytes; b =
-  // KernelInfo's teams. Keys and values ragged: {c, tokens, headDim/c, kvHeads}, box {c, b, headDim/c, 1}; paged, pages of
-  // 8 tokens or multiples: {c, 8, headDim/c, kvHeads (NHD) or 1 (HND), 8-token groups of all pages}, box {c, 8, headDim/c,
-  // 1, gcd(pageSize, b) / 8}.
-  TensorMap query_map;   // {c, rows, headDim/c, heads}, box {c, columns_per_unit, headDim/c, 1}
-  TensorMap output_map;  // as query_map, box {c, 64, 1, 1}
+  // KernelInfo's block_tokens; p, t = its pack and tile_tokens. Keys and values ragged: {c, tokens, headDim/c, kvHeads}, box
+  // {c, b, headDim/c, 1}; paged, pages of 8 tokens or multiples: {c, 8, headDim/c, kvHeads (NHD) or 1 (HND), 8-token groups
+  // of all pages}, box {c, 8, headDim/c, 1, gcd(pageSize, b) / 8}.
+  TensorMap query_map;   // {c, heads, rows, headDim/c}, box {c, p, t, 1}
+  TensorMap output_map;  // as query_map, box {c, min(p, 64), max(1, 64/p), 1}; used where p is a power of two
   TensorMap key_map;
   TensorMap value_map;
 };
-static_assert(sizeof(PrefillParams) == 24 * 8 + 4 * 128, "PrefillParams has 24 words and four tensor maps on the host");
+static_assert(sizeof(PrefillParams) == 32 * 8 + 4 * 128, "PrefillParams has 32 words and four tensor maps on the host");
 
 // Up to 16 new tokens of one sequence.
 struct AppendItem {
@@ -180,11 +177,14 @@ struct KernelInfo {
   i32 blocks_per_sm;     // blocks meant to share an SM
   i32 units_per_item;    // pieces of work that one list item expands to
   i32 features;          // kTensorMap: wants tensor maps; kClusters: can share a unit between the blocks of a cluster
-  i32 columns_per_unit;  // decode: pairs of query token and head that a unit serves at most; prefill: rows of an item
-  i32 crews;             // decode: units that a block works on at once
-  i32 teams;             // decode: teams of warps in a block; prefill: tokens of a block of K or V
+  i32 columns_per_unit;  // pairs of query token and head that a unit has room for; the rows of a prefill tile
+  i32 crews;             // units that a block works on at once
+  i32 teams;             // decode: teams of warps in a block
+  i32 pack;              // prefill: query heads that share a tile; decode: 0
+  i32 tile_tokens;       // prefill: query tokens of an item at most; decode: 0
+  i32 block_tokens;      // tokens of keys and values that a step takes: items begin at multiples of it
 };
-static_assert(sizeof(KernelInfo) == 40, "KernelInfo is 40 bytes on the host");
+static_assert(sizeof(KernelInfo) == 52, "KernelInfo is 52 bytes on the host");
 
 template <typename Item>
 __device__ __forceinline__ const Item* items_of(const ListHeader* list) {

@@ -12,7 +12,7 @@ using i32 = int;
 using i64 = long long;
 
 // The version of the contract between units, headers and runtime (CudaUnits.AbiVersion in C#).
-enum { kAbiVersion = 2 };
+enum { kAbiVersion = 3 };
 
 // The smallest power of two that is enough, and the exponent of a power of two.
 constexpr __host__ __device__ int power_of_two(int wanted) {
@@ -84,15 +84,6 @@ struct BFloat16 {
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
-};
-
-template <typename A, typename B>
-struct SameType {
-  static constexpr bool value = false;
-};
-template <typename A>
-struct SameType<A, A> {
-  static constexpr bool value = true;
 };
 
 }  // namespace flashinfer

@@ -12,7 +12,7 @@ namespace FlashInfer;
 internal static class CudaUnits
 {
     /// <summary>The version of the contract between units, kernel headers and runtime. A cubin of another version is refused.</summary>
-    public const int AbiVersion = 2;
+    public const int AbiVersion = 3;
 
     /// <summary>Query tokens a sequence that decode kernels are made for: a wrapper takes the smallest that is enough.</summary>
     public static readonly IReadOnlyList<int> QueryTokens = new[] { 1, 2, 4, 8 };
@@ -54,7 +54,7 @@ internal static class CudaUnits
             "Decode",
             shape.PageSize,
             isChecked,
-            Format("  static constexpr int kQueryTokens = {0};", queryTokens),
+            QueryTokensLine(queryTokens),
             $"  static constexpr bool kTeamUnits = {Word(teamUnits)};"
         );
 
@@ -71,12 +71,22 @@ internal static class CudaUnits
             PrefillPagedName(shape, isChecked),
             "Prefill",
             shape.PageSize,
-            isChecked
+            isChecked,
+            QueryTokensLine(1)
         );
 
     /// <summary>The unit of batch prefill over ragged keys and values; parameters as <see cref="PrefillRaggedName"/>.</summary>
     public static string PrefillRagged(AttentionShape shape) =>
-        Unit(shape, "batch prefill over ragged keys and values", "attention/prefill.cuh", PrefillRaggedName(shape), "Prefill", 0, false);
+        Unit(
+            shape,
+            "batch prefill over ragged keys and values",
+            "attention/prefill.cuh",
+            PrefillRaggedName(shape),
+            "Prefill",
+            0,
+            false,
+            QueryTokensLine(1)
+        );
 
     /// <summary>A unit's text; a page size of 0 stands for ragged keys and values.</summary>
     private static string Unit(
@@ -136,6 +146,8 @@ internal static class CudaUnits
 
     private static string HeadSuffix(AttentionShape s) =>
         Short(s.Dtype) + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype)) + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim);
+
+    private static string QueryTokensLine(int queryTokens) => Format("  static constexpr int kQueryTokens = {0};", queryTokens);
 
     private static string Word(bool value) => value ? "true" : "false";
 

@@ -33,7 +33,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     private DecodeKernel? _teamKernel;
     private readonly AppendList _appends;
     private readonly LaunchCheck? _check;
-    private readonly UploadList<DecodeItem> _list;
+    private readonly UploadList<WorkItem> _list;
     private readonly DeviceMemory _partialOutput;
     private readonly DeviceMemory _partialState;
     private readonly DeviceMemory _counters;
@@ -119,7 +119,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _kvMap = _kernel.EncodeKvMap(cache);
         _appends = new AppendList(cache, $"{nameof(BatchDecodeWithPagedKvCache)}.{nameof(Append)}");
         _check = LaunchCheck.Create(cache, $"{nameof(BatchDecodeWithPagedKvCache)}.{nameof(Run)}", SequenceAt);
-        _list = new UploadList<DecodeItem>(cache.Device.Backend, DecodePlanner.MaxItems(maxSequences, _limits));
+        _list = new UploadList<WorkItem>(cache.Device.Backend, DecodePlanner.MaxItems(maxSequences, _limits));
         long units = (long)slots * _kernel.UnitsPerItem;
         long columns = units * _kernel.ColumnsPerUnit;
         _partialOutput = new DeviceMemory(cache.Device, columns * cache.Spec.HeadDim * sizeof(float));
@@ -159,7 +159,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         {
             RequirePlan();
             // Planned once more, aside: the items themselves have gone to the device.
-            DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(_attending, _limits)];
+            WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(_attending, _limits)];
             DecodePlan again = DecodePlanner.Plan(Batch, _limits, items);
             long units = (long)_plan.Items * _limits.UnitsPerItem;
             long shared = _plan.TeamUnits ? (units + _limits.Teams - 1) / _limits.Teams : units * _plan.Cluster;

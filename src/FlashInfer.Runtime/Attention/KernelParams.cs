@@ -16,40 +16,50 @@ internal struct ListHeader
     /// <summary>Decode and prefill: smScale * log2(e); for prefill above 0. Else 0.</summary>
     public float ScaleLog2;
 
-    private readonly long _reserved;
+    /// <summary>Prefill: head tiles that an item expands to, from its <see cref="WorkItem.Head"/> on.</summary>
+    public int Heads;
+
+    private readonly int _reserved;
 }
 
-/// <summary>A range of one sequence's tokens that one block attends to, for one KV head at a time; 32 bytes.</summary>
+/// <summary>
+/// Query tokens of one sequence and a range of its keys and values that they attend to: what planners make and decode and prefill kernels
+/// take; 32 bytes. On the device every item expands over heads.
+/// </summary>
 [StructLayout(LayoutKind.Sequential)]
-internal struct DecodeItem
+internal struct WorkItem
 {
     /// <summary>First row of the query and the output.</summary>
     public int Row;
 
-    /// <summary>First token; a multiple of 16.</summary>
+    /// <summary>First token of the range; a multiple of 16 (decode), of <see cref="KernelInfo.BlockTokens"/> (prefill).</summary>
     public int Begin;
 
-    /// <summary>One past the last token; equal to <see cref="Begin"/> for an empty sequence.</summary>
+    /// <summary>One past the last token; equal to <see cref="Begin"/> for an empty range.</summary>
     public int End;
 
-    /// <summary>Where the sequence's pages start in the page table.</summary>
-    public int PageOffset;
+    /// <summary>Paged: where the sequence's pages start in the page table. Ragged: row of its first key and value.</summary>
+    public int KvStart;
 
-    /// <summary>First partial-state slot of the sequence when <see cref="Parts"/> is above 1.</summary>
+    /// <summary>First partial-state slot of these query tokens when <see cref="Parts"/> is above 1.</summary>
     public int PartOffset;
 
     /// <summary>Which part of the sequence this is.</summary>
     public ushort Part;
 
-    /// <summary>Parts of the sequence; 1 writes the output directly.</summary>
+    /// <summary>Parts that these query tokens' attention is cut into; 1 writes the output directly.</summary>
     public ushort Parts;
 
-    /// <summary>Query tokens of the sequence, on consecutive rows.</summary>
-    public int QueryTokens;
+    /// <summary>Query tokens, 1 or more, on consecutive rows.</summary>
+    public ushort QueryTokens;
+
+    /// <summary>Prefill: first head tile, of <see cref="KernelInfo.Pack"/> query heads; decode: 0.</summary>
+    public ushort Head;
 
     /// <summary>
-    /// Query token t sees the first <c>Visible + t</c> tokens of the sequence, those before <see cref="End"/> of this part: with causal
-    /// attention the sequence's length - <see cref="QueryTokens"/> + 1, without it the length.
+    /// Query token t sees the first <c>Visible + t</c> tokens of the sequence, of those before <see cref="End"/>: with causal attention,
+    /// for an item that starts at the sequence's query token n, the sequence's length - its query tokens + n + 1, which may be 0 or below;
+    /// without it the length.
     /// </summary>
     public int Visible;
 }
@@ -76,7 +86,7 @@ internal struct DecodeParams
     /// <summary>The cache's page table, int32.</summary>
     public nint Pages;
 
-    /// <summary><see cref="ListHeader"/> followed by <see cref="DecodeItem"/>s.</summary>
+    /// <summary><see cref="ListHeader"/> followed by <see cref="WorkItem"/>s.</summary>
     public nint Plan;
 
     /// <summary>Partial outputs, float [slots, units of an item, columns of a unit, headDim], normalised by nothing: sum of exp2(s - max) * v.</summary>
@@ -240,7 +250,7 @@ internal struct PageTableParams
     public nint Updates;
 }
 
-/// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 40 bytes.</summary>
+/// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 52 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct KernelInfo
 {
@@ -265,14 +275,23 @@ internal struct KernelInfo
     /// <summary>What the host has to bring along, or may use.</summary>
     public KernelFeatures Features;
 
-    /// <summary>Decode: pairs of query token and head that a unit serves at most; prefill: rows of an item; else 0.</summary>
+    /// <summary>Pairs of query token and head that a unit has room for: the rows of a prefill tile; else 0.</summary>
     public int ColumnsPerUnit;
 
     /// <summary>Units of work that a block works on at once: 1, but for decode kernels whose teams of warps take units of their own.</summary>
     public int Crews;
 
-    /// <summary>Decode: teams of warps in a block; more than 1 when a kernel whose teams take units of their own makes a difference; prefill: tokens of K and V that a block brings at a time; else 1.</summary>
+    /// <summary>Decode: teams of warps in a block; more than 1 when a kernel whose teams take units of their own makes a difference; else 1.</summary>
     public int Teams;
+
+    /// <summary>Prefill: query heads that share a tile; else 0.</summary>
+    public int Pack;
+
+    /// <summary>Prefill: query tokens of an item at most; else 0.</summary>
+    public int TileTokens;
+
+    /// <summary>Tokens of keys and values that a step takes: items begin at multiples of it.</summary>
+    public int BlockTokens;
 }
 
 /// <summary>Bits of <see cref="KernelInfo.Features"/>.</summary>

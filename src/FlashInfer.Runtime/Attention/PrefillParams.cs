@@ -4,36 +4,7 @@ namespace FlashInfer.Attention;
 
 // What prefill kernels share with the host, mirrored in kernels/core/params.cuh as the structures of KernelParams.cs are.
 
-/// <summary>Query rows of one sequence and one head that a block attends with at a time; 32 bytes.</summary>
-[StructLayout(LayoutKind.Sequential)]
-internal struct PrefillItem
-{
-    /// <summary>First row of the query and the output.</summary>
-    public int Row;
-
-    /// <summary>How many, 1 to <see cref="KernelInfo.ColumnsPerUnit"/>.</summary>
-    public int Rows;
-
-    /// <summary>
-    /// Row r of the item sees the first <c>Visible + r</c> tokens of the sequence: with causal attention, for an item that starts at query
-    /// token t, <see cref="KvLength"/> - query tokens of the sequence + t + 1, which may be 0 or below; without it the length.
-    /// </summary>
-    public int Visible;
-
-    /// <summary>Tokens of the sequence; no row sees more.</summary>
-    public int KvLength;
-
-    /// <summary>Paged: where the sequence's pages start in the page table. Ragged: row of its first key and value.</summary>
-    public int KvStart;
-
-    /// <summary>Query head.</summary>
-    public int Head;
-
-    private readonly int _reserved0;
-    private readonly int _reserved1;
-}
-
-/// <summary>Arguments of prefill; 704 bytes.</summary>
+/// <summary>Arguments of prefill; 768 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct PrefillParams
 {
@@ -55,11 +26,20 @@ internal struct PrefillParams
     /// <summary>The cache's page table, int32; 0 when ragged.</summary>
     public nint Pages;
 
-    /// <summary><see cref="ListHeader"/> followed by <see cref="PrefillItem"/>s, in the order in which blocks take them.</summary>
+    /// <summary><see cref="ListHeader"/> followed by <see cref="WorkItem"/>s, in the order in which blocks take them.</summary>
     public nint Plan;
 
-    /// <summary>Two uint32, zero between launches: items taken beyond each block's first, blocks that are done.</summary>
+    /// <summary>Partial outputs, float [slots, heads of the header, rows of a tile, headDim]: sum of exp2(s - max) * v.</summary>
+    public nint PartialOutput;
+
+    /// <summary>Partial (max in base 2, sum) pairs, float2 [slots, heads of the header, rows of a tile].</summary>
+    public nint PartialState;
+
+    /// <summary>Arrival counters, uint32 [slots, heads of the header]; all zero between launches.</summary>
     public nint Counters;
+
+    /// <summary>Two uint32, zero between launches: units taken beyond each block's first, blocks that are done.</summary>
+    public nint Queue;
 
     public long QueryRowStride;
     public long QueryHeadStride;
@@ -70,8 +50,11 @@ internal struct PrefillParams
     public long ValueTokenStride;
     public long ValueHeadStride;
 
-    /// <summary>Paged: elements between two pages of keys, and of values.</summary>
-    public long PageStride;
+    /// <summary>Paged: elements between two pages of keys.</summary>
+    public long KeyPageStride;
+
+    /// <summary>Paged: elements between two pages of values.</summary>
+    public long ValuePageStride;
 
     /// <summary>Paged: first page of this layer's keys in <see cref="KeyMap"/>.</summary>
     public long KeyPage;
@@ -85,6 +68,12 @@ internal struct PrefillParams
     /// <summary>Paged: 8-token groups of the maps between two heads of a page: pageSize / 8 (HND); 0 when heads are a dimension of the maps (NHD).</summary>
     public int HeadGroups;
 
+    /// <summary>What stored keys are multiplied by, float [kvHeads]; 0 unless they are quantised.</summary>
+    public nint KeyScales;
+
+    /// <summary>As <see cref="KeyScales"/>, for values.</summary>
+    public nint ValueScales;
+
     /// <summary>Checked mode: the <see cref="KernelFault"/> that a violation is written to; else 0.</summary>
     public nint Fault;
 
@@ -96,18 +85,20 @@ internal struct PrefillParams
     // The maps stand at multiples of 64 bytes.
     private readonly long _reserved1;
     private readonly long _reserved2;
+    private readonly long _reserved3;
+    private readonly long _reserved4;
 
     // The maps are set where KernelFeatures.TensorMap asks for them. c is 64 columns, or 32 where headDim is no multiple of 64; the
     // swizzle is over 2c bytes.
 
-    /// <summary>{c, rows, headDim / c, heads}, box {c, <see cref="KernelInfo.ColumnsPerUnit"/>, headDim / c, 1}.</summary>
+    /// <summary>With p = <see cref="KernelInfo.Pack"/>: {c, heads, rows, headDim / c}, box {c, p, <see cref="KernelInfo.TileTokens"/>, 1}.</summary>
     public TensorMap QueryMap;
 
-    /// <summary>As <see cref="QueryMap"/>, box {c, 64, 1, 1}.</summary>
+    /// <summary>As <see cref="QueryMap"/>, box {c, min(p, 64), max(1, 64 / p), 1}; used where p is a power of two.</summary>
     public TensorMap OutputMap;
 
     /// <summary>
-    /// With b = <see cref="KernelInfo.Teams"/>. Ragged: {c, tokens, headDim / c, kvHeads}, box {c, b, headDim / c, 1}. Paged: {c, 8,
+    /// With b = <see cref="KernelInfo.BlockTokens"/>. Ragged: {c, tokens, headDim / c, kvHeads}, box {c, b, headDim / c, 1}. Paged: {c, 8,
     /// headDim / c, kvHeads (NHD) or 1 (HND), 8-token groups of all pages}, box {c, 8, headDim / c, 1, gcd(pageSize, b) / 8}.
     /// </summary>
     public TensorMap KeyMap;

@@ -27,7 +27,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
     {
         ref readonly DecodeParams p = ref *(DecodeParams*)args;
         ListHeader* header = (ListHeader*)p.Plan;
-        ref readonly DecodeItem item = ref ((DecodeItem*)(header + 1))[unit / _kvHeads];
+        ref readonly WorkItem item = ref ((WorkItem*)(header + 1))[unit / _kvHeads];
         int kvHead = unit % _kvHeads;
         int columns = item.QueryTokens * _group;
         ref readonly WorkerScratch s = ref scratch[worker];
@@ -56,7 +56,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         }
     }
 
-    private void LoadQuery(in DecodeParams p, in DecodeItem item, int kvHead, float scale, float* query)
+    private void LoadQuery(in DecodeParams p, in WorkItem item, int kvHead, float scale, float* query)
     {
         TVector factor = TSimd.Create(scale * Scale(p.KeyScales, kvHead));
         for (int column = 0; column < item.QueryTokens * _group; column++, query += _headDim)
@@ -71,7 +71,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         }
     }
 
-    private void Attend(in DecodeParams p, in DecodeItem item, int kvHead, in WorkerScratch s)
+    private void Attend(in DecodeParams p, in WorkItem item, int kvHead, in WorkerScratch s)
     {
         byte* keys = (byte*)p.Key;
         byte* values = (byte*)p.Value;
@@ -101,7 +101,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         }
     }
 
-    private void Block(in DecodeItem item, int begin, int tokens, in RowBlock keys, in RowBlock values, in WorkerScratch s)
+    private void Block(in WorkItem item, int begin, int tokens, in RowBlock keys, in RowBlock values, in WorkerScratch s)
     {
         int columns = item.QueryTokens * _group;
         if ((columns - 1) / TSimd.HeadTile < TKvElement.TilesOnTheFly)
@@ -124,10 +124,10 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
     /// Bytes to the rows of a block, of keys and values alike. The last row stands in for those missing: scores are made 4 tokens at a
     /// time, and what lies behind the last token must not be read.
     /// </summary>
-    private void FindRows(in DecodeParams p, in DecodeItem item, int kvHead, int begin, nint* offsets)
+    private void FindRows(in DecodeParams p, in WorkItem item, int kvHead, int begin, nint* offsets)
     {
         int tokens = Math.Min(CpuScratch.BlockTokens, item.End - begin);
-        int* page = (int*)p.Pages + item.PageOffset + (begin / _pageSize);
+        int* page = (int*)p.Pages + item.KvStart + (begin / _pageSize);
         int slot = begin % _pageSize;
         long tokenBytes = p.TokenStride * TKvElement.Size;
         long headBytes = kvHead * p.HeadStride * TKvElement.Size;
@@ -170,7 +170,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
     /// what earlier sums are to be multiplied with.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private void Softmax(in DecodeItem item, int begin, int tokens, in WorkerScratch s)
+    private void Softmax(in WorkItem item, int begin, int tokens, in WorkerScratch s)
     {
         int padded = (tokens + TSimd.Count - 1) & -TSimd.Count;
         for (int column = 0; column < item.QueryTokens * _group; column++)
@@ -209,7 +209,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         }
     }
 
-    private void WriteOutput(in DecodeParams p, in DecodeItem item, int kvHead, in WorkerScratch s)
+    private void WriteOutput(in DecodeParams p, in WorkItem item, int kvHead, in WorkerScratch s)
     {
         for (int column = 0; column < item.QueryTokens * _group; column++)
         {
@@ -252,7 +252,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
     private long FirstColumn(int slot, int kvHead) => (((long)slot * _kvHeads) + kvHead) * columnsPerUnit;
 
     /// <summary>Adds up all parts in their order, whoever arrived last, so that the bits do not depend on timing.</summary>
-    private void Merge(in DecodeParams p, in DecodeItem item, int kvHead, in WorkerScratch s)
+    private void Merge(in DecodeParams p, in WorkItem item, int kvHead, in WorkerScratch s)
     {
         long first = FirstColumn(item.PartOffset, kvHead);
         long step = FirstColumn(1, 0);

@@ -9,9 +9,9 @@ internal static unsafe class CpuPageCheck
     public static bool Passes(in DecodeParams p, int pageSize)
     {
         ListHeader* header = (ListHeader*)p.Plan;
-        foreach (ref readonly DecodeItem item in new ReadOnlySpan<DecodeItem>(header + 1, header->Count))
+        foreach (ref readonly WorkItem item in new ReadOnlySpan<WorkItem>(header + 1, header->Count))
         {
-            int* pages = (int*)p.Pages + item.PageOffset;
+            int* pages = (int*)p.Pages + item.KvStart;
             for (int token = item.Begin; token < item.End; token += pageSize - (token % pageSize))
             {
                 if (!Passes(p.Fault, pages[token / pageSize], p.PageCount, item.Row, token))

@@ -115,7 +115,7 @@ internal static class DecodePlanner
     /// <param name="batch">The sequences.</param>
     /// <param name="limits">Machine and kernel.</param>
     /// <param name="items">Receives the items; at least <see cref="MaxItems"/> long.</param>
-    public static DecodePlan Plan(in DecodeBatch batch, in DecodePlanLimits limits, Span<DecodeItem> items)
+    public static DecodePlan Plan(in DecodeBatch batch, in DecodePlanLimits limits, Span<WorkItem> items)
     {
         ReadOnlySpan<int> lengths = batch.Lengths;
         long total = 0;
@@ -142,7 +142,7 @@ internal static class DecodePlanner
     }
 
     /// <summary>Tokens of the busiest walker over the mean, 1 at best: what the placement of these items comes to. Not for the hot path.</summary>
-    public static double Imbalance(ReadOnlySpan<DecodeItem> items, in DecodePlan plan, in DecodePlanLimits limits)
+    public static double Imbalance(ReadOnlySpan<WorkItem> items, in DecodePlan plan, in DecodePlanLimits limits)
     {
         int walkers =
             plan.Cluster == 8 ? limits.ClustersOf8
@@ -151,7 +151,7 @@ internal static class DecodePlanner
             : limits.Blocks;
         long[] loads = new long[walkers];
         long unit = 0;
-        foreach (DecodeItem item in items)
+        foreach (WorkItem item in items)
         {
             for (int expanded = 0; expanded < limits.UnitsPerItem; expanded++, unit++)
             {
@@ -217,7 +217,7 @@ internal static class DecodePlanner
         bool teamUnits,
         long total,
         in DecodePlanLimits limits,
-        Span<DecodeItem> items
+        Span<WorkItem> items
     )
     {
         ReadOnlySpan<int> lengths = batch.Lengths;
@@ -259,15 +259,15 @@ internal static class DecodePlanner
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
-                ref DecodeItem item = ref items[at++];
+                ref WorkItem item = ref items[at++];
                 item.Row = row;
                 item.Begin = begin;
                 item.End = part == parts - 1 ? length : (int)(tiles * (part + 1) / parts * TileTokens);
-                item.PageOffset = pageOffset;
+                item.KvStart = pageOffset;
                 item.PartOffset = slots;
                 item.Part = (ushort)part;
                 item.Parts = (ushort)parts;
-                item.QueryTokens = queryTokens;
+                item.QueryTokens = (ushort)queryTokens;
                 item.Visible = visible;
                 begin = item.End;
             }

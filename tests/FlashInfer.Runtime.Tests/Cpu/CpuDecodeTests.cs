@@ -146,7 +146,7 @@ public sealed class CpuDecodeTests : IDisposable
     {
         AttentionSpec spec = new(16, 4, 128, 16, DType.BFloat16);
         using DecodeCase @case = new(spec, [700, 333, 1, 0], _seed);
-        DecodeItem[] items = @case.SplitItems();
+        WorkItem[] items = @case.SplitItems();
         using CpuAttentionKernels kernels = new(spec, _pool, CpuAttentionKernels.BestVectorBits);
         DecodeResult first = @case.Run(kernels, items);
         for (int i = 0; i < 5; i++)
@@ -180,7 +180,7 @@ public sealed class CpuDecodeTests : IDisposable
         AttentionSpec spec = new(4, 2, 64, 16, DType.BFloat16);
         using DecodeCase @case = new(spec, [100, 0], _seed);
         using CpuAttentionKernels kernels = new(spec, _pool, CpuAttentionKernels.BestVectorBits);
-        foreach (DecodeItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
+        foreach (WorkItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
         {
             DecodeResult result = @case.Run(kernels, items, withLse: false);
             Assert.InRange(ErrorNorms.Relative(result.Output, @case.Expected), 0, 4e-3);
@@ -217,7 +217,7 @@ public sealed class CpuDecodeTests : IDisposable
         @case.SetQuery(0, -1f);
         @case.SetKeys(0, float.PositiveInfinity);
         using CpuAttentionKernels kernels = new(spec, _pool, vectorBits);
-        foreach (DecodeItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
+        foreach (WorkItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
         {
             DecodeResult result = @case.Run(kernels, items);
             Assert.All(result.Output, value => Assert.Equal(0f, value));
@@ -231,7 +231,7 @@ public sealed class CpuDecodeTests : IDisposable
         AttentionSpec spec = new(8, 1, 64, 16, DType.BFloat16);
         using DecodeCase @case = new(spec, [100], _seed, keyOverride: token => token == 77 ? float.NaN : 1f);
         using CpuAttentionKernels kernels = new(spec, _pool, CpuAttentionKernels.BestVectorBits);
-        foreach (DecodeItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
+        foreach (WorkItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
         {
             DecodeResult result = @case.Run(kernels, items);
             Assert.All(result.Output, value => Assert.True(float.IsNaN(value)));
@@ -239,13 +239,13 @@ public sealed class CpuDecodeTests : IDisposable
         }
     }
 
-    private void Check(DecodeCase @case, int vectorBits, DecodeItem[] items)
+    private void Check(DecodeCase @case, int vectorBits, WorkItem[] items)
     {
         using CpuAttentionKernels kernels = new(@case.Spec, _pool, vectorBits);
         Check(@case, kernels, items);
     }
 
-    private static void Check(DecodeCase @case, CpuAttentionKernels kernels, DecodeItem[] items)
+    private static void Check(DecodeCase @case, CpuAttentionKernels kernels, WorkItem[] items)
     {
         DecodeResult result = @case.Run(kernels, items);
         bool isHalf = @case.Spec.Dtype == DType.Float16;

@@ -116,12 +116,12 @@ internal sealed unsafe class DecodeCase : IDisposable
         $"{Spec}, kvLen [{string.Join(", ", KvLens)}], query tokens [{string.Join(", ", QueryTokens)}], {(Causal ? "causal" : "not causal")}, seed {Seed}";
 
     /// <summary>One item for each sequence.</summary>
-    public DecodeItem[] WholeItems() => Items(_ => []);
+    public WorkItem[] WholeItems() => Items(_ => []);
 
     /// <summary>Sequences cut at random multiples of 16, items in random order.</summary>
-    public DecodeItem[] SplitItems()
+    public WorkItem[] SplitItems()
     {
-        DecodeItem[] items = Items(kvLen =>
+        WorkItem[] items = Items(kvLen =>
         {
             SortedSet<int> cuts = [];
             for (int i = _random.Next(8); i > 0 && kvLen > 16; i--)
@@ -136,7 +136,7 @@ internal sealed unsafe class DecodeCase : IDisposable
     }
 
     /// <summary>Runs the kernel and reads the results. The bits between strided rows and heads, and the counters, are checked too.</summary>
-    public DecodeResult Run(AttentionKernels kernels, DecodeItem[] items, bool withLse = true)
+    public DecodeResult Run(AttentionKernels kernels, WorkItem[] items, bool withLse = true)
     {
         DecodeResult? result = null;
         Prepare(
@@ -152,12 +152,12 @@ internal sealed unsafe class DecodeCase : IDisposable
     }
 
     /// <summary>Builds the arguments, poisoned outputs among them, and hands them to an action; afterwards all counters must be 0.</summary>
-    public void Prepare(DecodeItem[] items, Action<DecodeParams> action)
+    public void Prepare(WorkItem[] items, Action<DecodeParams> action)
     {
         using CpuBackend memory = new(1);
-        nint plan = memory.Allocate(sizeof(ListHeader) + (items.Length * sizeof(DecodeItem)));
+        nint plan = memory.Allocate(sizeof(ListHeader) + (items.Length * sizeof(WorkItem)));
         *(ListHeader*)plan = new ListHeader { Count = items.Length, ScaleLog2 = SmScale * 1.44269504f };
-        items.CopyTo(new Span<DecodeItem>((ListHeader*)plan + 1, items.Length));
+        items.CopyTo(new Span<WorkItem>((ListHeader*)plan + 1, items.Length));
         nint Filled(long bytes, byte value = 0xFF)
         {
             nint address = memory.Allocate(bytes);
@@ -327,9 +327,9 @@ internal sealed unsafe class DecodeCase : IDisposable
 
     private int FirstRow(int sequence) => QueryTokens[..sequence].Sum();
 
-    private DecodeItem[] Items(Func<int, int[]> cut)
+    private WorkItem[] Items(Func<int, int[]> cut)
     {
-        List<DecodeItem> items = [];
+        List<WorkItem> items = [];
         int slots = _random.Next(3);
         for (int sequence = 0; sequence < KvLens.Length; sequence++)
         {
@@ -338,16 +338,16 @@ internal sealed unsafe class DecodeCase : IDisposable
             for (int part = 0; part < parts; part++)
             {
                 items.Add(
-                    new DecodeItem
+                    new WorkItem
                     {
                         Row = FirstRow(sequence),
                         Begin = bounds[part],
                         End = bounds[part + 1],
-                        PageOffset = _pageOffsets[sequence],
+                        KvStart = _pageOffsets[sequence],
                         PartOffset = slots,
                         Part = (ushort)part,
                         Parts = (ushort)parts,
-                        QueryTokens = QueryTokens[sequence],
+                        QueryTokens = (ushort)QueryTokens[sequence],
                         Visible = Causal ? KvLens[sequence] - QueryTokens[sequence] + 1 : KvLens[sequence],
                     }
                 );

@@ -24,9 +24,8 @@ public partial class KernelContractTests
         new()
         {
             { nameof(ListHeader), Unsafe.SizeOf<ListHeader>() },
-            { nameof(DecodeItem), Unsafe.SizeOf<DecodeItem>() },
+            { nameof(WorkItem), Unsafe.SizeOf<WorkItem>() },
             { nameof(DecodeParams), Unsafe.SizeOf<DecodeParams>() },
-            { nameof(PrefillItem), Unsafe.SizeOf<PrefillItem>() },
             { nameof(PrefillParams), Unsafe.SizeOf<PrefillParams>() },
             { nameof(AppendItem), Unsafe.SizeOf<AppendItem>() },
             { nameof(AppendParams), Unsafe.SizeOf<AppendParams>() },

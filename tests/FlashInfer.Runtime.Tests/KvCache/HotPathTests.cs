@@ -110,7 +110,7 @@ public class HotPathTests
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
         int[] lengths = [.. Enumerable.Range(0, 256).Select(i => 100 + (i * 7919 % 30_000))];
-        DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(lengths.Length, limits)];
+        WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(lengths.Length, limits)];
         TimeSpan best = TimeSpan.MaxValue;
         for (int i = 0; i < 50; i++)
         {

@@ -38,11 +38,11 @@ public class DecodePlannerTests
         s_anyBatches.Sample(
             batch =>
             {
-                (DecodePlan plan, DecodeItem[] items) = Make(batch.Lengths, batch.Limits);
+                (DecodePlan plan, WorkItem[] items) = Make(batch.Lengths, batch.Limits);
                 bool[] slots = new bool[batch.Limits.MaxSlots];
                 for (int row = 0; row < batch.Lengths.Length; row++)
                 {
-                    DecodeItem[] parts = [.. items.Where(item => item.Row == row).OrderBy(item => item.Part)];
+                    WorkItem[] parts = [.. items.Where(item => item.Row == row).OrderBy(item => item.Part)];
                     int at = 0;
                     for (int part = 0; part < parts.Length; part++)
                     {
@@ -50,7 +50,7 @@ public class DecodePlannerTests
                         Assert.Equal(0, parts[part].Begin % DecodePlanner.TileTokens);
                         Assert.Equal(part, parts[part].Part);
                         Assert.Equal(parts.Length, parts[part].Parts);
-                        Assert.Equal(row * 7, parts[part].PageOffset);
+                        Assert.Equal(row * 7, parts[part].KvStart);
                         Assert.True(parts[part].End > parts[part].Begin || batch.Lengths[row] == 0);
                         at = parts[part].End;
                         if (parts.Length > 1)
@@ -77,7 +77,7 @@ public class DecodePlannerTests
         s_batches.Sample(
             batch =>
             {
-                (DecodePlan plan, DecodeItem[] items) = Make(batch.Lengths, batch.Limits);
+                (DecodePlan plan, WorkItem[] items) = Make(batch.Lengths, batch.Limits);
                 int bucket = (plan.ChunkTokens / 128) + 1 + DecodePlanner.TileTokens;
                 int longest = items.Max(item => item.End - item.Begin);
                 for (int i = 1; i < items.Length; i++)
@@ -88,7 +88,7 @@ public class DecodePlannerTests
                 long[] loads = new long[batch.Limits.Blocks];
                 for (int unit = 0; unit < items.Length * batch.Limits.UnitsPerItem; unit++)
                 {
-                    DecodeItem item = items[unit / batch.Limits.UnitsPerItem];
+                    WorkItem item = items[unit / batch.Limits.UnitsPerItem];
                     int round = unit / loads.Length;
                     int at = unit % loads.Length;
                     loads[round % 2 == 0 ? at : loads.Length - 1 - at] += item.End - item.Begin;
@@ -110,12 +110,12 @@ public class DecodePlannerTests
         int[] queryTokens = [4, 8, 1, 3];
         foreach (bool causal in (bool[])[true, false])
         {
-            DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(lengths.Length, limits)];
+            WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(lengths.Length, limits)];
             DecodePlan plan = DecodePlanner.Plan(new DecodeBatch(lengths, lengths, queryTokens, causal), limits, items);
             Assert.Equal([0, 4, 12, 13], items[..plan.Items].Select(item => item.Row).Distinct().Order());
-            foreach (DecodeItem item in items[..plan.Items])
+            foreach (WorkItem item in items[..plan.Items])
             {
-                int i = Array.IndexOf(lengths, item.PageOffset);
+                int i = Array.IndexOf(lengths, item.KvStart);
                 Assert.Equal(queryTokens[i], item.QueryTokens);
                 Assert.Equal(causal ? lengths[i] - queryTokens[i] + 1 : lengths[i], item.Visible);
             }
@@ -131,9 +131,9 @@ public class DecodePlannerTests
                 {
                     DecodePlanLimits limits = batch.Limits with { Determinism = Determinism.BatchInvariant, MaxSlots = 100_000 };
                     int at = Math.Min(place, batch.Lengths.Length);
-                    (DecodePlan together, DecodeItem[] items) = Make([.. batch.Lengths[..at], length, .. batch.Lengths[at..]], limits);
-                    (_, DecodeItem[] alone) = Make([length], limits);
-                    (int, int, int, int, int)[] Cut(DecodeItem[] of, int row) =>
+                    (DecodePlan together, WorkItem[] items) = Make([.. batch.Lengths[..at], length, .. batch.Lengths[at..]], limits);
+                    (_, WorkItem[] alone) = Make([length], limits);
+                    (int, int, int, int, int)[] Cut(WorkItem[] of, int row) =>
                         [
                             .. of.Where(item => item.Row == row)
                                 .OrderBy(item => item.Part)
@@ -155,7 +155,7 @@ public class DecodePlannerTests
     public void A_batch_invariant_cut_spreads_a_long_sequence(int length, int parts)
     {
         DecodePlanLimits limits = new(132, 8, 64, 16) { Determinism = Determinism.BatchInvariant };
-        (DecodePlan plan, DecodeItem[] items) = Make([length], limits);
+        (DecodePlan plan, WorkItem[] items) = Make([length], limits);
         Assert.Equal(parts, items.Length);
         Assert.All(items, item => Assert.True(item.End - item.Begin <= plan.ChunkTokens));
     }
@@ -190,7 +190,7 @@ public class DecodePlannerTests
             ClustersOf2 = 66,
         };
         int[] lengths = [longest, .. Enumerable.Repeat(60, batch - 1)];
-        (DecodePlan plan, DecodeItem[] items) = Make(lengths, limits);
+        (DecodePlan plan, WorkItem[] items) = Make(lengths, limits);
         Assert.Equal(teamUnits, plan.TeamUnits);
         if (teamUnits)
         {
@@ -210,7 +210,7 @@ public class DecodePlannerTests
     public void A_single_long_sequence_is_spread_over_the_blocks()
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
-        (DecodePlan plan, DecodeItem[] items) = Make([32_768], limits);
+        (DecodePlan plan, WorkItem[] items) = Make([32_768], limits);
         Assert.InRange(items.Length, 16, 66);
         Assert.True(DecodePlanner.Imbalance(items, plan, limits) <= 1.2, $"{plan}");
     }
@@ -219,7 +219,7 @@ public class DecodePlannerTests
     public void One_long_sequence_among_short_ones_does_not_stall_the_batch()
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
-        (DecodePlan plan, DecodeItem[] items) = Make([32_000, .. Enumerable.Repeat(500, 31)], limits);
+        (DecodePlan plan, WorkItem[] items) = Make([32_000, .. Enumerable.Repeat(500, 31)], limits);
         Assert.True(DecodePlanner.Imbalance(items, plan, limits) <= 1.05, $"{plan}");
     }
 
@@ -233,7 +233,7 @@ public class DecodePlannerTests
     public void Few_and_equal_units_are_shared_in_clusters(int batch, int length, int cluster)
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8)) { ClustersOf8 = 15, ClustersOf2 = 66 };
-        (DecodePlan plan, DecodeItem[] items) = Make([.. Enumerable.Repeat(length, batch)], limits);
+        (DecodePlan plan, WorkItem[] items) = Make([.. Enumerable.Repeat(length, batch)], limits);
         Assert.Equal(cluster, plan.Cluster);
         Assert.True(cluster == 1 || items.All(item => item.Parts == 1));
         Assert.Equal(1, Make([.. Enumerable.Repeat(length, batch)], limits with { ClustersOf8 = 0, ClustersOf2 = 0 }).Plan.Cluster);
@@ -252,16 +252,16 @@ public class DecodePlannerTests
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
         int[] lengths = [.. Enumerable.Range(0, 1024).Select(i => i * 37 % 5000)];
-        DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(lengths.Length, limits)];
+        WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(lengths.Length, limits)];
         DecodePlanner.Plan(new DecodeBatch(lengths, lengths), limits, items);
         long before = GC.GetAllocatedBytesForCurrentThread();
         DecodePlanner.Plan(new DecodeBatch(lengths, lengths), limits, items);
         Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
     }
 
-    private static (DecodePlan Plan, DecodeItem[] Items) Make(int[] lengths, in DecodePlanLimits limits)
+    private static (DecodePlan Plan, WorkItem[] Items) Make(int[] lengths, in DecodePlanLimits limits)
     {
-        DecodeItem[] items = new DecodeItem[DecodePlanner.MaxItems(lengths.Length, limits)];
+        WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(lengths.Length, limits)];
         int[] pageOffsets = [.. Enumerable.Range(0, lengths.Length).Select(row => row * 7)];
         DecodePlan plan = DecodePlanner.Plan(new DecodeBatch(lengths, pageOffsets), limits, items);
         return (plan, items[..plan.Items]);
