@@ -71,4 +71,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         CompiledKernel compiled = _compiler.Compile(unit, _backend.Architecture);
         return new CudaDecodeKernel(_backend, CudaKernel.Load<DecodeParams>(_backend, compiled));
     }
+
+    /// <inheritdoc/>
+    protected override PrefillKernel LoadPrefill(bool isPaged) => throw new NotSupportedException();
 }

@@ -88,4 +88,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         CpuBackend.RefuseStream(stream);
         ObjectDisposedException.ThrowIf(_disposed, this);
     }
+
+    /// <inheritdoc/>
+    protected override PrefillKernel LoadPrefill(bool isPaged) => throw new NotSupportedException();
 }

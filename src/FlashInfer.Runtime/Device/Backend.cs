@@ -126,12 +126,64 @@ internal abstract class DecodeKernel : IDisposable
     public abstract void Dispose();
 }
 
+/// <summary>
+/// The prefill kernel of one configuration, over its paged cache or over ragged keys and values. It takes items of up to
+/// <see cref="TileTokens"/> query tokens; an item expands to as many head tiles as the list's header says, where a head tile is
+/// <see cref="Pack"/> neighbouring query heads of one KV head.
+/// </summary>
+internal abstract class PrefillKernel : IDisposable
+{
+    /// <summary>The kernel, for people to read.</summary>
+    public abstract string Name { get; }
+
+    /// <summary>Blocks that run at once.</summary>
+    public abstract int Blocks { get; }
+
+    /// <summary>Query heads that share a tile.</summary>
+    public abstract int Pack { get; }
+
+    /// <summary>Head tiles of all query heads.</summary>
+    public abstract int HeadTiles { get; }
+
+    /// <summary>Query tokens of an item at most.</summary>
+    public abstract int TileTokens { get; }
+
+    /// <summary>Rows of a tile: what a partial state has room for.</summary>
+    public abstract int TileRows { get; }
+
+    /// <summary>Tokens of keys and values that a step takes: items begin at multiples of it.</summary>
+    public abstract int BlockTokens { get; }
+
+    /// <summary>Queues the work and returns; arguments have been checked, and all but the tensor maps are set.</summary>
+    /// <param name="args">Arguments; the list's header holds count and heads.</param>
+    /// <param name="launch">The list and how it may be launched; its items are units here, head tiles included.</param>
+    /// <param name="stream">The stream.</param>
+    /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
+    public abstract bool Run(ref PrefillParams args, in ListLaunch launch, CudaStream? stream);
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
 /// <summary>The kernels of one configuration on one device. Calls queue work and return; arguments have been checked.</summary>
 internal abstract class AttentionKernels : IDisposable
 {
     private readonly Lock _lock = new();
     private readonly DecodeKernel?[,] _decode = new DecodeKernel?[CudaUnits.QueryTokens.Count, 2];
+    private PrefillKernel? _prefillPaged;
+    private PrefillKernel? _prefillRagged;
     private bool _disposed;
+
+    /// <summary>The prefill kernel: loaded when it is first asked for, and kept.</summary>
+    /// <param name="isPaged">Over the paged cache, else over ragged keys and values.</param>
+    public PrefillKernel Prefill(bool isPaged)
+    {
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            return isPaged ? _prefillPaged ??= LoadPrefill(isPaged) : _prefillRagged ??= LoadPrefill(isPaged);
+        }
+    }
 
     /// <summary>The decode kernel for sequences of up to so many query tokens: loaded when it is first asked for, and kept.</summary>
     /// <param name="queryTokens">1 to 8; kernels exist for a few numbers, of which the smallest that is enough is taken.</param>
@@ -167,9 +219,15 @@ internal abstract class AttentionKernels : IDisposable
             {
                 kernel?.Dispose();
             }
+
+            _prefillPaged?.Dispose();
+            _prefillRagged?.Dispose();
         }
     }
 
     /// <summary>Loads the decode kernel for up to this many query tokens, one of <see cref="CudaUnits.QueryTokens"/>.</summary>
     protected abstract DecodeKernel LoadDecode(int queryTokens, bool teamUnits);
+
+    /// <summary>Loads a prefill kernel.</summary>
+    protected abstract PrefillKernel LoadPrefill(bool isPaged);
 }
