@@ -55,10 +55,11 @@ internal static class CompileBench
         using CudaModule module = CudaModule.Load(device.Cuda, kernel.Cubin.Span);
         _ = module.GetFunction(unit.Name);
         double us = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
-        if (kernel.FromCache != (how == "cached"))
+        bool cached = kernel.Origin == KernelOrigin.Cache;
+        if (cached != (how == "cached"))
         {
             throw new InvalidOperationException(
-                $"{unit.Name} was to be measured {how}, but the disk cache {(kernel.FromCache ? "answered" : "did not answer")}."
+                $"{unit.Name} was to be measured {how}, but the disk cache {(cached ? "answered" : "did not answer")}."
             );
         }
 

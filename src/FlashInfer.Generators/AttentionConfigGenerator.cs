@@ -1,3 +1,5 @@
+using System;
+using System.Linq;
 using System.Text;
 using FlashInfer.Generators.Emit;
 using FlashInfer.Generators.Model;
@@ -8,8 +10,8 @@ using Microsoft.CodeAnalysis.Text;
 namespace FlashInfer.Generators;
 
 /// <summary>
-/// Adds to each class with <c>[AttentionConfig]</c> its constants, typed tensors, cache and wrappers, and its CUDA units. Reports
-/// nothing: diagnostics are the analyzer's, so that the pipeline carries values only.
+/// Adds to each class with <c>[AttentionConfig]</c> its constants, typed tensors, cache and wrappers, and its CUDA units, and to the
+/// assembly an attribute that lists these classes. Reports nothing: diagnostics are the analyzer's, so that the pipeline carries values only.
 /// </summary>
 [Generator(LanguageNames.CSharp)]
 public sealed class AttentionConfigGenerator : IIncrementalGenerator
@@ -19,6 +21,9 @@ public sealed class AttentionConfigGenerator : IIncrementalGenerator
 
     /// <summary>The models that become files.</summary>
     internal const string ModelStep = "ConfigModels";
+
+    /// <summary>The names that go into the assembly attribute.</summary>
+    internal const string NamesStep = "ConfigNames";
 
     /// <inheritdoc/>
     public void Initialize(IncrementalGeneratorInitializationContext context)
@@ -38,6 +43,25 @@ public sealed class AttentionConfigGenerator : IIncrementalGenerator
             models,
             static (output, model) =>
                 output.AddSource(model.HintName, SourceText.From(ConfigEmitter.Emit(model, output.CancellationToken), Encoding.UTF8))
+        );
+
+        IncrementalValueProvider<EquatableArray<string>> names = models
+            .Where(static model => model.HasUnits)
+            .Select(static (model, _) => model.MetadataName)
+            .Collect()
+            .Select(static (names, _) => new EquatableArray<string>(names.Sort(StringComparer.Ordinal).ToArray()))
+            .WithTrackingName(NamesStep);
+
+        context.RegisterSourceOutput(
+            names,
+            static (output, names) =>
+            {
+                if (names.Count > 0)
+                {
+                    string text = AssemblyEmitter.Emit(names, output.CancellationToken);
+                    output.AddSource(AssemblyEmitter.HintName, SourceText.From(text, Encoding.UTF8));
+                }
+            }
         );
     }
 }

@@ -1,6 +1,8 @@
 extern alias runtime;
 
+using System.Reflection;
 using FlashInfer.GenerationSandbox;
+using AttentionConfigsAttribute = runtime::FlashInfer.AttentionConfigsAttribute;
 using AttentionSpec = runtime::FlashInfer.AttentionSpec;
 using RuntimeDType = runtime::FlashInfer.DType;
 using RuntimeKvLayout = runtime::FlashInfer.KvLayout;
@@ -36,6 +38,29 @@ public sealed class SandboxTests
             Assert.Equal(made.Units[i].Source.ToArray(), generated.Units[i].Source.ToArray());
             Assert.Equal((byte)'\n', generated.Units[i].Source.Span[^1]);
         }
+    }
+
+    [Fact]
+    public void The_assembly_lists_its_configurations_by_names_that_lead_to_them()
+    {
+        Assembly assembly = typeof(RootAttention).Assembly;
+        AttentionConfigsAttribute listed = assembly.GetCustomAttribute<AttentionConfigsAttribute>()!;
+
+        Assert.Equal(
+            [
+                "FlashInfer.GenerationSandbox.HalfAttention",
+                "FlashInfer.GenerationSandbox.InternalAttention",
+                "FlashInfer.GenerationSandbox.Models+OddAttention",
+                "FlashInfer.GenerationSandbox.Models+OddAttention+Draft",
+                "FlashInfer.GenerationSandbox.QuantisedAttention",
+                "RootAttention",
+            ],
+            listed.Types
+        );
+        Assert.All(
+            listed.Types,
+            name => Assert.True(assembly.GetType(name, throwOnError: true)!.IsAssignableTo(typeof(runtime::FlashInfer.IAttentionConfig)))
+        );
     }
 
     [Fact]

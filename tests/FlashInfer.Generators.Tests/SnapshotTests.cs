@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.RegularExpressions;
+using FlashInfer.Generators.Emit;
 using FlashInfer.Generators.Tests.Harness;
 
 namespace FlashInfer.Generators.Tests;
@@ -103,6 +104,42 @@ public sealed partial class SnapshotTests
         );
 
     [Fact]
+    public void Assembly()
+    {
+        GeneratorRun run = GeneratorHarness.Run(
+            """
+            using FlashInfer;
+
+            [AttentionConfig(8, 8, 64, 16, DType.Float16)]
+            public partial class Small;
+
+            [AttentionConfig(8, 8, 65, 16, DType.Float16)]
+            public partial class Illegal;
+
+            [AttentionConfig(8, 8, 64, 16, DType.Float16)]
+            public static partial class Static;
+
+            namespace Models.@class
+            {
+                public partial struct Zoo
+                {
+                    [AttentionConfig(8, 8, 64, 16, DType.Float16)]
+                    private partial class @event;
+
+                    public partial class Cage<T>
+                    {
+                        [AttentionConfig(8, 8, 64, 16, DType.Float16)]
+                        public partial class Generic;
+                    }
+                }
+            }
+            """
+        );
+        string text = Assert.Single(run.Files, static f => f.HintName == AssemblyEmitter.HintName).Text;
+        SnapshotAssert.Matches(text, nameof(SnapshotTests), "assembly-configs", "cs");
+    }
+
+    [Fact]
     public void Prefill() => VerifyPrefill(new AttentionShape(32, 8, 128, 16, DType.BFloat16, DType.BFloat16, KvLayout.Nhd));
 
     [Fact]
@@ -125,7 +162,7 @@ public sealed partial class SnapshotTests
 
     private static void Verify(string source, AttentionShape? legal, [System.Runtime.CompilerServices.CallerMemberName] string method = "")
     {
-        GeneratedFile file = Assert.Single(GeneratorHarness.Run(source).Files);
+        GeneratedFile file = Assert.Single(GeneratorHarness.Run(source).Files, static f => f.HintName != AssemblyEmitter.HintName);
         string hint = file.HintName[..^".cs".Length];
         SnapshotAssert.Matches(Version().Replace(file.Text, "VERSION"), nameof(SnapshotTests), hint, "cs", method);
         Assert.DoesNotContain('\r', file.Text);

@@ -70,7 +70,7 @@ public sealed class TargetDiagnosticTests
             partial class O<T> { {{Attribute}} partial class A; }
             """
         );
-        Assert.Equal(["A.g.cs", "N.A.g.cs", "O.A.g.cs", "O{T}.A.g.cs"], run.Files.Select(static f => f.HintName));
+        Assert.Equal(["A.g.cs", "N.A.g.cs", "O.A.g.cs", "O{T}.A.g.cs", "assembly-configs.g.cs"], run.Files.Select(static f => f.HintName));
     }
 
     [Fact]

@@ -41,6 +41,25 @@ internal sealed record AttentionModel(
         }
     }
 
+    /// <summary>Whether the class becomes a configuration with units: legal values, on a class that can implement the interface.</summary>
+    public bool HasUnits => !IsStatic && !FullName.Contains("<") && AttentionRules.IsLegal(Shape);
+
+    /// <summary>The class's name as the runtime spells it; of a class that <see cref="HasUnits"/>, so without type parameters.</summary>
+    public string MetadataName
+    {
+        get
+        {
+            StringBuilder name = new(Namespace);
+            name.Append(Namespace.Length > 0 ? "." : "");
+            foreach (TypeDeclaration type in ContainingTypes)
+            {
+                name.Append(type.Name).Append('+');
+            }
+
+            return name.Append(Type.Name).Replace("@", "").ToString();
+        }
+    }
+
     /// <summary>The name of the emitted file: the full name without the characters that such names cannot have.</summary>
     public string HintName => FullName.Replace("@", "").Replace('<', '{').Replace('>', '}') + ".g.cs";
 }

@@ -3,14 +3,14 @@ namespace FlashInfer.Compilation;
 /// <summary>A translation unit compiled for one architecture.</summary>
 public sealed class CompiledKernel
 {
-    internal CompiledKernel(string unit, string architecture, byte[] cubin, string log, string compiler, bool fromCache, TimeSpan elapsed)
+    internal CompiledKernel(string unit, string architecture, byte[] cubin, string log, string compiler, KernelOrigin origin, TimeSpan elapsed)
     {
         Unit = unit;
         Architecture = architecture;
         Cubin = cubin;
         Log = log;
         Compiler = compiler;
-        FromCache = fromCache;
+        Origin = origin;
         Elapsed = elapsed;
     }
 
@@ -23,14 +23,14 @@ public sealed class CompiledKernel
     /// <summary>The cubin: an ELF file for exactly this architecture.</summary>
     public ReadOnlyMemory<byte> Cubin { get; }
 
-    /// <summary>NVRTC's log with warnings and the report of ptxas; kept in the cache too.</summary>
+    /// <summary>NVRTC's log with warnings and the report of ptxas; kept in caches and bundles too.</summary>
     public string Log { get; }
 
     /// <summary>The compiler that made it, such as <c>NVRTC 12.4</c>.</summary>
     public string Compiler { get; }
 
-    /// <summary>Whether it came from the cache on disk.</summary>
-    public bool FromCache { get; }
+    /// <summary>Whether it was compiled now or came from the cache or a bundle.</summary>
+    public KernelOrigin Origin { get; }
 
     /// <summary>How long compiling or reading took.</summary>
     public TimeSpan Elapsed { get; }

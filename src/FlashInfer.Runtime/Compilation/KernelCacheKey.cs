@@ -40,5 +40,6 @@ internal static class KernelCacheKey
         hash.AppendData(field);
     }
 
-    private static void Append(IncrementalHash hash, string field) => Append(hash, Encoding.UTF8.GetBytes(field));
+    /// <summary>Adds a text in UTF-8.</summary>
+    public static void Append(IncrementalHash hash, string field) => Append(hash, Encoding.UTF8.GetBytes(field));
 }

@@ -12,6 +12,9 @@ public enum KernelCompilationStage
     /// <summary>The kernel came from the cache on disk.</summary>
     LoadedFromCache,
 
+    /// <summary>The kernel came from a bundle beside the program.</summary>
+    LoadedFromBundle,
+
     /// <summary>NVRTC is missing or refused the unit; the exception follows.</summary>
     Failed,
 }

@@ -5,7 +5,7 @@ using FlashInfer.Cuda;
 namespace FlashInfer.Compilation;
 
 /// <summary>
-/// Turns translation units into cubins: from the cache on disk when it has them, else with NVRTC. Needs neither a GPU nor the driver, and
+/// Turns translation units into cubins: from a bundle beside the program or the cache on disk when they have them, else with NVRTC. Needs neither a GPU nor the driver, and
 /// compiles for any architecture that NVRTC knows. Safe to use from any number of threads and processes.
 /// </summary>
 public sealed class KernelCompiler
@@ -13,6 +13,7 @@ public sealed class KernelCompiler
     private readonly KernelCompilerOptions options;
     private readonly KernelHeaders headers;
     private readonly NvrtcSelection nvrtc;
+    private readonly KernelBundles? bundles;
     private readonly KernelCache? cache;
 
     /// <summary>Makes a compiler. Nothing is searched or loaded before the first unit.</summary>
@@ -27,6 +28,11 @@ public sealed class KernelCompiler
         this.options = options;
         this.headers = headers;
         nvrtc = new NvrtcSelection(host, options.NvrtcPath);
+        if (options.UseBundles && !options.LineInfo)
+        {
+            bundles = new KernelBundles(options.BundleDirectory ?? AppContext.BaseDirectory, headers, options.Warn);
+        }
+
         if (!options.UseCache)
         {
             return;
@@ -48,7 +54,7 @@ public sealed class KernelCompiler
     /// <summary>The folder of compiled kernels; null when none is used.</summary>
     public string? CacheDirectory { get; }
 
-    /// <summary>Compiles a unit, or takes it from the cache. Threads that ask for the same unit at once share one compile.</summary>
+    /// <summary>Compiles a unit, or takes it from a bundle or the cache. Threads that ask for the same unit at once share one compile.</summary>
     /// <param name="unit">The unit.</param>
     /// <param name="architecture">A real architecture, such as <c>sm_90a</c>.</param>
     /// <param name="cancellationToken">Ends the wait before a compile; NVRTC itself cannot be interrupted.</param>
@@ -61,6 +67,11 @@ public sealed class KernelCompiler
         NvrtcOptions.CheckArchitecture(architecture);
         cancellationToken.ThrowIfCancellationRequested();
         Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp());
+        if (FromBundle(request) is { } bundled)
+        {
+            return bundled;
+        }
+
         try
         {
             // Once around, unless the located NVRTC turned out not to load and another one took its place: then under that one's key.
@@ -83,6 +94,16 @@ public sealed class KernelCompiler
         }
     }
 
+    /// <summary>Compiles a unit to PTX, the text that NVRTC makes a cubin of; never from a cache. Exceptions as <see cref="Compile"/>.</summary>
+    internal string CompileToPtx(TranslationUnit unit, string architecture)
+    {
+        NvrtcOptions.CheckArchitecture(architecture);
+        Request request = new(unit, architecture, NvrtcOptions.ForPtx(architecture, options.LineInfo), Stopwatch.GetTimestamp());
+        NvrtcLibrary library = Load(request);
+        NvrtcOutput output = Run(request, toPtx: true);
+        return output.Error is null ? Encoding.UTF8.GetString(output.Image).TrimEnd('\0') : throw Refused(request, library, output);
+    }
+
     /// <summary>Locates and loads NVRTC and says which one it is, or why there is none: for diagnostics.</summary>
     public NvrtcInfo DescribeNvrtc()
     {
@@ -95,8 +116,12 @@ public sealed class KernelCompiler
         );
     }
 
-    /// <summary>Why nothing can be compiled and what to do about it, in one line; null when an NVRTC is there. Loads none that is found.</summary>
-    internal string? WhyNoNvrtc() => nvrtc.IsAvailable ? null : MissingSummary(nvrtc.Override);
+    /// <summary>
+    /// Why there are no kernels for an architecture and what to do about it, in one line; null when a bundle has some, or an NVRTC is there,
+    /// which is not loaded for the answer.
+    /// </summary>
+    internal string? WhyNoKernels(string? architecture) =>
+        (architecture is not null && bundles?.Serve(architecture) == true) || nvrtc.IsAvailable ? null : MissingSummary(nvrtc.Override);
 
     /// <summary>Says that NVRTC is missing and what to do about it.</summary>
     internal static string MissingSummary(string? overridePath) =>
@@ -108,10 +133,21 @@ public sealed class KernelCompiler
         );
 
     /// <summary>Says what needs NVRTC, that it is missing, what to do about it, and what was tried.</summary>
-    internal static string MissingMessage(string what, string? overridePath, IReadOnlyList<NativeSearchStep> trace)
+    internal static string MissingMessage(
+        string what,
+        string? overridePath,
+        IReadOnlyList<NativeSearchStep> trace,
+        string? bundles = null
+    )
     {
         StringBuilder message = new();
         message.Append($"{what} has to be compiled, and {MissingSummary(overridePath)}");
+        if (bundles is not null)
+        {
+            message.Append($"\nIt is not among the kernels compiled ahead of time: {bundles}. ");
+            message.Append("Build the program again with this architecture in FlashInferArchitectures.");
+        }
+
         message.Append("\nTried:");
         foreach (NativeSearchStep step in trace)
         {
@@ -123,13 +159,37 @@ public sealed class KernelCompiler
 
     private static void CheckPaths(KernelCompilerOptions options)
     {
-        foreach (string? path in (string?[])[options.CacheDirectory, options.NvrtcPath])
+        foreach (string? path in (string?[])[options.CacheDirectory, options.BundleDirectory, options.NvrtcPath])
         {
             if (path is not null && string.IsNullOrWhiteSpace(path))
             {
-                throw new ArgumentException("CacheDirectory or NvrtcPath is empty; give a path, or null for the default.", nameof(options));
+                throw new ArgumentException("CacheDirectory, BundleDirectory or NvrtcPath is empty; give a path, or null for the default.", nameof(options));
             }
         }
+    }
+
+    private CompiledKernel? FromBundle(Request request)
+    {
+        if (bundles?.Find(request.Unit, request.Architecture) is not { } found)
+        {
+            return null;
+        }
+
+        CompiledKernel kernel = new(
+            request.Unit.Name,
+            request.Architecture,
+            found.Cubin,
+            found.Entry.Log,
+            found.Entry.Compiler,
+            KernelOrigin.Bundle,
+            request.Elapsed
+        );
+        Tell(
+            request,
+            KernelCompilationStage.LoadedFromBundle,
+            $"{request} came from {found.Bundle.Path} in {kernel.Elapsed.TotalMilliseconds:F1} ms"
+        );
+        return kernel;
     }
 
     private CompiledKernel? FromCache(Request request, string? path, byte[] key)
@@ -145,7 +205,7 @@ public sealed class KernelCompiler
             entry.Cubin,
             entry.Log,
             entry.Compiler,
-            fromCache: true,
+            KernelOrigin.Cache,
             request.Elapsed
         );
         Tell(request, KernelCompilationStage.LoadedFromCache, $"{request} came from {path} in {kernel.Elapsed.TotalMilliseconds:F1} ms");
@@ -169,14 +229,7 @@ public sealed class KernelCompiler
 
         cancellationToken.ThrowIfCancellationRequested();
         Tell(request, KernelCompilationStage.Started, $"compiling {request} with NVRTC {library.Version}");
-        NvrtcOutput output = NvrtcLibrary.Compile(
-            request.Unit.Name + ".cu",
-            request.Unit.Source.Span,
-            headers.Texts,
-            headers.Names,
-            request.Options
-        );
-        GC.KeepAlive(headers);
+        NvrtcOutput output = Run(request, toPtx: false);
         if (output.Error is not null)
         {
             throw Refused(request, library, output);
@@ -186,16 +239,16 @@ public sealed class KernelCompiler
         CompiledKernel kernel = new(
             request.Unit.Name,
             request.Architecture,
-            output.Cubin,
+            output.Image,
             output.Log,
             compiler,
-            fromCache: false,
+            KernelOrigin.Compiled,
             request.Elapsed
         );
         slot.Result = kernel;
         if (path is not null)
         {
-            cache!.Write(path, key, new KernelCacheEntry(request.Architecture, compiler, output.Log, output.Cubin));
+            cache!.Write(path, key, new KernelCacheEntry(request.Architecture, compiler, output.Log, output.Image));
         }
 
         Tell(request, KernelCompilationStage.Compiled, $"compiled {request} in {kernel.Elapsed.TotalMilliseconds:F0} ms");
@@ -205,6 +258,20 @@ public sealed class KernelCompiler
         }
 
         return kernel;
+    }
+
+    private NvrtcOutput Run(Request request, bool toPtx)
+    {
+        NvrtcOutput output = NvrtcLibrary.Compile(
+            request.Unit.Name + ".cu",
+            request.Unit.Source.Span,
+            headers.Texts,
+            headers.Names,
+            request.Options,
+            toPtx
+        );
+        GC.KeepAlive(headers);
+        return output;
     }
 
     private NvrtcLibrary Load(Request request)
@@ -221,7 +288,7 @@ public sealed class KernelCompiler
     }
 
     private KernelCompilationException Missing(Request request) =>
-        Failure(request, null, MissingMessage(request.ToString(), nvrtc.Override, nvrtc.Trace), "");
+        Failure(request, null, MissingMessage(request.ToString(), nvrtc.Override, nvrtc.Trace, bundles?.Describe()), "");
 
     private static KernelCompilationException Refused(Request request, NvrtcLibrary library, NvrtcOutput output)
     {

@@ -13,6 +13,15 @@ public sealed class KernelCompilerOptions
     public bool UseCache { get; init; } = true;
 
     /// <summary>
+    /// The folder of kernels that were compiled ahead of time: files ending in <c>.fikernels</c>, which a build with
+    /// <c>FlashInferAheadOfTime</c> or <c>flashinfer aot</c> writes. When null: the program's own folder.
+    /// </summary>
+    public string? BundleDirectory { get; init; }
+
+    /// <summary>Whether kernels are taken from bundles, before the cache is looked at. True when not given.</summary>
+    public bool UseBundles { get; init; } = true;
+
+    /// <summary>
     /// The NVRTC library, or the folder that holds it. When null: the environment variable <c>FLASHINFER_NVRTC</c>, else the usual places
     /// are searched. A process uses one NVRTC; the first that compiles decides.
     /// </summary>
@@ -20,18 +29,18 @@ public sealed class KernelCompilerOptions
 
     /// <summary>
     /// Whether kernels carry line numbers for profilers and compute-sanitizer. Costs no speed, but makes a cubin about four times as
-    /// large; false when not given.
+    /// large; bundles have none and are not used then. False when not given.
     /// </summary>
     public bool LineInfo { get; init; }
 
     /// <summary>
-    /// Gets a line when a compile begins, when it ends, and for each warning; silent when the kernels come from the cache, and of a
+    /// Gets a line when a compile begins, when it ends, and for each warning; silent when the kernels come from cache or bundle, and of a
     /// failure, which is an exception. <c>Report = Console.Error.WriteLine</c> is all that a program needs to show why it waits. Called
     /// on the compiling thread; it must not throw. <see cref="OnEvent"/> and <see cref="OnWarning"/> say more, and may be set as well.
     /// </summary>
     public Action<string>? Report { get; init; }
 
-    /// <summary>Told when a compile begins, ends, fails or is answered by the cache; on the compiling thread. It must not throw.</summary>
+    /// <summary>Told when a compile begins, ends, fails or is answered by cache or bundle; on the compiling thread. It must not throw.</summary>
     public Action<KernelCompilationEvent>? OnEvent { get; init; }
 
     /// <summary>Told of what the user should know but which stops nothing; on the compiling thread. It must not throw.</summary>

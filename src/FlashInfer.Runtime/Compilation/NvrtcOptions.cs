@@ -24,6 +24,13 @@ internal static class NvrtcOptions
         return lineInfo ? [.. options, "-lineinfo"] : options;
     }
 
+    /// <summary>The options for PTX: of the virtual architecture, without those of ptxas, which has no part in it.</summary>
+    public static string[] ForPtx(string architecture, bool lineInfo) =>
+        [
+            $"--gpu-architecture=compute_{architecture["sm_".Length..]}",
+            .. For(architecture, lineInfo).Skip(1).Where(static option => !option.StartsWith("--ptxas-options", StringComparison.Ordinal)),
+        ];
+
     /// <summary>Refuses what is not a real architecture. Which ones exist is NVRTC's to say.</summary>
     public static void CheckArchitecture(string architecture)
     {

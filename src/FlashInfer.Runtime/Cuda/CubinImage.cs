@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Text;
 
 namespace FlashInfer.Cuda;
 
@@ -11,6 +12,8 @@ internal static class CubinImage
     private const int HeaderBytes = 64;
     private const int SectionHeaderBytes = 64;
     private const int ProgramHeaderBytes = 56;
+    private const int SymbolBytes = 24;
+    private const uint SymbolTable = 2; // SHT_SYMTAB
     private const uint SectionWithoutBytes = 8; // SHT_NOBITS
     private const int MachineCuda = 190; // EM_CUDA
 
@@ -58,6 +61,53 @@ internal static class CubinImage
 
         return null;
     }
+
+    /// <summary>Reads an initialised variable, such as the <c>KernelInfo</c> of a kernel.</summary>
+    /// <param name="image">A whole cubin: one that has no <see cref="Problem"/>.</param>
+    /// <param name="name">The variable's symbol.</param>
+    /// <param name="destination">Gets its bytes.</param>
+    /// <returns>Whether there is a variable of this name and size.</returns>
+    public static bool TryReadVariable(ReadOnlySpan<byte> image, string name, Span<byte> destination)
+    {
+        Span<byte> symbol = stackalloc byte[Encoding.UTF8.GetMaxByteCount(name.Length) + 1];
+        symbol = symbol[..(Encoding.UTF8.GetBytes(name, symbol) + 1)];
+        symbol[^1] = 0;
+        int sections = BinaryPrimitives.ReadUInt16LittleEndian(image[60..]);
+        for (int i = 0; i < sections; i++)
+        {
+            ReadOnlySpan<byte> table = Section(image, i);
+            if (BinaryPrimitives.ReadUInt32LittleEndian(table[4..]) != SymbolTable)
+            {
+                continue;
+            }
+
+            ReadOnlySpan<byte> names = Bytes(image, Section(image, BinaryPrimitives.ReadInt32LittleEndian(table[40..])));
+            for (ReadOnlySpan<byte> rest = Bytes(image, table); rest.Length >= SymbolBytes; rest = rest[SymbolBytes..])
+            {
+                if (
+                    names[BinaryPrimitives.ReadInt32LittleEndian(rest)..].StartsWith(symbol)
+                    && BinaryPrimitives.ReadUInt64LittleEndian(rest[16..]) == (ulong)destination.Length
+                )
+                {
+                    ReadOnlySpan<byte> section = Section(image, BinaryPrimitives.ReadUInt16LittleEndian(rest[6..]));
+                    ulong value = BinaryPrimitives.ReadUInt64LittleEndian(rest[8..]);
+                    Bytes(image, section).Slice((int)value, destination.Length).CopyTo(destination);
+                    return true;
+                }
+            }
+        }
+
+        return false;
+    }
+
+    private static ReadOnlySpan<byte> Section(ReadOnlySpan<byte> image, int index) =>
+        image.Slice((int)BinaryPrimitives.ReadUInt64LittleEndian(image[40..]) + index * SectionHeaderBytes, SectionHeaderBytes);
+
+    private static ReadOnlySpan<byte> Bytes(ReadOnlySpan<byte> image, ReadOnlySpan<byte> section) =>
+        image.Slice(
+            (int)BinaryPrimitives.ReadUInt64LittleEndian(section[24..]),
+            (int)BinaryPrimitives.ReadUInt64LittleEndian(section[32..])
+        );
 
     private static bool Inside(ReadOnlySpan<byte> image, ulong offset, ulong size) =>
         size == 0 || (offset <= (ulong)image.Length && size <= (ulong)image.Length - offset);

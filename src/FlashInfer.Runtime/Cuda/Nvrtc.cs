@@ -37,6 +37,12 @@ internal static unsafe partial class Nvrtc
     public static partial int nvrtcGetCUBIN(nint program, byte* cubin);
 
     [LibraryImport(NativeLibraries.Nvrtc)]
+    public static partial int nvrtcGetPTXSize(nint program, nuint* size);
+
+    [LibraryImport(NativeLibraries.Nvrtc)]
+    public static partial int nvrtcGetPTX(nint program, byte* ptx);
+
+    [LibraryImport(NativeLibraries.Nvrtc)]
     public static partial int nvrtcGetProgramLogSize(nint program, nuint* size);
 
     [LibraryImport(NativeLibraries.Nvrtc)]

@@ -7,9 +7,9 @@ namespace FlashInfer.Cuda;
 
 /// <summary>What NVRTC made of a program.</summary>
 /// <param name="Error">Name of the failed call and of its result; null on success.</param>
-/// <param name="Cubin">The cubin; empty on failure.</param>
+/// <param name="Image">The cubin, or the PTX; empty on failure.</param>
 /// <param name="Log">The program log: errors, warnings and the report of ptxas.</param>
-internal readonly record struct NvrtcOutput(string? Error, byte[] Cubin, string Log);
+internal readonly record struct NvrtcOutput(string? Error, byte[] Image, string Log);
 
 /// <summary>
 /// The NVRTC of this process. There is one: its calls are bound once, and a second version beside the first would share its builtins.
@@ -104,13 +104,15 @@ internal sealed unsafe class NvrtcLibrary
     /// <param name="source">The text, UTF-8.</param>
     /// <param name="headers">Addresses of the headers' texts, each ended by a zero byte.</param>
     /// <param name="includeNames">Addresses of the names by which they are included.</param>
-    /// <param name="options">The options.</param>
+    /// <param name="options">The options; for PTX the architecture is a virtual one.</param>
+    /// <param name="toPtx">Whether PTX is wanted instead of a cubin.</param>
     public static NvrtcOutput Compile(
         string name,
         ReadOnlySpan<byte> source,
         ReadOnlySpan<nint> headers,
         ReadOnlySpan<nint> includeNames,
-        IReadOnlyList<string> options
+        IReadOnlyList<string> options,
+        bool toPtx = false
     )
     {
         byte[] text = new byte[source.Length + 1];
@@ -145,7 +147,7 @@ internal sealed unsafe class NvrtcLibrary
 
                 code = Nvrtc.nvrtcCompileProgram(program, nativeOptions.Length, (byte**)arguments);
                 string log = ReadLog(program);
-                return code == 0 ? ReadCubin(program, log) : new NvrtcOutput(Failure(nameof(Nvrtc.nvrtcCompileProgram), code), [], log);
+                return code == 0 ? ReadImage(program, toPtx, log) : new NvrtcOutput(Failure(nameof(Nvrtc.nvrtcCompileProgram), code), [], log);
             }
         }
         finally
@@ -164,22 +166,24 @@ internal sealed unsafe class NvrtcLibrary
         }
     }
 
-    private static NvrtcOutput ReadCubin(nint program, string log)
+    private static NvrtcOutput ReadImage(nint program, bool toPtx, string log)
     {
         nuint size = 0;
-        int code = Nvrtc.nvrtcGetCUBINSize(program, &size);
+        int code = toPtx ? Nvrtc.nvrtcGetPTXSize(program, &size) : Nvrtc.nvrtcGetCUBINSize(program, &size);
         if (code != 0)
         {
-            return new NvrtcOutput(Failure(nameof(Nvrtc.nvrtcGetCUBINSize), code), [], log);
+            return new NvrtcOutput(Failure(toPtx ? nameof(Nvrtc.nvrtcGetPTXSize) : nameof(Nvrtc.nvrtcGetCUBINSize), code), [], log);
         }
 
-        byte[] cubin = new byte[size];
-        fixed (byte* first = cubin)
+        byte[] image = new byte[size];
+        fixed (byte* first = image)
         {
-            code = Nvrtc.nvrtcGetCUBIN(program, first);
+            code = toPtx ? Nvrtc.nvrtcGetPTX(program, first) : Nvrtc.nvrtcGetCUBIN(program, first);
         }
 
-        return code == 0 ? new NvrtcOutput(null, cubin, log) : new NvrtcOutput(Failure(nameof(Nvrtc.nvrtcGetCUBIN), code), [], log);
+        return code == 0
+            ? new NvrtcOutput(null, image, log)
+            : new NvrtcOutput(Failure(toPtx ? nameof(Nvrtc.nvrtcGetPTX) : nameof(Nvrtc.nvrtcGetCUBIN), code), [], log);
     }
 
     private static string ReadLog(nint program)

@@ -17,7 +17,7 @@ public sealed partial class Device
     public CudaStream? Stream => (_backend as CudaBackend)?.Stream;
 
     /// <summary>
-    /// Opens the first GPU when it can be used and its kernels be compiled, else the CPU; <see cref="Reason"/> says why, and what to do.
+    /// Opens the first GPU when it can be used and its kernels are there or can be compiled, else the CPU; <see cref="Reason"/> says why, and what to do.
     /// </summary>
     /// <param name="options">Options; the defaults when null.</param>
     public static Device Open(DeviceOptions? options = null)
@@ -74,7 +74,7 @@ public sealed partial class Device
 
         try
         {
-            if (compiler.Value.WhyNoNvrtc() is not { } why)
+            if (compiler.Value.WhyNoKernels((gpu.Backend as CudaBackend)?.Architecture) is not { } why)
             {
                 return gpu;
             }

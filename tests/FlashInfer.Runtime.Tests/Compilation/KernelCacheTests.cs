@@ -15,7 +15,7 @@ public sealed class KernelCacheTests
 
         CompiledKernel second = TestNvrtc.Compiler(folder.Path, events.Enqueue).Compile(TestUnits.Tiny(), "sm_80");
 
-        Assert.Equal((false, true), (first.FromCache, second.FromCache));
+        Assert.Equal((KernelOrigin.Compiled, KernelOrigin.Cache), (first.Origin, second.Origin));
         Assert.Equal(first.Cubin.ToArray(), second.Cubin.ToArray());
         Assert.Equal((first.Log, first.Compiler), (second.Log, second.Compiler));
         Assert.Equal(first.Resources, second.Resources);
@@ -38,8 +38,8 @@ public sealed class KernelCacheTests
         };
         KernelCompiler compiler = new(options);
 
-        Assert.False(compiler.Compile(TestUnits.Tiny(), "sm_80").FromCache);
-        Assert.False(compiler.Compile(TestUnits.Tiny(), "sm_80").FromCache);
+        Assert.Equal(KernelOrigin.Compiled, compiler.Compile(TestUnits.Tiny(), "sm_80").Origin);
+        Assert.Equal(KernelOrigin.Compiled, compiler.Compile(TestUnits.Tiny(), "sm_80").Origin);
 
         Assert.Empty(folder.Files);
         Assert.Null(compiler.CacheDirectory);
@@ -81,7 +81,7 @@ public sealed class KernelCacheTests
 
         CompiledKernel again = TestNvrtc.Compiler(folder.Path, onWarning: warnings.Enqueue).Compile(TestUnits.Tiny(), "sm_80");
 
-        Assert.False(again.FromCache);
+        Assert.Equal(KernelOrigin.Compiled, again.Origin);
         Assert.Equal(cubin, again.Cubin.ToArray());
         if (damage == "folder")
         {
@@ -92,7 +92,7 @@ public sealed class KernelCacheTests
 
         Assert.Empty(warnings);
         Assert.Equal(whole, File.ReadAllBytes(path));
-        Assert.True(TestNvrtc.Compiler(folder.Path).Compile(TestUnits.Tiny(), "sm_80").FromCache);
+        Assert.Equal(KernelOrigin.Cache, TestNvrtc.Compiler(folder.Path).Compile(TestUnits.Tiny(), "sm_80").Origin);
         Assert.Single(folder.Files);
     }
 
@@ -131,8 +131,8 @@ public sealed class KernelCacheTests
         ConcurrentQueue<string> warnings = [];
         KernelCompiler compiler = TestNvrtc.Compiler(folder.File(folderName), onWarning: warnings.Enqueue);
 
-        Assert.False(compiler.Compile(TestUnits.Tiny(), "sm_80").FromCache);
-        Assert.False(compiler.Compile(TestUnits.Tiny(3), "sm_80").FromCache);
+        Assert.Equal(KernelOrigin.Compiled, compiler.Compile(TestUnits.Tiny(), "sm_80").Origin);
+        Assert.Equal(KernelOrigin.Compiled, compiler.Compile(TestUnits.Tiny(3), "sm_80").Origin);
 
         string warning = Assert.Single(warnings);
         Assert.StartsWith($"The kernel cache folder '{folder.File(folderName)}' cannot be written (", warning, StringComparison.Ordinal);
@@ -211,7 +211,7 @@ public sealed class KernelCacheTests
                 LineInfo = lineInfo,
             };
             KernelCompiler compiler = new(options, TestUnits.Headers(("value.cuh", header)), NativeLocatorHost.System);
-            return compiler.Compile(unit, architecture).FromCache;
+            return compiler.Compile(unit, architecture).Origin == KernelOrigin.Cache;
         }
     }
 
@@ -222,7 +222,7 @@ public sealed class KernelCacheTests
         TranslationUnit unit = TestUnits.Tiny(2, "fi_" + new string('x', 400));
         TestNvrtc.Compiler(folder.Path).Compile(unit, "sm_80");
 
-        Assert.True(TestNvrtc.Compiler(folder.Path).Compile(unit, "sm_80").FromCache);
+        Assert.Equal(KernelOrigin.Cache, TestNvrtc.Compiler(folder.Path).Compile(unit, "sm_80").Origin);
     }
 
     [Theory]

@@ -28,7 +28,7 @@ public sealed class KernelCompilerTests
         CompiledKernel kernel = TestNvrtc.Compiler().Compile(unit, architecture);
 
         Assert.True(kernel.Cubin.Span.StartsWith("\u007FELF"u8));
-        Assert.Equal(("fi_resources", architecture, false), (kernel.Unit, kernel.Architecture, kernel.FromCache));
+        Assert.Equal(("fi_resources", architecture, KernelOrigin.Compiled), (kernel.Unit, kernel.Architecture, kernel.Origin));
         Assert.StartsWith("NVRTC 1", kernel.Compiler, StringComparison.Ordinal);
         KernelResources resources = Assert.Single(kernel.Resources);
         Assert.InRange(resources.Registers, 4, 32);
