@@ -30,7 +30,9 @@ static void Compile(string folder, int times)
         KernelCompiler compiler = new(new KernelCompilerOptions { CacheDirectory = folder, OnWarning = Console.Error.WriteLine });
         CompiledKernel kernel = compiler.Compile(unit, "sm_80");
         string hash = Convert.ToHexStringLower(SHA256.HashData(kernel.Cubin.Span));
-        Console.WriteLine($"{hash} {(kernel.Origin == KernelOrigin.Cache ? "cache" : "compiled")} {(NvrtcIsLoaded() ? "nvrtc" : "no-nvrtc")}");
+        Console.WriteLine(
+            $"{hash} {(kernel.Origin == KernelOrigin.Cache ? "cache" : "compiled")} {(NvrtcIsLoaded() ? "nvrtc" : "no-nvrtc")}"
+        );
     }
 }
 

@@ -3,7 +3,15 @@ namespace FlashInfer.Compilation;
 /// <summary>A translation unit compiled for one architecture.</summary>
 public sealed class CompiledKernel
 {
-    internal CompiledKernel(string unit, string architecture, byte[] cubin, string log, string compiler, KernelOrigin origin, TimeSpan elapsed)
+    internal CompiledKernel(
+        string unit,
+        string architecture,
+        byte[] cubin,
+        string log,
+        string compiler,
+        KernelOrigin origin,
+        TimeSpan elapsed
+    )
     {
         Unit = unit;
         Architecture = architecture;

@@ -12,8 +12,7 @@ internal sealed class KernelBundles(string folder, KernelHeaders headers, Action
     private readonly Lazy<IReadOnlyList<KernelBundle>> bundles = new(() => OpenAll(folder, onWarning));
 
     /// <summary>Whether a bundle holds kernels for an architecture.</summary>
-    public bool Serve(string architecture) =>
-        bundles.Value.Any(bundle => bundle.Entries.Any(entry => entry.Architecture == architecture));
+    public bool Serve(string architecture) => bundles.Value.Any(bundle => bundle.Entries.Any(entry => entry.Architecture == architecture));
 
     /// <summary>A kernel compiled from exactly this unit and these headers for exactly this architecture; null when no bundle has it.</summary>
     public (KernelBundle Bundle, KernelBundleEntry Entry, byte[] Cubin)? Find(TranslationUnit unit, string architecture)

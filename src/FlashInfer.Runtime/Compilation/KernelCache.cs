@@ -9,8 +9,11 @@ namespace FlashInfer.Compilation;
 /// </summary>
 internal sealed class KernelCache(string folder, Action<string>? onWarning)
 {
-    private const string EntryExtension = ".cubin";
-    private const string TemporaryExtension = ".tmp";
+    /// <summary>How the names of entries end.</summary>
+    public const string EntryExtension = ".cubin";
+
+    /// <summary>How names end while an entry is written.</summary>
+    public const string TemporaryExtension = ".tmp";
 
     // File systems allow names of 255 bytes; the rest is for architecture, key and the suffix of a temporary file.
     private const int LongestUnitName = 120;

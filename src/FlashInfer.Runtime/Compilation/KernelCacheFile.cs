@@ -65,6 +65,13 @@ internal static class KernelCacheFile
     public static bool TryDecode(ReadOnlySpan<byte> file, ReadOnlySpan<byte> key, [NotNullWhen(true)] out KernelCacheEntry? entry)
     {
         entry = null;
+        return file.Length >= HeaderSize && key.SequenceEqual(file.Slice(KeyOffset, KernelCacheKey.Size)) && TryDecode(file, out entry);
+    }
+
+    /// <summary>Reads an entry file, whatever it was compiled from; false when anything about it is wrong.</summary>
+    public static bool TryDecode(ReadOnlySpan<byte> file, [NotNullWhen(true)] out KernelCacheEntry? entry)
+    {
+        entry = null;
         if (file.Length < HeaderSize || !file.StartsWith(Magic) || BinaryPrimitives.ReadInt32LittleEndian(file[8..]) != Version)
         {
             return false;
@@ -79,7 +86,7 @@ internal static class KernelCacheFile
 
         Span<byte> hash = stackalloc byte[SHA256.HashSizeInBytes];
         Checksum(file, hash);
-        if (!hash.SequenceEqual(file.Slice(HashOffset, hash.Length)) || !key.SequenceEqual(file.Slice(KeyOffset, KernelCacheKey.Size)))
+        if (!hash.SequenceEqual(file.Slice(HashOffset, hash.Length)))
         {
             return false;
         }

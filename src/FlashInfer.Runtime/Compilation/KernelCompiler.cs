@@ -94,6 +94,25 @@ public sealed class KernelCompiler
         }
     }
 
+    /// <summary>Takes a unit from a bundle or the cache; null when neither has it. Compiles nothing.</summary>
+    internal CompiledKernel? Find(TranslationUnit unit, string architecture)
+    {
+        NvrtcOptions.CheckArchitecture(architecture);
+        Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp());
+        if (FromBundle(request) is { } bundled)
+        {
+            return bundled;
+        }
+
+        if (cache is null || (nvrtc.LocatedIdentity ?? nvrtc.Load()?.Identity) is not { } identity)
+        {
+            return null;
+        }
+
+        byte[] key = KernelCacheKey.Create(unit, headers, request.Options, identity);
+        return FromCache(request, cache.PathOf(unit.Name, architecture, key), key);
+    }
+
     /// <summary>Compiles a unit to PTX, the text that NVRTC makes a cubin of; never from a cache. Exceptions as <see cref="Compile"/>.</summary>
     internal string CompileToPtx(TranslationUnit unit, string architecture)
     {
@@ -133,12 +152,7 @@ public sealed class KernelCompiler
         );
 
     /// <summary>Says what needs NVRTC, that it is missing, what to do about it, and what was tried.</summary>
-    internal static string MissingMessage(
-        string what,
-        string? overridePath,
-        IReadOnlyList<NativeSearchStep> trace,
-        string? bundles = null
-    )
+    internal static string MissingMessage(string what, string? overridePath, IReadOnlyList<NativeSearchStep> trace, string? bundles = null)
     {
         StringBuilder message = new();
         message.Append($"{what} has to be compiled, and {MissingSummary(overridePath)}");
@@ -163,7 +177,10 @@ public sealed class KernelCompiler
         {
             if (path is not null && string.IsNullOrWhiteSpace(path))
             {
-                throw new ArgumentException("CacheDirectory, BundleDirectory or NvrtcPath is empty; give a path, or null for the default.", nameof(options));
+                throw new ArgumentException(
+                    "CacheDirectory, BundleDirectory or NvrtcPath is empty; give a path, or null for the default.",
+                    nameof(options)
+                );
             }
         }
     }

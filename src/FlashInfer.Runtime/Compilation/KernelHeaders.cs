@@ -13,7 +13,7 @@ internal sealed class KernelHeaders
 {
     private const string Extension = ".cuh";
 
-    private static readonly Lazy<KernelHeaders> LazyEmbedded = new(ReadEmbedded);
+    private static readonly Lazy<KernelHeaders> LazyEmbedded = new(() => EmbeddedIn(typeof(KernelHeaders).Assembly));
 
     // The addresses below point into these arrays: pinned, and alive as long as this object.
     private readonly List<byte[]> pinned = [];
@@ -53,9 +53,9 @@ internal sealed class KernelHeaders
     /// <summary>Addresses of the names.</summary>
     public ReadOnlySpan<nint> Names => names;
 
-    private static KernelHeaders ReadEmbedded()
+    /// <summary>The headers of an assembly: this one, or the copy of it that another program brings along.</summary>
+    public static KernelHeaders EmbeddedIn(Assembly assembly)
     {
-        Assembly assembly = typeof(KernelHeaders).Assembly;
         List<KeyValuePair<string, byte[]>> headers = [];
         foreach (string resource in assembly.GetManifestResourceNames())
         {

@@ -147,7 +147,9 @@ internal sealed unsafe class NvrtcLibrary
 
                 code = Nvrtc.nvrtcCompileProgram(program, nativeOptions.Length, (byte**)arguments);
                 string log = ReadLog(program);
-                return code == 0 ? ReadImage(program, toPtx, log) : new NvrtcOutput(Failure(nameof(Nvrtc.nvrtcCompileProgram), code), [], log);
+                return code == 0
+                    ? ReadImage(program, toPtx, log)
+                    : new NvrtcOutput(Failure(nameof(Nvrtc.nvrtcCompileProgram), code), [], log);
             }
         }
         finally

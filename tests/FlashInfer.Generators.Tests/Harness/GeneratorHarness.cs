@@ -41,7 +41,12 @@ internal sealed record GeneratorRun(Compilation Compilation, IReadOnlyList<Gener
 internal static class GeneratorHarness
 {
     /// <summary>The tracked steps of the generator, in order.</summary>
-    public static readonly string[] Steps = [AttentionConfigGenerator.ParsedStep, AttentionConfigGenerator.ModelStep, AttentionConfigGenerator.NamesStep];
+    public static readonly string[] Steps =
+    [
+        AttentionConfigGenerator.ParsedStep,
+        AttentionConfigGenerator.ModelStep,
+        AttentionConfigGenerator.NamesStep,
+    ];
 
     private static readonly CSharpParseOptions s_parse = new(LanguageVersion.CSharp14, DocumentationMode.Diagnose);
 
