@@ -83,12 +83,12 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     protected override DecodeKernel LoadDecode(int queryTokens, bool teamUnits) =>
         new CpuDecodeKernel(_spec, _pool, _vectorBits, queryTokens);
 
+    /// <inheritdoc/>
+    protected override PrefillKernel LoadPrefill(bool isPaged) => new CpuPrefillKernel(_spec, _pool, _vectorBits);
+
     private void Check(CudaStream? stream)
     {
         CpuBackend.RefuseStream(stream);
         ObjectDisposedException.ThrowIf(_disposed, this);
     }
-
-    /// <inheritdoc/>
-    protected override PrefillKernel LoadPrefill(bool isPaged) => throw new NotSupportedException();
 }
