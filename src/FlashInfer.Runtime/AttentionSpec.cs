@@ -87,10 +87,25 @@ public sealed class AttentionSpec
     /// <summary>The unit of batch prefill over ragged keys and values, which have the type of the query.</summary>
     public TranslationUnit PrefillRaggedUnit { get; }
 
-    /// <summary>All units. A program compiles those that it uses.</summary>
+    /// <summary>The units of the usual kernels. A program compiles those that it uses; <see cref="UnitsFor"/> has all that there are.</summary>
     public IReadOnlyList<TranslationUnit> Units => [DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit];
 
     internal AttentionShape Shape { get; }
+
+    /// <summary>The units of some kinds of kernels, as a device compiles them.</summary>
+    /// <param name="kernels">Which kernels.</param>
+    /// <param name="isChecked">Whether for checked mode; see <see cref="DeviceOptions.IsChecked"/>.</param>
+    public IEnumerable<TranslationUnit> UnitsFor(KernelKinds kernels, bool isChecked = false) =>
+        KernelId
+            .Of(kernels)
+            .Select(kernel =>
+                kernel.Family switch
+                {
+                    KernelFamily.Append => AppendUnitFor(isChecked),
+                    KernelFamily.Decode => DecodeUnitFor(kernel.QueryTokens, kernel.TeamUnits, isChecked),
+                    _ => PrefillUnitFor(kernel.Family == KernelFamily.PrefillPaged, isChecked),
+                }
+            );
 
     /// <summary>A unit of batch decode; parameters as <see cref="CudaUnits.Decode"/>.</summary>
     internal TranslationUnit DecodeUnitFor(int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>

@@ -27,7 +27,7 @@ internal static class AotCommand
             Options.Reference,
             s_architecture,
             s_output,
-            Options.MaxQueryTokens,
+            Options.Kernels,
             Options.Checked,
             Options.Jobs,
             Options.Nvrtc,
@@ -44,10 +44,9 @@ internal static class AotCommand
         string[] architectures = Options.Architectures(line.GetValue(s_architecture)) ?? Options.UsualArchitectures;
         string bundle = Path.GetFullPath(line.GetValue(s_output) ?? Path.ChangeExtension(assembly, KernelBundle.Extension));
         IReadOnlyList<FoundConfig> configs = Options.Configs(line);
-        UnitSelection selection = Options.Selection(line);
         var kernels = KernelBuild.Run(
             Options.Compiler(line),
-            KernelBuild.Units(configs, selection),
+            Options.Units(line, configs, Options.Kinds(line)),
             architectures,
             line.GetValue(Options.Jobs),
             output

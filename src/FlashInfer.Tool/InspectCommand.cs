@@ -53,8 +53,7 @@ internal static class InspectCommand
 
         string assembly = line.GetRequiredValue(Options.Assembly);
         IReadOnlyList<FoundConfig> configs = Options.Configs(line);
-        UnitSelection selection = new() { IsChecked = line.GetValue(Options.Checked) };
-        TranslationUnit unit = Choose(KernelBuild.Units(configs, selection), line.GetRequiredValue(s_kernel), assembly);
+        TranslationUnit unit = Choose(Options.Units(line, configs, KernelKinds.All), line.GetRequiredValue(s_kernel), assembly);
         KernelCompiler compiler = Options.Compiler(line);
         string text = form switch
         {

@@ -6,10 +6,6 @@ namespace FlashInfer.Tool;
 /// <summary>Compiles units for architectures, several at a time, and shows how far it is.</summary>
 internal static class KernelBuild
 {
-    /// <summary>The units of configurations, each once: configurations of the same values share theirs.</summary>
-    public static TranslationUnit[] Units(IEnumerable<FoundConfig> configs, UnitSelection selection) =>
-        [.. configs.SelectMany(config => selection.Of(config.Spec)).DistinctBy(static unit => unit.Name)];
-
     /// <summary>Compiles every unit for every architecture.</summary>
     /// <exception cref="ToolException">One could not be compiled; the others were given up.</exception>
     public static (TranslationUnit Unit, CompiledKernel Kernel)[] Run(

@@ -28,7 +28,7 @@ internal static class ModulesCommand
             Options.Assembly,
             Options.Reference,
             s_architecture,
-            Options.MaxQueryTokens,
+            Options.Kernels,
             Options.Checked,
             s_noCompile,
             Options.Jobs,
@@ -44,13 +44,20 @@ internal static class ModulesCommand
         string assembly = line.GetRequiredValue(Options.Assembly);
         string[] architectures = Options.Architectures(line.GetValue(s_architecture)) ?? ["sm_90a"];
         IReadOnlyList<FoundConfig> configs = Options.Configs(line);
-        UnitSelection selection = Options.Selection(line);
         KernelCompiler compiler = Options.Compiler(line, Path.GetDirectoryName(Path.GetFullPath(assembly)));
-        if (!line.GetValue(s_noCompile))
+        KernelKinds kinds = Options.Kinds(line);
+        bool compiles = !line.GetValue(s_noCompile);
+        if (compiles && compiler.DescribeNvrtc().Version is null)
         {
-            KernelBuild.Run(compiler, KernelBuild.Units(configs, selection), architectures, line.GetValue(Options.Jobs), output);
+            Output.Note("NVRTC was not found, so only what a bundle or the cache has is described; flashinfer doctor says more.");
+            compiles = false;
         }
 
+        var compiled = compiles
+            ? KernelBuild
+                .Run(compiler, Options.Units(line, configs, kinds), architectures, line.GetValue(Options.Jobs), output)
+                .ToDictionary(static k => (k.Unit.Name, k.Kernel.Architecture), static k => k.Kernel)
+            : [];
         ModulesReport report = new([
             .. configs.Select(config => new ConfigReport(
                 config.Type,
@@ -58,13 +65,16 @@ internal static class ModulesCommand
                 config.Spec.ToString(),
                 [
                     .. architectures.SelectMany(architecture =>
-                        selection.Of(config.Spec).Select(unit => Describe(unit, architecture, compiler.Find(unit, architecture)))
+                        Options.Units(line, [config], kinds).Select(unit => Kernel(unit, architecture))
                     ),
                 ]
             )),
         ]);
         output.Answer(report, _ => Write(report, assembly, output));
         return ExitCode.Good;
+
+        KernelReport Kernel(TranslationUnit unit, string architecture) =>
+            Describe(unit, architecture, compiled.GetValueOrDefault((unit.Name, architecture)) ?? compiler.Find(unit, architecture));
     }
 
     private static KernelReport Describe(TranslationUnit unit, string architecture, CompiledKernel? kernel)

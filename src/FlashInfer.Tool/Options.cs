@@ -11,6 +11,10 @@ internal static class Options
 
     private static readonly char[] s_separators = [',', ';', ' '];
 
+    private static readonly Dictionary<string, KernelKinds> s_kinds = Enum.GetValues<KernelKinds>()
+        .Where(static kind => kind != KernelKinds.None)
+        .ToDictionary(static kind => kind.ToString(), StringComparer.OrdinalIgnoreCase);
+
     public static Option<bool> Json { get; } =
         new("--json") { Description = "Write the answer as JSON, and nothing else, to the standard output.", Recursive = true };
 
@@ -45,22 +49,12 @@ internal static class Options
             HelpName = "FOLDER",
         };
 
-    public static Option<int> MaxQueryTokens { get; } =
-        new("--max-query-tokens")
+    public static Option<string> Kernels { get; } =
+        new("--kernels")
         {
-            Description = "The most query tokens of a sequence that decode is compiled for, 1 to 8.",
-            HelpName = "N",
-            DefaultValueFactory = static _ => new UnitSelection().MaxQueryTokens,
-            Validators =
-            {
-                static result =>
-                {
-                    if (result.Tokens.Count == 1 && int.TryParse(result.Tokens[0].Value, out int n) && n is < 1 or > 8)
-                    {
-                        result.AddError($"--max-query-tokens is {n}; expected 1 to 8.");
-                    }
-                },
-            },
+            Description = $"Which kernels: {string.Join(", ", s_kinds.Keys)}; several are separated by commas.",
+            HelpName = "KINDS",
+            DefaultValueFactory = static _ => nameof(KernelKinds.All),
         };
 
     public static Option<bool> Checked { get; } =
@@ -112,9 +106,29 @@ internal static class Options
             )
         );
 
-    /// <summary>Which of their units are meant.</summary>
-    public static UnitSelection Selection(ParseResult line) =>
-        new() { MaxQueryTokens = line.GetValue(MaxQueryTokens), IsChecked = line.GetValue(Checked) };
+    /// <summary>Their units, each once: configurations of the same values share theirs.</summary>
+    public static TranslationUnit[] Units(ParseResult line, IEnumerable<FoundConfig> configs, KernelKinds kinds)
+    {
+        bool isChecked = line.GetValue(Checked);
+        return [.. configs.SelectMany(config => config.Spec.UnitsFor(kinds, isChecked)).DistinctBy(static unit => unit.Name)];
+    }
+
+    /// <summary>The kinds of kernels that are meant.</summary>
+    public static KernelKinds Kinds(ParseResult line)
+    {
+        KernelKinds kinds = KernelKinds.None;
+        foreach (string name in line.GetRequiredValue(Kernels).Split(s_separators, StringSplitOptions.RemoveEmptyEntries))
+        {
+            if (!s_kinds.TryGetValue(name, out KernelKinds kind))
+            {
+                throw new ToolException(ExitCode.Usage, $"--kernels names '{name}'; expected {string.Join(", ", s_kinds.Keys)}.");
+            }
+
+            kinds |= kind;
+        }
+
+        return kinds;
+    }
 
     /// <summary>The compiler.</summary>
     /// <param name="line">The command line.</param>

@@ -17,7 +17,7 @@ internal static class WarmupCommand
             Options.Assembly,
             Options.Reference,
             s_architecture,
-            Options.MaxQueryTokens,
+            Options.Kernels,
             Options.Checked,
             Options.Jobs,
             Options.Nvrtc,
@@ -32,14 +32,19 @@ internal static class WarmupCommand
         long start = Stopwatch.GetTimestamp();
         string[] architectures = Options.Architectures(line.GetValue(s_architecture)) ?? OfThisMachine();
         IReadOnlyList<FoundConfig> configs = Options.Configs(line);
-        UnitSelection selection = Options.Selection(line);
         KernelCompiler compiler = Options.Compiler(line);
         if (compiler.CacheDirectory is not { } folder)
         {
             throw new ToolException(ExitCode.Bad, "This user has no cache folder; name one with --cache-dir or FLASHINFER_CACHE_DIR.");
         }
 
-        var kernels = KernelBuild.Run(compiler, KernelBuild.Units(configs, selection), architectures, line.GetValue(Options.Jobs), output);
+        var kernels = KernelBuild.Run(
+            compiler,
+            Options.Units(line, configs, Options.Kinds(line)),
+            architectures,
+            line.GetValue(Options.Jobs),
+            output
+        );
         BuildReport report = new(
             folder,
             configs.Count,

@@ -202,38 +202,7 @@ internal abstract class AttentionKernels : IDisposable
     /// <summary>Loads several kernels at the same time.</summary>
     public void Load(KernelKinds kinds)
     {
-        List<Action> loads = [];
-        if (kinds.HasFlag(KernelKinds.Append))
-        {
-            loads.Add(LoadAppend);
-        }
-
-        for (int at = 0; at < CudaUnits.QueryTokens.Count; at++)
-        {
-            if (kinds.HasFlag(at == 0 ? KernelKinds.Decode : KernelKinds.SpeculativeDecode))
-            {
-                KernelSlot<DecodeKernel> slot = _decode[at, 0];
-                loads.Add(() => slot.Get());
-            }
-
-            if (kinds.HasFlag(KernelKinds.ShortDecode) && (at == 0 || kinds.HasFlag(KernelKinds.SpeculativeDecode)))
-            {
-                KernelSlot<DecodeKernel> slot = _decode[at, 1];
-                loads.Add(() => slot.Get());
-            }
-        }
-
-        if (kinds.HasFlag(KernelKinds.PrefillPaged))
-        {
-            loads.Add(() => _prefillPaged.Get());
-        }
-
-        if (kinds.HasFlag(KernelKinds.PrefillRagged))
-        {
-            loads.Add(() => _prefillRagged.Get());
-        }
-
-        Task[] tasks = [.. loads.Select(Task.Run)];
+        Task[] tasks = [.. KernelId.Of(kinds).Select(kernel => Task.Run(() => Load(kernel)))];
         try
         {
             Task.WaitAll(tasks);
@@ -242,6 +211,22 @@ internal abstract class AttentionKernels : IDisposable
         {
             // All failed for the same reason, most likely: one exception tells it.
             ExceptionDispatchInfo.Throw(e.InnerExceptions[0]);
+        }
+    }
+
+    private void Load(KernelId kernel)
+    {
+        switch (kernel.Family)
+        {
+            case KernelFamily.Append:
+                LoadAppend();
+                break;
+            case KernelFamily.Decode:
+                Decode(kernel.QueryTokens, kernel.TeamUnits);
+                break;
+            default:
+                Prefill(kernel.Family == KernelFamily.PrefillPaged);
+                break;
         }
     }
 

@@ -1,0 +1,50 @@
+namespace FlashInfer;
+
+/// <summary>What a kernel does.</summary>
+internal enum KernelFamily
+{
+    Append,
+    Decode,
+    PrefillPaged,
+    PrefillRagged,
+}
+
+/// <summary>Which kernel of a configuration.</summary>
+/// <param name="Family">What it does.</param>
+/// <param name="QueryTokens">Decode: the most query tokens of a sequence, one of <see cref="CudaUnits.QueryTokens"/>.</param>
+/// <param name="TeamUnits">Decode: whether each team of warps takes units of its own.</param>
+internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 1, bool TeamUnits = false)
+{
+    /// <summary>The kernels of some kinds, those needed first in front: the one answer for warm-up, for bundles and for the tool.</summary>
+    public static IEnumerable<KernelId> Of(KernelKinds kinds)
+    {
+        if (kinds.HasFlag(KernelKinds.Append))
+        {
+            yield return new KernelId(KernelFamily.Append);
+        }
+
+        foreach (int queryTokens in CudaUnits.QueryTokens)
+        {
+            KernelKinds several = queryTokens == 1 ? KernelKinds.None : KernelKinds.SpeculativeDecode;
+            if (kinds.HasFlag(KernelKinds.Decode | several))
+            {
+                yield return new KernelId(KernelFamily.Decode, queryTokens);
+            }
+
+            if (kinds.HasFlag(KernelKinds.ShortDecode | several))
+            {
+                yield return new KernelId(KernelFamily.Decode, queryTokens, TeamUnits: true);
+            }
+        }
+
+        if (kinds.HasFlag(KernelKinds.PrefillPaged))
+        {
+            yield return new KernelId(KernelFamily.PrefillPaged);
+        }
+
+        if (kinds.HasFlag(KernelKinds.PrefillRagged))
+        {
+            yield return new KernelId(KernelFamily.PrefillRagged);
+        }
+    }
+}
