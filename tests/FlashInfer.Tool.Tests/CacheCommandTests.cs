@@ -1,4 +1,3 @@
-using FlashInfer.Compilation;
 using FlashInfer.Runtime.Tests.Compilation;
 
 namespace FlashInfer.Tests.Tools;
