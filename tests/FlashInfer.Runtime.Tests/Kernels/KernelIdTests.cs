@@ -1,0 +1,41 @@
+namespace FlashInfer.Tests.Kernels;
+
+/// <summary>Which units a kind of kernel stands for: warm-up, bundles and the tool ask here.</summary>
+public sealed class KernelIdTests
+{
+    private static readonly AttentionSpec s_spec = new(32, 8, 128, 16, DType.BFloat16);
+
+    [Theory]
+    [InlineData(KernelKinds.None, "")]
+    [InlineData(KernelKinds.Append, "append")]
+    [InlineData(KernelKinds.Decode, "append decode")]
+    [InlineData(KernelKinds.ShortDecode, "append decode decode_team")]
+    [InlineData(KernelKinds.SpeculativeDecode, "append decode decode_q2 decode_q4 decode_q8")]
+    [InlineData(
+        KernelKinds.SpeculativeDecode | KernelKinds.ShortDecode,
+        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_team"
+    )]
+    [InlineData(KernelKinds.PrefillPaged, "append prefill_paged")]
+    [InlineData(KernelKinds.PrefillRagged, "prefill_ragged")]
+    [InlineData(
+        KernelKinds.All,
+        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_team prefill_paged prefill_ragged"
+    )]
+    public void A_kind_stands_for_these_units(KernelKinds kinds, string expected)
+    {
+        IEnumerable<string> names = s_spec
+            .UnitsFor(kinds)
+            .Select(static unit => unit.Name.Replace("fi_", "").Replace("_bf16_h32_kv8_d128", "").Replace("_p16", ""));
+
+        Assert.Equal(expected, string.Join(' ', names));
+    }
+
+    [Fact]
+    public void Checked_mode_has_units_of_its_own_where_there_are_pages()
+    {
+        string[] names = [.. s_spec.UnitsFor(KernelKinds.All, isChecked: true).Select(static unit => unit.Name)];
+
+        Assert.Equal(s_spec.UnitsFor(KernelKinds.All).Count(), names.Length);
+        Assert.All(names, static name => Assert.True(name.EndsWith("_checked", StringComparison.Ordinal) != name.Contains("ragged")));
+    }
+}
