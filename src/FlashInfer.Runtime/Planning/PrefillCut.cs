@@ -51,7 +51,7 @@ internal static class PrefillCut
             int chunk =
                 candidate <= Rounds
                     ? Smallest(ranges, counts, candidate * limits.Blocks / limits.HeadTiles, limits)
-                    : RoundUp((int)(load >> (candidate - Rounds - 1)), limits);
+                    : RoundUp(load >> (candidate - Rounds - 1), limits);
             if (chunk >= ranges[0] || Slots(ranges, counts, chunk) * limits.HeadTiles > limits.MaxParts)
             {
                 continue;
@@ -85,7 +85,8 @@ internal static class PrefillCut
         {
             for (int token = 0; token < batch.QueryTokens[i]; token += limits.TileTokens)
             {
-                int range = batch.Range(i, Math.Min(token + limits.TileTokens, batch.QueryTokens[i]));
+                int seen = batch.Causal ? Math.Min(token + limits.TileTokens, batch.QueryTokens[i]) : 0;
+                int range = Math.Max(0, batch.Before(i) + seen);
                 int at = Classes - 1 - (range >> shift);
                 ranges[at] = Math.Max(ranges[at], range);
                 counts[at]++;
@@ -159,7 +160,7 @@ internal static class PrefillCut
         {
             int parts = PrefillPlanner.Parts(ranges[i], chunk);
             long expanded = (long)counts[i] * parts * limits.HeadTiles;
-            int tokens = RoundUp((int)(sums[i] / counts[i] / parts), limits);
+            int tokens = RoundUp(sums[i] / counts[i] / parts, limits);
             double size = tokens + UnitCost + (parts > 1 ? StoreCost : 0);
             units += expanded;
             total += expanded * size;
@@ -172,6 +173,9 @@ internal static class PrefillCut
         return Math.Max(bound, total / limits.Blocks) + merge;
     }
 
-    private static int RoundUp(int tokens, in PrefillPlanLimits limits) =>
-        Math.Max(1, (int)(((uint)tokens + (uint)limits.BlockTokens - 1) / (uint)limits.BlockTokens)) * limits.BlockTokens;
+    private static int RoundUp(long tokens, in PrefillPlanLimits limits)
+    {
+        long blocks = Math.Max(1, (tokens + limits.BlockTokens - 1) / limits.BlockTokens);
+        return (int)Math.Min(int.MaxValue / limits.BlockTokens, blocks) * limits.BlockTokens;
+    }
 }
