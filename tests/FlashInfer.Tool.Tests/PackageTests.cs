@@ -92,6 +92,24 @@ public sealed partial class PackageTests : IClassFixture<PackageTests.Feed>
     }
 
     [SkippableFact]
+    public void A_build_that_cannot_compile_kernels_says_why()
+    {
+        _feed.RequireRestored();
+
+        ToolResult build = _feed.Dotnet(
+            ["build", "--no-restore", "-p:FlashInferAheadOfTime=true", "-p:FlashInferNvrtc=/nowhere", "-v", "quiet"],
+            ("FLASHINFER_CACHE_DIR", _feed.Path("empty cache"))
+        );
+
+        Assert.Equal(1, build.ExitCode);
+        Assert.Matches(
+            @"flashinfer : error : unit '[^']+' for sm_\w+ has to be compiled, and NVRTC, .* cannot be used from '/nowhere'",
+            build.Output
+        );
+        Assert.Contains("or set FlashInferAheadOfTime to false where there is none.", build.Output, StringComparison.Ordinal);
+    }
+
+    [SkippableFact]
     public void A_compiler_too_old_for_the_generator_is_an_error_of_one_sentence()
     {
         _feed.RequireRestored();
