@@ -84,7 +84,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         new CpuDecodeKernel(_spec, _pool, _vectorBits, queryTokens);
 
     /// <inheritdoc/>
-    protected override PrefillKernel LoadPrefill(bool isPaged) => new CpuPrefillKernel(_spec, _pool, _vectorBits);
+    protected override PrefillKernel LoadPrefill(bool isPaged) => new CpuPrefillKernel(_spec, _pool, _vectorBits, isPaged);
 
     private void Check(CudaStream? stream)
     {
