@@ -16,11 +16,10 @@ internal sealed unsafe class CpuAttention : IDisposable
 
     /// <summary>Makes the job and its scratch memory.</summary>
     /// <param name="spec">The configuration.</param>
-    /// <param name="kvDtype">Element type of keys and values.</param>
     /// <param name="pool">The threads; not owned.</param>
     /// <param name="vectorBits">Width of the vectors: 128, 256 or 512.</param>
     /// <param name="queryTokens">The most query tokens of an item.</param>
-    public CpuAttention(AttentionSpec spec, DType kvDtype, CpuWorkerPool pool, int vectorBits, int queryTokens)
+    public CpuAttention(AttentionSpec spec, CpuWorkerPool pool, int vectorBits, int queryTokens)
     {
         _spec = spec;
         _pool = pool;
@@ -29,9 +28,9 @@ internal sealed unsafe class CpuAttention : IDisposable
         _vectorBits = vectorBits == 512 && spec.HeadDim % (4 * Simd512.Count) != 0 ? 256 : vectorBits;
         _job = _vectorBits switch
         {
-            512 => Job<Simd512, Vector512<float>>(kvDtype),
-            256 => Job<Simd256, Vector256<float>>(kvDtype),
-            128 => Job<Simd128, Vector128<float>>(kvDtype),
+            512 => Job<Simd512, Vector512<float>>(),
+            256 => Job<Simd256, Vector256<float>>(),
+            128 => Job<Simd128, Vector128<float>>(),
             _ => throw new ArgumentException(
                 $"The CPU device has no kernels for vectors of {vectorBits} bits; expected 128, 256 or 512.",
                 nameof(vectorBits)
@@ -76,16 +75,16 @@ internal sealed unsafe class CpuAttention : IDisposable
         }
     }
 
-    private CpuJob Job<TSimd, TVector>(DType kvDtype)
+    private CpuJob Job<TSimd, TVector>()
         where TSimd : ISimd<TVector>
         where TVector : struct =>
-        _spec.Dtype == DType.Float16 ? Job<TSimd, TVector, HalfElement>(kvDtype) : Job<TSimd, TVector, BFloat16Element>(kvDtype);
+        _spec.Dtype == DType.Float16 ? Job<TSimd, TVector, HalfElement>() : Job<TSimd, TVector, BFloat16Element>();
 
-    private CpuJob Job<TSimd, TVector, TElement>(DType kvDtype)
+    private CpuJob Job<TSimd, TVector, TElement>()
         where TSimd : ISimd<TVector>
         where TVector : struct
         where TElement : IQueryElement =>
-        kvDtype switch
+        _spec.KvDtype switch
         {
             DType.Float8E4M3 => new CpuAttentionJob<TSimd, TVector, TElement, Float8Element<E4M3Format>>(_spec.Shape, _scratch),
             DType.Float8E5M2 => new CpuAttentionJob<TSimd, TVector, TElement, Float8Element<E5M2Format>>(_spec.Shape, _scratch),

@@ -10,7 +10,7 @@ namespace FlashInfer.Cpu;
 /// <param name="queryTokens">The most query tokens of a sequence.</param>
 internal sealed class CpuDecodeKernel(AttentionSpec spec, CpuWorkerPool pool, int vectorBits, int queryTokens) : DecodeKernel
 {
-    private readonly CpuAttention _attention = new(spec, spec.KvDtype, pool, vectorBits, queryTokens);
+    private readonly CpuAttention _attention = new(spec, pool, vectorBits, queryTokens);
 
     /// <inheritdoc/>
     public override string Name => _attention.Name("decode");

@@ -3,23 +3,16 @@ using FlashInfer.Cuda;
 
 namespace FlashInfer.Cpu;
 
-/// <summary>Prefill on the CPU: a head tile is the whole group of a KV head.</summary>
+/// <summary>Prefill on the CPU, paged or ragged as its arguments say: a head tile is the whole group of a KV head.</summary>
 /// <param name="spec">The configuration.</param>
 /// <param name="pool">The threads; not owned.</param>
 /// <param name="vectorBits">Width of the vectors: 128, 256 or 512.</param>
-/// <param name="isPaged">Over the paged cache, else over ragged keys and values, which are never quantised.</param>
-internal sealed unsafe class CpuPrefillKernel(AttentionSpec spec, CpuWorkerPool pool, int vectorBits, bool isPaged) : PrefillKernel
+internal sealed unsafe class CpuPrefillKernel(AttentionSpec spec, CpuWorkerPool pool, int vectorBits) : PrefillKernel
 {
     /// <summary>Rows of a tile, unless a group alone has more: their query, output and scores stay in the L2 cache beside a block of keys.</summary>
     private const int Rows = 64;
 
-    private readonly CpuAttention _attention = new(
-        spec,
-        isPaged ? spec.KvDtype : spec.Dtype,
-        pool,
-        vectorBits,
-        Math.Max(1, Rows / spec.GroupSize)
-    );
+    private readonly CpuAttention _attention = new(spec, pool, vectorBits, Math.Max(1, Rows / spec.GroupSize));
 
     /// <inheritdoc/>
     public override string Name => _attention.Name("prefill");
