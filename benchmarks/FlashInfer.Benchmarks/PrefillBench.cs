@@ -14,12 +14,17 @@ internal static class PrefillBench
     /// <param name="ceilings">Of the same run.</param>
     /// <param name="peer">Null when there is none.</param>
     /// <param name="budget">No group is begun after this time.</param>
-    public static IEnumerable<Row> Run(Device device, Gpu gpu, Ceilings ceilings, TorchPeer? peer, TimeSpan budget)
+    /// <param name="failures">Receives a line for each group that failed: the others are measured all the same.</param>
+    public static IEnumerable<Row> Run(Device device, Gpu gpu, Ceilings ceilings, TorchPeer? peer, TimeSpan budget, List<string> failures)
     {
         long start = Stopwatch.GetTimestamp();
         using Device? portable = gpu.OpenPortable();
         Warmup(device, PrefillCases.All.SelectMany(group => group.Cases).Where(measured => !measured.IsPortable));
-        yield return Mixed(device, gpu, ceilings);
+        foreach (Row row in Try("mixed", () => [Mixed(device, gpu, ceilings)]))
+        {
+            yield return row;
+        }
+
         foreach (PrefillGroup group in PrefillCases.All)
         {
             PrefillCase first = group.Cases[0];
@@ -33,60 +38,59 @@ internal static class PrefillBench
                 continue;
             }
 
-            foreach (Row row in Measure(first.IsPortable ? portable! : device, gpu, ceilings, peer, group))
+            foreach (Row row in Try(first.Name, () => [.. Measure(first.IsPortable ? portable! : device, gpu, ceilings, peer, group)]))
             {
                 yield return row;
             }
         }
+
+        Row[] Try(string what, Func<Row[]> measure)
+        {
+            try
+            {
+                return measure();
+            }
+            catch (FlashInferException e)
+            {
+                failures.Add($"prefill  {what} and its like: {e.Message}");
+                return [];
+            }
+        }
     }
 
-    /// <summary>Compiles all kernels at once, so that the budget goes into measuring.</summary>
-    private static void Warmup(Device device, IEnumerable<PrefillCase> cases) =>
-        Task.WaitAll([
+    /// <summary>Compiles all kernels at once, so that the budget goes into measuring. A failure is told by the group that meets it.</summary>
+    private static void Warmup(Device device, IEnumerable<PrefillCase> cases)
+    {
+        Task[] tasks =
+        [
             .. cases
                 .Select(measured =>
                     (measured.Spec, Kernels: measured.PageSize is null ? KernelKinds.PrefillRagged : KernelKinds.PrefillPaged)
                 )
                 .DistinctBy(needed => (needed.Spec.Shape, needed.Kernels))
                 .Select(needed => device.WarmupAsync(needed.Spec, needed.Kernels)),
-        ]);
+        ];
+        Task.WhenAll(tasks).ContinueWith(_ => { }, TaskScheduler.Default).Wait();
+    }
 
-    private static IEnumerable<Row> Measure(Device device, Gpu gpu, Ceilings ceilings, TorchPeer? peer, PrefillGroup group)
+    private static Row[] Measure(Device device, Gpu gpu, Ceilings ceilings, TorchPeer? peer, PrefillGroup group)
     {
-        PrefillRun[] runs = [.. group.Cases.Select(measured => new PrefillRun(device, gpu, measured))];
-        (string Name, Func<double> Round)? torch = Torch(peer, group);
-        Timing[] timings = Timing.InTurn([
-            .. runs.Select<PrefillRun, Func<double>>(run => run.Us),
-            .. torch is null ? [] : new[] { torch.Value.Round },
-        ]);
-        foreach (PrefillRun run in runs)
+        List<PrefillRun> runs = [];
+        try
         {
-            run.Dispose();
-        }
-
-        double firstRate = group.Cases[0].Flops / timings[0].Us;
-        for (int i = 0; i < runs.Length; i++)
-        {
-            PrefillCase measured = group.Cases[i];
-            bool isFirst = group.Yardstick == Yardstick.First;
-            double rate = measured.Flops / timings[i].Us;
-            yield return Row(measured, timings[i], ceilings) with
+            foreach (PrefillCase measured in group.Cases)
             {
-                Peer =
-                    !isFirst ? torch?.Name
-                    : i > 0 ? $"own {group.Cases[0].Name}"
-                    : null,
-                PeerUs = !isFirst
-                    ? torch is null
-                        ? null
-                        : timings[^1].Us
-                    : i > 0
-                        ? measured.Flops / firstRate
-                        : null,
-                RatioToRagged = !isFirst && i > 0 ? rate / firstRate : null,
-                RelError = runs[i].Error.Relative,
-                MaxAbsError = runs[i].Error.MaxAbs,
-            };
+                runs.Add(new PrefillRun(device, gpu, measured));
+            }
+
+            (string Name, Func<double> Round)? torch = Torch(peer, group);
+            IEnumerable<Func<double>> rounds = runs.Select<PrefillRun, Func<double>>(run => run.Us);
+            Timing[] timings = Timing.InTurn([.. torch is null ? rounds : rounds.Append(torch.Value.Round)]);
+            return [.. runs.Select((run, i) => Row(run, timings[i], ceilings, group, timings, torch?.Name))];
+        }
+        finally
+        {
+            runs.ForEach(run => run.Dispose());
         }
     }
 
@@ -159,6 +163,28 @@ internal static class PrefillBench
             RelError = error.Relative,
             MaxAbsError = error.MaxAbs,
         };
+    }
+
+    /// <summary>A case of a group beside what it is compared with.</summary>
+    private static Row Row(PrefillRun run, Timing timing, Ceilings ceilings, PrefillGroup group, Timing[] all, string? torch)
+    {
+        Row row = Row(run.Case, timing, ceilings) with { RelError = run.Error.Relative, MaxAbsError = run.Error.MaxAbs };
+        PrefillCase first = group.Cases[0];
+
+        // What the first case would take for as many operations.
+        double? firstUs = run.Case == first ? null : run.Case.Flops * all[0].Us / first.Flops;
+        return group.Yardstick == Yardstick.First
+            ? row with
+            {
+                Peer = firstUs is null ? null : $"own {first.Name}",
+                PeerUs = firstUs,
+            }
+            : row with
+            {
+                Peer = torch,
+                PeerUs = torch is null ? null : all[^1].Us,
+                RatioToRagged = firstUs / timing.Us,
+            };
     }
 
     private static Row Row(PrefillCase measured, Timing timing, Ceilings ceilings)

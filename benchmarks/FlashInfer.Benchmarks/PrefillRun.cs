@@ -12,22 +12,15 @@ internal sealed class PrefillRun : IDisposable
     public PrefillRun(Device device, Gpu gpu, PrefillCase measured)
     {
         Case = measured;
-        AttentionSpec spec = measured.Spec;
-        int rows = measured.QueryTokens.Sum();
-        DeviceTensor[] query = Tensors(device, gpu, spec.Dtype, rows, spec.Heads, spec.HeadDim);
-        DeviceTensor[] output = Tensors(device, gpu, spec.Dtype, rows, spec.Heads, spec.HeadDim);
-        (Action<int, TensorView, TensorView> run, Func<int, int, SampledSequence> sample) = measured.PageSize is null
-            ? Ragged(device, gpu)
-            : Paged(device, gpu);
-        run(0, query[0].View, output[0].View);
-        int[] firstRows = Starts(measured.QueryTokens);
-        Error = SampledError.Of(
-            spec,
-            query[0].View,
-            output[0].View,
-            SampledError.Few(measured.Lengths.Length).Select(i => sample(i, firstRows[i]))
-        );
-        _graph = Own(new GraphRound(device, gpu, Sets, set => run(set, query[set].View, output[set].View)));
+        try
+        {
+            (Error, _graph) = Prepare(device, gpu);
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
     }
 
     public PrefillCase Case { get; }
@@ -45,6 +38,26 @@ internal sealed class PrefillRun : IDisposable
         {
             _owned[i].Dispose();
         }
+    }
+
+    private (SampledError Error, GraphRound Graph) Prepare(Device device, Gpu gpu)
+    {
+        AttentionSpec spec = Case.Spec;
+        int rows = Case.QueryTokens.Sum();
+        DeviceTensor[] query = Tensors(device, gpu, spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        DeviceTensor[] output = Tensors(device, gpu, spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        (Action<int, TensorView, TensorView> run, Func<int, int, SampledSequence> sample) = Case.PageSize is null
+            ? Ragged(device, gpu)
+            : Paged(device, gpu);
+        run(0, query[0].View, output[0].View);
+        int[] firstRows = Starts(Case.QueryTokens);
+        SampledError error = SampledError.Of(
+            spec,
+            query[0].View,
+            output[0].View,
+            SampledError.Few(Case.Lengths.Length).Select(i => sample(i, firstRows[i]))
+        );
+        return (error, Own(new GraphRound(device, gpu, Sets, set => run(set, query[set].View, output[set].View))));
     }
 
     /// <summary>Where each starts, and where the last one ends.</summary>

@@ -20,6 +20,8 @@ string commit = Option("--commit") ?? "unknown";
 string[] benches = (Option("--bench") ?? "compile,decode,append,plan,prefill").Split(',');
 TimeSpan budget = TimeSpan.FromSeconds(double.Parse(Option("--budget") ?? "200"));
 
+List<string> failures = [];
+
 using Device device = Device.OpenCuda();
 using Gpu gpu = new(device);
 using TorchPeer? peer = benches.Contains("prefill")
@@ -46,7 +48,7 @@ foreach (string bench in benches)
             "plan" => PlanBench.Decode(device),
             "prefill" => PlanBench
                 .Prefill(device)
-                .Concat(PrefillBench.Run(device, gpu, ceilings, peer, budget))
+                .Concat(PrefillBench.Run(device, gpu, ceilings, peer, budget, failures))
                 .Concat(CompileBench.Prefill(device)),
             _ => throw new ArgumentException($"--bench names '{bench}'; expected compile, decode, append, plan, prefill."),
         }
@@ -59,7 +61,8 @@ foreach (string path in results.Save(output))
     Console.WriteLine($"wrote {path}");
 }
 
-return 0;
+failures.ForEach(Console.WriteLine);
+return failures.Count == 0 ? 0 : 1;
 
 void Add(string file, IEnumerable<Row> rows)
 {
