@@ -35,7 +35,8 @@ struct PrefillShape {
 
   static constexpr int kHeads = Config::kHeads;
   static constexpr int kKvHeads = Config::kKvHeads;
-  static constexpr int kHeadDim = Config::kHeadDim;
+  static constexpr int kHeadDim = Config::kHeadDim;    // of Q and K
+  static constexpr int kValueDim = Config::kValueDim;  // of V and the output
   static constexpr int kPageSize = Config::kPageSize;  // 0: keys and values are ragged, packed rows
   static constexpr int kGroup = kHeads / kKvHeads;
   static constexpr bool kPaged = kPageSize > 0;
@@ -87,6 +88,8 @@ struct PrefillTile {
 
   __device__ __forceinline__ bool exists() const { return item.query_tokens != 0; }
   __device__ __forceinline__ int rows() const { return item.query_tokens * Shape::kPack; }
+  // Which of the item's units this is.
+  __device__ __forceinline__ int unit() const { return head_tile - item.head; }
   __device__ __forceinline__ int first_head() const { return head_tile * Shape::kPack; }
   __device__ __forceinline__ int kv_head() const { return first_head() / Shape::kGroup; }
   // The query token (from the item's first) and the query head of a row.

@@ -129,4 +129,14 @@ __device__ __forceinline__ void named_barrier_arrive(int barrier, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+// As sync, for exactly `threads` threads; whether any of them brought true.
+__device__ __forceinline__ bool named_barrier_any(int barrier, int threads, bool mine) {
+  u32 any;
+  asm volatile("{\n .reg .pred p, q;\n setp.ne.u32 p, %3, 0;\n bar.red.or.pred q, %1, %2, p;\n selp.u32 %0, 1, 0, q;\n}"
+               : "=r"(any)
+               : "r"(barrier), "r"(threads), "r"(static_cast<u32>(mine))
+               : "memory");
+  return any != 0;
+}
+
 }  // namespace flashinfer

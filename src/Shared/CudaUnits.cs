@@ -72,6 +72,7 @@ internal static class CudaUnits
             "Prefill",
             shape.PageSize,
             isChecked,
+            ValueDimLine(shape.HeadDim),
             QueryTokensLine(1)
         );
 
@@ -85,6 +86,7 @@ internal static class CudaUnits
             "Prefill",
             0,
             false,
+            ValueDimLine(shape.HeadDim),
             QueryTokensLine(1)
         );
 
@@ -148,6 +150,8 @@ internal static class CudaUnits
         Short(s.Dtype) + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype)) + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim);
 
     private static string QueryTokensLine(int queryTokens) => Format("  static constexpr int kQueryTokens = {0};", queryTokens);
+
+    private static string ValueDimLine(int valueDim) => Format("  static constexpr int kValueDim = {0};", valueDim);
 
     private static string Word(bool value) => value ? "true" : "false";
 
