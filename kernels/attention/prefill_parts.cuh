@@ -32,10 +32,11 @@ struct PrefillParts {
     for (int r = 0; r < 2; r++) {
       if (row + 8 * r >= tile.rows()) continue;
       const i64 slot = slot_of(params, tile, tile.item.part, row + 8 * r);
-      float* target = params.partial_output + slot * Shape::kValueDim + 2 * quad;
+      float* target = params.partial_output + slot * Shape::kValueDim;
 #pragma unroll
       for (int j = 0; j < Shape::kValueDim / 8; j++) {
-        *reinterpret_cast<float2*>(target + 8 * j) = make_float2(o[4 * j + 2 * r], o[4 * j + 2 * r + 1]);
+        *reinterpret_cast<float2*>(target + Shape::pair_element(j, quad)) =
+            make_float2(o[4 * j + 2 * r], o[4 * j + 2 * r + 1]);
       }
       if (quad == 0) params.partial_state[slot] = make_float2(softmax.max[r] * scale, softmax.sum[r]);
     }

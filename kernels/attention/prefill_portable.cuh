@@ -1,16 +1,12 @@
-// Prefill on any sm_80 or later: cp.async, ldmatrix, mma.sync m16n8k16. Serves every page size, ragged keys and values too.
-//
-// Grid: any number of blocks, persistent. Block: 4 warps, each kSlabs slabs of 16 query rows; all load, all compute.
-// Shared memory, bytes: Q kQueryBytes | K kBlockBytes | V kBlockBytes | page ids of two blocks | index of the next item.
-//   A tile is [column][row][kRowBytes]. A warp's own rows of Q become its staging for the output.
-// Step n, blocks of keys from the last that the tile sees down: K[n] has come; ask for V[n]; S = Q K[n]^T and softmax; V[n]
-//   has come; ask for K[n - 1]; O += P V[n]. So one copy is always under way behind a product. Two block barriers a step:
-//   the first says that K[n] is there and V[n + 1] read, the second that V[n] is there and K[n] read.
+// Prefill on any sm_80 or later: cp.async, ldmatrix, mma.sync m16n8k16. Serves every page size, ragged keys and values, and
+// quantised ones.
 #pragma once
 
+#include "attention/prefill_parts.cuh"
 #include "attention/prefill_softmax.cuh"
 #include "attention/prefill_work.cuh"
 #include "core/fault.cuh"
+#include "core/float8.cuh"
 
 namespace flashinfer {
 
@@ -18,206 +14,417 @@ template <typename Shape>
 struct PortablePrefill {
   using Tile = PrefillTile<Shape>;
   using Element = typename Shape::Element;
+  using KvElement = typename Shape::KvElement;
+  using MathElement = typename Shape::MathElement;
+  using Parts = PrefillParts<Shape>;
 
-  static constexpr int kWarps = 4;
-  static constexpr int kThreads = kWarps * 32;
   static constexpr int kBlockTokens = Shape::kBlockTokens;
-  static constexpr int kSlabs = Shape::kTileRows / (kWarps * 16);
   static constexpr int kHeadDim = Shape::kHeadDim;
-  static constexpr int kSteps = kHeadDim / 16;
+  static constexpr int kValueDim = Shape::kValueDim;
+  static constexpr int kSlabs = Shape::kSlabs;
+  static constexpr int kWarps = Shape::kTileRows / (kSlabs * 16);
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kCrews = kThreads / Parts::kCrewThreads;
+  static constexpr int kQuerySteps = kHeadDim / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;
-  static constexpr int kQueryColumnBytes = Shape::kTileRows * Shape::kRowBytes;
-  static constexpr int kBlockColumnBytes = kBlockTokens * Shape::kRowBytes;
+  static_assert(kValueDim <= kHeadDim && kValueDim % 32 == 0, "the output is staged in Q's place");
 
-  static constexpr int kKeyOffset = Shape::kQueryBytes;
-  static constexpr int kValueOffset = kKeyOffset + Shape::kBlockBytes;
-  static constexpr int kPagesOffset = kValueOffset + Shape::kBlockBytes;
-  static constexpr int kNextOffset = kPagesOffset + 2 * kBlockTokens * 4;
-  static constexpr int kSharedBytes = kNextOffset + 16;
-#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
-  static constexpr int kSharedLimit = 99 * 1024;
+  // A tile is [column][row][bytes of a column's row], as Q's is.
+  static constexpr int kKvRowBytes = Shape::kColumn * KvElement::kBytes;
+  static constexpr int kKvRowChunks = kKvRowBytes / 16;
+  static constexpr int kKvColumnBytes = kBlockTokens * kKvRowBytes;
+  static constexpr int kQueryColumnBytes = Shape::kTileRows * Shape::kRowBytes;
+  static constexpr int kKeyBytes = kBlockTokens * kHeadDim * KvElement::kBytes;
+  static constexpr int kValueBytes = kBlockTokens * kValueDim * KvElement::kBytes;
+  // ldmatrix brings this many tiles of 8 columns of B.
+  static constexpr int kLoadTiles = Shape::kQuantised ? 4 : 2;
+
+  static constexpr int kBufferBytes = kKeyBytes + kValueBytes;
+  static constexpr int kUnitBytes = 64, kIndexPlace = sizeof(WorkItem), kScalePlace = kIndexPlace + 4;
+  static constexpr int kPagesOffset = Shape::kQueryBytes + 2 * kUnitBytes;
+  static constexpr int kFixedBytes = kPagesOffset + (Shape::kPaged ? 2 * kBlockTokens * 4 : 0);
+#ifdef PORT_BUFFERS
+  static constexpr int kBuffers = PORT_BUFFERS;
 #else
-  static constexpr int kSharedLimit = 163 * 1024;
+  static constexpr int kBuffers =
+      256 / kThreads * (kFixedBytes + 2 * kBufferBytes + 1024) <= Shape::kSharedPerSm ? 2 : 1;
 #endif
-  static_assert(kSharedBytes <= kSharedLimit, "a block needs more shared memory than the chip has");
-  // A second block fills the barriers' gaps where it fits; registers allow no third.
-  static constexpr int kBlocksPerSm = 2 * (kSharedBytes + 1024) <= kSharedLimit ? 2 : 1;
+  static constexpr int kUnitOffset = Shape::kQueryBytes;
+  static constexpr int kKeyOffset = kFixedBytes;
+  static constexpr int kValueOffset = kKeyOffset + kBuffers * kKeyBytes;
+  static constexpr int kSharedBytes = kFixedBytes + kBuffers * kBufferBytes;
+  static_assert(kSharedBytes + 1024 <= Shape::kSharedPerSm, "a block needs more shared memory than the chip has");
+  static constexpr int kBlocksPerSm = kThreads <= 128 && 2 * (kSharedBytes + 1024) <= Shape::kSharedPerSm ? 2 : 1;
 
   static __device__ __forceinline__ void run(const PrefillParams& params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     launch_dependents();
     wait_for_dependency();
     PortablePrefill kernel(params, shared_address(shared));
-    for (u32 index = blockIdx.x; index < static_cast<u32>(params.plan->count); index = kernel.next()) {
-      kernel.attend(index);
-    }
-    if (threadIdx.x == 0) finish_items(params.counters);
+    kernel.attend_all();
+    if (threadIdx.x == 0) finish_queue(params.queue);
   }
 
  private:
   const PrefillParams& params;
   u32 base;
   int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  float scale;
-  float slack;  // 2^8 in terms of scores
-  Tile tile;
+  u32 place;  // of the unit in shared memory
 
   __device__ __forceinline__ PortablePrefill(const PrefillParams& arguments, u32 shared_base)
-      : params(arguments), base(shared_base), scale(arguments.plan->scale_log2), slack(__fdividef(8.f, scale)) {}
+      : params(arguments), base(shared_base) {}
 
-  // The next item, for all threads. The barrier also says that the staging of the last output is free.
-  __device__ __forceinline__ u32 next() const {
-    if (threadIdx.x == 0) store_shared(base + kNextOffset, atomicAdd(params.counters, 1) + gridDim.x);
+  // Two places for units: this one's and the next one's.
+  __device__ __forceinline__ void attend_all() {
+    place = base + kUnitOffset;
+    if (threadIdx.x == 0) fetch(place, blockIdx.x);
+    copy_async_commit();
+    copy_async_wait<0>();
     __syncthreads();
-    const u32 index = load_shared_word(base + kNextOffset);
-    __syncthreads();  // read by all before it is written again
-    return index;
+    while (load_word<kIndexPlace>() >= 0) {
+      attend();
+      __syncthreads();  // the next unit is there, and all else in shared memory is free
+      place ^= kUnitBytes;
+    }
   }
 
-  __device__ __forceinline__ void attend(u32 index) {
-    const int4* source = reinterpret_cast<const int4*>(items_of<PrefillItem>(params.plan) + index);
-    tile = Tile::unpack(__ldg(source), __ldg(source + 1));
-    const int blocks = tile.blocks();
-    const u64 policy = evict_first_policy();
+  // Asks for a unit's item, and says which unit of it this is, or -1 at the end of the list. One thread.
+  __device__ __forceinline__ void fetch(u32 place, u32 unit) const {
+    const u32 heads = params.plan->heads;
+    const bool exists = unit < params.plan->count * heads;
+    if (exists) {
+      const u8* source = reinterpret_cast<const u8*>(items_of<WorkItem>(params.plan) + unit / heads);
+      copy_async(place, source, 16);
+      copy_async(place + 16, source + 16, 16);
+    }
+    store_shared(place + kIndexPlace, exists ? unit % heads : ~0u);
+  }
 
-    float o[kSlabs][kHeadDim / 2];
+  template <int kOffset>
+  __device__ __forceinline__ i32 load_word() const {
+    i32 v;
+    asm volatile("ld.shared.s32 %0, [%1 + %2];" : "=r"(v) : "r"(place), "n"(kOffset) : "memory");
+    return v;
+  }
+
+  // Computed anew wherever it is wanted: registers are scarce.
+  static __device__ __forceinline__ int thread_index() {
+    int v;
+    asm volatile("mov.u32 %0, %tid.x;" : "=r"(v));
+    return v;
+  }
+
+  __device__ __forceinline__ float unit_scale() const { return __int_as_float(load_word<kScalePlace>()); }
+
+  // Read again wherever it is wanted: registers are scarce.
+  __device__ __forceinline__ Tile unit_tile() const {
+    const int4 low = load_shared(place), high = load_shared(place + 16);
+    Tile tile;
+    tile.item = {low.x,
+                 low.y,
+                 low.z,
+                 low.w,
+                 high.x,
+                 static_cast<u16>(high.y),
+                 static_cast<u16>(high.y >> 16),
+                 static_cast<u16>(high.z),
+                 static_cast<u16>(high.z >> 16),
+                 high.w};
+    tile.head_tile = tile.item.head + load_word<kIndexPlace>();
+    return tile;
+  }
+
+  __device__ __forceinline__ void attend() {
+    const Tile tile = unit_tile();
+    const int blocks = tile.blocks();
+    float o[kSlabs][kValueDim / 2];
     PrefillSoftmax softmax[kSlabs];
 #pragma unroll
     for (int m = 0; m < kSlabs; m++) {
       softmax[m].clear();
 #pragma unroll
-      for (int i = 0; i < kHeadDim / 2; i++) o[m][i] = 0.f;
+      for (int i = 0; i < kValueDim / 2; i++) o[m][i] = 0.f;
+    }
+    if (threadIdx.x == 0) {
+      float scale = params.plan->scale_log2;
+      if constexpr (Shape::kQuantised) scale *= __ldg(params.key_scales + tile.kv_head());
+      store_shared(place + kScalePlace, __float_as_uint(scale));
     }
 
     if (blocks > 0) {
-      copy_query(policy);
-      store_page(blocks - 1, page_of(blocks - 1));
-      __syncthreads();  // page ids
+      copy_query(tile);
+      if constexpr (Shape::kPaged) {
+        copy_pages(blocks - 1);
+        copy_async_commit();
+        copy_async_wait<0>();
+      }
+      __syncthreads();  // page ids, and the scale
       copy_block<false>(blocks - 1);
-      copy_async_commit();
+      if constexpr (kBuffers == 2) {
+        copy_block<true>(blocks - 1);
+        copy_pages(blocks - 2);
+      }
+    } else {
+      __syncthreads();  // the scale
     }
-    for (int n = blocks - 1; n >= 0; n--) {
-      copy_async_wait<0>();
-      __syncthreads();
-      copy_block<true>(n);
-      copy_async_commit();
-      const i32 page = page_of(n - 1);
+    copy_async_commit();
+    if (threadIdx.x == 0) fetch(place ^ kUnitBytes, atomicAdd(params.queue, 1) + gridDim.x);
+    copy_async_commit();
 
+    const int seen = tile.limit_of(first_row(0)) - tile.item.begin;  // by this warp's first row
+    int n = blocks - 1;
+    if (first_row(0) >= tile.rows()) {
+#pragma unroll 1
+      for (; n >= 0; n--) {  // a warp without rows only copies
+        start_step(n);
+        turn_step(n);
+      }
+    }
+#pragma unroll 1
+    for (; n >= 0; n--) {
+      start_step(n);
       float s[kSlabs][kBlockTokens / 2];
       u32 p[kSlabs][kBlockTokens / 16][4];
-      multiply_keys(s);
+      multiply_keys(s, n);
+      const float scale = unit_scale(), slack = __fdividef(8.f, scale);
+      const bool masked = (n + 1) * kBlockTokens > seen;
+      if (masked) mask(s, n);
 #pragma unroll
       for (int m = 0; m < kSlabs; m++) {
-        const int row = first_row(m) + (lane >> 2);
-        const bool masked = (n + 1) * kBlockTokens > min(tile.item.kv_length, tile.item.visible + first_row(m));
-        if (masked) {
-          PrefillSoftmax::mask(s[m], min(tile.item.kv_length, tile.item.visible + row) - n * kBlockTokens,
-                               min(tile.item.kv_length, tile.item.visible + row + 8) - n * kBlockTokens, lane);
-        }
-        const float2 factor = softmax[m].take(s[m], scale, slack, masked);
-        if (__any_sync(~0u, factor.x != 1.f || factor.y != 1.f)) rescale(o[m], factor);
+        float2 factor;
+        if (softmax[m].raise(s[m], scale, slack, factor)) rescale(o[m], factor);
+        softmax[m].weigh(s[m], scale, masked);
         round_probabilities(p[m], s[m]);
       }
+      turn_step(n);
+      multiply_values(o, p, n);
+    }
+    copy_async_wait<0>();
+    finish(o, softmax);
+  }
 
+  // K of block n is there, and everybody has done with the step before: asks for what is needed next.
+  __device__ __forceinline__ void start_step(int n) const {
+    copy_async_wait<0>();
+    __syncthreads();
+    if constexpr (kBuffers == 2) {
+      if (n > 0) {
+        copy_block<false>(n - 1);
+        copy_block<true>(n - 1);
+      }
+    } else {
+      copy_block<true>(n);
+    }
+    copy_pages(n - kBuffers);
+    copy_async_commit();
+  }
+
+  // Between the products of a step.
+  __device__ __forceinline__ void turn_step(int n) const {
+    if constexpr (kBuffers == 1) {
       copy_async_wait<0>();
-      store_page(n - 1, page);
       __syncthreads();
       if (n > 0) copy_block<false>(n - 1);
       copy_async_commit();
-      multiply_values(o, p);
     }
+  }
+
+  __device__ __forceinline__ void finish(float (&o)[kSlabs][kValueDim / 2], PrefillSoftmax (&softmax)[kSlabs]) const {
+    const float scale = unit_scale();
+    const Tile tile = unit_tile();
+    if (first_row(0) < tile.rows()) {
 #pragma unroll
-    for (int m = 0; m < kSlabs; m++) write(m, o[m], softmax[m]);
+      for (int m = 0; m < kSlabs; m++) write(tile, m, o[m], softmax[m], scale);
+    }
+    if (tile.item.parts > 1) {
+      const int crew = threadIdx.x / Parts::kCrewThreads;
+      constexpr int kCrewRows = Shape::kTileRows / kCrews;
+      const int end = min((crew + 1) * kCrewRows, tile.rows());
+      if (crew * kCrewRows < end) Parts::finish(params, tile, crew, 1 + crew, crew * kCrewRows, end);
+    }
   }
 
   __device__ __forceinline__ int first_row(int slab) const { return (warp * kSlabs + slab) * 16; }
 
-  // Rows behind the item's repeat its last one: nobody reads what comes of them.
-  __device__ __forceinline__ void copy_query(u64 policy) const {
-    for (int i = threadIdx.x; i < Shape::kTileRows * Shape::kHeadChunks; i += kThreads) {
-      const int row = i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
-      const u16* source = params.query + (tile.item.row + min(row, tile.item.rows - 1)) * params.query_row_stride +
-                          tile.item.head * params.query_head_stride + chunk * 8;
-      copy_async(base + chunk / Shape::kRowChunks * kQueryColumnBytes + row * Shape::kRowBytes +
-                     Shape::swizzled(chunk % Shape::kRowChunks, row) * 16,
-                 source, 16, policy);
-    }
+  // The xor of a 16-byte chunk's index with its row's against bank conflicts.
+  template <int kRowBytes>
+  static __device__ __forceinline__ int swizzled(int chunk, int row) {
+    return chunk ^ (row * kRowBytes / 128 % (kRowBytes / 16));
   }
 
-  // Paged: thread t has the page of token t of block n.
-  __device__ __forceinline__ i32 page_of(int n) const {
-    if constexpr (Shape::kPaged) {
-      const int token = n * kBlockTokens + static_cast<int>(threadIdx.x);
-      if (threadIdx.x < kBlockTokens && n >= 0 && token < tile.item.kv_length) {
-        return checked_page<Shape::kChecked>(
-            params, load_ahead(params.pages + tile.item.kv_start + token / Shape::kPageSize), tile.item.row, token);
+  // Rows behind the item's repeat its last one: nobody reads what comes of them.
+  __device__ __forceinline__ void copy_query(const Tile& tile) const {
+    constexpr int kUnit = Shape::kQuantised ? 2 : 1;  // chunks at a time
+    constexpr int kUnits = Shape::kHeadChunks / kUnit;
+#pragma unroll 2
+    for (int i = thread_index(); i < Shape::kTileRows * kUnits; i += kThreads) {
+      const int row = i / kUnits, chunk = i % kUnits * kUnit, real = min(row, tile.rows() - 1);
+      const u16* source = params.query + (tile.item.row + Tile::token_of(real)) * params.query_row_stride +
+                          tile.head_of(real) * params.query_head_stride + chunk * 8;
+      const u32 target = base + chunk / Shape::kRowChunks * kQueryColumnBytes + row * Shape::kRowBytes;
+      const int place = chunk % Shape::kRowChunks;
+      if constexpr (Shape::kQuantised) {
+        // The order of headDim in a step is that of the keys' bytes: words 0, 2, 4, 6 and then 1, 3, 5, 7.
+        const int4 low = load_volatile(source), high = load_volatile(source + 8);
+        store_shared(target + Shape::swizzled(place, row) * 16,
+                     make_int4(convert(low.x), convert(low.z), convert(high.x), convert(high.z)));
+        store_shared(target + Shape::swizzled(place + 1, row) * 16,
+                     make_int4(convert(low.y), convert(low.w), convert(high.y), convert(high.w)));
+      } else {
+        copy_async(target + Shape::swizzled(place, row) * 16, source, 16);
       }
     }
-    return 0;
   }
 
-  __device__ __forceinline__ void store_page(int n, i32 page) const {
-    if (Shape::kPaged && threadIdx.x < kBlockTokens) {
-      store_shared(base + kPagesOffset + (n & 1) * (kBlockTokens * 4) + threadIdx.x * 4, static_cast<u32>(page));
+  static __device__ __forceinline__ u32 convert(u32 two) {
+    if constexpr (IsSame<Element, MathElement>::value) return two;
+    const float2 v = Element::unpack(two);
+    return MathElement::pack(v.x, v.y);
+  }
+
+  // The query comes from the kernel before: the compiler must not lift its loads over wait_for_dependency.
+  static __device__ __forceinline__ int4 load_volatile(const u16* p) {
+    int4 v;
+    asm volatile("ld.global.v4.s32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p)
+                 : "memory");
+    return v;
+  }
+
+  __device__ __forceinline__ u32 pages_address(int n) const {
+    return base + kPagesOffset + (n & 1) * (kBlockTokens * 4);
+  }
+
+  // Paged: the page of each token of block n.
+  __device__ __forceinline__ void copy_pages(int n) const {
+    if constexpr (Shape::kPaged) {
+      const Tile tile = unit_tile();
+      const int at = thread_index(), token = tile.item.begin + n * kBlockTokens + at;
+      if (at < kBlockTokens && n >= 0 && token < tile.item.end) {
+        copy_async_word(pages_address(n) + at * 4, params.pages + tile.item.kv_start + token / Shape::kPageSize);
+      }
     }
+  }
+
+  static __device__ __forceinline__ void copy_async_word(u32 shared, const void* global) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared), "l"(global) : "memory");
   }
 
   // K or V of a block. Rows behind the end become zeros: 0 * NaN would poison the output, and unused slots may hold
   // anything.
   template <bool kValues>
   __device__ __forceinline__ void copy_block(int n) const {
-    const u16* source = reinterpret_cast<const u16*>(kValues ? params.value : params.key) +
-                        tile.kv_head() * (kValues ? params.value_head_stride : params.key_head_stride);
+    constexpr int kRowsAtOnce = kThreads / kKvRowChunks;
+    constexpr int kColumns = (kValues ? kValueDim : kHeadDim) / Shape::kColumn;
+    const int thread = static_cast<int>(threadIdx.x), row = thread / kKvRowChunks, chunk = thread % kKvRowChunks;
+    const Tile tile = unit_tile();
+    const int first = tile.item.begin + n * kBlockTokens + row;
     const i64 stride = kValues ? params.value_token_stride : params.key_token_stride;
-    const u32 pages = base + kPagesOffset + (n & 1) * (kBlockTokens * 4);
-#pragma unroll 2
-    for (int i = threadIdx.x; i < kBlockTokens * Shape::kHeadChunks; i += kThreads) {
-      const int at = i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
-      const int token = n * kBlockTokens + at;
-      const bool exists = token < tile.item.kv_length;
-      i64 offset = chunk * 8;
+    i64 start = tile.kv_head() * (kValues ? params.value_head_stride : params.key_head_stride);
+    if constexpr (!Shape::kPaged) start += (tile.item.kv_start + first) * stride;
+    const u8* source = (kValues ? params.value : params.key) + start * KvElement::kBytes + chunk * 16;
+    const u32 target = base + (kValues ? kValueOffset : kKeyOffset) +
+                       (kBuffers == 2 ? (n & 1) * (kValues ? kValueBytes : kKeyBytes) : 0) + row * kKvRowBytes +
+                       swizzled<kKvRowBytes>(chunk, row) * 16;
+    if (kRowsAtOnce > kBlockTokens && row >= kBlockTokens) return;
+#pragma unroll
+    for (int i = 0; i < kBlockTokens; i += kRowsAtOnce) {
+      const int token = first + i;
+      const bool exists = token < tile.item.end;
+      i64 offset = i * stride;
       if constexpr (Shape::kPaged) {
-        offset += load_shared_word(pages + at * 4) * params.page_stride + token % Shape::kPageSize * stride;
-      } else if (exists) {
-        offset += (static_cast<i64>(tile.item.kv_start) + token) * stride;
+        i32 page = load_shared_word(pages_address(n) + (row + i) * 4);
+        if (exists) page = checked_page<Shape::kChecked>(params, page, tile.item.row, token);
+        offset =
+            page * (kValues ? params.value_page_stride : params.key_page_stride) + token % Shape::kPageSize * stride;
       }
-      copy_async(base + (kValues ? kValueOffset : kKeyOffset) + chunk / Shape::kRowChunks * kBlockColumnBytes +
-                     at * Shape::kRowBytes + Shape::swizzled(chunk % Shape::kRowChunks, at) * 16,
-                 source + offset, exists ? 16 : 0);
+      const u8* at = source + offset * KvElement::kBytes;
+      const u32 bytes = exists ? 16 : 0;
+#pragma unroll
+      for (int c = 0; c < kColumns; c++) {
+        copy_async(target + i * kKvRowBytes + c * kKvColumnBytes, at + c * kKvRowBytes, bytes);
+      }
+    }
+  }
+
+  // Several tiles of B, 16 x 8 each, from what ldmatrix brought.
+  using Operands = u32[kLoadTiles][2];
+
+  static __device__ __forceinline__ void key_operands(Operands& b, const u32 (&a)[4]) {
+#pragma unroll
+    for (int i = 0; i < kLoadTiles; i++) {
+      if constexpr (Shape::kQuantised) {
+        b[i][0] = KvElement::widen_low(a[i]);
+        b[i][1] = KvElement::widen_high(a[i]);
+      } else {
+        b[i][0] = a[2 * i];
+        b[i][1] = a[2 * i + 1];
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void value_operands(Operands& b, const u32 (&a)[4]) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      if constexpr (Shape::kQuantised) {  // two tokens of two neighbours become two neighbours of two tokens
+        const u32 first = __byte_perm(a[2 * i], 0, 0x3120), last = __byte_perm(a[2 * i + 1], 0, 0x3120);
+        b[2 * i][0] = KvElement::widen_low(first);
+        b[2 * i + 1][0] = KvElement::widen_high(first);
+        b[2 * i][1] = KvElement::widen_low(last);
+        b[2 * i + 1][1] = KvElement::widen_high(last);
+      } else {
+        b[i][0] = a[2 * i];
+        b[i][1] = a[2 * i + 1];
+      }
     }
   }
 
   // S = Q K^T.
-  __device__ __forceinline__ void multiply_keys(float (&s)[kSlabs][kBlockTokens / 2]) const {
+  __device__ __forceinline__ void multiply_keys(float (&s)[kSlabs][kBlockTokens / 2], int n) const {
 #pragma unroll
     for (int m = 0; m < kSlabs; m++) {
 #pragma unroll
       for (int i = 0; i < kBlockTokens / 2; i++) s[m][i] = 0.f;
     }
-    // Matrices of a K load: 8 tokens by chunk 0 and 1 of the step, then the next 8 tokens.
-    const int token = (lane & 7) + (lane >> 4) * 8, row = first_row(0) + (lane & 15);
-    const u32 keys = base + kKeyOffset + token * Shape::kRowBytes, rows = base + row * Shape::kRowBytes;
-    const u32 key_swizzle = Shape::swizzled((lane >> 3) & 1, token) * 16;
+    // Matrices of a K load, 16-bit: 8 tokens by chunk 0 and 1 of the step, then the next 8 tokens; 8-bit: 4 times 8 tokens.
+    const int token = Shape::kQuantised ? lane : (lane & 7) + (lane >> 4) * 8, row = first_row(0) + (lane & 15);
+    const u32 keys = base + kKeyOffset + (kBuffers == 2 ? (n & 1) * kKeyBytes : 0) + token * kKvRowBytes;
+    const u32 rows = base + row * Shape::kRowBytes;
+    const u32 key_swizzle = swizzled<kKvRowBytes>(Shape::kQuantised ? 0 : (lane >> 3) & 1, token) * 16;
     const u32 row_swizzle = Shape::swizzled(lane >> 4, row) * 16;
 #pragma unroll
-    for (int k = 0; k < kSteps; k++) {
-      const u32 chunk = k % kColumnSteps * 32;
+    for (int k = 0; k < kQuerySteps; k++) {
       u32 query[kSlabs][4];
 #pragma unroll
       for (int m = 0; m < kSlabs; m++) {
-        ldmatrix(query[m],
-                 rows + k / kColumnSteps * kQueryColumnBytes + m * 16 * Shape::kRowBytes + (row_swizzle ^ chunk));
+        ldmatrix(query[m], rows + k / kColumnSteps * kQueryColumnBytes + m * 16 * Shape::kRowBytes +
+                               (row_swizzle ^ k % kColumnSteps * 32));
       }
 #pragma unroll
-      for (int j = 0; j < kBlockTokens / 16; j++) {
-        u32 key[4];
-        ldmatrix(key, keys + k / kColumnSteps * kBlockColumnBytes + j * 16 * Shape::kRowBytes + (key_swizzle ^ chunk));
+      for (int j = 0; j < kBlockTokens / (8 * kLoadTiles); j++) {
+        u32 loaded[4];
+        ldmatrix(loaded, keys + k / kColumnSteps * kKvColumnBytes + j * 8 * kLoadTiles * kKvRowBytes +
+                             (key_swizzle ^ k % kColumnSteps * (16 * KvElement::kBytes)));
+        Operands key;
+        key_operands(key, loaded);
 #pragma unroll
-        for (int m = 0; m < kSlabs; m++) {
-          multiply(s[m], 2 * j, query[m], key[0], key[1]);
-          multiply(s[m], 2 * j + 1, query[m], key[2], key[3]);
+        for (int i = 0; i < kLoadTiles; i++) {
+#pragma unroll
+          for (int m = 0; m < kSlabs; m++) multiply(s[m], kLoadTiles * j + i, query[m], key[i]);
         }
       }
+    }
+  }
+
+  // Hides what rows do not see of block n.
+  __device__ __forceinline__ void mask(float (&s)[kSlabs][kBlockTokens / 2], int n) const {
+    const Tile tile = unit_tile();
+    const int start = tile.item.begin + n * kBlockTokens;
+#pragma unroll
+    for (int m = 0; m < kSlabs; m++) {
+      const int row = first_row(m) + (lane >> 2);
+      PrefillSoftmax::mask(s[m], tile.limit_of(row) - start, tile.limit_of(row + 8) - start, lane);
     }
   }
 
@@ -227,13 +434,13 @@ struct PortablePrefill {
 #pragma unroll
     for (int k = 0; k < kBlockTokens / 16; k++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) p[k][i] = Element::pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+      for (int i = 0; i < 4; i++) p[k][i] = MathElement::pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
     }
   }
 
-  static __device__ __forceinline__ void rescale(float (&o)[kHeadDim / 2], float2 factor) {
+  static __device__ __forceinline__ void rescale(float (&o)[kValueDim / 2], float2 factor) {
 #pragma unroll
-    for (int j = 0; j < kHeadDim / 8; j++) {
+    for (int j = 0; j < kValueDim / 8; j++) {
       o[4 * j] *= factor.x;
       o[4 * j + 1] *= factor.x;
       o[4 * j + 2] *= factor.y;
@@ -242,23 +449,26 @@ struct PortablePrefill {
   }
 
   // O += P V.
-  __device__ __forceinline__ void multiply_values(float (&o)[kSlabs][kHeadDim / 2],
-                                                  const u32 (&p)[kSlabs][kBlockTokens / 16][4]) const {
+  __device__ __forceinline__ void multiply_values(float (&o)[kSlabs][kValueDim / 2],
+                                                  const u32 (&p)[kSlabs][kBlockTokens / 16][4], int n) const {
     // Matrices of a transposed V load: 8 tokens, the next 8, both of chunk 0, then of chunk 1.
     const int token = lane & 15;
-    const u32 values = base + kValueOffset + token * Shape::kRowBytes;
-    const u32 swizzle = Shape::swizzled(lane >> 4, token) * 16;
+    const u32 values = base + kValueOffset + (kBuffers == 2 ? (n & 1) * kValueBytes : 0) + token * kKvRowBytes;
+    const u32 swizzle = swizzled<kKvRowBytes>(lane >> 4, token) * 16;
+    constexpr int kColumnLoads = kKvRowChunks / 2;
 #pragma unroll
     for (int k = 0; k < kBlockTokens / 16; k++) {
 #pragma unroll
-      for (int j = 0; j < kSteps; j++) {
-        u32 value[4];
-        ldmatrix_transposed(value, values + j / kColumnSteps * kBlockColumnBytes + k * 16 * Shape::kRowBytes +
-                                       (swizzle ^ (j % kColumnSteps * 32)));
+      for (int j = 0; j < kValueDim / (8 * kLoadTiles); j++) {
+        u32 loaded[4];
+        ldmatrix_transposed(loaded, values + j / kColumnLoads * kKvColumnBytes + k * 16 * kKvRowBytes +
+                                        (swizzle ^ j % kColumnLoads * 32));
+        Operands value;
+        value_operands(value, loaded);
 #pragma unroll
-        for (int m = 0; m < kSlabs; m++) {
-          multiply(o[m], 2 * j, p[m][k], value[0], value[1]);
-          multiply(o[m], 2 * j + 1, p[m][k], value[2], value[3]);
+        for (int i = 0; i < kLoadTiles; i++) {
+#pragma unroll
+          for (int m = 0; m < kSlabs; m++) multiply(o[m], kLoadTiles * j + i, p[m][k], value[i]);
         }
       }
     }
@@ -266,39 +476,72 @@ struct PortablePrefill {
 
   // Accumulator j of a row of them.
   template <int N>
-  static __device__ __forceinline__ void multiply(float (&d)[N], int j, const u32 (&a)[4], u32 b0, u32 b1) {
+  static __device__ __forceinline__ void multiply(float (&d)[N], int j, const u32 (&a)[4], const u32 (&b)[2]) {
     float(&part)[4] = *reinterpret_cast<float(*)[4]>(d + 4 * j);
-    Element::mma(part, a, b0, b1);
+    MathElement::mma(part, a, b[0], b[1]);
+  }
+
+  // A slab's output, or its partial state.
+  __device__ __forceinline__ void write(const Tile& tile, int slab, float (&o)[kValueDim / 2], PrefillSoftmax& softmax,
+                                        float scale) const {
+    float value_scale = 1.f;
+    if constexpr (Shape::kQuantised) value_scale = __ldg(params.value_scales + tile.kv_head());
+    softmax.gather();
+    const bool whole = tile.item.parts <= 1;
+    rescale(o, make_float2(whole ? softmax.inverse(0) * value_scale : value_scale,
+                           whole ? softmax.inverse(1) * value_scale : value_scale));
+    if constexpr (Shape::kQuantised) {  // of two tiles one had the even elements of headDim, one the odd ones
+#pragma unroll
+      for (int j = 0; j < kValueDim / 8; j += 2) {
+#pragma unroll
+        for (int r = 0; r < 4; r += 2) {
+          const float odd = o[4 * j + r + 1];
+          o[4 * j + r + 1] = o[4 * j + 4 + r];
+          o[4 * j + 4 + r] = odd;
+        }
+      }
+    }
+    if (whole) {
+      write_rows(tile, slab, o, softmax, scale);
+    } else {
+      Parts::store(params, tile, first_row(slab) + (lane >> 2), o, softmax, scale);
+    }
   }
 
   // A slab's output and log-sum-exp, by way of the warp's own rows of Q: 16 bytes a thread.
-  __device__ __forceinline__ void write(int slab, const float (&o)[kHeadDim / 2], PrefillSoftmax& softmax) const {
-    softmax.gather();
-    const float inverse0 = softmax.inverse(0), inverse1 = softmax.inverse(1);
+  __device__ __forceinline__ void write_rows(const Tile& tile, int slab, const float (&o)[kValueDim / 2],
+                                             const PrefillSoftmax& softmax, float scale) const {
     const int first = first_row(slab), row = first + (lane >> 2);
     __syncwarp();  // the warp has read its Q
 #pragma unroll
-    for (int j = 0; j < kHeadDim / 8; j++) {
-      const u32 target = base + j / Shape::kRowChunks * kQueryColumnBytes + row * Shape::kRowBytes +
-                         Shape::swizzled(j % Shape::kRowChunks, row) * 16 + (lane & 3) * 4;
-      store_shared(target, Element::pack(o[4 * j] * inverse0, o[4 * j + 1] * inverse0));
-      store_shared(target + 8 * Shape::kRowBytes, Element::pack(o[4 * j + 2] * inverse1, o[4 * j + 3] * inverse1));
+    for (int j = 0; j < kValueDim / 8; j++) {
+      const int element = Shape::pair_element(j, lane & 3), chunk = element / 8;
+      const u32 target = base + chunk / Shape::kRowChunks * kQueryColumnBytes + row * Shape::kRowBytes +
+                         Shape::swizzled(chunk % Shape::kRowChunks, row) * 16 + element % 8 * 2;
+      store_shared(target, Element::pack(o[4 * j], o[4 * j + 1]));
+      store_shared(target + 8 * Shape::kRowBytes, Element::pack(o[4 * j + 2], o[4 * j + 3]));
     }
     __syncwarp();
-    for (int i = lane; i < 16 * Shape::kHeadChunks; i += 32) {
-      const int at = first + i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
-      if (at < tile.item.rows) {
-        u16* target = params.output + (tile.item.row + at) * params.output_row_stride +
-                      tile.item.head * params.output_head_stride + chunk * 8;
+    constexpr int kChunks = kValueDim / 8;
+    for (int i = lane; i < 16 * kChunks; i += 32) {
+      const int at = first + i / kChunks, chunk = i % kChunks;
+      if (at < tile.rows()) {
+        u16* target = params.output + (tile.item.row + Tile::token_of(at)) * params.output_row_stride +
+                      tile.head_of(at) * params.output_head_stride + chunk * 8;
         *reinterpret_cast<int4*>(target) =
             load_shared(base + chunk / Shape::kRowChunks * kQueryColumnBytes + at * Shape::kRowBytes +
                         Shape::swizzled(chunk % Shape::kRowChunks, at) * 16);
       }
     }
     if (params.lse != nullptr && (lane & 3) == 0) {
-      float* target = params.lse + static_cast<i64>(tile.item.row + row) * Shape::kHeads + tile.item.head;
-      if (row < tile.item.rows) target[0] = softmax.lse(0, scale);
-      if (row + 8 < tile.item.rows) target[8 * Shape::kHeads] = softmax.lse(1, scale);
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        const int at = row + 8 * r;
+        if (at < tile.rows()) {
+          params.lse[static_cast<i64>(tile.item.row + Tile::token_of(at)) * Shape::kHeads + tile.head_of(at)] =
+              softmax.lse(r, scale);
+        }
+      }
     }
   }
 };

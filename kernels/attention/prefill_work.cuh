@@ -30,7 +30,11 @@ constexpr __host__ __device__ int packed_heads(int group, int rows, int query_to
 template <typename Config>
 struct PrefillShape {
   using Element = typename Config::Element;
-  static_assert(IsSame<Element, typename Config::KvElement>::value, "prefill wants keys and values of Q's type");
+  using KvElement = typename Config::KvElement;
+  // Quantised keys and values become halves, which hold each of them exactly; so do query and weights then.
+  using MathElement = typename KvElement::MathElement;
+  static constexpr bool kQuantised = KvElement::kBytes == 1;
+  static_assert(kQuantised || IsSame<Element, KvElement>::value, "keys and values are of Q's type, or quantised");
   static constexpr bool kChecked = Config::kChecked;
 
   static constexpr int kHeads = Config::kHeads;
@@ -46,8 +50,8 @@ struct PrefillShape {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   // Warpgroup matrix products want a tile whose groups of 8 tokens are evenly spaced: ragged rows, or pages of whole
-  // groups. Other page sizes run the portable kernel.
-  static constexpr bool kHopper = !kPaged || kPageSize % 8 == 0;
+  // groups. Other page sizes run the portable kernel, and quantised keys and values, which are widened in registers.
+  static constexpr bool kHopper = !kQuantised && (!kPaged || kPageSize % 8 == 0);
 #else
   static constexpr bool kHopper = false;
 #endif
@@ -65,16 +69,41 @@ struct PrefillShape {
     return chunk ^ (kColumn == 64 ? row & 7 : (row >> 1) & 3);
   }
 
+  // Where in headDim the pairs of outputs that a thread of a quad accumulates stand; two of them are neighbours when
+  // quantised values came four to a register.
+  static __device__ __forceinline__ int pair_element(int pair, int quad) {
+    return kQuantised ? pair / 2 * 16 + quad * 4 + pair % 2 * 2 : pair * 8 + quad * 2;
+  }
+
   // Hopper: 128 x 128 was the fastest tile up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
   // and the output's staging leave room for 80 and 64 keys.
-  // Portable: 32 rows a warp halve what ldmatrix reads for each product; headDim above 128 has registers for 16. headDim
-  // 128 spills beside scores for 64 keys; with 32 two blocks fit every chip's shared memory.
+#ifdef PORT_SLABS
+  static constexpr int kSlabs = PORT_SLABS;
+#else
+  static constexpr int kSlabs = kHeadDim <= 128 ? 2 : 1;
+#endif
+#ifdef PORT_ROWS
+  static constexpr int kTileRows = PORT_ROWS;
+#else
   static constexpr int kTileRows = kHopper || kHeadDim <= 128 ? 128 : 64;
+#endif
+#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+  static constexpr int kSharedPerSm = 100 * 1024;
+#elif __CUDA_ARCH__ >= 900
+  static constexpr int kSharedPerSm = 228 * 1024;
+#else
+  static constexpr int kSharedPerSm = 164 * 1024;
+#endif
   static constexpr int kPack = packed_heads(kGroup, kTileRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kTileRows / kPack;
   static constexpr int kHeadTiles = kHeads / kPack;
   static constexpr int kHopperTokens = kHeadDim <= 128 ? 128 : kHeadDim <= 192 ? 80 : 64;
-  static constexpr int kPortableTokens = kHeadDim == 128 ? 32 : 64;
+#ifdef PORT_TOKENS
+  static constexpr int kPortableTokens = PORT_TOKENS;
+#else
+  static constexpr int kPortableTokens =
+      2 * (kTileRows * kHeadDim * 2 + 64 * (kHeadDim + kValueDim) * KvElement::kBytes + 2048) <= kSharedPerSm ? 64 : 32;
+#endif
   static constexpr int kBlockTokens = kHopper ? kHopperTokens : kPortableTokens;
   static constexpr int kQueryBytes = kTileRows * kRowTotalBytes;
   static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K, or V, of one step
