@@ -68,7 +68,7 @@ struct PortablePrefill {
  private:
   const PrefillParams& params;
   u32 base;
-  int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  int lane = threadIdx.x & 31;
   u32 place;  // of the unit in shared memory
 
   __device__ __forceinline__ PortablePrefill(const PrefillParams& arguments, u32 shared_base)
@@ -108,7 +108,7 @@ struct PortablePrefill {
   }
 
   // Computed anew wherever it is wanted: registers are scarce.
-  static __device__ __forceinline__ int thread_index() {
+  static __device__ __forceinline__ u32 thread_index() {
     int v;
     asm volatile("mov.u32 %0, %tid.x;" : "=r"(v));
     return v;
@@ -159,6 +159,7 @@ struct PortablePrefill {
         copy_async_wait<0>();
       }
       __syncthreads();  // page ids, and the scale
+      check_pages(blocks - 1);
       copy_block<false>(blocks - 1);
       if constexpr (kBuffers == 2) {
         copy_block<true>(blocks - 1);
@@ -171,7 +172,6 @@ struct PortablePrefill {
     if (threadIdx.x == 0) fetch(place ^ kUnitBytes, atomicAdd(params.queue, 1) + gridDim.x);
     copy_async_commit();
 
-    const int seen = tile.limit_of(first_row(0)) - tile.item.begin;  // by this warp's first row
     int n = blocks - 1;
     if (first_row(0) >= tile.rows()) {
 #pragma unroll 1
@@ -187,7 +187,7 @@ struct PortablePrefill {
       u32 p[kSlabs][kBlockTokens / 16][4];
       multiply_keys(s, n);
       const float scale = unit_scale(), slack = __fdividef(8.f, scale);
-      const bool masked = (n + 1) * kBlockTokens > seen;
+      const bool masked = hides(n);
       if (masked) mask(s, n);
 #pragma unroll
       for (int m = 0; m < kSlabs; m++) {
@@ -208,6 +208,7 @@ struct PortablePrefill {
     copy_async_wait<0>();
     __syncthreads();
     if constexpr (kBuffers == 2) {
+      check_pages(n - 1);
       if (n > 0) {
         copy_block<false>(n - 1);
         copy_block<true>(n - 1);
@@ -224,6 +225,7 @@ struct PortablePrefill {
     if constexpr (kBuffers == 1) {
       copy_async_wait<0>();
       __syncthreads();
+      check_pages(n - 1);
       if (n > 0) copy_block<false>(n - 1);
       copy_async_commit();
     }
@@ -244,7 +246,13 @@ struct PortablePrefill {
     }
   }
 
-  __device__ __forceinline__ int first_row(int slab) const { return (warp * kSlabs + slab) * 16; }
+  // This warp's first row of a slab.
+  static __device__ __forceinline__ int first_row(int slab) { return (thread_index() / 32 * kSlabs + slab) * 16; }
+  // Of a slab this thread has rows own_row and own_row + 8.
+  static __device__ __forceinline__ int own_row(int slab) {
+    const u32 thread = thread_index();
+    return (thread / 32 * kSlabs + slab) * 16 + thread % 32 / 4;
+  }
 
   // The xor of a 16-byte chunk's index with its row's against bank conflicts.
   template <int kRowBytes>
@@ -307,6 +315,19 @@ struct PortablePrefill {
     }
   }
 
+  // Checked mode: holds the pages of block n, which have come, to those that there are.
+  __device__ __forceinline__ void check_pages(int n) const {
+    if constexpr (Shape::kPaged && Shape::kChecked) {
+      const Tile tile = unit_tile();
+      const int at = thread_index(), token = tile.item.begin + n * kBlockTokens + at;
+      if (at < kBlockTokens && n >= 0 && token < tile.item.end) {
+        const u32 place = pages_address(n) + at * 4;
+        store_shared(place, static_cast<u32>(checked_page<true>(params, load_shared_word(place), tile.item.row, token)));
+      }
+      __syncthreads();
+    }
+  }
+
   static __device__ __forceinline__ void copy_async_word(u32 shared, const void* global) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared), "l"(global) : "memory");
   }
@@ -317,7 +338,8 @@ struct PortablePrefill {
   __device__ __forceinline__ void copy_block(int n) const {
     constexpr int kRowsAtOnce = kThreads / kKvRowChunks;
     constexpr int kColumns = (kValues ? kValueDim : kHeadDim) / Shape::kColumn;
-    const int thread = static_cast<int>(threadIdx.x), row = thread / kKvRowChunks, chunk = thread % kKvRowChunks;
+    const u32 thread = thread_index();
+    const int row = thread / kKvRowChunks, chunk = thread % kKvRowChunks;
     const Tile tile = unit_tile();
     const int first = tile.item.begin + n * kBlockTokens + row;
     const i64 stride = kValues ? params.value_token_stride : params.key_token_stride;
@@ -334,8 +356,7 @@ struct PortablePrefill {
       const bool exists = token < tile.item.end;
       i64 offset = i * stride;
       if constexpr (Shape::kPaged) {
-        i32 page = load_shared_word(pages_address(n) + (row + i) * 4);
-        if (exists) page = checked_page<Shape::kChecked>(params, page, tile.item.row, token);
+        const i32 page = load_shared_word(pages_address(n) + (row + i) * 4);
         offset =
             page * (kValues ? params.value_page_stride : params.key_page_stride) + token % Shape::kPageSize * stride;
       }
@@ -417,13 +438,19 @@ struct PortablePrefill {
     }
   }
 
+  // Whether this warp's first row does not see all of block n: the others see as much or more.
+  __device__ __forceinline__ bool hides(int n) const {
+    const Tile tile = unit_tile();
+    return tile.item.begin + (n + 1) * kBlockTokens > tile.limit_of(first_row(0));
+  }
+
   // Hides what rows do not see of block n.
   __device__ __forceinline__ void mask(float (&s)[kSlabs][kBlockTokens / 2], int n) const {
     const Tile tile = unit_tile();
     const int start = tile.item.begin + n * kBlockTokens;
 #pragma unroll
     for (int m = 0; m < kSlabs; m++) {
-      const int row = first_row(m) + (lane >> 2);
+      const int row = own_row(m);
       PrefillSoftmax::mask(s[m], tile.limit_of(row) - start, tile.limit_of(row + 8) - start, lane);
     }
   }
@@ -504,14 +531,14 @@ struct PortablePrefill {
     if (whole) {
       write_rows(tile, slab, o, softmax, scale);
     } else {
-      Parts::store(params, tile, first_row(slab) + (lane >> 2), o, softmax, scale);
+      Parts::store(params, tile, own_row(slab), o, softmax, scale);
     }
   }
 
   // A slab's output and log-sum-exp, by way of the warp's own rows of Q: 16 bytes a thread.
   __device__ __forceinline__ void write_rows(const Tile& tile, int slab, const float (&o)[kValueDim / 2],
                                              const PrefillSoftmax& softmax, float scale) const {
-    const int first = first_row(slab), row = first + (lane >> 2);
+    const int first = first_row(slab), row = own_row(slab);
     __syncwarp();  // the warp has read its Q
 #pragma unroll
     for (int j = 0; j < kValueDim / 8; j++) {
