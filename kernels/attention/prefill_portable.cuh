@@ -39,10 +39,16 @@ struct PortablePrefill {
   // ldmatrix brings this many tiles of 8 columns of B.
   static constexpr int kLoadTiles = Shape::kQuantised ? 4 : 2;
 
+#ifdef PORT_AHEAD
+  static constexpr int kAhead = PORT_AHEAD;
+#else
+  static constexpr int kAhead = 2;
+#endif
+
   static constexpr int kBufferBytes = kKeyBytes + kValueBytes;
   static constexpr int kUnitBytes = 64, kIndexPlace = sizeof(WorkItem), kScalePlace = kIndexPlace + 4;
   static constexpr int kPagesOffset = Shape::kQueryBytes + 2 * kUnitBytes;
-  static constexpr int kFixedBytes = kPagesOffset + (Shape::kPaged ? 2 * kBlockTokens * 4 : 0);
+  static constexpr int kFixedBytes = kPagesOffset + (Shape::kPaged ? 3 * kBlockTokens * 4 : 0);
 #ifdef PORT_BUFFERS
   static constexpr int kBuffers = PORT_BUFFERS;
 #else
@@ -78,8 +84,10 @@ struct PortablePrefill {
   __device__ __forceinline__ void attend_all() {
     place = base + kUnitOffset;
     if (threadIdx.x == 0) fetch(place, blockIdx.x);
-    copy_async_commit();
-    copy_async_wait<0>();
+    copy_async_wait_all();
+    __syncthreads();
+    prepare(place);
+    copy_async_wait_all();
     __syncthreads();
     while (load_word<kIndexPlace>() >= 0) {
       attend();
@@ -116,8 +124,7 @@ struct PortablePrefill {
 
   __device__ __forceinline__ float unit_scale() const { return __int_as_float(load_word<kScalePlace>()); }
 
-  // Read again wherever it is wanted: registers are scarce.
-  __device__ __forceinline__ Tile unit_tile() const {
+  static __device__ __forceinline__ Tile tile_at(u32 place) {
     const int4 low = load_shared(place), high = load_shared(place + 16);
     Tile tile;
     tile.item = {low.x,
@@ -130,9 +137,11 @@ struct PortablePrefill {
                  static_cast<u16>(high.z),
                  static_cast<u16>(high.z >> 16),
                  high.w};
-    tile.head_tile = tile.item.head + load_word<kIndexPlace>();
+    tile.head_tile = tile.item.head + load_shared_word(place + kIndexPlace);
     return tile;
   }
+  // Read again wherever it is wanted: registers are scarce.
+  __device__ __forceinline__ Tile unit_tile() const { return tile_at(place); }
 
   __device__ __forceinline__ void attend() {
     const Tile tile = unit_tile();
@@ -145,32 +154,28 @@ struct PortablePrefill {
 #pragma unroll
       for (int i = 0; i < kValueDim / 2; i++) o[m][i] = 0.f;
     }
+    if (blocks > 0) {
+      copy_query(tile);
+      check_pages(blocks - 1, first_pages());
+      copy_block<false>(blocks - 1, first_pages());
+      if constexpr (kBuffers == 2) {
+        copy_block<true>(blocks - 1, first_pages());
+        copy_pages(tile, blocks - 2, pages_of(blocks - 2));
+      }
+    }
+    copy_async_commit();
     if (threadIdx.x == 0) {
+      fetch(place ^ kUnitBytes, atomicAdd(params.queue, 1) + gridDim.x);
       float scale = params.plan->scale_log2;
       if constexpr (Shape::kQuantised) scale *= __ldg(params.key_scales + tile.kv_head());
       store_shared(place + kScalePlace, __float_as_uint(scale));
     }
-
-    if (blocks > 0) {
-      copy_query(tile);
-      if constexpr (Shape::kPaged) {
-        copy_pages(blocks - 1);
-        copy_async_commit();
-        copy_async_wait<0>();
-      }
-      __syncthreads();  // page ids, and the scale
-      check_pages(blocks - 1);
-      copy_block<false>(blocks - 1);
-      if constexpr (kBuffers == 2) {
-        copy_block<true>(blocks - 1);
-        copy_pages(blocks - 2);
-      }
-    } else {
-      __syncthreads();  // the scale
+    copy_async_commit();
+    if (blocks == 0) {
+      copy_async_wait<0>();
+      __syncthreads();  // the scale and the next unit are there
+      prepare(place ^ kUnitBytes);
     }
-    copy_async_commit();
-    if (threadIdx.x == 0) fetch(place ^ kUnitBytes, atomicAdd(params.queue, 1) + gridDim.x);
-    copy_async_commit();
 
     int n = blocks - 1;
     if (first_row(0) >= tile.rows()) {
@@ -199,7 +204,7 @@ struct PortablePrefill {
       turn_step(n);
       multiply_values(o, p, n);
     }
-    copy_async_wait<0>();
+    copy_async_wait_all();
     finish(o, softmax);
   }
 
@@ -208,15 +213,19 @@ struct PortablePrefill {
     copy_async_wait<0>();
     __syncthreads();
     if constexpr (kBuffers == 2) {
-      check_pages(n - 1);
       if (n > 0) {
-        copy_block<false>(n - 1);
-        copy_block<true>(n - 1);
+        check_pages(n - 1, pages_of(n - 1));
+        copy_block<false>(n - 1, pages_of(n - 1));
+        copy_block<true>(n - 1, pages_of(n - 1));
+        if (Shape::kPaged) copy_pages(unit_tile(), n - 2, pages_of(n - 2));
+      } else {
+        prepare(place ^ kUnitBytes);
       }
     } else {
-      copy_block<true>(n);
+      const bool first = Shape::kPaged && n == unit_tile().blocks() - 1;
+      copy_block<true>(n, first ? first_pages() : pages_of(n));
+      if (Shape::kPaged) copy_pages(unit_tile(), n - 1, pages_of(n - 1));
     }
-    copy_pages(n - kBuffers);
     copy_async_commit();
   }
 
@@ -225,10 +234,29 @@ struct PortablePrefill {
     if constexpr (kBuffers == 1) {
       copy_async_wait<0>();
       __syncthreads();
-      check_pages(n - 1);
-      if (n > 0) copy_block<false>(n - 1);
+      if (n > 0) {
+        check_pages(n - 1, pages_of(n - 1));
+        copy_block<false>(n - 1, pages_of(n - 1));
+      } else {
+        prepare(place ^ kUnitBytes);
+      }
       copy_async_commit();
     }
+  }
+
+  // Asks for what the first copies of a unit, which has come, need to know.
+  __device__ __forceinline__ void prepare(u32 place) const {
+    if (load_shared_word(place + kIndexPlace) < 0) return;
+    const Tile tile = tile_at(place);
+#ifdef PORT_PREFETCH
+    if (static_cast<int>(thread_index()) < tile.rows()) {
+      const int row = thread_index();
+      const u16* source = params.query + (tile.item.row + Tile::token_of(row)) * params.query_row_stride + tile.head_of(row) * params.query_head_stride;
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 64; i++) asm volatile("prefetch.global.L2 [%0];" ::"l"(source + i * 64));
+    }
+#endif
+    copy_pages(tile, tile.blocks() - 1, first_pages());
   }
 
   __device__ __forceinline__ void finish(float (&o)[kSlabs][kValueDim / 2], PrefillSoftmax (&softmax)[kSlabs]) const {
@@ -300,32 +328,38 @@ struct PortablePrefill {
     return v;
   }
 
-  __device__ __forceinline__ u32 pages_address(int n) const {
-    return base + kPagesOffset + (n & 1) * (kBlockTokens * 4);
+  // Where page ids are: of a unit's first block, and of the others.
+  __device__ __forceinline__ u32 first_pages() const { return base + kPagesOffset; }
+  __device__ __forceinline__ u32 pages_of(int n) const {
+    return base + kPagesOffset + (1 + (n & 1)) * (kBlockTokens * 4);
   }
 
   // Paged: the page of each token of block n.
-  __device__ __forceinline__ void copy_pages(int n) const {
+  __device__ __forceinline__ void copy_pages(const Tile& tile, int n, u32 pages) const {
     if constexpr (Shape::kPaged) {
-      const Tile tile = unit_tile();
       const int at = thread_index(), token = tile.item.begin + n * kBlockTokens + at;
       if (at < kBlockTokens && n >= 0 && token < tile.item.end) {
-        copy_async_word(pages_address(n) + at * 4, params.pages + tile.item.kv_start + token / Shape::kPageSize);
+        copy_async_word(pages + at * 4, params.pages + tile.item.kv_start + token / Shape::kPageSize);
       }
     }
   }
 
   // Checked mode: holds the pages of block n, which have come, to those that there are.
-  __device__ __forceinline__ void check_pages(int n) const {
+  __device__ __forceinline__ void check_pages(int n, u32 pages) const {
     if constexpr (Shape::kPaged && Shape::kChecked) {
       const Tile tile = unit_tile();
       const int at = thread_index(), token = tile.item.begin + n * kBlockTokens + at;
-      if (at < kBlockTokens && n >= 0 && token < tile.item.end) {
-        const u32 place = pages_address(n) + at * 4;
-        store_shared(place, static_cast<u32>(checked_page<true>(params, load_shared_word(place), tile.item.row, token)));
+      if (at < kBlockTokens && token < tile.item.end) {
+        const i32 page = checked_page<true>(params, load_shared_word(pages + at * 4), tile.item.row, token);
+        store_shared(pages + at * 4, static_cast<u32>(page));
       }
       __syncthreads();
     }
+  }
+
+  static __device__ __forceinline__ void copy_async_wait_all() {
+    copy_async_commit();
+    copy_async_wait<0>();
   }
 
   static __device__ __forceinline__ void copy_async_word(u32 shared, const void* global) {
@@ -335,7 +369,7 @@ struct PortablePrefill {
   // K or V of a block. Rows behind the end become zeros: 0 * NaN would poison the output, and unused slots may hold
   // anything.
   template <bool kValues>
-  __device__ __forceinline__ void copy_block(int n) const {
+  __device__ __forceinline__ void copy_block(int n, u32 pages) const {
     constexpr int kRowsAtOnce = kThreads / kKvRowChunks;
     constexpr int kColumns = (kValues ? kValueDim : kHeadDim) / Shape::kColumn;
     const u32 thread = thread_index();
@@ -356,7 +390,7 @@ struct PortablePrefill {
       const bool exists = token < tile.item.end;
       i64 offset = i * stride;
       if constexpr (Shape::kPaged) {
-        const i32 page = load_shared_word(pages_address(n) + (row + i) * 4);
+        const i32 page = load_shared_word(pages + (row + i) * 4);
         offset =
             page * (kValues ? params.value_page_stride : params.key_page_stride) + token % Shape::kPageSize * stride;
       }
@@ -414,26 +448,35 @@ struct PortablePrefill {
     const u32 rows = base + row * Shape::kRowBytes;
     const u32 key_swizzle = swizzled<kKvRowBytes>(Shape::kQuantised ? 0 : (lane >> 3) & 1, token) * 16;
     const u32 row_swizzle = Shape::swizzled(lane >> 4, row) * 16;
-#pragma unroll
-    for (int k = 0; k < kQuerySteps; k++) {
-      u32 query[kSlabs][4];
+    // Loads run ahead of the products: K by kAhead of them, Q by a step.
+    constexpr int kLoads = kBlockTokens / (8 * kLoadTiles);  // of K for a step
+    u32 query[2][kSlabs][4], loaded[kAhead + 1][4];
+    auto load_query = [&](int k) {
 #pragma unroll
       for (int m = 0; m < kSlabs; m++) {
-        ldmatrix(query[m], rows + k / kColumnSteps * kQueryColumnBytes + m * 16 * Shape::kRowBytes +
-                               (row_swizzle ^ k % kColumnSteps * 32));
+        ldmatrix(query[k % 2][m], rows + k / kColumnSteps * kQueryColumnBytes + m * 16 * Shape::kRowBytes +
+                                      (row_swizzle ^ (k % kColumnSteps * 32)));
       }
+    };
+    auto load_keys = [&](int i) {
+      const int k = i / kLoads, j = i % kLoads;
+      ldmatrix(loaded[i % (kAhead + 1)], keys + k / kColumnSteps * kKvColumnBytes + j * 8 * kLoadTiles * kKvRowBytes +
+                                             (key_swizzle ^ (k % kColumnSteps * (16 * KvElement::kBytes))));
+    };
+    load_query(0);
 #pragma unroll
-      for (int j = 0; j < kBlockTokens / (8 * kLoadTiles); j++) {
-        u32 loaded[4];
-        ldmatrix(loaded, keys + k / kColumnSteps * kKvColumnBytes + j * 8 * kLoadTiles * kKvRowBytes +
-                             (key_swizzle ^ k % kColumnSteps * (16 * KvElement::kBytes)));
-        Operands key;
-        key_operands(key, loaded);
+    for (int i = 0; i < kAhead; i++) load_keys(i);
 #pragma unroll
-        for (int i = 0; i < kLoadTiles; i++) {
+    for (int i = 0; i < kQuerySteps * kLoads; i++) {
+      const int k = i / kLoads, j = i % kLoads;
+      if (j == 0 && k + 1 < kQuerySteps) load_query(k + 1);
+      if (i + kAhead < kQuerySteps * kLoads) load_keys(i + kAhead);
+      Operands key;
+      key_operands(key, loaded[i % (kAhead + 1)]);
 #pragma unroll
-          for (int m = 0; m < kSlabs; m++) multiply(s[m], kLoadTiles * j + i, query[m], key[i]);
-        }
+      for (int tile = 0; tile < kLoadTiles; tile++) {
+#pragma unroll
+        for (int m = 0; m < kSlabs; m++) multiply(s[m], kLoadTiles * j + tile, query[k % 2][m], key[tile]);
       }
     }
   }
