@@ -30,7 +30,7 @@ internal static class KernelConfigurations
 
     /// <summary>
     /// Prefill over pages: every head dimension with pages that the copy engine takes, whole and in pieces, and with pages that it does
-    /// not; checked where registers are scarcest.
+    /// not; checked where registers are scarcest; and every head dimension over a quantised cache.
     /// </summary>
     public static readonly TranslationUnit[] PrefillPaged =
     [
@@ -42,6 +42,13 @@ internal static class KernelConfigurations
         Paged(Shape(8, 2, 96, 16, DType.BFloat16)),
         Paged(Shape(8, 2, 192, 64, DType.Float16)),
         Paged(Shape(16, 16, 256, 16, DType.BFloat16), isChecked: true),
+        Paged(Shape(28, 4, 128, 5, DType.BFloat16), isChecked: true),
+        Paged(Shape(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3)),
+        Paged(Shape(28, 4, 128, 5, DType.Float16, DType.Float8E5M2), isChecked: true),
+        Paged(Shape(71, 1, 64, 64, DType.Float16, DType.Float8E4M3)),
+        Paged(Shape(12, 2, 96, 32, DType.BFloat16, DType.Float8E5M2)),
+        Paged(Shape(24, 8, 192, 1, DType.BFloat16, DType.Float8E4M3)),
+        Paged(Shape(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3)),
     ];
 
     /// <summary>Prefill over ragged keys and values.</summary>
@@ -70,8 +77,8 @@ internal static class KernelConfigurations
         .. PrefillRagged,
     ];
 
-    private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype) =>
-        new(heads, kvHeads, headDim, pageSize, dtype, dtype, KvLayout.Nhd);
+    private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype, DType? kvDtype = null) =>
+        new(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, KvLayout.Nhd);
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
