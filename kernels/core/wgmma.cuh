@@ -73,7 +73,7 @@ __device__ __forceinline__ void yield_registers() {
   asm volatile("{\n .reg .pred p;\n setp.ne.b32 p, " p_text ", 0;\n wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." \
                type "." type " {" FI_TEXT_##n "}, " rest ";\n}" : FI_REGISTERS_##n : __VA_ARGS__)
 #define FI_WGMMA(n, ...)                                                                                              \
-  if constexpr (SameType<Element, Half>::value) { FI_WGMMA_OF("f16", n, __VA_ARGS__); }                               \
+  if constexpr (IsSame<Element, Half>::value) { FI_WGMMA_OF("f16", n, __VA_ARGS__); }                               \
   else { FI_WGMMA_OF("bf16", n, __VA_ARGS__); }
 // clang-format on
 
