@@ -36,8 +36,9 @@ struct HopperLayout {
   static constexpr int kValueGroupStride = Shape::kPaged ? kGroupBytes * Shape::kValueColumns : kGroupBytes;
 
   // What one copy brings, and the warps that share the copies of a block: issuing one takes many cycles.
-  static constexpr int kBoxTokens =
-      Shape::kPaged ? greatest_divisor(Shape::kPageSize, Shape::kBlockTokens) : Shape::kBlockTokens;
+  static constexpr int kBoxTokens = !Shape::kPaged ? Shape::kBlockTokens
+                                    : kGathers     ? 1
+                                                   : greatest_divisor(Shape::kPageSize, Shape::kBlockTokens);
   static constexpr int kBoxes = Shape::kBlockTokens / kBoxTokens;  // of a block
   static constexpr int kProducerWarps = kGathers || kBoxes >= 4 ? 4 : 1;
 

@@ -67,7 +67,8 @@ struct PrefillProducer {
  private:
   __device__ __forceinline__ void wait(u32 barrier, u32 parity) {
     if constexpr (Layout::kGathers) {
-      if (!mbarrier_test(barrier, parity)) gather.flush();  // consumers may wait for it before they arrive here
+      // Consumers may wait for what is under way before they arrive here. The warp decides as one.
+      if (!__all_sync(~0u, mbarrier_test(barrier, parity))) gather.flush();
     }
     mbarrier_wait(barrier, parity);
   }
