@@ -82,7 +82,7 @@ struct PrefillProducer {
     const u32 heads = load_ahead(&params.plan->heads), item = index / heads;
     if (lane > kItemWords || item >= static_cast<u32>(load_ahead(&params.plan->count))) return 0;
     const i32* source = reinterpret_cast<const i32*>(items_of<WorkItem>(params.plan) + item);
-    const i32 word = load_ahead(source + min(lane, kHeadWord));
+    const i32 word = load_ahead(source + (lane == kItemWords ? kHeadWord : lane));
     return lane == kItemWords ? static_cast<i32>(static_cast<u32>(word) >> 16) + index % heads : word;
   }
 
