@@ -23,7 +23,6 @@ struct PrefillProducer {
 
   static constexpr int kBlockTokens = Shape::kBlockTokens;
   static constexpr int kItemWords = sizeof(WorkItem) / 4;
-  static constexpr i32 kNowhere = -kBlockTokens;  // a coordinate before the tensor: the whole box is zeros
   // Of a block's boxes, or tokens that are gathered: lane l of warp w has number l * kProducerWarps + w.
   static constexpr int kShare = (Layout::kBoxes + Layout::kProducerWarps - 1) / Layout::kProducerWarps;
   static_assert(kShare <= 32, "each lane of a producing warp has a box");
@@ -41,20 +40,20 @@ struct PrefillProducer {
     i32 words = read(blockIdx.x);
     hand_over(words, 0);
     if (Layout::kQueryInRegisters) copy_query(0);
-    i32 key_box = kNowhere, value_box, ahead = locate(0, peek(0).blocks() - 1);
+    i32 key_page = -1, value_page, ahead = page_of(0, peek(0).blocks() - 1);
     for (u32 number = 0; peek(number).exists(); number++) {
       words = read(next_index(words));
       const int blocks = peek(number).blocks(), last = min(blocks - 1, 0);
 #pragma unroll 1
       for (int n = blocks - 1; n >= -1; n--) {
-        value_box = key_box;
-        key_box = ahead;
-        if (n > 0) ahead = locate(number, n - 1);
-        if (n >= 0) copy<false>(number, n, key_box, ring);
+        value_page = key_page;
+        key_page = ahead;
+        if (n > 0) ahead = page_of(number, n - 1);
+        if (n >= 0) copy<false>(number, n, key_page, ring);
         if (!Layout::kQueryInRegisters && n == blocks - 1) copy_query(number);
         if (n == max(blocks - 2, last)) hand_over(words, number + 1);
-        if (n == last) ahead = locate(number + 1, peek(number + 1).blocks() - 1);
-        if (n < blocks - 1) copy<true>(number, n + 1, value_box, ring - 1);
+        if (n == last) ahead = page_of(number + 1, peek(number + 1).blocks() - 1);
+        if (n < blocks - 1) copy<true>(number, n + 1, value_page, ring - 1);
         if (Layout::kQueryInRegisters && n == max(blocks - 2, -1)) copy_query(number + 1);
         if (n >= 0) ring++;
       }
@@ -136,27 +135,29 @@ struct PrefillProducer {
     __syncwarp();
   }
 
-  // Paged: where this lane's box of block n starts, in 8-token groups of the first layer's keys; the page of the token that
-  // it gathers.
-  __device__ __forceinline__ i32 locate(u32 number, int n) const {
-    const int warp = warp_now(), lane = lane_now();
+  // Paged: the page of this lane's box of block n, or of the token that it gathers; below 0 behind the end. Nothing here waits
+  // for what it loads.
+  __device__ __forceinline__ i32 page_of(u32 number, int n) const {
+    i32 page = -1;
     if constexpr (Shape::kPaged) {
       const Tile tile = peek(number);
-      const int box = lane * Layout::kProducerWarps + warp;
-      const int token = tile.item.begin + n * kBlockTokens + box * Layout::kBoxTokens;
-      if (lane < kShare && box < Layout::kBoxes && n >= 0 && token < tile.item.end) {
-        const i32 page = checked_page<Shape::kChecked>(
-            params, __ldg(params.pages + tile.item.kv_start + token / Shape::kPageSize), tile.item.row, token);
-        if constexpr (Layout::kGathers) return page;
-        return page * params.page_groups + tile.kv_head() * params.head_groups + token % Shape::kPageSize / 8;
+      const int token = token_of(tile, n);
+      if (lane_now() < kShare && n >= 0 && token < tile.item.end) {
+        page = __ldg(params.pages + tile.item.kv_start + token / Shape::kPageSize);
       }
     }
-    return kNowhere;
+    return page;
+  }
+
+  // Paged: the first token of this lane's box of block n.
+  static __device__ __forceinline__ int token_of(const Tile& tile, int n) {
+    const int box = lane_now() * Layout::kProducerWarps + warp_now();
+    return box < Layout::kBoxes ? tile.item.begin + n * kBlockTokens + box * Layout::kBoxTokens : tile.item.end;
   }
 
   // K or V of block n, the position-th of all.
   template <bool kValues>
-  __device__ __forceinline__ void copy(u32 number, int n, i32 box, u32 position) {
+  __device__ __forceinline__ void copy(u32 number, int n, i32 page, u32 position) {
     const int warp = warp_now(), lane = lane_now();
     constexpr int kBytes = kValues ? Shape::kValueBlockBytes : Shape::kBlockBytes;
     const u32 stage = position % Layout::kStages;
@@ -166,19 +167,25 @@ struct PrefillProducer {
          ((position / Layout::kStages) & 1) ^ 1);
     const Tile tile = peek(number);
     const TensorMap& map = kValues ? params.value_map : params.key_map;
-    if constexpr (Layout::kGathers) {
-      gather.template copy<kValues>(params, tile, n, box, target, full);
-    } else if constexpr (Shape::kPaged) {
-      constexpr int kBoxBytes = kBytes / Layout::kBoxes;
-      constexpr int kWarps = Layout::kProducerWarps;
-      const int at = lane * kWarps + warp;
-      if (lane == 0) mbarrier_expect(full, (Layout::kBoxes + kWarps - 1 - warp) / kWarps * kBoxBytes);
-      __syncwarp();
-      if (lane < kShare && at < Layout::kBoxes) {
-        const i32 group =
-            box < 0 ? box : box + static_cast<i32>(kValues ? params.value_page : params.key_page) * params.page_groups;
-        copy_tensor(target + at * kBoxBytes, map, full, 0, 0, 0, params.head_groups == 0 ? tile.kv_head() : 0, group,
-                    kEvictLast);
+    if constexpr (Shape::kPaged) {
+      const int token = token_of(tile, n);
+      if (page >= 0) page = checked_page<Shape::kChecked>(params, page, tile.item.row, token);
+      if constexpr (Layout::kGathers) {
+        gather.template copy<kValues>(params, tile, n, page, target, full);
+      } else {
+        constexpr int kWarps = Layout::kProducerWarps, kBoxBytes = kBytes / Layout::kBoxes;
+        const int box = lane * kWarps + warp;
+        if (lane == 0) mbarrier_expect(full, (Layout::kBoxes + kWarps - 1 - warp) / kWarps * kBoxBytes);
+        __syncwarp();
+        if (lane < kShare && box < Layout::kBoxes) {
+          // Of what lies before the tensor the whole box is zeros.
+          const i32 first_page = kValues ? params.value_page : params.key_page;
+          const i32 group = page < 0 ? -kBlockTokens
+                                     : (first_page + page) * params.page_groups + tile.kv_head() * params.head_groups +
+                                           token % Shape::kPageSize / 8;
+          copy_tensor(target + box * kBoxBytes, map, full, 0, 0, 0, params.head_groups == 0 ? tile.kv_head() : 0, group,
+                      kEvictLast);
+        }
       }
     } else {
       if (lane == 0) {
