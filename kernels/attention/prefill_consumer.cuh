@@ -92,7 +92,7 @@ struct PrefillConsumer {
       softmax.clear();
       const bool masked = blocks * kBlockTokens > seen_by_all;
       if (masked) mask(blocks - 1);
-      softmax.take(s, scale, slack, masked);
+      softmax.template take<Layout::kEvery>(s, scale, slack, masked);
       wgmma_wait<0>();
       keep(o);
       if (existed) release(Layout::value_empty(base, stage(ring - 1)));
@@ -120,7 +120,7 @@ struct PrefillConsumer {
         release(Layout::key_empty(base, stage(ring)));
         if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
         if (masked) mask(n);
-        const float2 factor = softmax.take(s, scale, slack, masked);
+        const float2 factor = softmax.template take<Layout::kEvery>(s, scale, slack, masked);
         wgmma_wait<0>();
         keep(o);
         release(Layout::value_empty(base, stage(ring - 1)));

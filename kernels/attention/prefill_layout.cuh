@@ -28,6 +28,8 @@ struct HopperLayout {
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters == 168 * (kConsumers + 1),
                 "registers of the pool");
 
+  static constexpr int kEvery = 0;
+
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.
   static constexpr int kGroupBytes = 8 * Shape::kRowBytes;
@@ -40,7 +42,7 @@ struct HopperLayout {
                                     : kGathers     ? 1
                                                    : greatest_divisor(Shape::kPageSize, Shape::kBlockTokens);
   static constexpr int kBoxes = Shape::kBlockTokens / kBoxTokens;  // of a block
-  static constexpr int kProducerWarps = kGathers || kBoxes >= 4 ? 4 : 1;
+  static constexpr int kProducerWarps = kBoxes >= 4 ? 4 : kBoxes;
 
   // Output of a consumer, [column][64 rows][kRowBytes]; headDim 256 has room for half of it.
   static constexpr int kOutputColumns = Shape::kValueDim == 256 ? 2 : Shape::kValueColumns;
