@@ -12,46 +12,61 @@ template <typename Shape>
 struct HopperLayout {
   static constexpr int kConsumers = 2;  // warpgroups
   static constexpr int kStages = 2;     // of K, and of V
+  static constexpr int kItems = 2;      // slots of items
 
-  // The pool is what the launch allocated, 168 registers for each of 384 threads. headDim 128 and 256 fill 240; the
-  // producer of the others spills beside 24.
-  static constexpr bool kManyRegisters = Shape::kHeadDim % 128 == 0;
+  // The copy engine takes pages of whole groups of 8 tokens: wgmma wants these evenly spaced. Tokens of other pages are
+  // gathered by threads.
+  static constexpr bool kGathers = Shape::kPaged && Shape::kPageSize % 8 != 0;
+
+  // Q lives in registers where these are enough: its slot is then free for the next tile at once.
+  static constexpr bool kQueryInRegisters = Shape::kHeadDim <= 128 && Shape::kValueDim <= 128;
+
+  // The pool is what the launch allocated, 168 registers for each of 384 threads.
+  static constexpr bool kManyRegisters = false;
   static constexpr int kProducerRegisters = kManyRegisters ? 24 : 40;
   static constexpr int kConsumerRegisters = kManyRegisters ? 240 : 232;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters == 168 * (kConsumers + 1),
                 "registers of the pool");
 
-  // Q lives in registers where these are enough: its slot is then free for the next tile at once.
-  static constexpr bool kQueryInRegisters = Shape::kHeadDim <= 128;
+  static constexpr int kEvery = 0;
 
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.
   static constexpr int kGroupBytes = 8 * Shape::kRowBytes;
   static constexpr int kColumnStride = Shape::kPaged ? kGroupBytes : Shape::kBlockTokens * Shape::kRowBytes;
-  static constexpr int kGroupStride = Shape::kPaged ? kGroupBytes * Shape::kColumns : kGroupBytes;
-  static constexpr int kBoxTokens =
-      Shape::kPaged ? greatest_divisor(Shape::kPageSize, Shape::kBlockTokens) : Shape::kBlockTokens;
+  static constexpr int kKeyGroupStride = Shape::kPaged ? kGroupBytes * Shape::kColumns : kGroupBytes;
+  static constexpr int kValueGroupStride = Shape::kPaged ? kGroupBytes * Shape::kValueColumns : kGroupBytes;
+
+  // What one copy brings, and the warps that share the copies of a block: issuing one takes many cycles.
+  static constexpr int kBoxTokens = !Shape::kPaged ? Shape::kBlockTokens
+                                    : kGathers     ? 1
+                                                   : greatest_divisor(Shape::kPageSize, Shape::kBlockTokens);
   static constexpr int kBoxes = Shape::kBlockTokens / kBoxTokens;  // of a block
-  static constexpr int kBoxBytes = kBoxTokens * Shape::kRowTotalBytes;
-  static_assert(kBoxes <= 32, "each lane of the producer copies a box");
+  static constexpr int kProducerWarps = kBoxes >= 4 ? 4 : kBoxes;
 
   // Output of a consumer, [column][64 rows][kRowBytes]; headDim 256 has room for half of it.
-  static constexpr int kOutputColumns = Shape::kHeadDim == 256 ? 2 : Shape::kColumns;
+  static constexpr int kOutputColumns = Shape::kValueDim == 256 ? 2 : Shape::kValueColumns;
   static constexpr int kOutputColumnBytes = 64 * Shape::kRowBytes;
   static constexpr int kOutputBytes = kOutputColumns * kOutputColumnBytes;
   static constexpr int kQueryColumnBytes = Shape::kTileRows * Shape::kRowBytes;
 
   static constexpr int kKeyOffset = Shape::kQueryBytes;
   static constexpr int kValueOffset = kKeyOffset + kStages * Shape::kBlockBytes;
-  static constexpr int kOutputOffset = kValueOffset + kStages * Shape::kBlockBytes;
+  static constexpr int kOutputOffset = kValueOffset + kStages * Shape::kValueBlockBytes;
   static constexpr int kBarrierOffset = kOutputOffset + kConsumers * kOutputBytes;
   static constexpr int kItemOffset = kBarrierOffset + 128;
-  static constexpr int kSharedBytes = kItemOffset + sizeof(PrefillItem);
+  static constexpr int kItemBytes = 64;
+  static constexpr int kOwnItemsOffset = kItemOffset + kItems * kItemBytes;
+  static constexpr int kSharedBytes = kOwnItemsOffset + kConsumers * 4 * 2 * kItemBytes;
   static_assert(kSharedBytes <= 227 * 1024, "a block needs more shared memory than the chip has");
+  static_assert(PrefillTile<Shape>::kWords * 4 <= kItemBytes, "an item fills its slot");
 
+  // Pairs of full and empty: Q, every slot of items, every stage of K and of V.
   static __device__ __forceinline__ u32 query_full(u32 base) { return base + kBarrierOffset; }
   static __device__ __forceinline__ u32 query_empty(u32 base) { return base + kBarrierOffset + 8; }
-  static __device__ __forceinline__ u32 key_full(u32 base, u32 stage) { return base + kBarrierOffset + 16 + stage * 8; }
+  static __device__ __forceinline__ u32 item_full(u32 base, u32 slot) { return base + kBarrierOffset + 16 + slot * 8; }
+  static __device__ __forceinline__ u32 item_empty(u32 base, u32 slot) { return item_full(base, slot) + kItems * 8; }
+  static __device__ __forceinline__ u32 key_full(u32 base, u32 stage) { return item_full(base, 2 * kItems + stage); }
   static __device__ __forceinline__ u32 key_empty(u32 base, u32 stage) { return key_full(base, stage) + kStages * 8; }
   static __device__ __forceinline__ u32 value_full(u32 base, u32 stage) {
     return key_full(base, stage) + 2 * kStages * 8;
@@ -64,13 +79,28 @@ struct HopperLayout {
     constexpr int kConsumerWarps = kConsumers * 4;
     mbarrier_init(query_full(base), 1);
     mbarrier_init(query_empty(base), kConsumerWarps);
+    for (int i = 0; i < kItems; i++) {
+      mbarrier_init(item_full(base, i), 1);
+      mbarrier_init(item_empty(base, i), kConsumerWarps + kProducerWarps - 1);
+    }
     for (int i = 0; i < kStages; i++) {
-      mbarrier_init(key_full(base, i), 1);
+      mbarrier_init(key_full(base, i), kProducerWarps);
       mbarrier_init(key_empty(base, i), kConsumerWarps);
-      mbarrier_init(value_full(base, i), 1);
+      mbarrier_init(value_full(base, i), kProducerWarps);
       mbarrier_init(value_empty(base, i), kConsumerWarps);
     }
     mbarrier_init_fence();
+  }
+
+  // The slot of an item between producer and consumers; a consumer warp's own copies of two items, 64 bytes apart, where
+  // they last as long as it needs them and cost no registers.
+  static __device__ __forceinline__ u32 item(u32 base, u32 slot) { return base + kItemOffset + slot * kItemBytes; }
+  static __device__ __forceinline__ u32 own_items(u32 base, u32 warp) {
+    return base + kOwnItemsOffset + warp * 2 * kItemBytes;
+  }
+  static __device__ __forceinline__ PrefillTile<Shape> read_item(u32 address) {
+    const int4 a = load_shared(address), b = load_shared(address + 16);
+    return PrefillTile<Shape>::unpack({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_word(address + 32)});
   }
 };
 

@@ -20,8 +20,8 @@ struct PrefillParts {
 
   static constexpr int kCrewThreads = 128;
   static constexpr int kVector = 4;
-  static constexpr int kVectors = Shape::kValueDim / kVector;  // of a row
-  static constexpr int kAtOnce = 8;                            // loads of parts under way
+  static constexpr int kVectors = Shape::kValueDim / kVector;      // of a row
+  static constexpr int kAtOnce = Shape::kValueDim == 256 ? 4 : 8;  // loads of parts under way
 
   // Stores rows `row` and `row + 8`, of which this thread has its accumulators' share, before normalising. softmax is gathered.
   static __device__ __forceinline__ void store(const PrefillParams& params, const Tile& tile, int row,

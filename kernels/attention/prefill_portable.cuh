@@ -126,19 +126,8 @@ struct PortablePrefill {
 
   static __device__ __forceinline__ Tile tile_at(u32 place) {
     const int4 low = load_shared(place), high = load_shared(place + 16);
-    Tile tile;
-    tile.item = {low.x,
-                 low.y,
-                 low.z,
-                 low.w,
-                 high.x,
-                 static_cast<u16>(high.y),
-                 static_cast<u16>(high.y >> 16),
-                 static_cast<u16>(high.z),
-                 static_cast<u16>(high.z >> 16),
-                 high.w};
-    tile.head_tile = tile.item.head + load_shared_word(place + kIndexPlace);
-    return tile;
+    return Tile::unpack({low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w,
+                         static_cast<u16>(high.z >> 16) + load_shared_word(place + kIndexPlace)});
   }
   // Read again wherever it is wanted: registers are scarce.
   __device__ __forceinline__ Tile unit_tile() const { return tile_at(place); }
@@ -251,7 +240,8 @@ struct PortablePrefill {
 #ifdef PORT_PREFETCH
     if (static_cast<int>(thread_index()) < tile.rows()) {
       const int row = thread_index();
-      const u16* source = params.query + (tile.item.row + Tile::token_of(row)) * params.query_row_stride + tile.head_of(row) * params.query_head_stride;
+      const u16* source = params.query + (tile.item.row + Tile::token_of(row)) * params.query_row_stride +
+                          tile.head_of(row) * params.query_head_stride;
 #pragma unroll
       for (int i = 0; i < kHeadDim / 64; i++) asm volatile("prefetch.global.L2 [%0];" ::"l"(source + i * 64));
     }

@@ -45,25 +45,30 @@ struct PrefillShape {
   static constexpr int kGroup = kHeads / kKvHeads;
   static constexpr bool kPaged = kPageSize > 0;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
-  static_assert(kHeadDim == 64 || kHeadDim == 96 || kHeadDim == 128 || kHeadDim == 192 || kHeadDim == 256,
-                "headDim must be 64, 96, 128, 192 or 256");
+  static constexpr __host__ __device__ bool is_dim(int dim) {
+    return dim == 64 || dim == 96 || dim == 128 || dim == 192 || dim == 256;
+  }
+  static_assert(is_dim(kHeadDim), "headDim must be 64, 96, 128, 192 or 256");
+  static_assert(is_dim(kValueDim), "the values' headDim must be 64, 96, 128, 192 or 256");
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  // Warpgroup matrix products want a tile whose groups of 8 tokens are evenly spaced: ragged rows, or pages of whole
-  // groups. Other page sizes run the portable kernel, and quantised keys and values, which are widened in registers.
-  static constexpr bool kHopper = !kQuantised && (!kPaged || kPageSize % 8 == 0);
+  // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from.
+  static constexpr bool kHopper = !kQuantised;
 #else
   static constexpr bool kHopper = false;
 #endif
 
   // A tile in shared memory is made of columns of 128 bytes, or 64 where headDim is no multiple of 64; the index of a
   // row's 16-byte chunk is xored with the row against bank conflicts, as the copy engine's swizzle of that width does.
-  static constexpr int kColumn = kHeadDim % 64 == 0 ? 64 : 32;  // elements
-  static constexpr int kColumns = kHeadDim / kColumn;
-  static constexpr int kRowBytes = kColumn * 2;        // of a row of one column
-  static constexpr int kRowChunks = kColumn / 8;       // 16-byte chunks of it
-  static constexpr int kHeadChunks = kHeadDim / 8;     // of a row of all columns
-  static constexpr int kRowTotalBytes = kHeadDim * 2;  // of a row of all columns
+  static constexpr int kColumn = kHeadDim % 64 == 0 && kValueDim % 64 == 0 ? 64 : 32;  // elements
+  static constexpr int kColumns = kHeadDim / kColumn;                                  // of Q and K
+  static constexpr int kValueColumns = kValueDim / kColumn;
+  static constexpr int kRowBytes = kColumn * 2;         // of a row of one column
+  static constexpr int kRowChunks = kColumn / 8;        // 16-byte chunks of it
+  static constexpr int kHeadChunks = kHeadDim / 8;      // of a row of all columns of Q or K
+  static constexpr int kValueChunks = kValueDim / 8;    // of V or the output
+  static constexpr int kRowTotalBytes = kHeadDim * 2;   // of a row of all columns of Q or K
+  static constexpr int kValueRowBytes = kValueDim * 2;  // of V or the output
 
   static __device__ __forceinline__ int swizzled(int chunk, int row) {
     return chunk ^ (kColumn == 64 ? row & 7 : (row >> 1) & 3);
@@ -76,7 +81,7 @@ struct PrefillShape {
   }
 
   // Hopper: 128 x 128 was the fastest tile up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
-  // and the output's staging leave room for 80 and 64 keys.
+  // and the output's staging leave room for 80 and 64 keys, with shorter values for 112.
 #ifdef PORT_SLABS
   static constexpr int kSlabs = PORT_SLABS;
 #else
@@ -97,7 +102,11 @@ struct PrefillShape {
   static constexpr int kPack = packed_heads(kGroup, kTileRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kTileRows / kPack;
   static constexpr int kHeadTiles = kHeads / kPack;
-  static constexpr int kHopperTokens = kHeadDim <= 128 ? 128 : kHeadDim <= 192 ? 80 : 64;
+  static constexpr int kWiderDim = kHeadDim > kValueDim ? kHeadDim : kValueDim;
+  static constexpr int kHopperTokens = kWiderDim <= 128                      ? 128
+                                       : kHeadDim <= 192 && kValueDim <= 128 ? 112
+                                       : kWiderDim <= 192                    ? 80
+                                                                             : 64;
 #ifdef PORT_TOKENS
   static constexpr int kPortableTokens = PORT_TOKENS;
 #else
@@ -106,14 +115,26 @@ struct PrefillShape {
 #endif
   static constexpr int kBlockTokens = kHopper ? kHopperTokens : kPortableTokens;
   static constexpr int kQueryBytes = kTileRows * kRowTotalBytes;
-  static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K, or V, of one step
+  static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K of one step
+  static constexpr int kValueBlockBytes = kBlockTokens * kValueRowBytes;
 };
 
 // One unit, and what follows from it.
 template <typename Shape>
 struct PrefillTile {
+  static constexpr int kWords = sizeof(WorkItem) / 4 + 1;
+
   WorkItem item;
   int head_tile;
+
+  // From the words of the item and the head tile.
+  static __device__ __forceinline__ PrefillTile unpack(const i32 (&words)[kWords]) {
+    const auto low = [](i32 word) { return static_cast<u16>(word); };
+    const auto high = [](i32 word) { return static_cast<u16>(static_cast<u32>(word) >> 16); };
+    return {{words[0], words[1], words[2], words[3], words[4], low(words[5]), high(words[5]), low(words[6]),
+             high(words[6]), words[7]},
+            words[8]};
+  }
 
   __device__ __forceinline__ bool exists() const { return item.query_tokens != 0; }
   __device__ __forceinline__ int rows() const { return item.query_tokens * Shape::kPack; }

@@ -11,10 +11,45 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
+// This thread's number in its warp and its warp's in the block, read where they stand: nothing that follows from them is kept
+// in registers for later.
+__device__ __forceinline__ int lane_now() {
+  int lane;
+  asm volatile("mov.u32 %0, %laneid;" : "=r"(lane));
+  return lane;
+}
+
+__device__ __forceinline__ int warp_now() {
+  int thread;
+  asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+  return thread >> 5;
+}
+
+// The value, but its origin forgotten here: nothing that follows from it is computed ahead and kept in registers.
+template <typename T>
+__device__ __forceinline__ T anew(T value) {
+  if constexpr (sizeof(T) == 8) {
+    asm volatile("" : "+l"(value));
+  } else {
+    asm volatile("" : "+r"(value));
+  }
+  return value;
+}
+
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// exp2 on the multiply-add units, for x up to 0 and beyond by little: relative error 1e-4, and 0 from -127 down. Rounding to
+// an integer by way of a large number leaves the integer in its low bits, which become the exponent.
+__device__ __forceinline__ float exp2_multiplied(float x) {
+  constexpr float kLarge = 12582912.f;  // 1.5 * 2^23
+  x = fmaxf(x, -127.f);
+  const float rounded = __fadd_rn(x, kLarge), f = __fsub_rn(x, __fsub_rn(rounded, kLarge));
+  const float power = __fmaf_rn(f, __fmaf_rn(f, __fmaf_rn(f, 0.05500893f, 0.24221096f), 0.69328293f), 1.f);
+  return __int_as_float(__float_as_int(power) + (__float_as_int(rounded) << 23));
 }
 
 __device__ __forceinline__ float reciprocal(float x) {

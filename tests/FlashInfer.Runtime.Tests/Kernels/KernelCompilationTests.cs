@@ -1,5 +1,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
+using System.Globalization;
+using System.Numerics;
 using System.Text.RegularExpressions;
 using FlashInfer.Compilation;
 using FlashInfer.Runtime.Tests.Compilation;
@@ -66,8 +68,9 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
     }
 
     /// <summary>
-    /// On Hopper prefill uses warpgroup products and the copy engine, unless pages are no multiple of 8 tokens or the cache is quantised;
-    /// elsewhere neither.
+    /// On Hopper prefill uses warpgroup products and the copy engine, beside which threads gather the tokens of pages that are no multiple
+    /// of 8, unless the cache is quantised; elsewhere neither. The copy engine stores where the heads of a group, neighbouring rows of a
+    /// tile, divide it.
     /// </summary>
     [SkippableFact]
     public void Prefill_uses_the_instructions_that_its_architecture_has()
@@ -82,15 +85,24 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
             kernel =>
             {
                 string sass = Disassemble(disassembler, kernel);
-                bool isHopper = kernel.Architecture == "sm_90a" && !PortableEverywhere().IsMatch(kernel.Unit);
+                bool isHopper = kernel.Architecture == "sm_90a" && !Quantised().IsMatch(kernel.Unit);
+                bool gathers = !isHopper || OddPages().IsMatch(kernel.Unit);
                 string where = $"{kernel.Unit} for {kernel.Architecture}";
                 Assert.True(isHopper == sass.Contains("HGMMA", StringComparison.Ordinal), $"{where}: warpgroup products");
                 Assert.True(isHopper == sass.Contains("UTMALDG", StringComparison.Ordinal), $"{where}: the copy engine's loads");
-                Assert.True(isHopper == sass.Contains("UTMASTG", StringComparison.Ordinal), $"{where}: the copy engine's stores");
+                Assert.True(gathers == sass.Contains("LDGSTS.E", StringComparison.Ordinal), $"{where}: copies without registers");
                 Assert.True(isHopper || sass.Contains("HMMA.16816.F32", StringComparison.Ordinal), $"{where}: products of a warp");
-                Assert.True(isHopper || sass.Contains("LDGSTS.E", StringComparison.Ordinal), $"{where}: copies without registers");
+                bool stores = sass.Contains("UTMASTG", StringComparison.Ordinal);
+                Assert.True(isHopper ? stores || !BitOperations.IsPow2(GroupSize(kernel)) : !stores, $"{where}: the copy engine's stores");
             }
         );
+    }
+
+    private static int GroupSize(CompiledKernel kernel)
+    {
+        Match heads = Heads().Match(kernel.Unit);
+        return int.Parse(heads.Groups[1].Value, CultureInfo.InvariantCulture)
+            / int.Parse(heads.Groups[2].Value, CultureInfo.InvariantCulture);
     }
 
     private static string Disassemble(string disassembler, CompiledKernel kernel)
@@ -105,8 +117,14 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
         return text;
     }
 
-    [GeneratedRegex("_p[15](_|$)|_e[45]m[23]_")]
-    private static partial Regex PortableEverywhere();
+    [GeneratedRegex("_p[15](_|$)")]
+    private static partial Regex OddPages();
+
+    [GeneratedRegex("_e[45]m[23]_")]
+    private static partial Regex Quantised();
+
+    [GeneratedRegex("_h([0-9]+)_kv([0-9]+)_")]
+    private static partial Regex Heads();
 
     private static IEnumerable<string> Rows(CompiledKernel kernel) =>
         kernel.Resources.Select(entry =>

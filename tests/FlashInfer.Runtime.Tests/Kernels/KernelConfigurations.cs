@@ -29,8 +29,8 @@ internal static class KernelConfigurations
     ];
 
     /// <summary>
-    /// Prefill over pages: every head dimension with pages that the copy engine takes, whole and in pieces, and with pages that it does
-    /// not; checked where registers are scarcest; and every head dimension over a quantised cache.
+    /// Prefill over pages: every head dimension with pages that the copy engine takes, whole and in pieces, and with pages whose tokens
+    /// are gathered; checked where registers are scarcest; and every head dimension over a quantised cache.
     /// </summary>
     public static readonly TranslationUnit[] PrefillPaged =
     [
@@ -41,7 +41,10 @@ internal static class KernelConfigurations
         Paged(Shape(71, 1, 64, 1, DType.BFloat16)),
         Paged(Shape(8, 2, 96, 16, DType.BFloat16)),
         Paged(Shape(8, 2, 192, 64, DType.Float16)),
+        Paged(Shape(8, 2, 96, 5, DType.BFloat16)),
+        Paged(Shape(8, 2, 192, 1, DType.Float16)),
         Paged(Shape(16, 16, 256, 16, DType.BFloat16), isChecked: true),
+        Paged(Shape(8, 1, 256, 1, DType.BFloat16), isChecked: true),
         Paged(Shape(28, 4, 128, 5, DType.BFloat16), isChecked: true),
         Paged(Shape(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3)),
         Paged(Shape(28, 4, 128, 5, DType.Float16, DType.Float8E5M2), isChecked: true),
@@ -51,7 +54,7 @@ internal static class KernelConfigurations
         Paged(Shape(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3)),
     ];
 
-    /// <summary>Prefill over ragged keys and values.</summary>
+    /// <summary>Prefill over ragged keys and values, of one head dimension and of two.</summary>
     public static readonly TranslationUnit[] PrefillRagged =
     [
         Ragged(Shape(32, 8, 128, 16, DType.BFloat16)),
@@ -59,6 +62,7 @@ internal static class KernelConfigurations
         Ragged(Shape(8, 2, 96, 16, DType.BFloat16)),
         Ragged(Shape(8, 2, 192, 16, DType.BFloat16)),
         Ragged(Shape(8, 1, 256, 16, DType.Float16)),
+        Ragged(Shape(16, 16, 192, 16, DType.BFloat16), valueDim: 128),
     ];
 
     /// <summary>
@@ -83,6 +87,17 @@ internal static class KernelConfigurations
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
 
-    private static TranslationUnit Ragged(AttentionShape shape) =>
-        new(CudaUnits.PrefillRaggedName(shape), Encoding.UTF8.GetBytes(CudaUnits.PrefillRagged(shape)));
+    private static TranslationUnit Ragged(AttentionShape shape, int? valueDim = null)
+    {
+        string name = CudaUnits.PrefillRaggedName(shape);
+        string text = CudaUnits.PrefillRagged(shape);
+        if (valueDim is { } dim)
+        {
+            string own = $"{name}_v{dim}";
+            text = text.Replace($"kValueDim = {shape.HeadDim};", $"kValueDim = {dim};").Replace(name, own);
+            name = own;
+        }
+
+        return new(name, Encoding.UTF8.GetBytes(text));
+    }
 }
