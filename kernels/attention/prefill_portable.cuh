@@ -39,12 +39,6 @@ struct PortablePrefill {
   // ldmatrix brings this many tiles of 8 columns of B.
   static constexpr int kLoadTiles = Shape::kQuantised ? 4 : 2;
 
-#ifdef PORT_AHEAD
-  static constexpr int kAhead = PORT_AHEAD;
-#else
-  static constexpr int kAhead = 2;
-#endif
-
   static constexpr int kBufferBytes = kKeyBytes + kValueBytes;
   static constexpr int kUnitBytes = 64, kIndexPlace = sizeof(WorkItem), kScalePlace = kIndexPlace + 4;
   static constexpr int kPagesOffset = Shape::kQueryBytes + 2 * kUnitBytes;
@@ -237,15 +231,12 @@ struct PortablePrefill {
   __device__ __forceinline__ void prepare(u32 place) const {
     if (load_shared_word(place + kIndexPlace) < 0) return;
     const Tile tile = tile_at(place);
-#ifdef PORT_PREFETCH
-    if (static_cast<int>(thread_index()) < tile.rows()) {
-      const int row = thread_index();
-      const u16* source = params.query + (tile.item.row + Tile::token_of(row)) * params.query_row_stride +
-                          tile.head_of(row) * params.query_head_stride;
+    const int row = thread_index();
+    if (row < tile.rows()) {
+      const u16* source = params.query + query_offset(tile, row);
 #pragma unroll
-      for (int i = 0; i < kHeadDim / 64; i++) asm volatile("prefetch.global.L2 [%0];" ::"l"(source + i * 64));
+      for (int i = 0; i < kHeadDim; i += 64) prefetch(source + i);
     }
-#endif
     copy_pages(tile, tile.blocks() - 1, first_pages());
   }
 
@@ -280,26 +271,39 @@ struct PortablePrefill {
 
   // Rows behind the item's repeat its last one: nobody reads what comes of them.
   __device__ __forceinline__ void copy_query(const Tile& tile) const {
-    constexpr int kUnit = Shape::kQuantised ? 2 : 1;  // chunks at a time
-    constexpr int kUnits = Shape::kHeadChunks / kUnit;
-#pragma unroll 2
-    for (int i = thread_index(); i < Shape::kTileRows * kUnits; i += kThreads) {
-      const int row = i / kUnits, chunk = i % kUnits * kUnit, real = min(row, tile.rows() - 1);
-      const u16* source = params.query + (tile.item.row + Tile::token_of(real)) * params.query_row_stride +
-                          tile.head_of(real) * params.query_head_stride + chunk * 8;
-      const u32 target = base + chunk / Shape::kRowChunks * kQueryColumnBytes + row * Shape::kRowBytes;
-      const int place = chunk % Shape::kRowChunks;
-      if constexpr (Shape::kQuantised) {
-        // The order of headDim in a step is that of the keys' bytes: words 0, 2, 4, 6 and then 1, 3, 5, 7.
-        const int4 low = load_volatile(source), high = load_volatile(source + 8);
-        store_shared(target + Shape::swizzled(place, row) * 16,
-                     make_int4(convert(low.x), convert(low.z), convert(high.x), convert(high.z)));
-        store_shared(target + Shape::swizzled(place + 1, row) * 16,
-                     make_int4(convert(low.y), convert(low.w), convert(high.y), convert(high.w)));
-      } else {
-        copy_async(target + Shape::swizzled(place, row) * 16, source, 16);
+    constexpr int kAtOnce = Shape::kQuantised ? 2 : 1;  // chunks
+    constexpr int kRowThreads = Shape::kRowChunks / kAtOnce, kRowsAtOnce = kThreads / kRowThreads;
+    const int thread = thread_index(), place = thread % kRowThreads * kAtOnce;
+#pragma unroll 4
+    for (int row = thread / kRowThreads; row < Shape::kTileRows; row += kRowsAtOnce) {
+      const u16* source = params.query + place * 8 + query_offset(tile, min(row, tile.rows() - 1));
+      const u32 target = base + row * Shape::kRowBytes;
+#pragma unroll
+      for (int c = 0; c < Shape::kColumns; c++) {
+        if constexpr (Shape::kQuantised) {
+          // The order of headDim in a step is that of the keys' bytes: words 0, 2, 4, 6 and then 1, 3, 5, 7.
+          const int4 low = load_volatile(source + c * Shape::kColumn),
+                     high = load_volatile(source + c * Shape::kColumn + 8);
+          store_shared(target + c * kQueryColumnBytes + Shape::swizzled(place, row) * 16,
+                       make_int4(convert(low.x), convert(low.z), convert(high.x), convert(high.z)));
+          store_shared(target + c * kQueryColumnBytes + Shape::swizzled(place + 1, row) * 16,
+                       make_int4(convert(low.y), convert(low.w), convert(high.y), convert(high.w)));
+        } else {
+          copy_async(target + c * kQueryColumnBytes + Shape::swizzled(place, row) * 16, source + c * Shape::kColumn,
+                     16);
+        }
       }
     }
+  }
+
+  // a rows of a stride, which is below 2^31: one instruction.
+  static __device__ __forceinline__ i64 times(i32 a, i64 stride) {
+    return static_cast<i64>(a) * static_cast<i32>(stride);
+  }
+
+  __device__ __forceinline__ i64 query_offset(const Tile& tile, int row) const {
+    return times(tile.item.row + Tile::token_of(row), params.query_row_stride) +
+           times(tile.head_of(row), params.query_head_stride);
   }
 
   static __device__ __forceinline__ u32 convert(u32 two) {
@@ -352,6 +356,11 @@ struct PortablePrefill {
     copy_async_wait<0>();
   }
 
+  // Brings 128 bytes to the L2.
+  static __device__ __forceinline__ void prefetch(const void* global) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+  }
+
   static __device__ __forceinline__ void copy_async_word(u32 shared, const void* global) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared), "l"(global) : "memory");
   }
@@ -367,8 +376,8 @@ struct PortablePrefill {
     const Tile tile = unit_tile();
     const int first = tile.item.begin + n * kBlockTokens + row;
     const i64 stride = kValues ? params.value_token_stride : params.key_token_stride;
-    i64 start = tile.kv_head() * (kValues ? params.value_head_stride : params.key_head_stride);
-    if constexpr (!Shape::kPaged) start += (tile.item.kv_start + first) * stride;
+    i64 start = times(tile.kv_head(), kValues ? params.value_head_stride : params.key_head_stride);
+    if constexpr (!Shape::kPaged) start += times(tile.item.kv_start + first, stride);
     const u8* source = (kValues ? params.value : params.key) + start * KvElement::kBytes + chunk * 16;
     const u32 target = base + (kValues ? kValueOffset : kKeyOffset) +
                        (kBuffers == 2 ? (n & 1) * (kValues ? kValueBytes : kKeyBytes) : 0) + row * kKvRowBytes +
@@ -378,11 +387,11 @@ struct PortablePrefill {
     for (int i = 0; i < kBlockTokens; i += kRowsAtOnce) {
       const int token = first + i;
       const bool exists = token < tile.item.end;
-      i64 offset = i * stride;
+      i64 offset = times(i, stride);
       if constexpr (Shape::kPaged) {
         const i32 page = load_shared_word(pages + (row + i) * 4);
-        offset =
-            page * (kValues ? params.value_page_stride : params.key_page_stride) + token % Shape::kPageSize * stride;
+        offset = times(page, kValues ? params.value_page_stride : params.key_page_stride) +
+                 times(token % Shape::kPageSize, stride);
       }
       const u8* at = source + offset * KvElement::kBytes;
       const u32 bytes = exists ? 16 : 0;
@@ -438,35 +447,26 @@ struct PortablePrefill {
     const u32 rows = base + row * Shape::kRowBytes;
     const u32 key_swizzle = swizzled<kKvRowBytes>(Shape::kQuantised ? 0 : (lane >> 3) & 1, token) * 16;
     const u32 row_swizzle = Shape::swizzled(lane >> 4, row) * 16;
-    // Loads run ahead of the products: K by kAhead of them, Q by a step.
-    constexpr int kLoads = kBlockTokens / (8 * kLoadTiles);  // of K for a step
-    u32 query[2][kSlabs][4], loaded[kAhead + 1][4];
-    auto load_query = [&](int k) {
+#pragma unroll
+    for (int k = 0; k < kQuerySteps; k++) {
+      u32 query[kSlabs][4];
 #pragma unroll
       for (int m = 0; m < kSlabs; m++) {
-        ldmatrix(query[k % 2][m], rows + k / kColumnSteps * kQueryColumnBytes + m * 16 * Shape::kRowBytes +
-                                      (row_swizzle ^ (k % kColumnSteps * 32)));
+        ldmatrix(query[m], rows + k / kColumnSteps * kQueryColumnBytes + m * 16 * Shape::kRowBytes +
+                               (row_swizzle ^ (k % kColumnSteps * 32)));
       }
-    };
-    auto load_keys = [&](int i) {
-      const int k = i / kLoads, j = i % kLoads;
-      ldmatrix(loaded[i % (kAhead + 1)], keys + k / kColumnSteps * kKvColumnBytes + j * 8 * kLoadTiles * kKvRowBytes +
-                                             (key_swizzle ^ (k % kColumnSteps * (16 * KvElement::kBytes))));
-    };
-    load_query(0);
 #pragma unroll
-    for (int i = 0; i < kAhead; i++) load_keys(i);
+      for (int j = 0; j < kBlockTokens / (8 * kLoadTiles); j++) {
+        u32 loaded[4];
+        ldmatrix(loaded, keys + k / kColumnSteps * kKvColumnBytes + j * 8 * kLoadTiles * kKvRowBytes +
+                             (key_swizzle ^ (k % kColumnSteps * (16 * KvElement::kBytes))));
+        Operands key;
+        key_operands(key, loaded);
 #pragma unroll
-    for (int i = 0; i < kQuerySteps * kLoads; i++) {
-      const int k = i / kLoads, j = i % kLoads;
-      if (j == 0 && k + 1 < kQuerySteps) load_query(k + 1);
-      if (i + kAhead < kQuerySteps * kLoads) load_keys(i + kAhead);
-      Operands key;
-      key_operands(key, loaded[i % (kAhead + 1)]);
+        for (int i = 0; i < kLoadTiles; i++) {
 #pragma unroll
-      for (int tile = 0; tile < kLoadTiles; tile++) {
-#pragma unroll
-        for (int m = 0; m < kSlabs; m++) multiply(s[m], kLoadTiles * j + tile, query[k % 2][m], key[tile]);
+          for (int m = 0; m < kSlabs; m++) multiply(s[m], kLoadTiles * j + i, query[m], key[i]);
+        }
       }
     }
   }
@@ -582,15 +582,19 @@ struct PortablePrefill {
       store_shared(target + 8 * Shape::kRowBytes, Element::pack(o[4 * j + 2], o[4 * j + 3]));
     }
     __syncwarp();
-    constexpr int kChunks = kValueDim / 8;
-    for (int i = lane; i < 16 * kChunks; i += 32) {
-      const int at = first + i / kChunks, chunk = i % kChunks;
+    constexpr int kRowsAtOnce = 32 / Shape::kRowChunks;
+    const int chunk = lane % Shape::kRowChunks;
+#pragma unroll
+    for (int i = 0; i < 16; i += kRowsAtOnce) {
+      const int at = first + i + lane / Shape::kRowChunks;
       if (at < tile.rows()) {
-        u16* target = params.output + (tile.item.row + Tile::token_of(at)) * params.output_row_stride +
-                      tile.head_of(at) * params.output_head_stride + chunk * 8;
-        *reinterpret_cast<int4*>(target) =
-            load_shared(base + chunk / Shape::kRowChunks * kQueryColumnBytes + at * Shape::kRowBytes +
-                        Shape::swizzled(chunk % Shape::kRowChunks, at) * 16);
+        u16* target = params.output + times(tile.item.row + Tile::token_of(at), params.output_row_stride) +
+                      times(tile.head_of(at), params.output_head_stride) + chunk * 8;
+        const u32 source = base + at * Shape::kRowBytes + Shape::swizzled(chunk, at) * 16;
+#pragma unroll
+        for (int c = 0; c < Shape::kValueColumns; c++) {
+          *reinterpret_cast<int4*>(target + c * Shape::kColumn) = load_shared(source + c * kQueryColumnBytes);
+        }
       }
     }
     if (params.lse != nullptr && (lane & 3) == 0) {
