@@ -41,8 +41,8 @@ internal static class CudaUnits
     /// Entry point of the prefill kernel over ragged keys and values, packed rows of no page size; there is nothing that a checked one
     /// would check.
     /// </summary>
-    /// <param name="shape">A legal shape; its page size and layout do not matter.</param>
-    public static string PrefillRaggedName(AttentionShape shape) => "fi_prefill_ragged_" + HeadSuffix(shape);
+    /// <param name="shape">A legal shape; its page size, layout and KV element type do not matter.</param>
+    public static string PrefillRaggedName(AttentionShape shape) => "fi_prefill_ragged_" + HeadSuffix(WithoutCache(shape));
 
     /// <summary>The unit of batch decode over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
     public static string Decode(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
@@ -79,7 +79,7 @@ internal static class CudaUnits
     /// <summary>The unit of batch prefill over ragged keys and values; parameters as <see cref="PrefillRaggedName"/>.</summary>
     public static string PrefillRagged(AttentionShape shape) =>
         Unit(
-            shape,
+            WithoutCache(shape),
             "batch prefill over ragged keys and values",
             "attention/prefill.cuh",
             PrefillRaggedName(shape),
@@ -143,6 +143,9 @@ internal static class CudaUnits
         Line(text, "}");
         return text.ToString();
     }
+
+    /// <summary>Ragged keys and values have the query's type, whatever a cache holds.</summary>
+    private static AttentionShape WithoutCache(AttentionShape s) => s with { KvDtype = s.Dtype };
 
     private static string Suffix(AttentionShape s) => HeadSuffix(s) + Format("_p{0}", s.PageSize);
 

@@ -1,6 +1,6 @@
 namespace FlashInfer.Tests;
 
-/// <summary>One randomised shape of batch decode; <see cref="Seed"/> fixes its data too.</summary>
+/// <summary>One randomised shape of batch decode, or of prefill; <see cref="Seed"/> fixes its data too.</summary>
 internal sealed record DecodeCase(
     int Heads,
     int KvHeads,

@@ -33,9 +33,13 @@ internal static class ConfigEmitter
             "Spec",
             "DecodeUnit",
             "AppendUnit",
+            "PrefillPagedUnit",
+            "PrefillRaggedUnit",
             "WarmupAsync",
             WrapperEmitter.CacheName,
             WrapperEmitter.DecodeName,
+            WrapperEmitter.PrefillPagedName,
+            WrapperEmitter.PrefillRaggedName,
         }
             .Concat(TensorEmitter.TypeNames)
             .Concat(TensorEmitter.TypeNames.Select(static name => "Allocate" + name))
@@ -73,6 +77,8 @@ internal static class ConfigEmitter
         bool legal = AttentionRules.IsLegal(model.Shape);
         Unit(code, "DecodeUnit", legal ? CudaUnits.Decode(model.Shape) : null);
         Unit(code, "AppendUnit", legal ? CudaUnits.Append(model.Shape) : null);
+        Unit(code, "PrefillPagedUnit", legal ? CudaUnits.PrefillPaged(model.Shape) : null);
+        Unit(code, "PrefillRaggedUnit", legal ? CudaUnits.PrefillRagged(model.Shape) : null);
         code.Close();
         foreach (TypeDeclaration _ in model.ContainingTypes)
         {
@@ -125,16 +131,17 @@ internal static class ConfigEmitter
             $$"""
             /// <summary>The configuration: {{text.Summary}}.</summary>
             public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-                {{abiVersion}}, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit);
+                {{abiVersion}}, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
 
-            /// <summary>Compiles the kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
+            /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
             /// <param name="device">The device.</param>
+            /// <param name="kernels">Which kernels, all at the same time.</param>
             /// <param name="cancellationToken">Stops waiting; a compile under way is finished for the next caller.</param>
             /// <returns>Done when the kernels can be launched.</returns>
-            public static global::System.Threading.Tasks.Task WarmupAsync(global::FlashInfer.Device device, global::System.Threading.CancellationToken cancellationToken = default)
+            public static global::System.Threading.Tasks.Task WarmupAsync(global::FlashInfer.Device device, global::FlashInfer.KernelKinds kernels = global::FlashInfer.KernelKinds.Decode, global::System.Threading.CancellationToken cancellationToken = default)
             {
                 global::System.ArgumentNullException.ThrowIfNull(device);
-                return device.WarmupAsync(Spec, cancellationToken);
+                return device.WarmupAsync(Spec, kernels, cancellationToken);
             }
             """
         );

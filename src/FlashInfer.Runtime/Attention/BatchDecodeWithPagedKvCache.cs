@@ -27,33 +27,20 @@ namespace FlashInfer;
 public class BatchDecodeWithPagedKvCache : IDisposable
 {
     private const float Log2E = 1.44269504f;
+    private static readonly string s_advice =
+        $"The wrapper's constructor takes a larger maxQueryTokens, up to {CudaUnits.QueryTokens[^1]}.";
 
-    private readonly UseGuard _guard = new(nameof(BatchDecodeWithPagedKvCache));
+    private readonly PlannedBatch _batch;
     private readonly DecodeKernel _kernel;
     private DecodeKernel? _teamKernel;
-    private readonly AppendList _appends;
-    private readonly LaunchCheck? _check;
     private readonly UploadList<WorkItem> _list;
-    private readonly DeviceMemory _partialOutput;
-    private readonly DeviceMemory _partialState;
-    private readonly DeviceMemory _counters;
+    private readonly SplitWorkspace _workspace;
     private readonly TensorMap _kvMap;
-    private readonly Sequence[] _sequences;
-    private readonly int[] _revisions;
-    private readonly int[] _lengths;
-    private readonly int[] _pageOffsets;
-    private readonly int[] _queryTokens;
-    private readonly int[] _attends;
     private DecodePlanLimits _limits;
     private DecodePlan _plan;
-    private int _planned = -1;
-    private int _attending;
-    private int _rows;
     private bool _several;
     private bool _causal;
     private bool _overlaps;
-    private int _cacheRevision;
-    private int _cacheCommits;
     private bool _disposed;
 
     /// <summary>Makes a wrapper and its workspace.</summary>
@@ -86,15 +73,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             );
         }
 
-        if (!Enum.IsDefined(determinism))
-        {
-            throw new ArgumentOutOfRangeException(
-                nameof(determinism),
-                determinism,
-                $"Expected {string.Join(" or ", Enum.GetNames<Determinism>())}."
-            );
-        }
-
+        determinism.Check();
         Cache = cache;
         MaxSequences = maxSequences;
         MaxQueryTokens = maxQueryTokens;
@@ -117,23 +96,9 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             Determinism = determinism,
         };
         _kvMap = _kernel.EncodeKvMap(cache);
-        _appends = new AppendList(cache, $"{nameof(BatchDecodeWithPagedKvCache)}.{nameof(Append)}");
-        _check = LaunchCheck.Create(cache, $"{nameof(BatchDecodeWithPagedKvCache)}.{nameof(Run)}", SequenceAt);
         _list = new UploadList<WorkItem>(cache.Device.Backend, DecodePlanner.MaxItems(maxSequences, _limits));
-        long units = (long)slots * _kernel.UnitsPerItem;
-        long columns = units * _kernel.ColumnsPerUnit;
-        _partialOutput = new DeviceMemory(cache.Device, columns * cache.Spec.HeadDim * sizeof(float));
-        _partialState = new DeviceMemory(cache.Device, columns * 2 * sizeof(float));
-        _counters = new DeviceMemory(cache.Device, units * sizeof(uint));
-        cache.Device.Backend.Fill(_counters.Address, 0, _counters.Bytes, null);
-        // The first launch may go to any stream, which knows nothing of the fill on the device's own.
-        cache.Device.Synchronize();
-        _sequences = new Sequence[maxSequences];
-        _revisions = new int[maxSequences];
-        _lengths = new int[maxSequences];
-        _pageOffsets = new int[maxSequences];
-        _queryTokens = new int[maxSequences];
-        _attends = new int[maxSequences];
+        _workspace = new SplitWorkspace(cache.Device, (long)slots * _kernel.UnitsPerItem, _kernel.ColumnsPerUnit, cache.Spec.HeadDim);
+        _batch = new PlannedBatch(this, nameof(BatchDecodeWithPagedKvCache), cache, maxSequences);
     }
 
     /// <summary>The cache that holds the sequences.</summary>
@@ -149,7 +114,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     public Determinism Determinism { get; }
 
     /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one.</summary>
-    public long WorkspaceBytes => _partialOutput.Bytes + _partialState.Bytes + _counters.Bytes;
+    public long WorkspaceBytes => _workspace.Bytes;
 
     /// <summary>What the last plan looks like.</summary>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -157,16 +122,16 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     {
         get
         {
-            RequirePlan();
+            _batch.RequirePlan();
             // Planned once more, aside: the items themselves have gone to the device.
-            WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(_attending, _limits)];
+            WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(_batch.Lengths.Length, _limits)];
             DecodePlan again = DecodePlanner.Plan(Batch, _limits, items);
             long units = (long)_plan.Items * _limits.UnitsPerItem;
             long shared = _plan.TeamUnits ? (units + _limits.Teams - 1) / _limits.Teams : units * _plan.Cluster;
             return new PlanInfo(
                 (_plan.TeamUnits ? _teamKernel! : _kernel).Name,
-                _planned,
-                _rows,
+                _batch.Planned,
+                _batch.Rows,
                 _plan.TotalTokens,
                 _plan.Items,
                 units,
@@ -188,13 +153,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         set => _limits = value;
     }
 
-    private DecodeBatch Batch =>
-        new(
-            _lengths.AsSpan(0, _attending),
-            _pageOffsets.AsSpan(0, _attending),
-            _several ? _queryTokens.AsSpan(0, _attending) : default,
-            _causal
-        );
+    private DecodeBatch Batch => new(_batch.Lengths, _batch.PageOffsets, _several ? _batch.QueryTokens : default, _causal);
 
     /// <summary>
     /// Plans a step with one query token for each sequence, its last: from here on <c>Append</c> and <c>Run</c> mean these sequences as they
@@ -238,19 +197,8 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     /// <exception cref="StalePlanException">There is no plan, or its sequences changed.</exception>
     public void Append(int layer, TensorView key, TensorView value, CudaStream? stream = null)
     {
-        using UseGuard.Use use = Enter();
-        Cache.CheckLayer(layer);
-        RequireFreshPlan();
-        if (_appends.Tokens == 0)
-        {
-            throw new InvalidOperationException(
-                "None of the planned sequences had a forward open; call BeginForward before Plan to append."
-            );
-        }
-
-        RequireOpenForwards();
-        AppendParams args = Cache.AppendArguments(layer, _appends.Tokens, key, value, stream);
-        _appends.Run(layer, args, Cache.Kernels, stream);
+        using UseGuard.Use use = _batch.Enter();
+        _batch.Append(layer, key, value, stream);
     }
 
     /// <summary>Attends with the query tokens of the planned sequences.</summary>
@@ -262,19 +210,15 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     /// <exception cref="StalePlanException">There is no plan, or its sequences changed.</exception>
     public void Run(int layer, TensorView query, TensorView output, TensorView lse = default, CudaStream? stream = null)
     {
-        using UseGuard.Use use = Enter();
+        using UseGuard.Use use = _batch.Enter();
         Cache.CheckLayer(layer);
-        RequireFreshPlan();
+        _batch.RequireFreshPlan();
         Cache.Device.CheckStream(stream);
         AttentionSpec spec = Cache.Spec;
-        KernelTensor.Check(query, nameof(query), Cache, spec.Dtype, _rows, spec.Heads);
-        KernelTensor.Check(output, nameof(output), Cache, spec.Dtype, _rows, spec.Heads);
+        KernelTensor.Check(query, nameof(query), Cache, spec.Dtype, _batch.Rows, spec.Heads);
+        KernelTensor.Check(output, nameof(output), Cache, spec.Dtype, _batch.Rows, spec.Heads);
         KernelTensor.CheckWritten(output, nameof(output));
-        if (!lse.IsEmpty)
-        {
-            CheckLse(lse);
-        }
-
+        KernelTensor.CheckLse(lse, Cache.Device, "cache", _batch.Rows, spec.Heads);
         DecodeParams args = new()
         {
             Query = query.Address,
@@ -284,9 +228,9 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             Lse = lse.IsEmpty ? 0 : lse.Address,
             Pages = Cache.Table.Address,
             Plan = _list.Address,
-            PartialOutput = _partialOutput.Address,
-            PartialState = _partialState.Address,
-            Counters = _counters.Address,
+            PartialOutput = _workspace.Output,
+            PartialState = _workspace.State,
+            Counters = _workspace.Counters,
             QueryRowStride = query.Stride(0),
             QueryHeadStride = query.Stride(1),
             OutputRowStride = output.Stride(0),
@@ -296,13 +240,13 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             HeadStride = Cache.HeadElements,
             KeyPage = 2L * layer * Cache.TotalPages,
             ValuePage = ((2L * layer) + 1) * Cache.TotalPages,
-            Fault = _check?.Record(layer) ?? 0,
+            Fault = _batch.Check?.Record(layer) ?? 0,
             PageCount = Cache.TotalPages,
             KeyScales = Cache.KeyScaleAddress(layer),
             ValueScales = Cache.ValueScaleAddress(layer),
             KvMap = _kvMap,
         };
-        _check?.Before(stream);
+        _batch.Check?.Before(stream);
         ListLaunch launch = new(_plan.Items, _list.Capacity, _plan.Cluster, _overlaps);
         if ((_plan.TeamUnits ? _teamKernel! : _kernel).Run(args, launch, stream))
         {
@@ -315,11 +259,11 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         }
 
         _overlaps = true;
-        _check?.After(layer, stream);
+        _batch.Check?.After(layer, stream);
     }
 
     /// <summary>The plan in words: kernel, rows, work items, chunk, who shares them, imbalance.</summary>
-    public string Explain() => _planned < 0 ? "no plan" : PlanInfo.ToString();
+    public string Explain() => _batch.Planned < 0 ? "no plan" : PlanInfo.ToString();
 
     /// <inheritdoc/>
     public void Dispose()
@@ -338,34 +282,9 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         }
 
         _disposed = true;
-        _appends.Dispose();
-        _check?.Dispose();
+        _batch.Dispose();
         _list.Dispose();
-        _partialOutput.Dispose();
-        _partialState.Dispose();
-        _counters.Dispose();
-    }
-
-    /// <summary>The sequence that a row of the query belongs to.</summary>
-    private Sequence? SequenceAt(int row)
-    {
-        for (int i = 0; i < _attending; i++)
-        {
-            row -= _queryTokens[i];
-            if (row < 0)
-            {
-                return _sequences[_attends[i]];
-            }
-        }
-
-        return null;
-    }
-
-    private UseGuard.Use Enter()
-    {
-        ObjectDisposedException.ThrowIf(_disposed, this);
-        Cache.ThrowIfDisposed();
-        return _guard.Enter();
+        _workspace.Dispose();
     }
 
     private void Plan(
@@ -377,13 +296,13 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         CudaStream? stream
     )
     {
-        using UseGuard.Use use = Enter();
+        using UseGuard.Use use = _batch.Enter();
         using UseGuard.Use cacheUse = Cache.Enter();
         Cache.Device.CheckStream(stream);
-        int forwardTokens = CheckSequences(sequences);
+        _batch.CheckSequences(sequences);
         if (several)
         {
-            CheckQueryTokens(sequences, queryTokens);
+            PlannedBatch.CheckQueryTokens(sequences, queryTokens, MaxQueryTokens, s_advice);
         }
 
         CheckSlots(sequences);
@@ -393,31 +312,10 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             throw new ArgumentOutOfRangeException(nameof(smScale), scale, "smScale must be a finite number, such as 1 / sqrt(headDim).");
         }
 
-        _check?.Before(stream);
-        _appends.Check?.Before(stream);
-
         // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
-        _planned = -1;
+        _batch.Begin(sequences, several ? queryTokens : _batch.Ones(sequences), stream);
         _several = several;
         _causal = causal;
-        sequences.CopyTo(_sequences);
-        _attending = 0;
-        _rows = 0;
-        for (int i = 0; i < sequences.Length; i++)
-        {
-            Sequence sequence = sequences[i];
-            _revisions[i] = sequence.Revision;
-            int tokens = several ? queryTokens[i] : 1;
-            if (tokens > 0)
-            {
-                _lengths[_attending] = sequence.KvLength;
-                _pageOffsets[_attending] = sequence.PageOffset;
-                _attends[_attending] = i;
-                _queryTokens[_attending++] = tokens;
-                _rows += tokens;
-            }
-        }
-
         _plan = DecodePlanner.Plan(Batch, _limits, _list.Begin());
         if (_plan.TeamUnits)
         {
@@ -427,48 +325,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 
         _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scale * Log2E });
         _overlaps = false;
-        _appends.Fill(sequences, forwardTokens, stream);
-        Cache.Table.Flush(Cache.Kernels, stream);
-        Cache.Streams?.After(stream);
-        _cacheRevision = Cache.Revision;
-        _cacheCommits = Cache.Commits;
-        _planned = sequences.Length;
-    }
-
-    private int CheckSequences(ReadOnlySpan<Sequence> sequences)
-    {
-        if (sequences.Length == 0 || sequences.Length > MaxSequences)
-        {
-            throw new ArgumentException(
-                $"{sequences.Length} sequences were given; expected 1 to {MaxSequences}. The wrapper's constructor takes a larger maxSequences.",
-                nameof(sequences)
-            );
-        }
-
-        return Cache.CheckPlanned(sequences);
-    }
-
-    private void CheckQueryTokens(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens)
-    {
-        if (sequences.Length != queryTokens.Length)
-        {
-            throw new ArgumentException(
-                $"{sequences.Length} sequences but {queryTokens.Length} numbers of query tokens were given.",
-                nameof(queryTokens)
-            );
-        }
-
-        for (int i = 0; i < queryTokens.Length; i++)
-        {
-            if ((uint)queryTokens[i] > (uint)MaxQueryTokens)
-            {
-                throw new ArgumentOutOfRangeException(
-                    nameof(queryTokens),
-                    queryTokens[i],
-                    $"Sequence {i} of the batch ({sequences[i]}) has {queryTokens[i]} query tokens; expected 0 to {MaxQueryTokens}. The wrapper's constructor takes a larger maxQueryTokens, up to {CudaUnits.QueryTokens[^1]}."
-                );
-            }
-        }
+        _batch.Commit(sequences, stream);
     }
 
     /// <summary>Batch-invariant plans cut every sequence as if it were alone: the workspace is made for a full cache, not for sequences that stand in a batch twice.</summary>
@@ -493,76 +350,5 @@ public class BatchDecodeWithPagedKvCache : IDisposable
                 nameof(sequences)
             );
         }
-    }
-
-    private void CheckLse(TensorView lse)
-    {
-        lse.Expect(nameof(lse), DType.Float32, _rows, Cache.Spec.Heads);
-        if (lse.Device != Cache.Device)
-        {
-            throw new ArgumentException(
-                $"lse lies on {lse.Device}, the cache on {Cache.Device}; allocate it on the cache's device.",
-                nameof(lse)
-            );
-        }
-
-        if (!lse.IsContiguous)
-        {
-            throw new ArgumentException($"lse has gaps between its elements; expected a contiguous {lse.Shape}.", nameof(lse));
-        }
-    }
-
-    private void RequirePlan()
-    {
-        if (_planned < 0)
-        {
-            throw new StalePlanException("There is no plan; call Plan with the step's sequences first.");
-        }
-    }
-
-    /// <summary>A fresh plan may have been made before EndForward: committed tokens are read but no longer written.</summary>
-    private void RequireOpenForwards()
-    {
-        if (_cacheCommits == Cache.Commits)
-        {
-            return;
-        }
-
-        int open = 0;
-        for (int i = 0; i < _planned; i++)
-        {
-            open += _sequences[i].ForwardTokens;
-        }
-
-        if (open != _appends.Tokens)
-        {
-            throw new InvalidOperationException(
-                $"The plan has {_appends.Tokens} new tokens but forwards with {_appends.Tokens - open} of them were ended since; append every layer before EndForward."
-            );
-        }
-
-        _cacheCommits = Cache.Commits;
-    }
-
-    private void RequireFreshPlan()
-    {
-        RequirePlan();
-        if (_cacheRevision == Cache.Revision)
-        {
-            return;
-        }
-
-        for (int i = 0; i < _planned; i++)
-        {
-            if (_sequences[i].Revision != _revisions[i])
-            {
-                throw new StalePlanException(
-                    $"The plan is stale: {_sequences[i]} has begun a forward, abandoned one or a part of it, or was freed since it was planned. Call Plan again."
-                );
-            }
-        }
-
-        // Other sequences changed, none of ours: the look at each need not be repeated.
-        _cacheRevision = Cache.Revision;
     }
 }

@@ -12,49 +12,27 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     private readonly AttentionSpec _spec;
     private readonly CudaBackend _backend;
     private readonly KernelCompiler _compiler;
-    private readonly CudaKernel _append;
-    private readonly CudaFunction _updatePageTable;
+    private readonly KernelSlot<AppendKernels> _append;
 
-    /// <summary>Compiles append and decode with one query token (both at once), or takes them from the kernel cache, and loads them.</summary>
+    /// <summary>Loads nothing yet.</summary>
     public CudaAttentionKernels(AttentionSpec spec, CudaBackend backend, KernelCompiler compiler)
     {
         _spec = spec;
         _backend = backend;
         _compiler = compiler;
-        TranslationUnit unit = spec.AppendUnitFor(backend.IsChecked);
-        Task<CompiledKernel> append = Task.Run(() => compiler.Compile(unit, backend.Architecture));
-        try
-        {
-            Decode(queryTokens: 1, teamUnits: false);
-        }
-        catch
-        {
-            // Both failed for the same reason, most likely: one exception tells it.
-            append.ContinueWith(static t => _ = t.Exception, TaskScheduler.Default);
-            throw;
-        }
-
-        try
-        {
-            _append = CudaKernel.Load<AppendParams>(backend, append.GetAwaiter().GetResult());
-            _updatePageTable = _append.GetFunction(PageTableKernel);
-        }
-        catch
-        {
-            _append?.Dispose();
-            base.Dispose();
-            throw;
-        }
+        _append = new(() => new AppendKernels(Load<AppendParams>(spec.AppendUnitFor(backend.IsChecked))));
     }
 
     /// <inheritdoc/>
-    public override bool Append(in AppendParams args, in ListLaunch launch, CudaStream? stream) => _append.Launch(args, launch, stream);
+    public override bool Append(in AppendParams args, in ListLaunch launch, CudaStream? stream) =>
+        _append.Get().Append.Launch(args, launch, stream);
 
     /// <inheritdoc/>
     public override void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream)
     {
         int blocks = (updates + PageTableThreads - 1) / PageTableThreads;
-        _updatePageTable.Launch(args, new CudaExtent(blocks), new CudaExtent(PageTableThreads), 0, _backend.Resolve(stream));
+        CudaFunction update = _append.Get().UpdatePageTable;
+        update.Launch(args, new CudaExtent(blocks), new CudaExtent(PageTableThreads), 0, _backend.Resolve(stream));
     }
 
     /// <inheritdoc/>
@@ -65,13 +43,26 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
-    protected override DecodeKernel LoadDecode(int queryTokens, bool teamUnits)
-    {
-        TranslationUnit unit = _spec.DecodeUnitFor(queryTokens, teamUnits, _backend.IsChecked);
-        CompiledKernel compiled = _compiler.Compile(unit, _backend.Architecture);
-        return new CudaDecodeKernel(_backend, CudaKernel.Load<DecodeParams>(_backend, compiled));
-    }
+    protected override void LoadAppend() => _append.Get();
 
     /// <inheritdoc/>
-    protected override PrefillKernel LoadPrefill(bool isPaged) => throw new NotSupportedException();
+    protected override DecodeKernel LoadDecode(int queryTokens, bool teamUnits) =>
+        new CudaDecodeKernel(_backend, Load<DecodeParams>(_spec.DecodeUnitFor(queryTokens, teamUnits, _backend.IsChecked)));
+
+    /// <inheritdoc/>
+    protected override PrefillKernel LoadPrefill(bool isPaged) =>
+        new CudaPrefillKernel(_backend, Load<PrefillParams>(_spec.PrefillUnitFor(isPaged, _backend.IsChecked)), _spec);
+
+    private CudaKernel Load<TParams>(TranslationUnit unit)
+        where TParams : unmanaged => CudaKernel.Load<TParams>(_backend, _compiler.Compile(unit, _backend.Architecture));
+
+    /// <summary>The two kernels of the append unit.</summary>
+    private sealed class AppendKernels(CudaKernel append) : IDisposable
+    {
+        public CudaKernel Append => append;
+
+        public CudaFunction UpdatePageTable { get; } = append.GetFunction(PageTableKernel);
+
+        public void Dispose() => append.Dispose();
+    }
 }

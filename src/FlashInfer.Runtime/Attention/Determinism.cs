@@ -15,3 +15,19 @@ public enum Determinism
     /// </summary>
     BatchInvariant,
 }
+
+internal static class Determinisms
+{
+    /// <summary>Throws unless the value is one of the enum's.</summary>
+    public static void Check(this Determinism determinism)
+    {
+        if (!Enum.IsDefined(determinism))
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(determinism),
+                determinism,
+                $"Expected {string.Join(" or ", Enum.GetNames<Determinism>())}."
+            );
+        }
+    }
+}

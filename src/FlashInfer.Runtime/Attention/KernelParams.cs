@@ -62,6 +62,9 @@ internal struct WorkItem
     /// without it the length.
     /// </summary>
     public int Visible;
+
+    /// <summary>One past the last token of the range that any of the query tokens sees; <see cref="Begin"/> or below when none sees one.</summary>
+    public readonly int VisibleEnd => Math.Min(End, Visible + QueryTokens - 1);
 }
 
 /// <summary>Arguments of batch decode; 320 bytes.</summary>

@@ -6,16 +6,14 @@ internal static class KernelTensor
     private const int Alignment = 16;
 
     /// <summary>Throws unless a tensor is [rows, heads, headDim] of the cache's device, with rows that 16-byte accesses can reach.</summary>
-    public static void Check(in TensorView tensor, string name, PagedKvCache cache, DType dtype, int rows, int heads)
+    public static void Check(in TensorView tensor, string name, PagedKvCache cache, DType dtype, int rows, int heads) =>
+        Check(tensor, name, cache.Device, "cache", dtype, rows, heads, cache.Spec.HeadDim);
+
+    /// <summary>The same for any owner of the device, which messages name.</summary>
+    public static void Check(in TensorView tensor, string name, Device device, string owner, DType dtype, int rows, int heads, int headDim)
     {
-        tensor.Expect(name, dtype, rows, heads, cache.Spec.HeadDim);
-        if (tensor.Device != cache.Device)
-        {
-            throw new ArgumentException(
-                $"{name} lies on {tensor.Device}, the cache on {cache.Device}; allocate it on the cache's device.",
-                name
-            );
-        }
+        tensor.Expect(name, dtype, rows, heads, headDim);
+        CheckDevice(tensor, name, device, owner);
 
         long elements = Alignment / dtype.Size();
         if (
@@ -29,6 +27,22 @@ internal static class KernelTensor
                 $"{name} has address 0x{tensor.Address:x} and strides [{tensor.Stride(0)}, {tensor.Stride(1)}, {tensor.Stride(2)}]; kernels need the head dimension contiguous, and rows and heads aligned to {Alignment} bytes.",
                 name
             );
+        }
+    }
+
+    /// <summary>Throws unless an LSE, where one is wanted, is a contiguous float [rows, heads] of the device.</summary>
+    public static void CheckLse(in TensorView lse, Device device, string owner, int rows, int heads)
+    {
+        if (lse.IsEmpty)
+        {
+            return;
+        }
+
+        lse.Expect(nameof(lse), DType.Float32, rows, heads);
+        CheckDevice(lse, nameof(lse), device, owner);
+        if (!lse.IsContiguous)
+        {
+            throw new ArgumentException($"lse has gaps between its elements; expected a contiguous {lse.Shape}.", nameof(lse));
         }
     }
 
@@ -49,6 +63,17 @@ internal static class KernelTensor
         {
             throw new ArgumentException(
                 $"{name} is {tensor.Shape} with strides [{tensor.Stride(0)}, {tensor.Stride(1)}, {tensor.Stride(2)}], so that rows or heads overlap; expected memory of its own for each.",
+                name
+            );
+        }
+    }
+
+    private static void CheckDevice(in TensorView tensor, string name, Device device, string owner)
+    {
+        if (tensor.Device != device)
+        {
+            throw new ArgumentException(
+                $"{name} lies on {tensor.Device}, the {owner} on {device}; allocate it on the {owner}'s device.",
                 name
             );
         }

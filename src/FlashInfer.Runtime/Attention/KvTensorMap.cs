@@ -1,86 +1,63 @@
-using System.Runtime.InteropServices;
 using FlashInfer.Cuda;
-using static FlashInfer.Cuda.CudaDriver;
 
 namespace FlashInfer.Attention;
 
 /// <summary>A whole cache as the copy engine sees it: keys and values of every layer are pages behind one another.</summary>
-internal static unsafe class KvTensorMap
+internal static class KvTensorMap
 {
-    private const int Rank = 5;
-    private const int TileTokens = 16;
-    private const int UInt8 = 0;
-    private const int Float16 = 6;
-    private const int BFloat16 = 9;
-    private const int Promote128Bytes = 2;
+    /// <summary>Tokens that prefill's map counts pages by.</summary>
+    public const int GroupTokens = 8;
+
+    private const int DecodeTokens = 16;
 
     /// <summary>
-    /// A row of a head is cut into columns of 128 bytes, or 64 or 32 where that does not divide it. Dimensions {elements of a column,
-    /// kvHeads, pageSize, pages of all layers, columns}, box {elements of a column, 1, 16, 1, columns}: one box is one tile.
+    /// For decode: a row of a head is cut into columns of 128 bytes, or 64 or 32 where that does not divide it. Dimensions {elements of a
+    /// column, kvHeads, pageSize, pages of all layers, columns}, box {elements of a column, 1, 16, 1, columns}: one box is one tile.
     /// </summary>
-    public static TensorMap Encode(CudaContext context, PagedKvCache cache)
+    public static TensorMap ForDecode(CudaContext context, PagedKvCache cache)
     {
         AttentionSpec spec = cache.Spec;
         int bytes = spec.KvDtype.Size();
         int rowBytes = spec.HeadDim * bytes;
-        (int columnBytes, int swizzle) =
-            rowBytes % 128 == 0 ? (128, 3)
-            : rowBytes % 64 == 0 ? (64, 2)
-            : (32, 1);
-        uint inner = (uint)(columnBytes / bytes);
-        uint columns = (uint)(rowBytes / columnBytes);
-        ulong* dimensions = stackalloc ulong[Rank]
-        {
-            inner,
-            (ulong)spec.KvHeads,
-            (ulong)spec.PageSize,
-            (ulong)(2L * cache.Layers * cache.TotalPages),
-            columns,
-        };
-        ulong* strides = stackalloc ulong[Rank - 1]
-        {
-            (ulong)(cache.HeadElements * bytes),
-            (ulong)(cache.TokenElements * bytes),
-            (ulong)(cache.PageElements * bytes),
-            (ulong)columnBytes,
-        };
-        uint* box = stackalloc uint[Rank] { inner, 1, TileTokens, 1, columns };
-        int dataType = spec.KvDtype switch
-        {
-            DType.Float16 => Float16,
-            DType.BFloat16 => BFloat16,
-            _ => UInt8,
-        };
-        uint* steps = stackalloc uint[Rank] { 1, 1, 1, 1, 1 };
-
-        // The driver wants the map itself at a multiple of 64 bytes; the kernel's argument is, the stack need not be.
-        void* aligned = NativeMemory.AlignedAlloc((nuint)sizeof(TensorMap), 64);
-        try
-        {
-            context.MakeCurrent();
-            Check(
-                cuTensorMapEncodeTiled(
-                    aligned,
-                    dataType,
-                    Rank,
-                    (void*)cache.KeyAddress(0),
-                    dimensions,
-                    strides,
-                    box,
-                    steps,
-                    0,
-                    swizzle,
-                    Promote128Bytes,
-                    0
-                ),
-                nameof(cuTensorMapEncodeTiled),
-                context
-            );
-            return *(TensorMap*)aligned;
-        }
-        finally
-        {
-            NativeMemory.AlignedFree(aligned);
-        }
+        int column =
+            (
+                rowBytes % 128 == 0 ? 128
+                : rowBytes % 64 == 0 ? 64
+                : 32
+            ) / bytes;
+        int columns = spec.HeadDim / column;
+        return TensorMapEncoder.Encode(
+            context,
+            spec.KvDtype,
+            cache.KeyAddress(0),
+            [column, spec.KvHeads, spec.PageSize, Pages(cache), columns],
+            [cache.HeadElements, cache.TokenElements, cache.PageElements, column],
+            [column, 1, DecodeTokens, 1, columns]
+        );
     }
+
+    /// <summary>For prefill, as <see cref="PrefillParams.KeyMap"/> says, of pages of whole groups of 8 tokens.</summary>
+    /// <param name="context">The device's context.</param>
+    /// <param name="cache">The cache, not quantised.</param>
+    /// <param name="blockTokens">Tokens that a step of the kernel takes.</param>
+    public static TensorMap ForPrefill(CudaContext context, PagedKvCache cache, int blockTokens)
+    {
+        AttentionSpec spec = cache.Spec;
+        int column = PrefillTensorMaps.Column(spec.HeadDim);
+        int columns = spec.HeadDim / column;
+        int pageGroups = spec.PageSize / GroupTokens;
+        bool headsFirst = spec.KvLayout == KvLayout.Hnd;
+        return TensorMapEncoder.Encode(
+            context,
+            spec.KvDtype,
+            cache.KeyAddress(0),
+            [column, GroupTokens, columns, headsFirst ? 1 : spec.KvHeads, Pages(cache) * pageGroups * (headsFirst ? spec.KvHeads : 1)],
+            [cache.TokenElements, column, cache.HeadElements, GroupTokens * cache.TokenElements],
+            [column, GroupTokens, columns, 1, GreatestDivisor(spec.PageSize, blockTokens) / GroupTokens]
+        );
+    }
+
+    private static long Pages(PagedKvCache cache) => 2L * cache.Layers * cache.TotalPages;
+
+    private static int GreatestDivisor(int a, int b) => b == 0 ? a : GreatestDivisor(b, a % b);
 }

@@ -80,15 +80,23 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
+    protected override void LoadAppend() { }
+
+    /// <inheritdoc/>
     protected override DecodeKernel LoadDecode(int queryTokens, bool teamUnits) =>
         new CpuDecodeKernel(_spec, _pool, _vectorBits, queryTokens);
+
+    /// <inheritdoc/>
+    /// <remarks>Ragged keys and values have the query's type, whatever a cache holds.</remarks>
+    protected override PrefillKernel LoadPrefill(bool isPaged)
+    {
+        AttentionSpec ragged = new(_spec.Heads, _spec.KvHeads, _spec.HeadDim, _spec.PageSize, _spec.Dtype);
+        return new CpuPrefillKernel(isPaged ? _spec : ragged, _pool, _vectorBits);
+    }
 
     private void Check(CudaStream? stream)
     {
         CpuBackend.RefuseStream(stream);
         ObjectDisposedException.ThrowIf(_disposed, this);
     }
-
-    /// <inheritdoc/>
-    protected override PrefillKernel LoadPrefill(bool isPaged) => throw new NotSupportedException();
 }

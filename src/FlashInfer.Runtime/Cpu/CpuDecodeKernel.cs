@@ -1,60 +1,28 @@
-using System.Runtime.Intrinsics;
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 
 namespace FlashInfer.Cpu;
 
-/// <summary>Batch decode on the CPU: a unit has all columns of a KV head. A call returns when its work is done.</summary>
-internal sealed unsafe class CpuDecodeKernel : DecodeKernel
+/// <summary>Batch decode on the CPU: a unit has all columns of a KV head.</summary>
+/// <param name="spec">The configuration.</param>
+/// <param name="pool">The threads; not owned.</param>
+/// <param name="vectorBits">Width of the vectors: 128, 256 or 512.</param>
+/// <param name="queryTokens">The most query tokens of a sequence.</param>
+internal sealed class CpuDecodeKernel(AttentionSpec spec, CpuWorkerPool pool, int vectorBits, int queryTokens) : DecodeKernel
 {
-    private readonly AttentionSpec _spec;
-    private readonly CpuWorkerPool _pool;
-    private readonly CpuScratch _scratch;
-    private readonly CpuJob _job;
-    private bool _disposed;
-
-    /// <summary>Makes the kernel and its scratch memory.</summary>
-    /// <param name="spec">The configuration.</param>
-    /// <param name="pool">The threads; not owned.</param>
-    /// <param name="vectorBits">Width of the vectors: 128, 256 or 512.</param>
-    /// <param name="queryTokens">The most query tokens of a sequence.</param>
-    public CpuDecodeKernel(AttentionSpec spec, CpuWorkerPool pool, int vectorBits, int queryTokens)
-    {
-        _spec = spec;
-        _pool = pool;
-        ColumnsPerUnit = spec.GroupSize * queryTokens;
-        _scratch = new CpuScratch(pool.Workers, ColumnsPerUnit, spec.HeadDim);
-        int bits = vectorBits;
-        if (bits == 512 && spec.HeadDim % (4 * Simd512.Count) != 0)
-        {
-            // Values are summed 4 vectors at a time: a head of 96 elements takes narrower ones.
-            bits = 256;
-        }
-
-        _job = bits switch
-        {
-            512 => Job<Simd512, Vector512<float>>(),
-            256 => Job<Simd256, Vector256<float>>(),
-            128 => Job<Simd128, Vector128<float>>(),
-            _ => throw new ArgumentException(
-                $"The CPU device has no kernels for vectors of {vectorBits} bits; expected 128, 256 or 512.",
-                nameof(vectorBits)
-            ),
-        };
-        Name = $"cpu_decode_v{bits} on {pool.Workers} {(pool.Workers == 1 ? "thread" : "threads")}";
-    }
+    private readonly CpuAttention _attention = new(spec, pool, vectorBits, queryTokens);
 
     /// <inheritdoc/>
-    public override string Name { get; }
+    public override string Name => _attention.Name("decode");
 
     /// <inheritdoc/>
-    public override int Blocks => _pool.Workers;
+    public override int Blocks => _attention.Workers;
 
     /// <inheritdoc/>
-    public override int UnitsPerItem => _spec.KvHeads;
+    public override int UnitsPerItem => spec.KvHeads;
 
     /// <inheritdoc/>
-    public override int ColumnsPerUnit { get; }
+    public override int ColumnsPerUnit => _attention.Columns;
 
     /// <inheritdoc/>
     public override int MinChunk => 256;
@@ -62,49 +30,37 @@ internal sealed unsafe class CpuDecodeKernel : DecodeKernel
     /// <inheritdoc/>
     public override bool Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
     {
-        CpuBackend.RefuseStream(stream);
-        ObjectDisposedException.ThrowIf(_disposed, this);
-        if (args.Fault != 0 && !CpuPageCheck.Passes(args, _spec.PageSize))
+        PrefillParams attention = new()
         {
-            return false;
-        }
-
-        DecodeParams copy = args;
-        _pool.Run(_job, (nint)(&copy), checked(((ListHeader*)args.Plan)->Count * UnitsPerItem));
+            Query = args.Query,
+            Key = args.Key,
+            Value = args.Value,
+            Output = args.Output,
+            Lse = args.Lse,
+            Pages = args.Pages,
+            Plan = args.Plan,
+            PartialOutput = args.PartialOutput,
+            PartialState = args.PartialState,
+            Counters = args.Counters,
+            QueryRowStride = args.QueryRowStride,
+            QueryHeadStride = args.QueryHeadStride,
+            OutputRowStride = args.OutputRowStride,
+            OutputHeadStride = args.OutputHeadStride,
+            KeyTokenStride = args.TokenStride,
+            KeyHeadStride = args.HeadStride,
+            KeyPageStride = args.PageStride,
+            ValueTokenStride = args.TokenStride,
+            ValueHeadStride = args.HeadStride,
+            ValuePageStride = args.PageStride,
+            KeyScales = args.KeyScales,
+            ValueScales = args.ValueScales,
+            Fault = args.Fault,
+            PageCount = args.PageCount,
+        };
+        _attention.Run(attention, UnitsPerItem, stream);
         return false;
     }
 
     /// <inheritdoc/>
-    public override void Dispose()
-    {
-        if (!_disposed)
-        {
-            _disposed = true;
-            _scratch.Dispose();
-        }
-    }
-
-    private CpuJob Job<TSimd, TVector>()
-        where TSimd : ISimd<TVector>
-        where TVector : struct =>
-        _spec.Dtype == DType.Float16 ? Job<TSimd, TVector, HalfElement>() : Job<TSimd, TVector, BFloat16Element>();
-
-    private CpuJob Job<TSimd, TVector, TElement>()
-        where TSimd : ISimd<TVector>
-        where TVector : struct
-        where TElement : IQueryElement =>
-        _spec.KvDtype switch
-        {
-            DType.Float8E4M3 => new CpuDecodeJob<TSimd, TVector, TElement, Float8Element<E4M3Format>>(
-                _spec.Shape,
-                ColumnsPerUnit,
-                _scratch
-            ),
-            DType.Float8E5M2 => new CpuDecodeJob<TSimd, TVector, TElement, Float8Element<E5M2Format>>(
-                _spec.Shape,
-                ColumnsPerUnit,
-                _scratch
-            ),
-            _ => new CpuDecodeJob<TSimd, TVector, TElement, TElement>(_spec.Shape, ColumnsPerUnit, _scratch),
-        };
+    public override void Dispose() => _attention.Dispose();
 }

@@ -5,14 +5,14 @@ namespace FlashInfer.Cpu;
 /// <summary>Checked mode on the CPU: the pages of a list are looked at before the work begins, since a wrong one would end the process.</summary>
 internal static unsafe class CpuPageCheck
 {
-    /// <summary>Whether the cache has all pages that decode will read; if not, the first is noted as a checked kernel does.</summary>
-    public static bool Passes(in DecodeParams p, int pageSize)
+    /// <summary>Whether the cache has all pages that attention will read; if not, the first is noted as a checked kernel does.</summary>
+    public static bool Passes(in PrefillParams p, int pageSize)
     {
         ListHeader* header = (ListHeader*)p.Plan;
         foreach (ref readonly WorkItem item in new ReadOnlySpan<WorkItem>(header + 1, header->Count))
         {
             int* pages = (int*)p.Pages + item.KvStart;
-            for (int token = item.Begin; token < item.End; token += pageSize - (token % pageSize))
+            for (int token = item.Begin; token < item.VisibleEnd; token += pageSize - (token % pageSize))
             {
                 if (!Passes(p.Fault, pages[token / pageSize], p.PageCount, item.Row, token))
                 {
@@ -24,7 +24,7 @@ internal static unsafe class CpuPageCheck
         return true;
     }
 
-    /// <summary>As for decode, of the pages that append will write.</summary>
+    /// <summary>As for attention, of the pages that append will write.</summary>
     public static bool Passes(in AppendParams p, int pageSize)
     {
         ListHeader* header = (ListHeader*)p.Plan;

@@ -15,13 +15,14 @@ internal sealed unsafe class CpuScratch : IDisposable
 
     public CpuScratch(int workers, int columns, int headDim)
     {
+        Columns = columns;
         long outputs = Aligned((long)columns * headDim * sizeof(float));
         long scores = Aligned((long)columns * BlockTokens * sizeof(float));
         long perColumn = Aligned((long)columns * sizeof(float));
         long rows = Aligned(BlockTokens * sizeof(nint));
         long wide = Aligned((long)BlockTokens * headDim * sizeof(float));
         // A page between two workers' memory keeps them out of each other's cache lines and prefetches.
-        long each = (2 * outputs) + scores + (3 * perColumn) + (3 * rows) + wide + 4096;
+        long each = (2 * outputs) + scores + (3 * perColumn) + (4 * rows) + wide + 4096;
         _memory = NativeMemory.AlignedAlloc((nuint)(each * workers), Alignment);
         _workers = new WorkerScratch[workers];
         for (int i = 0; i < workers; i++)
@@ -35,8 +36,9 @@ internal sealed unsafe class CpuScratch : IDisposable
                 Max = (float*)Take(ref at, perColumn),
                 Sum = (float*)Take(ref at, perColumn),
                 Rescale = (float*)Take(ref at, perColumn),
-                Offsets = (nint*)Take(ref at, rows),
-                NextOffsets = (nint*)Take(ref at, rows),
+                KeyOffsets = (nint*)Take(ref at, rows),
+                ValueOffsets = (nint*)Take(ref at, rows),
+                NextKeyOffsets = (nint*)Take(ref at, rows),
                 WideOffsets = (nint*)Take(ref at, rows),
                 Wide = (float*)Take(ref at, wide),
             };
@@ -46,6 +48,9 @@ internal sealed unsafe class CpuScratch : IDisposable
             }
         }
     }
+
+    /// <summary>Columns that a unit has room for.</summary>
+    public int Columns { get; }
 
     public ref readonly WorkerScratch this[int worker] => ref _workers[worker];
 
@@ -86,11 +91,14 @@ internal unsafe struct WorkerScratch
     /// <summary>What a block multiplies the running output with, [columns].</summary>
     public float* Rescale;
 
-    /// <summary>Bytes to a block's rows, of keys and values alike.</summary>
-    public nint* Offsets;
+    /// <summary>Bytes to a block's keys.</summary>
+    public nint* KeyOffsets;
 
-    /// <summary>Bytes to the rows of the block after it.</summary>
-    public nint* NextOffsets;
+    /// <summary>Bytes to a block's values.</summary>
+    public nint* ValueOffsets;
+
+    /// <summary>Bytes to the keys of the block after it.</summary>
+    public nint* NextKeyOffsets;
 
     /// <summary>Bytes to the rows of <see cref="Wide"/>.</summary>
     public nint* WideOffsets;

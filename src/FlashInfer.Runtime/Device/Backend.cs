@@ -1,3 +1,4 @@
+using System.Runtime.ExceptionServices;
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 
@@ -82,7 +83,14 @@ internal abstract class UploadBuffer : IDisposable
 /// Whether the kernel may start while the one before it in the stream still runs: not the first time after the list or the page table
 /// changed, since it reads both before it waits.
 /// </param>
-internal readonly record struct ListLaunch(int Items, int Capacity, int Cluster, bool Overlaps);
+internal readonly record struct ListLaunch(int Items, int Capacity, int Cluster, bool Overlaps)
+{
+    /// <summary>Prefill: rows of query and output.</summary>
+    public int Rows { get; init; }
+
+    /// <summary>Prefill over ragged keys and values: their rows.</summary>
+    public int KeyRows { get; init; }
+}
 
 /// <summary>
 /// The decode kernel of one configuration for sequences of up to so many query tokens. A list item expands to <see cref="UnitsPerItem"/>
@@ -154,7 +162,10 @@ internal abstract class PrefillKernel : IDisposable
     /// <summary>Tokens of keys and values that a step takes: items begin at multiples of it.</summary>
     public abstract int BlockTokens { get; }
 
-    /// <summary>Queues the work and returns; arguments have been checked, and all but the tensor maps are set.</summary>
+    /// <summary>What the copy engine has to know of a cache, where it is used.</summary>
+    public virtual TensorMap EncodeKvMap(PagedKvCache cache) => default;
+
+    /// <summary>Queues the work and returns; arguments have been checked, and all but the tensor maps are set, of which only those of a cache are.</summary>
     /// <param name="args">Arguments; the list's header holds count and heads.</param>
     /// <param name="launch">The list and how it may be launched; its items are units here, head tiles included.</param>
     /// <param name="stream">The stream.</param>
@@ -165,27 +176,80 @@ internal abstract class PrefillKernel : IDisposable
     public abstract void Dispose();
 }
 
-/// <summary>The kernels of one configuration on one device. Calls queue work and return; arguments have been checked.</summary>
+/// <summary>
+/// The kernels of one configuration on one device, each loaded when it is first asked for, and kept. Calls queue work and return; arguments
+/// have been checked.
+/// </summary>
 internal abstract class AttentionKernels : IDisposable
 {
-    private readonly Lock _lock = new();
-    private readonly DecodeKernel?[,] _decode = new DecodeKernel?[CudaUnits.QueryTokens.Count, 2];
-    private PrefillKernel? _prefillPaged;
-    private PrefillKernel? _prefillRagged;
-    private bool _disposed;
+    private readonly KernelSlot<DecodeKernel>[,] _decode = new KernelSlot<DecodeKernel>[CudaUnits.QueryTokens.Count, 2];
+    private readonly KernelSlot<PrefillKernel> _prefillPaged;
+    private readonly KernelSlot<PrefillKernel> _prefillRagged;
 
-    /// <summary>The prefill kernel: loaded when it is first asked for, and kept.</summary>
-    /// <param name="isPaged">Over the paged cache, else over ragged keys and values.</param>
-    public PrefillKernel Prefill(bool isPaged)
+    protected AttentionKernels()
     {
-        lock (_lock)
+        for (int at = 0; at < CudaUnits.QueryTokens.Count; at++)
         {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            return isPaged ? _prefillPaged ??= LoadPrefill(isPaged) : _prefillRagged ??= LoadPrefill(isPaged);
+            int queryTokens = CudaUnits.QueryTokens[at];
+            _decode[at, 0] = new(() => LoadDecode(queryTokens, teamUnits: false));
+            _decode[at, 1] = new(() => LoadDecode(queryTokens, teamUnits: true));
+        }
+
+        _prefillPaged = new(() => LoadPrefill(isPaged: true));
+        _prefillRagged = new(() => LoadPrefill(isPaged: false));
+    }
+
+    /// <summary>Loads several kernels at the same time.</summary>
+    public void Load(KernelKinds kinds)
+    {
+        List<Action> loads = [];
+        if (kinds.HasFlag(KernelKinds.Append))
+        {
+            loads.Add(LoadAppend);
+        }
+
+        for (int at = 0; at < CudaUnits.QueryTokens.Count; at++)
+        {
+            if (kinds.HasFlag(at == 0 ? KernelKinds.Decode : KernelKinds.SpeculativeDecode))
+            {
+                KernelSlot<DecodeKernel> slot = _decode[at, 0];
+                loads.Add(() => slot.Get());
+            }
+
+            if (kinds.HasFlag(KernelKinds.ShortDecode) && (at == 0 || kinds.HasFlag(KernelKinds.SpeculativeDecode)))
+            {
+                KernelSlot<DecodeKernel> slot = _decode[at, 1];
+                loads.Add(() => slot.Get());
+            }
+        }
+
+        if (kinds.HasFlag(KernelKinds.PrefillPaged))
+        {
+            loads.Add(() => _prefillPaged.Get());
+        }
+
+        if (kinds.HasFlag(KernelKinds.PrefillRagged))
+        {
+            loads.Add(() => _prefillRagged.Get());
+        }
+
+        Task[] tasks = [.. loads.Select(Task.Run)];
+        try
+        {
+            Task.WaitAll(tasks);
+        }
+        catch (AggregateException e)
+        {
+            // All failed for the same reason, most likely: one exception tells it.
+            ExceptionDispatchInfo.Throw(e.InnerExceptions[0]);
         }
     }
 
-    /// <summary>The decode kernel for sequences of up to so many query tokens: loaded when it is first asked for, and kept.</summary>
+    /// <summary>The prefill kernel.</summary>
+    /// <param name="isPaged">Over the paged cache, else over ragged keys and values.</param>
+    public PrefillKernel Prefill(bool isPaged) => (isPaged ? _prefillPaged : _prefillRagged).Get();
+
+    /// <summary>The decode kernel for sequences of up to so many query tokens.</summary>
     /// <param name="queryTokens">1 to 8; kernels exist for a few numbers, of which the smallest that is enough is taken.</param>
     /// <param name="teamUnits">Whether each team of warps takes units of its own, for short sequences, instead of a block's teams sharing one.</param>
     public DecodeKernel Decode(int queryTokens, bool teamUnits = false)
@@ -196,11 +260,7 @@ internal abstract class AttentionKernels : IDisposable
             at++;
         }
 
-        lock (_lock)
-        {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            return _decode[at, teamUnits ? 1 : 0] ??= LoadDecode(CudaUnits.QueryTokens[at], teamUnits);
-        }
+        return _decode[at, teamUnits ? 1 : 0].Get();
     }
 
     /// <summary>Writes new keys and values into pages; as <see cref="DecodeKernel.Run"/>.</summary>
@@ -212,22 +272,52 @@ internal abstract class AttentionKernels : IDisposable
     /// <inheritdoc/>
     public virtual void Dispose()
     {
-        lock (_lock)
+        foreach (KernelSlot<DecodeKernel> slot in _decode)
         {
-            _disposed = true;
-            foreach (DecodeKernel? kernel in _decode)
-            {
-                kernel?.Dispose();
-            }
-
-            _prefillPaged?.Dispose();
-            _prefillRagged?.Dispose();
+            slot.Dispose();
         }
+
+        _prefillPaged.Dispose();
+        _prefillRagged.Dispose();
     }
+
+    /// <summary>Loads what <see cref="Append"/> and <see cref="UpdatePageTable"/> run.</summary>
+    protected abstract void LoadAppend();
 
     /// <summary>Loads the decode kernel for up to this many query tokens, one of <see cref="CudaUnits.QueryTokens"/>.</summary>
     protected abstract DecodeKernel LoadDecode(int queryTokens, bool teamUnits);
 
     /// <summary>Loads a prefill kernel.</summary>
     protected abstract PrefillKernel LoadPrefill(bool isPaged);
+}
+
+/// <summary>A kernel that is loaded when it is first asked for. A load that failed is tried again: the cause (no NVRTC, say) may be gone by then.</summary>
+internal sealed class KernelSlot<T>(Func<T> load) : IDisposable
+    where T : class, IDisposable
+{
+    private readonly Lock _lock = new();
+    private T? _kernel;
+    private bool _disposed;
+
+    /// <summary>The kernel; loads it if nobody has.</summary>
+    public T Get() => Volatile.Read(ref _kernel) ?? Load();
+
+    public void Dispose()
+    {
+        lock (_lock)
+        {
+            _disposed = true;
+            _kernel?.Dispose();
+            _kernel = null;
+        }
+    }
+
+    private T Load()
+    {
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            return _kernel ??= load();
+        }
+    }
 }

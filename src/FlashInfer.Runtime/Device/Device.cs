@@ -116,15 +116,16 @@ public sealed partial class Device : IDisposable
 
     /// <summary>
     /// Compiles a configuration's kernels, or loads them from the kernel cache, so that the first step does not wait. Without it the
-    /// first cache of a configuration does this.
+    /// first cache of a configuration does this for decode and append, and the first wrapper of a kind for its own kernel.
     /// </summary>
     /// <param name="spec">The configuration.</param>
+    /// <param name="kernels">Which kernels, all at the same time.</param>
     /// <param name="cancellationToken">Stops waiting; a compile under way is finished for the next caller.</param>
-    public Task WarmupAsync(AttentionSpec spec, CancellationToken cancellationToken = default)
+    public Task WarmupAsync(AttentionSpec spec, KernelKinds kernels = KernelKinds.Decode, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(spec);
         ThrowIfDisposed();
-        return Task.Run(() => Kernels(spec), CancellationToken.None).WaitAsync(cancellationToken);
+        return Task.Run(() => Kernels(spec).Load(kernels), CancellationToken.None).WaitAsync(cancellationToken);
     }
 
     /// <summary>Frees the device's kernels, and what else was left on it.</summary>

@@ -46,6 +46,7 @@ public partial class PagedKvCache : IDisposable
         Layers = layers;
         TotalPages = pages;
         Kernels = device.Kernels(spec);
+        Kernels.Load(KernelKinds.Decode);
         PageElements = (long)spec.PageSize * spec.KvHeads * spec.HeadDim;
         _layerElements = pages * PageElements;
         _memory = new DeviceMemory(device, bytes);

@@ -268,6 +268,7 @@ internal static class DecodePlanner
                 item.Part = (ushort)part;
                 item.Parts = (ushort)parts;
                 item.QueryTokens = (ushort)queryTokens;
+                item.Head = 0;
                 item.Visible = visible;
                 begin = item.End;
             }

@@ -104,6 +104,8 @@ public class SpecInputTests
             DType.BFloat16,
             KvLayout.Nhd,
             "// decode"u8,
-            "// append"u8
+            "// append"u8,
+            "// paged prefill"u8,
+            "// ragged prefill"u8
         );
 }

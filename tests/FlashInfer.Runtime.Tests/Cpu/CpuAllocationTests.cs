@@ -1,3 +1,4 @@
+using FlashInfer.Attention;
 using FlashInfer.Cpu;
 
 namespace FlashInfer.Tests.Cpu;
@@ -19,35 +20,52 @@ public unsafe class CpuAllocationTests
         AttentionSpec spec = new(20, 2, 64, 16, dtype, kvDtype);
         using CpuWorkerPool pool = new(workers);
         using CpuAttentionKernels kernels = new(spec, pool, CpuAttentionKernels.BestVectorBits);
-        using DecodeCase @case = new(spec, [100, 33, 0], 1);
+        using AttentionCase @case = new(spec, [100, 33, 0], 1);
+        DecodeKernel decode = kernels.Decode(1);
+        WorkItem[] items = @case.SplitItems();
         @case.Prepare(
-            @case.SplitItems(),
+            items,
+            decode.UnitsPerItem,
+            decode.ColumnsPerUnit,
             args =>
             {
-                // The runtime itself allocates now and then (tiered compilation, the test host): the quietest attempt counts.
-                long own = long.MaxValue;
-                long total = long.MaxValue;
-                for (int attempt = 0; attempt < 10; attempt++)
-                {
-                    long ownBefore = GC.GetAllocatedBytesForCurrentThread();
-                    long totalBefore = GC.GetTotalAllocatedBytes(precise: true);
-                    for (int i = 0; i < 20; i++)
-                    {
-                        kernels.Decode(1).Run(args, new ListLaunch(3, 3, 1, false), null);
-                        if (i % 5 == 0)
-                        {
-                            // Long enough for the workers to stop spinning and block.
-                            Thread.Sleep(1);
-                        }
-                    }
-
-                    total = Math.Min(total, GC.GetTotalAllocatedBytes(precise: true) - totalBefore);
-                    own = Math.Min(own, GC.GetAllocatedBytesForCurrentThread() - ownBefore);
-                }
-
-                Assert.Equal(0, own);
-                Assert.Equal(0, total);
+                DecodeParams decodeArgs = AttentionCase.ForDecode(args);
+                CheckAllocations(() => decode.Run(decodeArgs, new ListLaunch(items.Length, items.Length, 1, false), null));
             }
         );
+        PrefillKernel prefill = kernels.Prefill(isPaged: true);
+        @case.Prepare(
+            @case.PrefillItems(prefill, prefill.HeadTiles, split: true),
+            prefill.HeadTiles,
+            prefill.TileRows,
+            args => CheckAllocations(() => prefill.Run(ref args, default, null))
+        );
+    }
+
+    private static void CheckAllocations(Action run)
+    {
+        // The runtime itself allocates now and then (tiered compilation, the test host): the quietest attempt counts.
+        long own = long.MaxValue;
+        long total = long.MaxValue;
+        for (int attempt = 0; attempt < 10; attempt++)
+        {
+            long ownBefore = GC.GetAllocatedBytesForCurrentThread();
+            long totalBefore = GC.GetTotalAllocatedBytes(precise: true);
+            for (int i = 0; i < 20; i++)
+            {
+                run();
+                if (i % 5 == 0)
+                {
+                    // Long enough for the workers to stop spinning and block.
+                    Thread.Sleep(1);
+                }
+            }
+
+            total = Math.Min(total, GC.GetTotalAllocatedBytes(precise: true) - totalBefore);
+            own = Math.Min(own, GC.GetAllocatedBytesForCurrentThread() - ownBefore);
+        }
+
+        Assert.Equal(0, own);
+        Assert.Equal(0, total);
     }
 }

@@ -50,7 +50,7 @@ public sealed unsafe class CpuAppendTests : IDisposable
         int tokens = counts.Sum();
         long headStride = spec.HeadDim + (strided ? 3 : 0);
         long rowStride = (spec.KvHeads * headStride) + (strided ? 7 : 0);
-        (long page, long token, long head) = DecodeCase.Strides(spec, strided ? 16 : 0);
+        (long page, long token, long head) = AttentionCase.Strides(spec, strided ? 16 : 0);
         int[] starts = [.. counts.Select(_ => _random.Next(50))];
         int[] pageCounts = [.. counts.Select((count, i) => (starts[i] + count + spec.PageSize - 1) / spec.PageSize)];
         int[] ids = [.. Enumerable.Range(0, pageCounts.Sum() + 2)];

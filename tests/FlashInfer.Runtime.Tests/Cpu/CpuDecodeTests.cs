@@ -44,7 +44,7 @@ public sealed class CpuDecodeTests : IDisposable
         foreach (object[] kernel in Kernels)
         {
             AttentionSpec spec = new(group * 2, 2, 64, 16, (DType)kernel[1]);
-            using DecodeCase @case = new(spec, [0, 1, 17, 65, 130], _seed);
+            using AttentionCase @case = new(spec, [0, 1, 17, 65, 130], _seed);
             Check(@case, (int)kernel[0], @case.WholeItems());
         }
     }
@@ -62,7 +62,7 @@ public sealed class CpuDecodeTests : IDisposable
             foreach (DType dtype in new[] { DType.Float16, DType.BFloat16 })
             {
                 AttentionSpec spec = new(4, 2, 64, pageSize, dtype, kvLayout: layout);
-                using DecodeCase @case = new(spec, [0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 500], _seed);
+                using AttentionCase @case = new(spec, [0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 500], _seed);
                 Check(@case, CpuAttentionKernels.BestVectorBits, @case.WholeItems());
             }
         }
@@ -95,7 +95,7 @@ public sealed class CpuDecodeTests : IDisposable
             long budget = 1_500_000L / (spec.Heads * spec.HeadDim);
             int[] kvLens = [.. random.GetItems(lengths, random.Next(1, 6)).Where(length => (budget -= length) >= 0).DefaultIfEmpty(1)];
             int[] queryTokens = [.. kvLens.Select((_, i) => random.Next(3) == 0 ? random.Next(i == 0 ? 1 : 0, 9) : 1)];
-            using DecodeCase @case = new(
+            using AttentionCase @case = new(
                 spec,
                 kvLens,
                 random.Next(),
@@ -116,7 +116,7 @@ public sealed class CpuDecodeTests : IDisposable
         foreach (bool causal in new[] { true, false })
         {
             AttentionSpec spec = new(10, 2, 64, 16, dtype);
-            using DecodeCase @case = new(spec, [0, 1, 3, 64, 66, 130, 200], _seed, queryTokens: [2, 8, 5, 4, 7, 0, 8], causal: causal);
+            using AttentionCase @case = new(spec, [0, 1, 3, 64, 66, 130, 200], _seed, queryTokens: [2, 8, 5, 4, 7, 0, 8], causal: causal);
             Check(@case, vectorBits, @case.WholeItems());
             Check(@case, vectorBits, @case.SplitItems());
         }
@@ -133,7 +133,7 @@ public sealed class CpuDecodeTests : IDisposable
                 // Groups that are widened while loading, and beforehand.
                 foreach (int group in (int[])[1, 4, 13])
                 {
-                    using DecodeCase @case = new(new AttentionSpec(group * 2, 2, headDim, 16, dtype, kvDtype), [0, 1, 70, 130], _seed);
+                    using AttentionCase @case = new(new AttentionSpec(group * 2, 2, headDim, 16, dtype, kvDtype), [0, 1, 70, 130], _seed);
                     Check(@case, vectorBits, @case.WholeItems());
                     Check(@case, vectorBits, @case.SplitItems());
                 }
@@ -145,14 +145,14 @@ public sealed class CpuDecodeTests : IDisposable
     public void Splitting_gives_the_same_bits_whatever_the_timing()
     {
         AttentionSpec spec = new(16, 4, 128, 16, DType.BFloat16);
-        using DecodeCase @case = new(spec, [700, 333, 1, 0], _seed);
+        using AttentionCase @case = new(spec, [700, 333, 1, 0], _seed);
         WorkItem[] items = @case.SplitItems();
         using CpuAttentionKernels kernels = new(spec, _pool, CpuAttentionKernels.BestVectorBits);
-        DecodeResult first = @case.Run(kernels, items);
+        AttentionResult first = @case.Run(kernels, items);
         for (int i = 0; i < 5; i++)
         {
             Random.Shared.Shuffle(items);
-            DecodeResult again = @case.Run(kernels, items);
+            AttentionResult again = @case.Run(kernels, items);
             Assert.True(first.Output.AsSpan().SequenceEqual(again.Output), @case.ToString());
             Assert.True(first.Lse.AsSpan().SequenceEqual(again.Lse), @case.ToString());
         }
@@ -168,7 +168,7 @@ public sealed class CpuDecodeTests : IDisposable
         foreach (int[] kvLens in new int[][] { [], [40], [40, 3, 0, 90, 33, 17] })
         {
             AttentionSpec spec = new(2, 1, 64, 16, DType.Float16);
-            using DecodeCase @case = new(spec, kvLens, _seed);
+            using AttentionCase @case = new(spec, kvLens, _seed);
             using CpuAttentionKernels kernels = new(spec, pool, CpuAttentionKernels.BestVectorBits);
             Check(@case, kernels, @case.SplitItems());
         }
@@ -178,11 +178,11 @@ public sealed class CpuDecodeTests : IDisposable
     public void The_lse_is_optional()
     {
         AttentionSpec spec = new(4, 2, 64, 16, DType.BFloat16);
-        using DecodeCase @case = new(spec, [100, 0], _seed);
+        using AttentionCase @case = new(spec, [100, 0], _seed);
         using CpuAttentionKernels kernels = new(spec, _pool, CpuAttentionKernels.BestVectorBits);
         foreach (WorkItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
         {
-            DecodeResult result = @case.Run(kernels, items, withLse: false);
+            AttentionResult result = @case.Run(kernels, items, withLse: false);
             Assert.InRange(ErrorNorms.Relative(result.Output, @case.Expected), 0, 4e-3);
         }
     }
@@ -194,7 +194,7 @@ public sealed class CpuDecodeTests : IDisposable
         // Keys of equal elements make a token's logit a multiple of the query's sum: far above and far below 0 in one sequence.
         // Queries of mostly one sign: where products of 1e5 cancel, fp32 has no digits left that the oracle could be compared with.
         AttentionSpec spec = new(8, 2, 64, 16, dtype);
-        using DecodeCase @case = new(
+        using AttentionCase @case = new(
             spec,
             [1, 64, 200],
             _seed,
@@ -213,13 +213,13 @@ public sealed class CpuDecodeTests : IDisposable
     {
         // Only the first element of query and keys is not 0 or 1, so that no product is 0 * inf and no sum inf - inf.
         AttentionSpec spec = new(1, 1, 64, 16, dtype);
-        using DecodeCase @case = new(spec, [100], _seed, queryScale: 0f, keyOverride: _ => 1f);
+        using AttentionCase @case = new(spec, [100], _seed, queryScale: 0f, keyOverride: _ => 1f);
         @case.SetQuery(0, -1f);
         @case.SetKeys(0, float.PositiveInfinity);
         using CpuAttentionKernels kernels = new(spec, _pool, vectorBits);
         foreach (WorkItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
         {
-            DecodeResult result = @case.Run(kernels, items);
+            AttentionResult result = @case.Run(kernels, items);
             Assert.All(result.Output, value => Assert.Equal(0f, value));
             Assert.All(result.Lse, value => Assert.Equal(float.NegativeInfinity, value));
         }
@@ -229,33 +229,22 @@ public sealed class CpuDecodeTests : IDisposable
     public void A_NaN_among_the_tokens_reaches_the_output()
     {
         AttentionSpec spec = new(8, 1, 64, 16, DType.BFloat16);
-        using DecodeCase @case = new(spec, [100], _seed, keyOverride: token => token == 77 ? float.NaN : 1f);
+        using AttentionCase @case = new(spec, [100], _seed, keyOverride: token => token == 77 ? float.NaN : 1f);
         using CpuAttentionKernels kernels = new(spec, _pool, CpuAttentionKernels.BestVectorBits);
         foreach (WorkItem[] items in new[] { @case.WholeItems(), @case.SplitItems() })
         {
-            DecodeResult result = @case.Run(kernels, items);
+            AttentionResult result = @case.Run(kernels, items);
             Assert.All(result.Output, value => Assert.True(float.IsNaN(value)));
             Assert.All(result.Lse, value => Assert.True(float.IsNaN(value)));
         }
     }
 
-    private void Check(DecodeCase @case, int vectorBits, WorkItem[] items)
+    private void Check(AttentionCase @case, int vectorBits, WorkItem[] items)
     {
         using CpuAttentionKernels kernels = new(@case.Spec, _pool, vectorBits);
         Check(@case, kernels, items);
     }
 
-    private static void Check(DecodeCase @case, CpuAttentionKernels kernels, WorkItem[] items)
-    {
-        DecodeResult result = @case.Run(kernels, items);
-        bool isHalf = @case.Spec.Dtype == DType.Float16;
-        string text = $"{kernels.Decode(1).Name}, {items.Length} items, {@case}";
-        double relative = ErrorNorms.Relative(result.Output, @case.Expected);
-        Assert.True(relative <= (isHalf ? 1e-3 : 4e-3), $"Relative error {relative:g3}: {text}");
-        double row = ErrorNorms.WorstRow(result.Output, @case.Expected, @case.Spec.HeadDim);
-        Assert.True(row <= (isHalf ? 4e-3 : 1.5e-2), $"Worst row {row:g3}: {text}");
-        // Close to 0 an LSE is the difference of larger numbers: there 1e-5 absolute.
-        double lse = ErrorNorms.WorstRelative(result.Lse, @case.ExpectedLse, 0.1);
-        Assert.True(lse <= 1e-4, $"LSE {lse:g3}: {text}");
-    }
+    private static void Check(AttentionCase @case, CpuAttentionKernels kernels, WorkItem[] items) =>
+        @case.Check(@case.Run(kernels, items), $"{kernels.Decode(1).Name}, {items.Length} items");
 }

@@ -4,14 +4,10 @@ using FlashInfer.Attention;
 namespace FlashInfer.Cpu;
 
 /// <summary>
-/// Batch decode: a unit is one item of the list for one KV head, so the heads of one group for each query token of the sequence. Column
-/// t * group + h is query token t and head h of the group.
+/// Attention, of decode and prefill alike: a unit is one item of the list for one KV head, so the heads of one group for each of the item's
+/// query tokens. Column t * group + h is query token t and head h of the group.
 /// </summary>
-internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
-    AttentionShape shape,
-    int columnsPerUnit,
-    CpuScratch scratch
-) : CpuJob
+internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElement>(AttentionShape shape, CpuScratch scratch) : CpuJob
     where TSimd : ISimd<TVector>
     where TVector : struct
     where TElement : IQueryElement
@@ -19,16 +15,17 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
 {
     private readonly int _group = shape.GroupSize;
     private readonly int _heads = shape.Heads;
-    private readonly int _kvHeads = shape.KvHeads;
     private readonly int _headDim = shape.HeadDim;
     private readonly int _pageSize = shape.PageSize;
 
     public override void Execute(nint args, int unit, int worker)
     {
-        ref readonly DecodeParams p = ref *(DecodeParams*)args;
+        ref readonly CpuAttentionArgs a = ref *(CpuAttentionArgs*)args;
+        ref readonly PrefillParams p = ref a.Params;
         ListHeader* header = (ListHeader*)p.Plan;
-        ref readonly WorkItem item = ref ((WorkItem*)(header + 1))[unit / _kvHeads];
-        int kvHead = unit % _kvHeads;
+        (int index, int unitOfItem) = Math.DivRem(unit, a.UnitsPerItem);
+        ref readonly WorkItem item = ref ((WorkItem*)(header + 1))[index];
+        int kvHead = item.Head + unitOfItem;
         int columns = item.QueryTokens * _group;
         ref readonly WorkerScratch s = ref scratch[worker];
 
@@ -44,19 +41,21 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
             return;
         }
 
-        WritePartial(p, item.PartOffset + item.Part, columns, kvHead, s);
-        ref int arrived = ref ((int*)p.Counters)[((long)item.PartOffset * _kvHeads) + kvHead];
+        // A slot has room for the columns of each unit of an item.
+        long first = ((long)item.PartOffset * a.UnitsPerItem) + unitOfItem;
+        WritePartial(p, (first + (item.Part * a.UnitsPerItem)) * scratch.Columns, columns, s);
+        ref int arrived = ref ((int*)p.Counters)[first];
 
         // The increment is a full fence: this part is visible before it counts, and who arrives last sees all parts.
         if (Interlocked.Increment(ref arrived) == item.Parts)
         {
             arrived = 0;
-            Merge(p, item, kvHead, s);
+            Merge(p, item.Parts, first * scratch.Columns, (long)a.UnitsPerItem * scratch.Columns, columns, s);
             WriteOutput(p, item, kvHead, s);
         }
     }
 
-    private void LoadQuery(in DecodeParams p, in WorkItem item, int kvHead, float scale, float* query)
+    private void LoadQuery(in PrefillParams p, in WorkItem item, int kvHead, float scale, float* query)
     {
         TVector factor = TSimd.Create(scale * Scale(p.KeyScales, kvHead));
         for (int column = 0; column < item.QueryTokens * _group; column++, query += _headDim)
@@ -71,33 +70,32 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         }
     }
 
-    private void Attend(in DecodeParams p, in WorkItem item, int kvHead, in WorkerScratch s)
+    private void Attend(in PrefillParams p, in WorkItem item, int kvHead, in WorkerScratch s)
     {
-        byte* keys = (byte*)p.Key;
-        byte* values = (byte*)p.Value;
-        nint* offsets = s.Offsets;
-        nint* next = s.NextOffsets;
-        FindRows(p, item, kvHead, item.Begin, offsets);
-        for (int begin = item.Begin; begin < item.End; begin += CpuScratch.BlockTokens)
+        byte* keys = (byte*)p.Key + (kvHead * p.KeyHeadStride * TKvElement.Size);
+        byte* values = (byte*)p.Value + (kvHead * p.ValueHeadStride * TKvElement.Size);
+        int* pages = (int*)p.Pages;
+        nint* offsets = s.KeyOffsets;
+        nint* next = s.NextKeyOffsets;
+        int tokens = Math.Min(CpuScratch.BlockTokens, item.VisibleEnd - item.Begin);
+        FindRows(pages, item, item.Begin, tokens, p.KeyPageStride, p.KeyTokenStride, offsets);
+        for (int begin = item.Begin; tokens > 0; begin += CpuScratch.BlockTokens)
         {
-            int tokens = Math.Min(CpuScratch.BlockTokens, item.End - begin);
-            bool isLast = item.End - begin <= CpuScratch.BlockTokens;
-            if (!isLast)
-            {
-                FindRows(p, item, kvHead, begin + CpuScratch.BlockTokens, next);
-            }
-
+            int after = Math.Min(CpuScratch.BlockTokens, item.VisibleEnd - begin - CpuScratch.BlockTokens);
+            FindRows(pages, item, begin, tokens, p.ValuePageStride, p.ValueTokenStride, s.ValueOffsets);
+            FindRows(pages, item, begin + CpuScratch.BlockTokens, after, p.KeyPageStride, p.KeyTokenStride, next);
             Block(
                 item,
                 begin,
                 tokens,
-                new RowBlock(keys, offsets, values, offsets),
-                new RowBlock(values, offsets, keys, isLast ? null : next),
+                new RowBlock(keys, offsets, values, s.ValueOffsets),
+                new RowBlock(values, s.ValueOffsets, keys, after > 0 ? next : null),
                 s
             );
             nint* done = offsets;
             offsets = next;
             next = done;
+            tokens = after;
         }
     }
 
@@ -121,30 +119,46 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
     }
 
     /// <summary>
-    /// Bytes to the rows of a block, of keys and values alike. The last row stands in for those missing: scores are made 4 tokens at a
-    /// time, and what lies behind the last token must not be read.
+    /// Bytes to the rows of a block, for one head. The last row stands in for those missing: scores are made 4 tokens at a time, and what
+    /// lies behind the last token must not be read.
     /// </summary>
-    private void FindRows(in DecodeParams p, in WorkItem item, int kvHead, int begin, nint* offsets)
+    /// <param name="pages">The page table; null when rows lie one after another.</param>
+    /// <param name="item">Whose rows.</param>
+    /// <param name="begin">The first token.</param>
+    /// <param name="tokens">Tokens, up to BlockTokens; nothing is written when there are none.</param>
+    /// <param name="pageStride">Elements between two pages.</param>
+    /// <param name="tokenStride">Elements between two tokens.</param>
+    /// <param name="offsets">Output, BlockTokens of them.</param>
+    private void FindRows(int* pages, in WorkItem item, int begin, int tokens, long pageStride, long tokenStride, nint* offsets)
     {
-        int tokens = Math.Min(CpuScratch.BlockTokens, item.End - begin);
-        int* page = (int*)p.Pages + item.KvStart + (begin / _pageSize);
-        int slot = begin % _pageSize;
-        long tokenBytes = p.TokenStride * TKvElement.Size;
-        long headBytes = kvHead * p.HeadStride * TKvElement.Size;
-        int token = 0;
-        for (; token < tokens; page++, slot = 0)
+        if (tokens <= 0)
         {
-            long offset = (*page * p.PageStride * TKvElement.Size) + (slot * tokenBytes) + headBytes;
-            for (int end = Math.Min(tokens, token + _pageSize - slot); token < end; token++, offset += tokenBytes)
+            return;
+        }
+
+        long tokenBytes = tokenStride * TKvElement.Size;
+        int token = 0;
+        if (pages == null)
+        {
+            for (long offset = ((long)item.KvStart + begin) * tokenBytes; token < tokens; token++, offset += tokenBytes)
             {
                 offsets[token] = (nint)offset;
             }
         }
-
-        if (tokens > 0)
+        else
         {
-            new Span<nint>(offsets + token, CpuScratch.BlockTokens - token).Fill(offsets[token - 1]);
+            int* page = pages + item.KvStart + (begin / _pageSize);
+            for (int slot = begin % _pageSize; token < tokens; page++, slot = 0)
+            {
+                long offset = (*page * pageStride * TKvElement.Size) + (slot * tokenBytes);
+                for (int end = Math.Min(tokens, token + _pageSize - slot); token < end; token++, offset += tokenBytes)
+                {
+                    offsets[token] = (nint)offset;
+                }
+            }
         }
+
+        new Span<nint>(offsets + token, CpuScratch.BlockTokens - token).Fill(offsets[token - 1]);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -209,7 +223,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         }
     }
 
-    private void WriteOutput(in DecodeParams p, in WorkItem item, int kvHead, in WorkerScratch s)
+    private void WriteOutput(in PrefillParams p, in WorkItem item, int kvHead, in WorkerScratch s)
     {
         for (int column = 0; column < item.QueryTokens * _group; column++)
         {
@@ -234,9 +248,8 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         }
     }
 
-    private void WritePartial(in DecodeParams p, int slot, int columns, int kvHead, in WorkerScratch s)
+    private void WritePartial(in PrefillParams p, long first, int columns, in WorkerScratch s)
     {
-        long first = FirstColumn(slot, kvHead);
         new ReadOnlySpan<float>(s.Output, columns * _headDim).CopyTo(
             new Span<float>((float*)p.PartialOutput + (first * _headDim), columns * _headDim)
         );
@@ -248,19 +261,20 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         }
     }
 
-    /// <summary>Where a slot's columns of one KV head begin in the workspace.</summary>
-    private long FirstColumn(int slot, int kvHead) => (((long)slot * _kvHeads) + kvHead) * columnsPerUnit;
-
     /// <summary>Adds up all parts in their order, whoever arrived last, so that the bits do not depend on timing.</summary>
-    private void Merge(in DecodeParams p, in WorkItem item, int kvHead, in WorkerScratch s)
+    /// <param name="p">Arguments.</param>
+    /// <param name="parts">Parts.</param>
+    /// <param name="first">Where the first part's columns begin in the workspace.</param>
+    /// <param name="step">Columns between two parts.</param>
+    /// <param name="columns">Columns.</param>
+    /// <param name="s">Receives maxima, sums and outputs.</param>
+    private void Merge(in PrefillParams p, int parts, long first, long step, int columns, in WorkerScratch s)
     {
-        long first = FirstColumn(item.PartOffset, kvHead);
-        long step = FirstColumn(1, 0);
-        for (int column = 0; column < item.QueryTokens * _group; column++, first++)
+        for (int column = 0; column < columns; column++, first++)
         {
             float* state = (float*)p.PartialState + (2 * first);
             float max = float.NegativeInfinity;
-            for (int part = 0; part < item.Parts; part++)
+            for (int part = 0; part < parts; part++)
             {
                 max = MathF.Max(max, state[2 * part * step]);
             }
@@ -269,7 +283,7 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
             float sum = 0f;
             float* output = s.Output + (column * _headDim);
             new Span<float>(output, _headDim).Clear();
-            for (int part = 0; part < item.Parts; part++)
+            for (int part = 0; part < parts; part++)
             {
                 float weight = Exp2(state[2 * part * step] - origin);
                 sum += state[(2 * part * step) + 1] * weight;
@@ -313,4 +327,14 @@ internal sealed unsafe class CpuDecodeJob<TSimd, TVector, TElement, TKvElement>(
         power = TSimd.MultiplyAdd(power, f, TSimd.Create(1f));
         return TSimd.ZeroWhereBelow(x, -126f, TSimd.AddToExponent(power, rounded));
     }
+}
+
+/// <summary>What a <see cref="CpuAttentionJob{TSimd, TVector, TElement, TKvElement}"/> is given.</summary>
+internal struct CpuAttentionArgs
+{
+    /// <summary>Arguments as of prefill; its queue and tensor maps are not used.</summary>
+    public PrefillParams Params;
+
+    /// <summary>Units that an item of the list expands to: KV heads, from its <see cref="WorkItem.Head"/> on.</summary>
+    public int UnitsPerItem;
 }

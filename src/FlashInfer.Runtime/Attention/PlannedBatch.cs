@@ -1,0 +1,266 @@
+using FlashInfer.Cuda;
+using FlashInfer.KvCache;
+
+namespace FlashInfer.Attention;
+
+/// <summary>
+/// What a wrapper over a paged cache knows of its planned sequences, whatever it computes: as its planner wants to see them, whether the
+/// plan is still true, and where the new tokens of their open forwards go.
+/// </summary>
+internal sealed class PlannedBatch : IDisposable
+{
+    private readonly object _owner;
+    private readonly UseGuard _guard;
+    private readonly AppendList _appends;
+    private readonly Sequence[] _sequences;
+    private readonly int[] _revisions;
+    private readonly int[] _counts;
+    private readonly int[] _lengths;
+    private readonly int[] _pageOffsets;
+    private readonly int[] _queryTokens;
+    private readonly int[] _attends;
+    private int _attending;
+    private int _cacheRevision;
+    private int _cacheCommits;
+    private int _forwardTokens;
+    private bool _disposed;
+
+    /// <param name="owner">The wrapper.</param>
+    /// <param name="name">Its name, for messages.</param>
+    /// <param name="cache">The cache that holds the sequences.</param>
+    /// <param name="maxSequences">Sequences of the largest batch.</param>
+    public PlannedBatch(object owner, string name, PagedKvCache cache, int maxSequences)
+    {
+        _owner = owner;
+        _guard = new UseGuard(name);
+        Cache = cache;
+        _appends = new AppendList(cache, $"{name}.Append");
+        Check = LaunchCheck.Create(cache, $"{name}.Run", SequenceAt);
+        _sequences = new Sequence[maxSequences];
+        _revisions = new int[maxSequences];
+        _counts = new int[maxSequences];
+        _lengths = new int[maxSequences];
+        _pageOffsets = new int[maxSequences];
+        _queryTokens = new int[maxSequences];
+        _attends = new int[maxSequences];
+    }
+
+    /// <summary>The cache that holds the sequences.</summary>
+    public PagedKvCache Cache { get; }
+
+    /// <summary>The check of the wrapper's launches; null when the device is not in checked mode.</summary>
+    public LaunchCheck? Check { get; }
+
+    /// <summary>Sequences of the plan; -1 when there is none.</summary>
+    public int Planned { get; private set; } = -1;
+
+    /// <summary>Query tokens of all sequences.</summary>
+    public int Rows { get; private set; }
+
+    /// <summary>Tokens of each sequence that has query tokens.</summary>
+    public ReadOnlySpan<int> Lengths => _lengths.AsSpan(0, _attending);
+
+    /// <summary>Where the pages of each sequence that has query tokens start in the page table.</summary>
+    public ReadOnlySpan<int> PageOffsets => _pageOffsets.AsSpan(0, _attending);
+
+    /// <summary>Query tokens of each sequence that has any.</summary>
+    public ReadOnlySpan<int> QueryTokens => _queryTokens.AsSpan(0, _attending);
+
+    /// <summary>The one caller's entry.</summary>
+    public UseGuard.Use Enter()
+    {
+        ObjectDisposedException.ThrowIf(_disposed, _owner);
+        Cache.ThrowIfDisposed();
+        return _guard.Enter();
+    }
+
+    /// <summary>Throws unless the sequences can be planned.</summary>
+    public void CheckSequences(ReadOnlySpan<Sequence> sequences)
+    {
+        if (sequences.Length == 0 || sequences.Length > _sequences.Length)
+        {
+            throw new ArgumentException(
+                $"{sequences.Length} sequences were given; expected 1 to {_sequences.Length}. The wrapper's constructor takes a larger maxSequences.",
+                nameof(sequences)
+            );
+        }
+
+        _forwardTokens = Cache.CheckPlanned(sequences);
+    }
+
+    /// <summary>One query token for each sequence.</summary>
+    public ReadOnlySpan<int> Ones(ReadOnlySpan<Sequence> sequences)
+    {
+        _counts.AsSpan(0, sequences.Length).Fill(1);
+        return _counts.AsSpan(0, sequences.Length);
+    }
+
+    /// <summary>The tokens of each sequence's open forward.</summary>
+    public ReadOnlySpan<int> ForwardTokens(ReadOnlySpan<Sequence> sequences)
+    {
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            _counts[i] = sequences[i].ForwardTokens;
+        }
+
+        return _counts.AsSpan(0, sequences.Length);
+    }
+
+    /// <summary>Throws unless there is a number of query tokens for each sequence, and none is above the most or negative.</summary>
+    public static void CheckQueryTokens(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens, int most, string advice)
+    {
+        if (sequences.Length != queryTokens.Length)
+        {
+            throw new ArgumentException(
+                $"{sequences.Length} sequences but {queryTokens.Length} numbers of query tokens were given.",
+                nameof(queryTokens)
+            );
+        }
+
+        for (int i = 0; i < queryTokens.Length; i++)
+        {
+            if ((uint)queryTokens[i] > (uint)most)
+            {
+                throw new ArgumentOutOfRangeException(
+                    nameof(queryTokens),
+                    queryTokens[i],
+                    $"Sequence {i} of the batch ({sequences[i]}) has {queryTokens[i]} query tokens; expected 0 to {most}. {advice}"
+                );
+            }
+        }
+    }
+
+    /// <summary>Forgets the plan and takes the sequences: nothing can be wrong with them any more. A failure of the device leaves no plan.</summary>
+    public void Begin(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens, CudaStream? stream)
+    {
+        Check?.Before(stream);
+        _appends.Check?.Before(stream);
+        Planned = -1;
+        sequences.CopyTo(_sequences);
+        _attending = 0;
+        Rows = 0;
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            Sequence sequence = sequences[i];
+            _revisions[i] = sequence.Revision;
+            int tokens = queryTokens[i];
+            if (tokens > 0)
+            {
+                _lengths[_attending] = sequence.KvLength;
+                _pageOffsets[_attending] = sequence.PageOffset;
+                _attends[_attending] = i;
+                _queryTokens[_attending++] = tokens;
+                Rows += tokens;
+            }
+        }
+    }
+
+    /// <summary>Sends what else the device has to know, and makes the plan valid.</summary>
+    public void Commit(ReadOnlySpan<Sequence> sequences, CudaStream? stream)
+    {
+        _appends.Fill(sequences, _forwardTokens, stream);
+        Cache.Table.Flush(Cache.Kernels, stream);
+        Cache.Streams?.After(stream);
+        _cacheRevision = Cache.Revision;
+        _cacheCommits = Cache.Commits;
+        Planned = sequences.Length;
+    }
+
+    /// <summary>Throws when there is no plan.</summary>
+    public void RequirePlan()
+    {
+        if (Planned < 0)
+        {
+            throw new StalePlanException("There is no plan; call Plan with the step's sequences first.");
+        }
+    }
+
+    /// <summary>Throws when there is no plan or a sequence of it has changed.</summary>
+    public void RequireFreshPlan()
+    {
+        RequirePlan();
+        if (_cacheRevision == Cache.Revision)
+        {
+            return;
+        }
+
+        for (int i = 0; i < Planned; i++)
+        {
+            if (_sequences[i].Revision != _revisions[i])
+            {
+                throw new StalePlanException(
+                    $"The plan is stale: {_sequences[i]} has begun a forward, abandoned one or a part of it, or was freed since it was planned. Call Plan again."
+                );
+            }
+        }
+
+        // Other sequences changed, none of ours: the look at each need not be repeated.
+        _cacheRevision = Cache.Revision;
+    }
+
+    /// <summary>Writes the keys and values of the open forwards into one layer.</summary>
+    public void Append(int layer, TensorView key, TensorView value, CudaStream? stream)
+    {
+        Cache.CheckLayer(layer);
+        RequireFreshPlan();
+        if (_appends.Tokens == 0)
+        {
+            throw new InvalidOperationException(
+                "None of the planned sequences had a forward open; call BeginForward before Plan to append."
+            );
+        }
+
+        RequireOpenForwards();
+        AppendParams args = Cache.AppendArguments(layer, _appends.Tokens, key, value, stream);
+        _appends.Run(layer, args, Cache.Kernels, stream);
+    }
+
+    public void Dispose()
+    {
+        if (!_disposed)
+        {
+            _disposed = true;
+            _appends.Dispose();
+            Check?.Dispose();
+        }
+    }
+
+    /// <summary>The sequence that a row of the query belongs to.</summary>
+    private Sequence? SequenceAt(int row)
+    {
+        for (int i = 0; i < _attending; i++)
+        {
+            row -= _queryTokens[i];
+            if (row < 0)
+            {
+                return _sequences[_attends[i]];
+            }
+        }
+
+        return null;
+    }
+
+    /// <summary>A fresh plan may have been made before EndForward: committed tokens are read but no longer written.</summary>
+    private void RequireOpenForwards()
+    {
+        if (_cacheCommits == Cache.Commits)
+        {
+            return;
+        }
+
+        int open = 0;
+        for (int i = 0; i < Planned; i++)
+        {
+            open += _sequences[i].ForwardTokens;
+        }
+
+        if (open != _appends.Tokens)
+        {
+            throw new InvalidOperationException(
+                $"The plan has {_appends.Tokens} new tokens but forwards with {_appends.Tokens - open} of them were ended since; append every layer before EndForward."
+            );
+        }
+
+        _cacheCommits = Cache.Commits;
+    }
+}

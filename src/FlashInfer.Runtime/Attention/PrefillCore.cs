@@ -1,0 +1,191 @@
+using FlashInfer.Cuda;
+using FlashInfer.Planning;
+
+namespace FlashInfer.Attention;
+
+/// <summary>What the prefill wrappers share: the kernel, its work list, its workspace, and the last plan.</summary>
+internal sealed class PrefillCore : IDisposable
+{
+    /// <summary>What constructors take when the caller does not say.</summary>
+    public const int DefaultQueryTokens = 16_384;
+
+    private const float Log2E = 1.44269504f;
+    private const int MostSequences = 65_536;
+    private const int MostQueryTokens = 1 << 22;
+
+    private readonly Device _device;
+    private readonly AttentionSpec _spec;
+    private readonly UploadList<WorkItem> _list;
+    private readonly SplitWorkspace _workspace;
+    private PrefillPlan _plan;
+    private bool _overlaps;
+    private bool _disposed;
+
+    /// <param name="device">The device.</param>
+    /// <param name="spec">The configuration.</param>
+    /// <param name="kernel">Its prefill kernel.</param>
+    /// <param name="cacheTokens">Tokens that a cache has room for; 0 when there is none, and batch-invariant plans cut nothing.</param>
+    /// <param name="maxSequences">Sequences of the largest batch.</param>
+    /// <param name="maxQueryTokens">Query tokens of the largest batch.</param>
+    /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
+    public PrefillCore(
+        Device device,
+        AttentionSpec spec,
+        PrefillKernel kernel,
+        long cacheTokens,
+        int maxSequences,
+        int maxQueryTokens,
+        Determinism determinism
+    )
+    {
+        _device = device;
+        _spec = spec;
+        Kernel = kernel;
+        int maxParts =
+            determinism == Determinism.BatchInvariant
+                ? PrefillPlanner.InvariantPartsFor(maxSequences, cacheTokens, kernel.Blocks, kernel.HeadTiles)
+                : PrefillPlanner.PartsFor(kernel.Blocks);
+        DType stored = cacheTokens > 0 ? spec.KvDtype : spec.Dtype;
+        Limits = new PrefillPlanLimits(
+            kernel.Blocks,
+            kernel.HeadTiles,
+            spec.KvHeads,
+            kernel.TileTokens,
+            kernel.BlockTokens,
+            2 * spec.HeadDim * stored.Size(),
+            maxParts,
+            PrefillPlanner.MaxItems(maxSequences, maxQueryTokens, kernel.TileTokens, spec.KvHeads, maxParts)
+        )
+        {
+            Determinism = determinism,
+        };
+        _list = new UploadList<WorkItem>(device.Backend, Limits.MaxItems);
+        try
+        {
+            _workspace = new SplitWorkspace(device, maxParts, kernel.TileRows, spec.HeadDim);
+        }
+        catch
+        {
+            _list.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The kernel.</summary>
+    public PrefillKernel Kernel { get; }
+
+    /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
+    public PrefillPlanLimits Limits { get; set; }
+
+    /// <summary>Device memory of the workspace.</summary>
+    public long WorkspaceBytes => _workspace.Bytes;
+
+    /// <summary>Throws unless a wrapper can be made with these.</summary>
+    public static void CheckLimits(int maxSequences, int maxQueryTokens, Determinism determinism)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(maxSequences, 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(maxSequences, MostSequences);
+        ArgumentOutOfRangeException.ThrowIfLessThan(maxQueryTokens, 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(maxQueryTokens, MostQueryTokens);
+        determinism.Check();
+    }
+
+    /// <summary>The factor of the logits that the list's header holds.</summary>
+    public float Scale(float? smScale)
+    {
+        float scale = smScale ?? (1f / MathF.Sqrt(_spec.HeadDim));
+        float log2 = scale * Log2E;
+        return float.IsFinite(log2) && float.IsNormal(log2) && log2 > 0
+            ? log2
+            : throw new ArgumentOutOfRangeException(
+                nameof(smScale),
+                scale,
+                "Prefill needs a finite smScale above 0, such as 1 / sqrt(headDim); negate the query for a negative one."
+            );
+    }
+
+    /// <summary>Plans the step and sends the list to the device.</summary>
+    public void Plan(in PrefillBatch batch, float scaleLog2, CudaStream? stream)
+    {
+        _plan = PrefillPlanner.Plan(batch, Limits, _list.Begin());
+        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scaleLog2, Heads = _plan.Heads });
+        _overlaps = false;
+    }
+
+    /// <summary>The arguments of a launch but for keys, values and checks; throws unless the tensors are the plan's.</summary>
+    /// <param name="query">[rows, heads, headDim].</param>
+    /// <param name="output">[rows, heads, headDim].</param>
+    /// <param name="lse">[rows, heads], or none.</param>
+    /// <param name="rows">Query tokens of the plan.</param>
+    /// <param name="owner">What the device is asked of, for messages.</param>
+    public PrefillParams Arguments(in TensorView query, in TensorView output, in TensorView lse, int rows, string owner)
+    {
+        KernelTensor.Check(query, nameof(query), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
+        KernelTensor.Check(output, nameof(output), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
+        KernelTensor.CheckWritten(output, nameof(output));
+        KernelTensor.CheckLse(lse, _device, owner, rows, _spec.Heads);
+        return new PrefillParams
+        {
+            Query = query.Address,
+            Output = output.Address,
+            Lse = lse.IsEmpty ? 0 : lse.Address,
+            Plan = _list.Address,
+            PartialOutput = _workspace.Output,
+            PartialState = _workspace.State,
+            Counters = _workspace.Counters,
+            Queue = _workspace.Queue,
+            QueryRowStride = query.Stride(0),
+            QueryHeadStride = query.Stride(1),
+            OutputRowStride = output.Stride(0),
+            OutputHeadStride = output.Stride(1),
+        };
+    }
+
+    /// <summary>Launches the kernel over the plan's list.</summary>
+    /// <param name="args">All arguments.</param>
+    /// <param name="rows">Rows of query and output.</param>
+    /// <param name="keyRows">Ragged: rows of keys and values; paged: 0.</param>
+    /// <param name="stream">The stream.</param>
+    public void Run(ref PrefillParams args, int rows, int keyRows, CudaStream? stream)
+    {
+        // A graph must do for any list: it launches as many blocks as run at once.
+        int units = (int)Math.Min(int.MaxValue, (long)_plan.Items * _plan.Heads);
+        ListLaunch launch = new(units, Limits.Blocks, 1, _overlaps) { Rows = rows, KeyRows = keyRows };
+        Kernel.Run(ref args, launch, stream);
+        _overlaps = true;
+    }
+
+    /// <summary>What the last plan looks like.</summary>
+    public PlanInfo Info(in PrefillBatch batch, int sequences, int rows)
+    {
+        // Planned once more, aside: the items themselves have gone to the device.
+        WorkItem[] items = new WorkItem[Limits.MaxItems];
+        PrefillPlan again = PrefillPlanner.Plan(batch, Limits, items);
+        long units = (long)_plan.Items * _plan.Heads;
+        return new PlanInfo(
+            Kernel.Name,
+            sequences,
+            rows,
+            _plan.TotalTokens,
+            _plan.Items,
+            units,
+            (int)Math.Min(units, Limits.Blocks),
+            1,
+            1,
+            _plan.ChunkTokens,
+            _plan.SplitSequences,
+            PrefillPlanner.Imbalance(items.AsSpan(0, again.Items), again, Limits.Blocks),
+            Limits.Determinism
+        );
+    }
+
+    public void Dispose()
+    {
+        if (!_disposed)
+        {
+            _disposed = true;
+            _list.Dispose();
+            _workspace.Dispose();
+        }
+    }
+}

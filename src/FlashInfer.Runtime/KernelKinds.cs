@@ -1,0 +1,30 @@
+namespace FlashInfer;
+
+/// <summary>Which of a configuration's kernels are made ready ahead of their first use; what is not named is made ready when a wrapper asks for it.</summary>
+[Flags]
+public enum KernelKinds
+{
+    /// <summary>None.</summary>
+    None = 0,
+
+    /// <summary>What writes new keys and values into a cache: every cache needs it.</summary>
+    Append = 1,
+
+    /// <summary>Batch decode with one query token a sequence, and append: what the first cache makes ready anyway.</summary>
+    Decode = Append | 2,
+
+    /// <summary>Batch decode for many short sequences.</summary>
+    ShortDecode = Decode | 4,
+
+    /// <summary>Batch decode with 2, 4 and 8 query tokens a sequence; with <see cref="ShortDecode"/> also those for many short sequences.</summary>
+    SpeculativeDecode = Decode | 8,
+
+    /// <summary>Batch prefill over the paged cache, and append.</summary>
+    PrefillPaged = Append | 16,
+
+    /// <summary>Batch prefill over ragged keys and values.</summary>
+    PrefillRagged = 32,
+
+    /// <summary>All of them.</summary>
+    All = ShortDecode | SpeculativeDecode | PrefillPaged | PrefillRagged,
+}

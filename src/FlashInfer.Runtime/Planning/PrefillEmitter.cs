@@ -1,0 +1,203 @@
+using FlashInfer.Attention;
+
+namespace FlashInfer.Planning;
+
+/// <summary>Which sequences of a mixed step.</summary>
+internal enum PrefillKind
+{
+    /// <summary>All: the step is not mixed.</summary>
+    Any,
+
+    /// <summary>Those of one tile: their keys and values are read once.</summary>
+    Streaming,
+
+    /// <summary>Those of several tiles, which share what they read.</summary>
+    Reusing,
+}
+
+/// <summary>Writes the items of a plan, section by section, each sorted by counting.</summary>
+internal ref struct PrefillEmitter
+{
+    private readonly PrefillBatch _batch;
+    private readonly PrefillPlanLimits _limits;
+    private readonly Span<WorkItem> _items;
+    private readonly int _chunk;
+    private readonly int _heads;
+    private readonly int _shift;
+    private readonly int _buckets;
+    private readonly bool _invariant;
+
+    // Mixed steps: so many streaming items, spread over the first so many of the others.
+    private readonly int _streaming;
+    private readonly int _spread;
+    private int _streamed;
+    private int _reused;
+    private int _slots;
+    private int _longest;
+    private int _splitSequences;
+    private readonly long _totalTokens;
+
+    /// <param name="batch">The sequences.</param>
+    /// <param name="limits">Machine and kernel.</param>
+    /// <param name="work">What the batch comes to.</param>
+    /// <param name="chunk">Tokens of a part at most; batch-invariant plans do not ask.</param>
+    /// <param name="heads">Head tiles that an item expands to.</param>
+    /// <param name="mixed">Whether streaming sequences are spread among the others.</param>
+    /// <param name="items">Receives the items.</param>
+    public PrefillEmitter(
+        in PrefillBatch batch,
+        in PrefillPlanLimits limits,
+        in PrefillWork work,
+        int chunk,
+        int heads,
+        bool mixed,
+        Span<WorkItem> items
+    )
+    {
+        _batch = batch;
+        _limits = limits;
+        _items = items;
+        _chunk = chunk;
+        _heads = heads;
+        _totalTokens = work.TotalTokens;
+        _invariant = limits.Determinism == Determinism.BatchInvariant;
+
+        // 32 tokens are as close as the order has to be; longer sequences fill the buckets.
+        int longest = Math.Min(work.Longest, _invariant ? int.MaxValue : chunk);
+        _shift = Math.Max(5, 24 - int.LeadingZeroCount(longest));
+        _buckets = (longest >> _shift) + 1;
+        if (mixed)
+        {
+            int groups = limits.HeadTiles / heads;
+            _streaming = StreamingItems() * groups;
+
+            // The last streaming item to be taken must not be the last to end. Long ones stand first, so that the end of the list is worked
+            // through faster than its beginning: hence the square.
+            double load = Math.Max(1, work.Tokens * (double)limits.HeadTiles / limits.Blocks);
+            double before = Math.Max(0, 1 - (Math.Min(work.LongestStreaming, chunk) / load));
+            _spread = (int)Math.Ceiling((work.Tiles - work.Streaming) * groups * before * before);
+        }
+    }
+
+    /// <summary>Whether a sequence is of the kind and has query tokens.</summary>
+    public readonly bool Takes(int sequence, PrefillKind kind)
+    {
+        int queryTokens = _batch.QueryTokens[sequence];
+        return queryTokens > 0 && (kind == PrefillKind.Any || queryTokens <= _limits.TileTokens == (kind == PrefillKind.Streaming));
+    }
+
+    /// <summary>Writes the items of some sequences for some heads, the longest first, behind those of their kind that were written before.</summary>
+    /// <param name="first">The first sequence.</param>
+    /// <param name="end">One past the last sequence.</param>
+    /// <param name="row">The first row of the first sequence.</param>
+    /// <param name="head">The first head tile.</param>
+    /// <param name="kind">Which of the sequences.</param>
+    /// <param name="places">Scratch, <see cref="PrefillPlanner.SortBuckets"/>.</param>
+    public void Emit(int first, int end, int row, int head, PrefillKind kind, Span<int> places)
+    {
+        places = places[.._buckets];
+        places.Clear();
+        for (int i = first; i < end; i++)
+        {
+            for (int token = 0; token < _batch.QueryTokens[i] && Takes(i, kind); token += _limits.TileTokens)
+            {
+                int range = _batch.Range(i, Math.Min(token + _limits.TileTokens, _batch.QueryTokens[i]));
+                int parts = Parts(i, range);
+                places[Bucket(range, parts)] += parts;
+            }
+        }
+
+        ref int placed = ref kind == PrefillKind.Streaming ? ref _streamed : ref _reused;
+        for (int bucket = places.Length - 1; bucket >= 0; bucket--)
+        {
+            int count = places[bucket];
+            places[bucket] = placed;
+            placed += count;
+        }
+
+        for (int i = first; i < end; i++)
+        {
+            int queryTokens = _batch.QueryTokens[i];
+            if (Takes(i, kind))
+            {
+                Emit(i, row, head, kind, places);
+            }
+
+            row += queryTokens;
+        }
+    }
+
+    /// <summary>What was written.</summary>
+    public readonly PrefillPlan Plan() => new(_streamed + _reused, _heads, _slots, _longest, _splitSequences, _totalTokens);
+
+    private void Emit(int sequence, int row, int head, PrefillKind kind, Span<int> places)
+    {
+        int queryTokens = _batch.QueryTokens[sequence];
+        int length = _batch.Lengths[sequence];
+        int start = _batch.Starts[sequence];
+        bool split = false;
+        for (int token = 0; token < queryTokens; token += _limits.TileTokens)
+        {
+            int tokens = Math.Min(_limits.TileTokens, queryTokens - token);
+            int range = _batch.Range(sequence, token + tokens);
+            int parts = Parts(sequence, range);
+            ref int place = ref places[Bucket(range, parts)];
+            int at = place;
+            place += parts;
+            int visible = _batch.Causal ? length - queryTokens + token + 1 : length;
+            int blocks = parts == 1 ? 0 : (range + _limits.BlockTokens - 1) / _limits.BlockTokens;
+            int begin = 0;
+            for (int part = 0; part < parts; part++)
+            {
+                // Member by member: a structure put together first would be copied while its stores are still on their way.
+                ref WorkItem item = ref _items[Place(at++, kind)];
+                item.Row = row + token;
+                item.Begin = begin;
+                item.End = part == parts - 1 ? range : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
+                item.KvStart = start;
+                item.PartOffset = _slots;
+                item.Part = (ushort)part;
+                item.Parts = (ushort)parts;
+                item.QueryTokens = (ushort)tokens;
+                item.Head = (ushort)head;
+                item.Visible = visible;
+                _longest = Math.Max(_longest, item.End - begin);
+                begin = item.End;
+            }
+
+            _slots += parts == 1 ? 0 : parts;
+            split |= parts > 1;
+        }
+
+        _splitSequences += split && head == 0 ? 1 : 0;
+    }
+
+    /// <summary>
+    /// Where an item of its kind's order stands. Of the first places, as many as all streaming items and their share of the others take,
+    /// those others have i * places / others (rounded down) and the streaming ones (i + 1) * places / streaming - 1 (rounded up), which
+    /// together are all places, each once.
+    /// </summary>
+    private readonly int Place(int rank, PrefillKind kind)
+    {
+        long places = _streaming + _spread;
+        return kind == PrefillKind.Streaming ? (int)((((rank + 1) * places) + _streaming - 1) / _streaming) - 1
+            : rank < _spread ? (int)(rank * places / _spread)
+            : rank + _streaming;
+    }
+
+    private readonly int StreamingItems()
+    {
+        int items = 0;
+        for (int i = 0; i < _batch.Lengths.Length; i++)
+        {
+            items += Takes(i, PrefillKind.Streaming) ? Parts(i, _batch.Range(i, _batch.QueryTokens[i])) : 0;
+        }
+
+        return items;
+    }
+
+    private readonly int Parts(int sequence, int range) =>
+        _invariant ? PrefillPlanner.InvariantParts(range, _batch.QueryTokens[sequence], _limits) : PrefillPlanner.Parts(range, _chunk);
+
+    private readonly int Bucket(int range, int parts) => (parts == 1 ? range : (int)((uint)range / (uint)parts)) >> _shift;
+}

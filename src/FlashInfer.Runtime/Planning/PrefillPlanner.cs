@@ -1,0 +1,319 @@
+using FlashInfer.Attention;
+
+namespace FlashInfer.Planning;
+
+/// <summary>The sequences of a prefill step, one element of each span for each of them, in the order of their rows.</summary>
+/// <param name="queryTokens">Query tokens of each sequence, its last ones; 0 allowed.</param>
+/// <param name="lengths">Tokens of each sequence, 0 allowed, also fewer than its query tokens.</param>
+/// <param name="starts">Where each sequence's keys and values start, as <see cref="WorkItem.KvStart"/>.</param>
+/// <param name="causal">Whether a query token sees no token behind itself.</param>
+internal readonly ref struct PrefillBatch(
+    ReadOnlySpan<int> queryTokens,
+    ReadOnlySpan<int> lengths,
+    ReadOnlySpan<int> starts,
+    bool causal = true
+)
+{
+    public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
+    public readonly ReadOnlySpan<int> Lengths = lengths;
+    public readonly ReadOnlySpan<int> Starts = starts;
+    public readonly bool Causal = causal;
+
+    /// <summary>Tokens that any of a sequence's query tokens before this one sees.</summary>
+    public int Range(int sequence, int queryToken) =>
+        Causal ? Math.Max(0, Lengths[sequence] - QueryTokens[sequence] + queryToken) : Lengths[sequence];
+}
+
+/// <summary>What the planner must know of the machine and the kernel.</summary>
+/// <param name="Blocks">Blocks that run at once.</param>
+/// <param name="HeadTiles">Head tiles of all query heads; a multiple of the KV heads.</param>
+/// <param name="KvHeads">Key/value heads.</param>
+/// <param name="TileTokens">Query tokens of an item at most.</param>
+/// <param name="BlockTokens">Parts of a sequence begin at multiples of it.</param>
+/// <param name="TokenBytes">Bytes of a token's key and value in one KV head.</param>
+/// <param name="MaxParts">Partial states that the workspace has room for: parts times head tiles; 0 for none.</param>
+/// <param name="MaxItems">Items that the list has room for; at least <see cref="PrefillPlanner.MaxItems"/>.</param>
+internal readonly record struct PrefillPlanLimits(
+    int Blocks,
+    int HeadTiles,
+    int KvHeads,
+    int TileTokens,
+    int BlockTokens,
+    int TokenBytes,
+    int MaxParts,
+    int MaxItems
+)
+{
+    /// <summary>What a sequence's cut may depend on.</summary>
+    public Determinism Determinism { get; init; }
+
+    /// <summary>Keys and values that blocks work on at about the same time; 0 leaves it to the planner. Benchmarks set it.</summary>
+    public long SectionBytes { get; init; }
+
+    /// <summary>Whether sequences whose keys and values are read once are spread among the others; benchmarks turn it off.</summary>
+    public bool Interleaves { get; init; } = true;
+}
+
+/// <summary>What a plan looks like; its items are in the span that the planner filled.</summary>
+/// <param name="Items">Items written.</param>
+/// <param name="Heads">Head tiles that each item expands to.</param>
+/// <param name="Slots">Partial-state slots used; each has room for <paramref name="Heads"/> tiles.</param>
+/// <param name="ChunkTokens">The longest range of an item.</param>
+/// <param name="SplitSequences">Sequences with query tokens whose range is cut.</param>
+/// <param name="TotalTokens">Tokens of all sequences that have query tokens.</param>
+internal readonly record struct PrefillPlan(int Items, int Heads, int Slots, int ChunkTokens, int SplitSequences, long TotalTokens);
+
+/// <summary>
+/// Cuts the query tokens of a step into tiles, and where there are too few of them the tokens that a tile sees into parts, and orders
+/// them. Pure functions over spans: no CUDA, no allocation.
+/// </summary>
+/// <remarks>
+/// <para>
+/// Blocks take units (an item and a head tile) in the order of the list, each the next when it is free. Longest first, then, so that all
+/// are done at the same time; but only inside a section, so many sequences and KV heads that their keys and values stay in the L2 cache
+/// while the section is worked on.
+/// </para>
+/// <para>
+/// A sequence of one tile (decode, say) has its keys and values read once and waits for memory, one of many tiles waits for the tensor
+/// cores. Where a batch has both, the former are spread evenly among the latter: blocks of both kinds run side by side and neither
+/// memory nor tensor cores are idle for a part of the step.
+/// </para>
+/// </remarks>
+internal static class PrefillPlanner
+{
+    /// <summary>Buckets of the counting sort.</summary>
+    public const int SortBuckets = 256;
+
+    // Sections: measured on an H100 with sequences of equal length; with uneven ones a balanced end is worth more than hits in the L2.
+    private const int ShortSequence = 512;
+    private const int MediumSequence = 1024;
+    private const long ShortSection = 4 << 20;
+    private const long MediumSection = 8 << 20;
+    private const long LongSection = 16 << 20;
+    private const long UnevenSection = 64 << 20;
+
+    // A list has room for this many groups of KV heads with the largest number of tiles; with fewer tiles for more.
+    private const int HeadGroups = 8;
+
+    // Rounds of blocks that the parts of a step may fill.
+    private const int PartRounds = 4;
+
+    // Batch-invariant parts are no shorter: the way of a part through the workspace then costs little.
+    private const int InvariantChunkTokens = 2048;
+
+    // From this share of the step's work on, streaming sequences are worth a place of their own.
+    private const int StreamingShare = 16;
+
+    /// <summary>Partial states of the workspace, as <see cref="PrefillPlanLimits.MaxParts"/>.</summary>
+    public static int PartsFor(int blocks) => PartRounds * blocks;
+
+    /// <summary>The same for batch-invariant plans: what the sequences of a full cache come to, each as many as occupy every block once.</summary>
+    public static int InvariantPartsFor(int maxSequences, long cacheTokens, int blocks, int headTiles)
+    {
+        long sequences = Math.Min(maxSequences, cacheTokens / (2 * InvariantChunkTokens));
+        return (int)Math.Min(int.MaxValue / 2, sequences * (blocks / headTiles * headTiles));
+    }
+
+    /// <summary>Items that a plan may need.</summary>
+    /// <param name="maxSequences">Sequences of the largest step.</param>
+    /// <param name="maxQueryTokens">Query tokens of all sequences of the largest step.</param>
+    /// <param name="tileTokens">As <see cref="PrefillPlanLimits.TileTokens"/>.</param>
+    /// <param name="kvHeads">Key/value heads.</param>
+    /// <param name="maxParts">As <see cref="PrefillPlanLimits.MaxParts"/>.</param>
+    public static int MaxItems(int maxSequences, int maxQueryTokens, int tileTokens, int kvHeads, int maxParts) =>
+        checked(((maxQueryTokens / tileTokens) + Math.Min(maxSequences, maxQueryTokens)) * Math.Min(kvHeads, HeadGroups) + maxParts);
+
+    /// <summary>
+    /// Parts of each of a sequence's tiles when they may depend on nothing but the sequence and the kernel: as many as let it occupy
+    /// every block once when it is alone.
+    /// </summary>
+    /// <param name="range">Tokens that the tile sees.</param>
+    /// <param name="queryTokens">Query tokens of the sequence.</param>
+    /// <param name="limits">Machine and kernel.</param>
+    public static int InvariantParts(int range, int queryTokens, in PrefillPlanLimits limits)
+    {
+        int most = limits.Blocks / (limits.HeadTiles * Tiles(queryTokens, limits));
+        return limits.MaxParts == 0 ? 1 : Math.Max(1, Math.Min(most, range / InvariantChunkTokens));
+    }
+
+    /// <summary>Partial states that a sequence takes in a batch-invariant plan, as <see cref="PrefillPlanLimits.MaxParts"/>.</summary>
+    public static int InvariantStates(int length, int queryTokens, in PrefillPlanLimits limits)
+    {
+        if (queryTokens == 0)
+        {
+            return 0;
+        }
+
+        int parts = InvariantParts(length, queryTokens, limits);
+        return parts == 1 ? 0 : parts * Tiles(queryTokens, limits) * limits.HeadTiles;
+    }
+
+    /// <summary>Makes the plan.</summary>
+    /// <param name="batch">The sequences.</param>
+    /// <param name="limits">Machine and kernel.</param>
+    /// <param name="items">Receives the items; <see cref="PrefillPlanLimits.MaxItems"/> long.</param>
+    public static PrefillPlan Plan(in PrefillBatch batch, in PrefillPlanLimits limits, Span<WorkItem> items)
+    {
+        PrefillWork work = PrefillWork.Of(batch, limits);
+        int chunk = limits.Determinism == Determinism.BatchInvariant ? int.MaxValue : PrefillCut.Choose(batch, work, limits);
+        long section = limits.SectionBytes > 0 ? limits.SectionBytes : Section(work);
+        int heads = limits.HeadTiles / HeadGroupsOf(work, section, limits);
+        bool mixed =
+            limits.Interleaves
+            && work.Streaming > 0
+            && work.Streaming < work.Sequences
+            && work.StreamingTokens * StreamingShare >= work.Tokens;
+
+        PrefillEmitter emitter = new(batch, limits, work, chunk, heads, mixed, items);
+        long sectionTokens = section / ((long)limits.TokenBytes * heads * limits.KvHeads / limits.HeadTiles);
+        PrefillKind reusing = mixed ? PrefillKind.Reusing : PrefillKind.Any;
+        Span<int> places = stackalloc int[SortBuckets];
+        for (int head = 0; head < limits.HeadTiles; head += heads)
+        {
+            if (mixed)
+            {
+                emitter.Emit(0, batch.Lengths.Length, 0, head, PrefillKind.Streaming, places);
+            }
+
+            int row = 0;
+            for (int first = 0; first < batch.Lengths.Length; )
+            {
+                int end = first;
+                int next = row;
+                for (long tokens = 0; end < batch.Lengths.Length; end++)
+                {
+                    tokens += emitter.Takes(end, reusing) ? batch.Lengths[end] : 0;
+                    if (tokens > sectionTokens && end > first)
+                    {
+                        break;
+                    }
+
+                    next += batch.QueryTokens[end];
+                }
+
+                emitter.Emit(first, end, row, head, reusing, places);
+                (first, row) = (end, next);
+            }
+        }
+
+        return emitter.Plan();
+    }
+
+    /// <summary>Tokens of the busiest block over the mean, 1 at best: what this order comes to when all blocks are equally fast. Not for the hot path.</summary>
+    public static double Imbalance(ReadOnlySpan<WorkItem> items, in PrefillPlan plan, int blocks)
+    {
+        long total = 0;
+        long last = 0;
+        PriorityQueue<int, long> free = new(Enumerable.Range(0, blocks).Select(block => (block, 0L)));
+        foreach (WorkItem item in items)
+        {
+            for (int unit = 0; unit < plan.Heads; unit++)
+            {
+                free.TryDequeue(out int block, out long load);
+                load += item.End - item.Begin;
+                total += item.End - item.Begin;
+                last = Math.Max(last, load);
+                free.Enqueue(block, load);
+            }
+        }
+
+        return total == 0 ? 1 : last * (double)blocks / total;
+    }
+
+    /// <summary>Tiles of a sequence's query tokens.</summary>
+    internal static int Tiles(int queryTokens, in PrefillPlanLimits limits) =>
+        (int)(((uint)queryTokens + (uint)limits.TileTokens - 1) / (uint)limits.TileTokens);
+
+    /// <summary>Parts of up to this many tokens.</summary>
+    internal static int Parts(int range, int chunk) => range <= chunk ? 1 : (int)(((uint)range + (uint)chunk - 1) / (uint)chunk);
+
+    /// <summary>Keys and values of a section.</summary>
+    private static long Section(in PrefillWork work) =>
+        (long)work.Longest * work.Sequences > 2 * work.TotalTokens ? UnevenSection
+        : work.Longest <= ShortSequence ? ShortSection
+        : work.Longest <= MediumSequence ? MediumSection
+        : LongSection;
+
+    /// <summary>
+    /// Groups of KV heads that are worked on one after the other, so that the longest sequence's keys and values of one group fit a section;
+    /// fewer where the list has no room for an item for each.
+    /// </summary>
+    private static int HeadGroupsOf(in PrefillWork work, long section, in PrefillPlanLimits limits)
+    {
+        // Sequences of one tile have nothing that a second reader would find in the cache.
+        long bytes = work.Streaming == work.Sequences ? 0 : (long)work.Longest * limits.TokenBytes * limits.KvHeads;
+        int items = work.Tiles + (limits.MaxParts / limits.HeadTiles);
+        int best = 1;
+        for (int groups = 2; best * section < bytes && groups <= limits.KvHeads && (long)groups * items <= limits.MaxItems; groups++)
+        {
+            best = limits.KvHeads % groups == 0 ? groups : best;
+        }
+
+        return best;
+    }
+}
+
+/// <summary>What a step comes to. Tokens of work are those that each tile sees.</summary>
+/// <param name="Sequences">Sequences that have query tokens.</param>
+/// <param name="Streaming">Those of one tile: their keys and values are read once.</param>
+/// <param name="Tiles">Tiles of all sequences.</param>
+/// <param name="Longest">Tokens of the longest sequence.</param>
+/// <param name="LongestStreaming">Tokens of the longest one of one tile.</param>
+/// <param name="TotalTokens">Tokens of all sequences.</param>
+/// <param name="Tokens">Tokens of work, of one head tile.</param>
+/// <param name="StreamingTokens">Those of the sequences of one tile.</param>
+internal readonly record struct PrefillWork(
+    int Sequences,
+    int Streaming,
+    int Tiles,
+    int Longest,
+    int LongestStreaming,
+    long TotalTokens,
+    long Tokens,
+    long StreamingTokens
+)
+{
+    public static PrefillWork Of(in PrefillBatch batch, in PrefillPlanLimits limits)
+    {
+        int sequences = 0;
+        int streaming = 0;
+        int tiles = 0;
+        int longest = 0;
+        int longestStreaming = 0;
+        long total = 0;
+        long work = 0;
+        long streamingWork = 0;
+        for (int i = 0; i < batch.Lengths.Length; i++)
+        {
+            int queryTokens = batch.QueryTokens[i];
+            if (queryTokens == 0)
+            {
+                continue;
+            }
+
+            int length = batch.Lengths[i];
+            int own = PrefillPlanner.Tiles(queryTokens, limits);
+            sequences++;
+            tiles += own;
+            total += length;
+            longest = Math.Max(longest, length);
+            if (own == 1)
+            {
+                streaming++;
+                longestStreaming = Math.Max(longestStreaming, length);
+                streamingWork += length;
+                work += length;
+            }
+            else
+            {
+                // Without the tokens that come before the sequence's first: their tiles see nothing.
+                long seen = Math.Min(queryTokens, length);
+                work += batch.Causal
+                    ? own * (length - seen) + (seen * (seen + limits.TileTokens) / (2 * limits.TileTokens))
+                    : (long)own * length;
+            }
+        }
+
+        return new PrefillWork(sequences, streaming, tiles, longest, longestStreaming, total, work, streamingWork);
+    }
+}

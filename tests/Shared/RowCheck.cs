@@ -1,0 +1,77 @@
+using FlashInfer.Tests.Oracle;
+
+namespace FlashInfer.Tests;
+
+/// <summary>How far a scenario's results were from the fp64 oracle.</summary>
+internal readonly record struct ScenarioErrors(double Relative, double WorstRow, double Lse)
+{
+    /// <summary>Throws unless the errors are within the project's tolerances.</summary>
+    public ScenarioErrors Check(DType dtype, string what)
+    {
+        bool half = dtype == DType.Float16;
+        Assert.True(Relative <= (half ? 1e-3 : 4e-3) && WorstRow <= (half ? 4e-3 : 1.5e-2) && Lse <= 1e-4, $"{what}: {this}");
+        return this;
+    }
+
+    public static ScenarioErrors Worst(ScenarioErrors a, ScenarioErrors b) =>
+        new(Math.Max(a.Relative, b.Relative), Math.Max(a.WorstRow, b.WorstRow), Math.Max(a.Lse, b.Lse));
+}
+
+/// <summary>
+/// Holds the rows of an output, between which there may be gaps, against the oracle: as many as it can do in a moment, the others at least
+/// for having been written over the poison.
+/// </summary>
+/// <param name="what">The case, for messages.</param>
+/// <param name="row">Elements of a row.</param>
+/// <param name="gap">Elements between rows, which must still be NaN.</param>
+/// <param name="headDim">Elements of a head.</param>
+internal sealed class RowCheck(string what, int row, int gap, int headDim)
+{
+    // Products that the oracle has time for.
+    private const long Budget = 30_000_000;
+
+    public delegate void Oracle(int row, Span<double> output, Span<double> lse2);
+
+    /// <summary>Which rows to compare: all, or some at random.</summary>
+    /// <param name="random">The case's random numbers.</param>
+    /// <param name="lengths">Tokens that each row's oracle looks at.</param>
+    /// <param name="row">Elements of a row.</param>
+    public static int[] Sample(Random random, int[] lengths, int row)
+    {
+        long work = lengths.Sum(length => 2L * length * row);
+        double share = work <= Budget ? 1 : (double)Budget / work;
+        return [.. Enumerable.Range(0, lengths.Length).Where(i => i == lengths.Length - 1 || random.NextDouble() < share)];
+    }
+
+    public ScenarioErrors Compare(float[] output, float[] lse, int[] sampled, Oracle oracle)
+    {
+        int heads = row / headDim;
+        int rows = lse.Length / heads;
+        for (int at = 0; at < output.Length; at++)
+        {
+            bool written = !float.IsNaN(output[at]);
+            Assert.True(
+                written == at % (row + gap) < row,
+                $"{what}: element {at % (row + gap)} of output row {at / (row + gap)} of {rows} was {(written ? "" : "not ")}written."
+            );
+        }
+
+        Assert.All(lse, value => Assert.False(float.IsNaN(value), $"{what}: an LSE was not written."));
+        float[] actual = new float[sampled.Length * row];
+        float[] actualLse = new float[sampled.Length * heads];
+        double[] expected = new double[actual.Length];
+        double[] expectedLse = new double[actualLse.Length];
+        for (int i = 0; i < sampled.Length; i++)
+        {
+            output.AsSpan(sampled[i] * (row + gap), row).CopyTo(actual.AsSpan(i * row));
+            lse.AsSpan(sampled[i] * heads, heads).CopyTo(actualLse.AsSpan(i * heads));
+            oracle(sampled[i], expected.AsSpan(i * row, row), expectedLse.AsSpan(i * heads, heads));
+        }
+
+        return new ScenarioErrors(
+            ErrorNorms.Relative(actual, expected),
+            ErrorNorms.WorstRow(actual, expected, headDim),
+            ErrorNorms.WorstRelative(actualLse, expectedLse, 1)
+        );
+    }
+}
