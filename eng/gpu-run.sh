@@ -2,13 +2,15 @@
 # Runs on a GPU machine what eng/gpu-publish.sh packed: GPU tests, compute-sanitizer, samples, benchmark. Builds nothing.
 # Full logs and the results file go to OUT; a short table is printed last.
 #
-#   eng/gpu-run.sh ARCHIVE OUT [tests|sanitizer|samples|bench ...]      (default: all)
+#   eng/gpu-run.sh ARCHIVE OUT [tests|sanitizer|samples|bench|prefill ...]      (default: all)
+#
+# prefill is the benchmark of prefill. It measures PyTorch in turn with us where python3 has it.
 set -uo pipefail
 archive=$(readlink -f "$1")
 mkdir -p "$2"
 out=$(readlink -f "$2")
 shift 2
-steps=${*:-tests sanitizer samples bench}
+steps=${*:-tests sanitizer samples bench prefill}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tar -C "$work" -xJf "$archive"
@@ -19,6 +21,7 @@ summary=$out/summary.txt
 rows=$work/rows
 : >"$rows"
 failed=0
+bench=(dotnet "$work/bench/FlashInfer.Benchmarks.dll" --out "$out" --commit "$(cat "$work/commit")")
 
 # step NAME COMMAND...: logs the command, notes how it ended and how long it took.
 step() {
@@ -51,11 +54,14 @@ for s in $steps; do
       fi ;;
     bench)
       if [[ -f $out/tests.log ]]; then grep '^ROW|' "$out/tests.log" >>"$rows"; fi
-      step bench dotnet "$work/bench/FlashInfer.Benchmarks.dll" --out "$out" --commit "$(cat "$work/commit")" --rows "$rows" ;;
+      step bench "${bench[@]}" --bench compile,decode,append,plan --rows "$rows" ;;
+    prefill) step prefill "${bench[@]}" --bench prefill --python "$(command -v python3 || echo python3)" --budget 200 ;;
     *) echo "gpu-run: unknown step '$s'" >&2; exit 2 ;;
   esac
 done
-if [[ -f $out/bench.log ]]; then cat "$out/bench.log"; fi
+for log in bench prefill; do
+  if [[ -f $out/$log.log ]]; then cat "$out/$log.log"; fi
+done
 echo "--- summary"
 cat "$summary"
 exit $failed

@@ -5,12 +5,20 @@
 set -euo pipefail
 jq -r '
   def number($digits): pow(10; $digits) as $p | . * $p | round / $p | tostring;
-  def table($bench; $head; row): "", $head, ($head | gsub("[^|]+"; "---")), (.rows[] | select(.bench == $bench) | row);
-  def rate: "\(.us | number(2))\(if .spread then " ± \(.spread * 50 | number(1)) %" else "" end) | \(.gbps | round) | \(.fractionOfCeiling * 100 | number(1)) %";
+  def table($bench; $head; row): [.rows[] | select(.bench == $bench)]
+    | if length > 0 then "", $head, ($head | gsub("[^|]+"; "---")), (.[] | row) else empty end;
+  def percent: if . then "\(. * 100 | number(1)) %" else "" end;
+  def time: "\(.us | number(2))\(if .spread then " ± \(.spread * 50 | number(1)) %" else "" end)";
+  def rate: "\(time) | \(.gbps | round) | \(.fractionOfCeiling | percent)";
+  def times($what): if . then "\(. * 1000 | round / 1000) of \($what)" else "" end;
+  def error: if .relError then .relError * 1000 | number(2) + "e-3" else "" end;
   "\(.device), driver for CUDA \(.driver), NVRTC \(.nvrtc), \(.date), commit \(.commit). Ceilings of the same run: "
-    + "read \(.ceilings.readGBps | round) GB/s, copy \(.ceilings.copyGBps | round) GB/s (read + write).",
+    + "read \(.ceilings.readGBps | round) GB/s, copy \(.ceilings.copyGBps | round) GB/s (read + write)"
+    + (if .ceilings.matmulTflops then ", product of matrices \(.ceilings.matmulTflops | round) TFLOP/s." else "." end),
   table("decode"; "| decode | µs | GB/s | of the read ceiling | relative error |";
-    "| \(.case) | \(rate) | \(if .relError then .relError * 1000 | number(2) + "e-3" else "" end) |"),
+    "| \(.case) | \(rate) | \(error) |"),
+  table("prefill"; "| prefill | µs | TFLOP/s | of the matrix product | against | of our ragged | relative error |";
+    "| \(.case) | \(time) | \(.tflops | round) | \(.fractionOfCeiling | percent) | \(.peer as $peer | .ratioToPeer | times($peer)) | \(.ratioToRagged | percent) | \(error) |"),
   table("append"; "| append | µs | GB/s | of the copy ceiling |"; "| \(.case) | \(rate) |"),
   table("plan"; "| host | µs | allocated |"; "| \(.case) | \(.us | number(1)) | \(.allocatedBytes) B |"),
   table("compile"; "| compile | ms |"; "| \(.case) | \(.us / 1000 | number(1)) |")

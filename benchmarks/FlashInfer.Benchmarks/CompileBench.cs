@@ -7,7 +7,25 @@ namespace FlashInfer.Benchmarks;
 /// <summary>From a unit's text to a launchable kernel: with NVRTC, and from the disk cache. NVRTC's own cache must be off (CUDA_CACHE_DISABLE=1).</summary>
 internal static class CompileBench
 {
-    public static IEnumerable<Row> Run(Device device)
+    public static IEnumerable<Row> Decode(Device device) =>
+        Run(
+            device,
+            new AttentionSpec[]
+            {
+                new(32, 8, 128, 16, DType.BFloat16),
+                new(32, 32, 64, 16, DType.Float16),
+                new(32, 8, 256, 16, DType.BFloat16),
+                new(32, 8, 128, 1, DType.BFloat16),
+            }.SelectMany(spec => new[] { spec.DecodeUnit, spec.AppendUnit })
+        );
+
+    public static IEnumerable<Row> Prefill(Device device)
+    {
+        AttentionSpec spec = new(32, 8, 128, 16, DType.BFloat16);
+        return Run(device, [spec.PrefillPagedUnit, spec.PrefillRaggedUnit]);
+    }
+
+    private static IEnumerable<Row> Run(Device device, IEnumerable<TranslationUnit> units)
     {
         if (Environment.GetEnvironmentVariable("CUDA_CACHE_DISABLE") != "1")
         {
@@ -19,23 +37,12 @@ internal static class CompileBench
         string folder = Path.Combine(Path.GetTempPath(), $"flashinfer-bench-{Guid.NewGuid():N}");
         try
         {
-            foreach (
-                AttentionSpec spec in (AttentionSpec[])
-                    [
-                        new(32, 8, 128, 16, DType.BFloat16),
-                        new(32, 32, 64, 16, DType.Float16),
-                        new(32, 8, 256, 16, DType.BFloat16),
-                        new(32, 8, 128, 1, DType.BFloat16),
-                    ]
-            )
+            foreach (TranslationUnit unit in units)
             {
-                foreach (TranslationUnit unit in spec.Units)
-                {
-                    // A folder for each round: in one of its own every round compiles again.
-                    int round = 0;
-                    yield return Row(unit, "cold", Timing.OfFive(() => Measure(device, unit, Path.Combine(folder, $"{round++}"), "cold")));
-                    yield return Row(unit, "cached", Timing.OfFive(() => Measure(device, unit, Path.Combine(folder, "0"), "cached")));
-                }
+                // A folder for each round: in one of its own every round compiles again.
+                int round = 0;
+                yield return Row(unit, "cold", Timing.OfFive(() => Measure(device, unit, Path.Combine(folder, $"{round++}"), "cold")));
+                yield return Row(unit, "cached", Timing.OfFive(() => Measure(device, unit, Path.Combine(folder, "0"), "cached")));
             }
         }
         finally

@@ -1,5 +1,3 @@
-using FlashInfer.Cuda;
-
 namespace FlashInfer.Benchmarks;
 
 /// <summary>Batch decode by graph replay, one launch per layer, layers cycling through more memory than the L2 holds.</summary>
@@ -7,22 +5,20 @@ internal static class DecodeBench
 {
     public static IEnumerable<Row> Run(Device device, Gpu gpu, Ceilings ceilings)
     {
-        CudaContext context = device.Cuda!;
-        string portable = $"sm_{context.ComputeCapabilityMajor}{context.ComputeCapabilityMinor}";
-        using Device portableDevice = Device.FromCuda(context, device.Stream, new DeviceOptions { Architecture = portable });
+        using Device? portable = gpu.OpenPortable();
         foreach (DecodeCase measured in DecodeCases.All)
         {
-            if (WhyNot(measured, context.Architecture == portable) is { } reason)
+            if (WhyNot(measured, hasPortable: portable is not null) is { } reason)
             {
                 Console.WriteLine($"decode   {measured.Name}: left out, {reason}");
                 continue;
             }
 
-            yield return Measure(measured.IsPortable ? portableDevice : device, gpu, ceilings, measured);
+            yield return Measure(measured.IsPortable ? portable! : device, gpu, ceilings, measured);
         }
     }
 
-    private static string? WhyNot(DecodeCase measured, bool isPortable)
+    private static string? WhyNot(DecodeCase measured, bool hasPortable)
     {
         AttentionShape shape = new(
             measured.Heads,
@@ -33,7 +29,7 @@ internal static class DecodeBench
             measured.KvDtype ?? measured.Dtype,
             measured.KvLayout
         );
-        return measured.IsPortable && isPortable
+        return measured.IsPortable && !hasPortable
             ? "this device has only the portable kernels"
             : AttentionRules.All.FirstOrDefault(rule => !rule.IsMet(shape))?.Message(shape);
     }
@@ -53,7 +49,12 @@ internal static class DecodeBench
         gpu.Fill(query.View, 99);
         decode.Plan(workload.Sequences, [.. measured.Lengths.Select(_ => measured.QueryTokens)]);
         decode.Run(0, query.View, output.View);
-        SampledError error = SampledError.Of(workload, query.View, output.View, measured.QueryTokens);
+        SampledError error = SampledError.Of(
+            spec,
+            query.View,
+            output.View,
+            SampledError.Few(measured.Lengths.Length).Select(i => workload.Sample(i, i * measured.QueryTokens, measured.QueryTokens))
+        );
         int layers = workload.Cache.Layers;
         Timing timing =
             gpu.TimeGraph(() =>

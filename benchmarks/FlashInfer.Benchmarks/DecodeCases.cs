@@ -131,7 +131,7 @@ internal static class DecodeCases
         ];
 
     /// <summary>
-    /// Wider groups, the portable kernels, several query tokens, batch-invariant cuts, quantised caches: <see cref="DecodeBench"/> says what
+    /// Wider groups, the portable kernels, several query tokens, batch-invariant cuts, quantised caches: <c>DecodeBench</c> says what
     /// it leaves out and why.
     /// </summary>
     private static IEnumerable<DecodeCase> Extensions() =>

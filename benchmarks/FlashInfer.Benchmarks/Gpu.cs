@@ -74,25 +74,53 @@ internal sealed class Gpu : IDisposable
     {
         work();
         int samples = (int)Math.Clamp(100_000 / Once(work), 5, 20);
-        return Timing.OfFive(() =>
-        {
-            double[] times = new double[samples];
-            for (int i = 0; i < samples; i++)
-            {
-                times[i] = Once(work);
-            }
-
-            return Timing.Median(times);
-        });
+        return Timing.OfFive(() => Round(work, samples));
     }
 
     /// <summary>Records work into a graph and times its replays.</summary>
     public Timing TimeGraph(Action work)
     {
+        using CudaGraph graph = Record(work);
+        return Time(() => graph.Launch(Stream));
+    }
+
+    /// <summary>Records work into a graph.</summary>
+    public CudaGraph Record(Action work)
+    {
         Stream.BeginCapture();
         work();
-        using CudaGraph graph = Stream.EndCapture();
-        return Time(() => graph.Launch(Stream));
+        return Stream.EndCapture();
+    }
+
+    /// <summary>One round: the median of the microseconds that some runs of queued work take.</summary>
+    public double Round(Action work, int samples)
+    {
+        double[] times = new double[samples];
+        for (int i = 0; i < samples; i++)
+        {
+            times[i] = Once(work);
+        }
+
+        return Timing.Median(times);
+    }
+
+    /// <summary>Queues work and waits for it; microseconds between events before and behind it.</summary>
+    public double Once(Action work)
+    {
+        _start.Record(Stream);
+        work();
+        _stop.Record(Stream);
+        _stop.Synchronize();
+        return CudaEvent.ElapsedMilliseconds(_start, _stop) * 1e3;
+    }
+
+    /// <summary>The device with the kernels that every GPU has; null where it has no others.</summary>
+    public Device? OpenPortable()
+    {
+        string architecture = $"sm_{Context.ComputeCapabilityMajor}{Context.ComputeCapabilityMinor}";
+        return Context.Architecture == architecture
+            ? null
+            : Device.FromCuda(Context, _device.Stream, new DeviceOptions { Architecture = architecture });
     }
 
     public void Dispose()
@@ -101,15 +129,6 @@ internal sealed class Gpu : IDisposable
         _start.Dispose();
         _stop.Dispose();
         _module.Dispose();
-    }
-
-    private double Once(Action work)
-    {
-        _start.Record(Stream);
-        work();
-        _stop.Record(Stream);
-        _stop.Synchronize();
-        return CudaEvent.ElapsedMilliseconds(_start, _stop) * 1e3;
     }
 
     [StructLayout(LayoutKind.Sequential)]

@@ -5,28 +5,72 @@ namespace FlashInfer.Benchmarks;
 /// <summary>What a step costs on the host.</summary>
 internal static class PlanBench
 {
-    public static IEnumerable<Row> Run(Device device)
+    private static readonly AttentionSpec s_spec = new(32, 8, 128, 16, DType.BFloat16);
+
+    public static IEnumerable<Row> Decode(Device device)
     {
         foreach (int batch in (int[])[1, 32, 256, 1024])
         {
-            AttentionSpec spec = new(32, 8, 128, 16, DType.BFloat16);
-            using PagedKvCache cache = new(device, spec, 1, batch * 64);
-            Sequence[] sequences = [.. Enumerable.Range(0, batch).Select(_ => cache.NewSequence())];
-            Random random = new(3);
-            cache.BeginForward(sequences, [.. sequences.Select(_ => random.Next(100, 900))]);
-            cache.EndForward(sequences);
+            (PagedKvCache cache, Sequence[] sequences, _) = Batch(device, batch);
+            using PagedKvCache owned = cache;
             using BatchDecodeWithPagedKvCache decode = new(cache);
-            using DeviceTensor<BFloat16> q = device.Allocate<BFloat16>(batch, spec.Heads, spec.HeadDim);
-            using DeviceTensor<BFloat16> o = device.Allocate<BFloat16>(batch, spec.Heads, spec.HeadDim);
-            (Timing planTime, long planBytes) = Measure(device, () => decode.Plan(sequences));
-            (Timing runTime, long runBytes) = Measure(device, () => decode.Run(0, q.View, o.View));
-            yield return new Row("plan", $"Plan on the host, batch={batch}", new() { ["batch"] = batch })
+            using Tensors tensors = new(device, batch);
+            foreach (Row row in Rows(device, "", batch, () => decode.Plan(sequences), () => decode.Run(0, tensors.Query, tensors.Output)))
             {
-                AllocatedBytes = planBytes,
-            }.With(planTime);
-            yield return new Row("plan", $"Run on the host, batch={batch}", new() { ["batch"] = batch }) { AllocatedBytes = runBytes }.With(
-                runTime
-            );
+                yield return row;
+            }
+        }
+    }
+
+    /// <summary>Whole prompts, chunks and decode rows in one batch.</summary>
+    public static IEnumerable<Row> Prefill(Device device)
+    {
+        foreach (int batch in (int[])[1, 32, 256])
+        {
+            (PagedKvCache cache, Sequence[] sequences, int[] lengths) = Batch(device, batch);
+            using PagedKvCache owned = cache;
+            Random random = new(4);
+            int[] queryTokens =
+            [
+                .. lengths.Select(length =>
+                    random.Next(3) switch
+                    {
+                        0 => 1,
+                        1 => length,
+                        _ => random.Next(1, length + 1),
+                    }
+                ),
+            ];
+            using BatchPrefillWithPagedKvCache prefill = new(cache, batch, queryTokens.Sum());
+            using Tensors tensors = new(device, queryTokens.Sum());
+            Action plan = () => prefill.Plan(sequences, queryTokens);
+            foreach (Row row in Rows(device, "prefill ", batch, plan, () => prefill.Run(0, tensors.Query, tensors.Output)))
+            {
+                yield return row;
+            }
+        }
+    }
+
+    private static (PagedKvCache Cache, Sequence[] Sequences, int[] Lengths) Batch(Device device, int batch)
+    {
+        PagedKvCache cache = new(device, s_spec, 1, batch * 64);
+        Sequence[] sequences = [.. Enumerable.Range(0, batch).Select(_ => cache.NewSequence())];
+        Random random = new(3);
+        int[] lengths = [.. sequences.Select(_ => random.Next(100, 900))];
+        cache.BeginForward(sequences, lengths);
+        cache.EndForward(sequences);
+        return (cache, sequences, lengths);
+    }
+
+    private static IEnumerable<Row> Rows(Device device, string phase, int batch, Action plan, Action run)
+    {
+        foreach ((string name, Action step) in new[] { ("Plan", plan), ("Run", run) })
+        {
+            (Timing time, long bytes) = Measure(device, step);
+            yield return new Row("plan", $"{phase}{name} on the host, batch={batch}", new() { ["batch"] = batch })
+            {
+                AllocatedBytes = bytes,
+            }.With(time);
         }
     }
 
@@ -56,5 +100,21 @@ internal static class PlanBench
             return Timing.Median(times);
         });
         return (timing, bytes);
+    }
+
+    private sealed class Tensors(Device device, int rows) : IDisposable
+    {
+        private readonly DeviceTensor<BFloat16> _query = device.Allocate<BFloat16>(rows, s_spec.Heads, s_spec.HeadDim);
+        private readonly DeviceTensor<BFloat16> _output = device.Allocate<BFloat16>(rows, s_spec.Heads, s_spec.HeadDim);
+
+        public TensorView Query => _query.View;
+
+        public TensorView Output => _output.View;
+
+        public void Dispose()
+        {
+            _query.Dispose();
+            _output.Dispose();
+        }
     }
 }

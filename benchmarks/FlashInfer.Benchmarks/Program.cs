@@ -3,10 +3,11 @@ using FlashInfer;
 using FlashInfer.Benchmarks;
 using FlashInfer.Compilation;
 
-// Measures on a GPU: ceilings of this run, then decode over a grid of cases, append, planning and compiling, and writes a results file.
-//   FlashInfer.Benchmarks --out DIR [--commit HASH] [--only decode,append,plan,compile] [--rows FILE]
+// Measures on a GPU: ceilings of this run, then each bench over its cases, and writes a results file for decode and one for prefill.
+//   FlashInfer.Benchmarks --out DIR [--commit HASH] [--bench decode,append,plan,compile,prefill] [--python PATH] [--budget SECONDS] [--rows FILE]
 //   FlashInfer.Benchmarks --chart RESULTS.json OUT.svg      draws a results file; needs no GPU
-// FILE holds rows measured by others, one a line: ROW|bench|case|microseconds|relative error, the last two where they apply.
+// prefill measures PyTorch in turn with us, where PATH (python3) has it, and begins no case after SECONDS (200). FILE holds rows measured
+// by others, one a line: ROW|bench|case|microseconds|relative error, the last two where they apply.
 CultureInfo.DefaultThreadCurrentCulture = CultureInfo.InvariantCulture;
 if (args is ["--chart", var from, var to])
 {
@@ -16,39 +17,61 @@ if (args is ["--chart", var from, var to])
 
 string output = Option("--out") ?? "benchmarks/results";
 string commit = Option("--commit") ?? "unknown";
-string[] only = (Option("--only") ?? "compile,decode,append,plan").Split(',');
+string[] benches = (Option("--bench") ?? "compile,decode,append,plan,prefill").Split(',');
+TimeSpan budget = TimeSpan.FromSeconds(double.Parse(Option("--budget") ?? "200"));
+
+List<string> failures = [];
 
 using Device device = Device.OpenCuda();
 using Gpu gpu = new(device);
-Ceilings ceilings = gpu.MeasureCeilings();
+using TorchPeer? peer = benches.Contains("prefill")
+    ? TorchPeer.Start(Option("--python") ?? "python3", TorchPeer.Script, Console.Out)
+    : null;
+Ceilings ceilings = gpu.MeasureCeilings() with { MatmulTflops = peer?.MatmulTflops(8192) };
 Results results = new(device, commit, ceilings, new KernelCompiler().DescribeNvrtc().Version?.ToString() ?? "none");
-Console.WriteLine($"{device.Name}, driver CUDA {device.Cuda!.DriverVersion}, NVRTC {results.Nvrtc}");
+Console.WriteLine($"{device.Name}, driver CUDA {device.Cuda!.DriverVersion}, NVRTC {results.Nvrtc}, {peer?.Version ?? "no PyTorch"}");
 Console.WriteLine($"ceilings: read {ceilings.ReadGBps:F0} GB/s, copy {ceilings.CopyGBps:F0} GB/s (read + write)");
-foreach (string bench in only)
+if (ceilings.MatmulTflops is { } tflops)
 {
-    IEnumerable<Row> rows = bench switch
-    {
-        "compile" => CompileBench.Run(device),
-        "decode" => DecodeBench.Run(device, gpu, ceilings),
-        "append" => AppendBench.Run(device, gpu, ceilings),
-        "plan" => PlanBench.Run(device),
-        _ => throw new ArgumentException($"--only names '{bench}'; expected compile, decode, append, plan."),
-    };
+    Console.WriteLine($"ceiling: product of 8192 x 8192 matrices {tflops:F0} TFLOP/s");
+}
+
+foreach (string bench in benches)
+{
+    Add(
+        bench == "prefill" ? "prefill" : "decode",
+        bench switch
+        {
+            "compile" => CompileBench.Decode(device),
+            "decode" => DecodeBench.Run(device, gpu, ceilings),
+            "append" => AppendBench.Run(device, gpu, ceilings),
+            "plan" => PlanBench.Decode(device),
+            "prefill" => PlanBench
+                .Prefill(device)
+                .Concat(PrefillBench.Run(device, gpu, ceilings, peer, budget, failures))
+                .Concat(CompileBench.Prefill(device)),
+            _ => throw new ArgumentException($"--bench names '{bench}'; expected compile, decode, append, plan, prefill."),
+        }
+    );
+}
+
+Add("decode", Option("--rows") is { } file ? Row.Read(file) : []);
+foreach (string path in results.Save(output))
+{
+    Console.WriteLine($"wrote {path}");
+}
+
+failures.ForEach(Console.WriteLine);
+return failures.Count == 0 ? 0 : 1;
+
+void Add(string file, IEnumerable<Row> rows)
+{
     foreach (Row row in rows)
     {
-        results.Add(row);
+        results.Add(file, row);
         Console.WriteLine(row.ToLine());
     }
 }
-
-foreach (Row row in Option("--rows") is { } file ? Row.Read(file) : [])
-{
-    results.Add(row);
-    Console.WriteLine(row.ToLine());
-}
-
-Console.WriteLine($"wrote {results.Save(output)}");
-return 0;
 
 string? Option(string name)
 {

@@ -5,7 +5,10 @@ using System.Text.Json.Nodes;
 namespace FlashInfer.Benchmarks;
 
 /// <summary>What the device can do at best, measured in the same run.</summary>
-internal sealed record Ceilings(double ReadGBps, double CopyGBps);
+/// <param name="ReadGBps">A kernel that only reads.</param>
+/// <param name="CopyGBps">A kernel that copies, bytes read and written.</param>
+/// <param name="MatmulTflops">A product of two large matrices by the peer; null without one.</param>
+internal sealed record Ceilings(double ReadGBps, double CopyGBps, double? MatmulTflops = null);
 
 /// <summary>One measured case; members that do not apply are null and left out of the file.</summary>
 internal sealed record Row(string Bench, string Case, JsonObject Params)
@@ -15,10 +18,23 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
     /// <summary>The slowest of five rounds less the fastest, as a fraction of their median, which is <see cref="Us"/>.</summary>
     public double? Spread { get; init; }
     public double? GBps { get; init; }
+    public double? Tflops { get; init; }
     public double? FractionOfCeiling { get; init; }
+
+    /// <summary>What was timed in turn with this.</summary>
+    public string? Peer { get; init; }
+
+    /// <summary>The peer's time for the same work, or for as many operations at its rate.</summary>
+    public double? PeerUs { get; init; }
+
+    /// <summary>Prefill over pages: its rate over that of ragged keys and values, timed in turn.</summary>
+    public double? RatioToRagged { get; init; }
     public double? RelError { get; init; }
     public double? MaxAbsError { get; init; }
     public long? AllocatedBytes { get; init; }
+
+    /// <summary>Above 1 when this is faster than its peer.</summary>
+    public double? RatioToPeer => PeerUs / Us;
 
     /// <summary>Rows of a file of <c>ROW|bench|case|microseconds|relative error</c> lines.</summary>
     public static IEnumerable<Row> Read(string file)
@@ -48,7 +64,10 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
         line.Append(Us is { } us ? $"{us, 10:F2} us" : "");
         line.Append(Spread is { } spread ? $" +{spread * 100, 5:F1} %" : "");
         line.Append(GBps is { } gbps ? $"{gbps, 9:F0} GB/s" : "");
+        line.Append(Tflops is { } tflops ? $"{tflops, 9:F1} TFLOP/s" : "");
         line.Append(FractionOfCeiling is { } fraction ? $"{fraction, 7:F3} of ceiling" : "");
+        line.Append(RatioToPeer is { } ratio ? $"{ratio, 7:F3} of {Peer}" : "");
+        line.Append(RatioToRagged is { } ragged ? $"{ragged, 7:F3} of ragged" : "");
         line.Append(RelError is { } error ? $"  relError {error:E1}" : "");
         line.Append(MaxAbsError is { } most ? $"  maxAbsError {most:E1}" : "");
         line.Append(AllocatedBytes is { } bytes ? $"  {bytes} B allocated" : "");
@@ -66,7 +85,16 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
         Set("us", Us, 3);
         Set("spread", Spread, 4);
         Set("gbps", GBps, 1);
+        Set("tflops", Tflops, 1);
         Set("fractionOfCeiling", FractionOfCeiling, 4);
+        if (Peer is not null)
+        {
+            json["peer"] = Peer;
+        }
+
+        Set("peerUs", PeerUs, 3);
+        Set("ratioToPeer", RatioToPeer, 4);
+        Set("ratioToRagged", RatioToRagged, 4);
         Set("relError", RelError, 10);
         Set("maxAbsError", MaxAbsError, 10);
         if (AllocatedBytes is { } bytes)
@@ -86,36 +114,51 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
     }
 }
 
-/// <summary>A run's rows and the file they go to.</summary>
+/// <summary>A run's rows and the files they go to.</summary>
 internal sealed class Results(Device device, string commit, Ceilings ceilings, string nvrtc)
 {
-    private readonly JsonArray _rows = [];
+    private readonly Dictionary<string, JsonArray> _files = [];
 
     public string Nvrtc => nvrtc;
 
-    public void Add(Row row) => _rows.Add(row.ToJson());
+    /// <summary>Adds a row to the file that is named after this bench.</summary>
+    public void Add(string file, Row row)
+    {
+        if (!_files.TryGetValue(file, out JsonArray? rows))
+        {
+            _files.Add(file, rows = []);
+        }
 
-    public string Save(string folder)
+        rows.Add(row.ToJson());
+    }
+
+    /// <summary>Writes the files and returns their paths.</summary>
+    public IEnumerable<string> Save(string folder)
     {
         Directory.CreateDirectory(folder);
         string date = DateTime.UtcNow.ToString("yyyy-MM-dd");
         string name = string.Concat(device.Name.ToLowerInvariant().Replace("nvidia ", "").Select(c => char.IsLetterOrDigit(c) ? c : '-'));
-        JsonObject file = new()
+        JsonObject measured = new() { ["readGBps"] = Math.Round(ceilings.ReadGBps, 1), ["copyGBps"] = Math.Round(ceilings.CopyGBps, 1) };
+        if (ceilings.MatmulTflops is { } tflops)
         {
-            ["device"] = device.Name,
-            ["driver"] = device.Cuda!.DriverVersion.ToString(),
-            ["nvrtc"] = nvrtc,
-            ["date"] = date,
-            ["commit"] = commit,
-            ["ceilings"] = new JsonObject
+            measured["matmulTflops"] = Math.Round(tflops, 1);
+        }
+
+        foreach ((string bench, JsonArray rows) in _files)
+        {
+            JsonObject file = new()
             {
-                ["readGBps"] = Math.Round(ceilings.ReadGBps, 1),
-                ["copyGBps"] = Math.Round(ceilings.CopyGBps, 1),
-            },
-            ["rows"] = _rows,
-        };
-        string path = Path.Combine(folder, $"{date}-{name}-decode.json");
-        File.WriteAllText(path, file.ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
-        return path;
+                ["device"] = device.Name,
+                ["driver"] = device.Cuda!.DriverVersion.ToString(),
+                ["nvrtc"] = nvrtc,
+                ["date"] = date,
+                ["commit"] = commit,
+                ["ceilings"] = measured.DeepClone(),
+                ["rows"] = rows,
+            };
+            string path = Path.Combine(folder, $"{date}-{name}-{bench}.json");
+            File.WriteAllText(path, file.ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
+            yield return path;
+        }
     }
 }

@@ -1,34 +1,38 @@
 namespace FlashInfer.Benchmarks;
 
+/// <summary>A sequence of a benchmarked step on the host, to be attended to again.</summary>
+/// <param name="FirstRow">Its first query token's row in query and output.</param>
+/// <param name="QueryTokens">Its query tokens, the last ones of the sequence.</param>
+/// <param name="IsCausal">Whether they see what stands before them, or all.</param>
+/// <param name="Keys">[tokens, kvHeads, headDim].</param>
+/// <param name="Values">As <paramref name="Keys"/>.</param>
+internal sealed record SampledSequence(int FirstRow, int QueryTokens, bool IsCausal, float[] Keys, float[] Values);
+
 /// <summary>
-/// The error of a benchmarked step against fp64 attention, on a few sequences and heads: a fast kernel must be right at full size too.
-/// Of any element type that a tensor can be read as floats of.
+/// The error of a benchmarked step against fp64 attention, on a few sequences, query tokens and heads: a fast kernel must be right at full
+/// size too. Of any element type that a tensor can be read as floats of.
 /// </summary>
 /// <param name="Relative">The norm of the difference over that of the result.</param>
 /// <param name="MaxAbs">The largest difference of one element.</param>
 internal readonly record struct SampledError(double Relative, double MaxAbs)
 {
-    public static SampledError Of(Workload workload, TensorView query, TensorView output, int queryTokens)
+    /// <summary>Compares the first, the middle and the last query token of each sequence, and their first and last head.</summary>
+    public static SampledError Of(AttentionSpec spec, TensorView query, TensorView output, IEnumerable<SampledSequence> sequences)
     {
-        AttentionSpec spec = workload.Spec;
-        int batch = workload.Lengths.Length;
         double error = 0;
         double norm = 0;
         double most = 0;
-        foreach (int row in new[] { 0, batch / 2, batch - 1 }.Distinct())
+        foreach (SampledSequence sequence in sequences)
         {
-            // A sequence's last query token, which sees all of its tokens.
-            float[] q = Row(query, ((row + 1) * queryTokens) - 1);
-            float[] o = Row(output, ((row + 1) * queryTokens) - 1);
-            foreach (int kvHead in new[] { 0, spec.KvHeads - 1 }.Distinct())
+            int length = sequence.Keys.Length / (spec.KvHeads * spec.HeadDim);
+            foreach (int token in Few(sequence.QueryTokens))
             {
-                float[] keys = Gather(workload, workload.Cache.KeyPages(0), row, kvHead);
-                float[] values = Gather(workload, workload.Cache.ValuePages(0), row, kvHead);
-                // The first head of the first KV head, the last of the last; both when there is only one.
-                int first = kvHead == 0 ? 0 : spec.Heads - 1;
-                foreach (int head in spec.KvHeads > 1 ? [first] : new[] { 0, spec.Heads - 1 }.Distinct())
+                int visible = sequence.IsCausal ? length - sequence.QueryTokens + token + 1 : length;
+                float[] q = Rows(query, sequence.FirstRow + token, 1);
+                float[] o = Rows(output, sequence.FirstRow + token, 1);
+                foreach (int head in new[] { 0, spec.Heads - 1 }.Distinct())
                 {
-                    double[] expected = Attend(q.AsSpan(head * spec.HeadDim, spec.HeadDim), keys, values);
+                    double[] expected = Attend(spec, q, sequence, head, visible);
                     for (int d = 0; d < spec.HeadDim; d++)
                     {
                         double difference = Math.Abs(o[(head * spec.HeadDim) + d] - expected[d]);
@@ -44,15 +48,31 @@ internal readonly record struct SampledError(double Relative, double MaxAbs)
         return new SampledError(Math.Sqrt(error / norm), most);
     }
 
-    private static double[] Attend(ReadOnlySpan<float> query, float[] keys, float[] values)
+    /// <summary>The first, the middle and the last of so many.</summary>
+    public static IEnumerable<int> Few(int count) => new[] { 0, count / 2, count - 1 }.Distinct();
+
+    /// <summary>Some rows of a tensor, whatever its other dimensions, on the host.</summary>
+    public static float[] Rows(TensorView tensor, int first, int count)
     {
-        int headDim = query.Length;
-        double[] logits = new double[keys.Length / headDim];
-        for (int token = 0; token < logits.Length; token++)
+        TensorView some = tensor.WithRows(first, count, tensor.Dtype.Size());
+        float[] values = new float[some.Shape.Elements];
+        some.CopyTo(values);
+        return values;
+    }
+
+    private static double[] Attend(AttentionSpec spec, float[] queryRow, SampledSequence sequence, int head, int visible)
+    {
+        int headDim = spec.HeadDim;
+        int stride = spec.KvHeads * headDim;
+        int kvHead = head / spec.GroupSize * headDim;
+        ReadOnlySpan<float> query = queryRow.AsSpan(head * headDim, headDim);
+        double[] logits = new double[visible];
+        for (int token = 0; token < visible; token++)
         {
+            ReadOnlySpan<float> key = sequence.Keys.AsSpan((token * stride) + kvHead, headDim);
             for (int d = 0; d < headDim; d++)
             {
-                logits[token] += (double)query[d] * keys[(token * headDim) + d];
+                logits[token] += (double)query[d] * key[d];
             }
 
             logits[token] /= Math.Sqrt(headDim);
@@ -61,42 +81,16 @@ internal readonly record struct SampledError(double Relative, double MaxAbs)
         double max = logits.Max();
         double sum = logits.Sum(logit => Math.Exp(logit - max));
         double[] output = new double[headDim];
-        for (int token = 0; token < logits.Length; token++)
+        for (int token = 0; token < visible; token++)
         {
             double weight = Math.Exp(logits[token] - max) / sum;
+            ReadOnlySpan<float> value = sequence.Values.AsSpan((token * stride) + kvHead, headDim);
             for (int d = 0; d < headDim; d++)
             {
-                output[d] += weight * values[(token * headDim) + d];
+                output[d] += weight * value[d];
             }
         }
 
         return output;
-    }
-
-    private static float[] Gather(Workload workload, TensorView pages, int row, int kvHead)
-    {
-        AttentionSpec spec = workload.Spec;
-        int length = workload.Lengths[row];
-        float[] gathered = new float[length * spec.HeadDim];
-        int[] ids = workload.Sequences[row].Pages.ToArray();
-        for (int p = 0; p < ids.Length; p++)
-        {
-            float[] page = Row(pages, ids[p]);
-            for (int slot = 0; slot < spec.PageSize && (p * spec.PageSize) + slot < length; slot++)
-            {
-                int at = spec.KvLayout == KvLayout.Nhd ? (slot * spec.KvHeads) + kvHead : (kvHead * spec.PageSize) + slot;
-                page.AsSpan(at * spec.HeadDim, spec.HeadDim).CopyTo(gathered.AsSpan(((p * spec.PageSize) + slot) * spec.HeadDim));
-            }
-        }
-
-        return gathered;
-    }
-
-    private static float[] Row(TensorView tensor, int row)
-    {
-        TensorView one = tensor.WithRows(row, 1, tensor.Dtype.Size());
-        float[] values = new float[one.Shape.Elements];
-        one.CopyTo(values);
-        return values;
     }
 }

@@ -58,7 +58,37 @@ internal sealed class Workload : IDisposable
             ["kvTokens"] = Lengths.Sum(length => (long)length),
         };
 
+    /// <summary>A sequence of the first layer, read from its pages.</summary>
+    /// <param name="sequence">Which.</param>
+    /// <param name="firstRow">Its first query token's row.</param>
+    /// <param name="queryTokens">Its query tokens.</param>
+    /// <param name="isCausal">Whether they see what stands before them, or all.</param>
+    public SampledSequence Sample(int sequence, int firstRow, int queryTokens, bool isCausal = true) =>
+        new(firstRow, queryTokens, isCausal, Gather(Cache.KeyPages(0), sequence), Gather(Cache.ValuePages(0), sequence));
+
     public void Dispose() => Cache.Dispose();
+
+    /// <summary>[tokens, kvHeads, headDim] of a sequence.</summary>
+    private float[] Gather(TensorView pages, int sequence)
+    {
+        int length = Lengths[sequence];
+        float[] gathered = new float[length * Spec.KvHeads * Spec.HeadDim];
+        ReadOnlySpan<int> ids = Sequences[sequence].Pages;
+        for (int token = 0; token < length; )
+        {
+            float[] page = SampledError.Rows(pages, ids[token / Spec.PageSize], 1);
+            for (int slot = 0; slot < Spec.PageSize && token < length; slot++, token++)
+            {
+                for (int head = 0; head < Spec.KvHeads; head++)
+                {
+                    int from = Spec.KvLayout == KvLayout.Nhd ? (slot * Spec.KvHeads) + head : (head * Spec.PageSize) + slot;
+                    page.AsSpan(from * Spec.HeadDim, Spec.HeadDim).CopyTo(gathered.AsSpan(((token * Spec.KvHeads) + head) * Spec.HeadDim));
+                }
+            }
+        }
+
+        return gathered;
+    }
 
     private void Scatter()
     {

@@ -22,6 +22,27 @@ public sealed class ResultsChartTests
         }
         """;
 
+    private const string Prefill = """
+        {
+          "device": "GPU", "date": "2026-01-02", "commit": "abc1234", "ceilings": { "readGBps": 3000, "matmulTflops": 750 },
+          "rows": [
+            { "bench": "plan", "case": "Plan", "params": {}, "us": 3 },
+            { "bench": "prefill", "case": "a", "us": 100, "tflops": 400, "peer": "cuDNN 9.19", "peerUs": 125, "ratioToPeer": 1.25, "params":
+              { "heads": 32, "kvHeads": 8, "headDim": 128, "dtype": "BFloat16", "kvDtype": "BFloat16", "layout": "Ragged", "qoLen": 512, "kvLen": 512, "causal": true, "variant": "default" } },
+            { "bench": "prefill", "case": "b", "us": 100, "tflops": 600, "peer": "cuDNN 9.19", "peerUs": 125, "ratioToPeer": 1.25, "params":
+              { "heads": 32, "kvHeads": 8, "headDim": 128, "dtype": "BFloat16", "kvDtype": "BFloat16", "layout": "Ragged", "qoLen": 2048, "kvLen": 2048, "causal": true } },
+            { "bench": "prefill", "case": "c", "us": 100, "tflops": 500, "params":
+              { "heads": 32, "kvHeads": 8, "headDim": 128, "dtype": "BFloat16", "kvDtype": "BFloat16", "pageSize": 16, "layout": "Hnd", "qoLen": 2048, "kvLen": 2048, "causal": true, "variant": "portable" } },
+            { "bench": "prefill", "case": "d", "us": 100, "tflops": 820, "params":
+              { "heads": 32, "kvHeads": 8, "headDim": 128, "dtype": "BFloat16", "kvDtype": "BFloat16", "layout": "Ragged", "qoLen": 512, "kvLen": 512, "causal": false } },
+            { "bench": "prefill", "case": "chunk", "us": 100, "tflops": 1, "params":
+              { "heads": 32, "kvHeads": 8, "headDim": 64, "dtype": "BFloat16", "kvDtype": "BFloat16", "layout": "Ragged", "qoLen": 512, "kvLen": 2048, "causal": true } },
+            { "bench": "prefill", "case": "lengths", "us": 100, "tflops": 1, "params":
+              { "heads": 32, "kvHeads": 8, "headDim": 64, "dtype": "BFloat16", "kvDtype": "BFloat16", "layout": "Ragged", "qoLen": 512, "kvLen": 512, "causal": true, "lengths": "mixed" } }
+          ]
+        }
+        """;
+
     [Fact]
     public void A_small_file_is_drawn()
     {
@@ -48,6 +69,54 @@ public sealed class ResultsChartTests
     }
 
     [Fact]
+    public void Prefill_rows_are_drawn_with_their_peers_and_the_ceiling()
+    {
+        XElement svg = XElement.Parse(ResultsChart.Draw(Prefill));
+        XNamespace ns = "http://www.w3.org/2000/svg";
+        string[] texts = [.. svg.Descendants(ns + "text").Select(text => text.Value)];
+        string[] titles = [.. svg.Descendants(ns + "title").Select(title => title.Value)];
+
+        Assert.Contains(
+            "GPU, 2026-01-02, commit abc1234; dashed: cuDNN 9.19 on contiguous keys and values; a matrix product reaches 750 TFLOP/s",
+            texts
+        );
+        Assert.Equal(
+            [
+                "a: 100.0 µs, 400 TFLOP/s, 1.25 of cuDNN 9.19",
+                "b: 100.0 µs, 600 TFLOP/s, 1.25 of cuDNN 9.19",
+                "c: 100.0 µs, 500 TFLOP/s",
+                "d: 100.0 µs, 820 TFLOP/s",
+            ],
+            titles
+        );
+        // What has other numbers of query tokens than of tokens, or different lengths, has no place on the axis.
+        Assert.DoesNotContain(texts, text => text.Contains("headDim 64", StringComparison.Ordinal));
+        Assert.Equal(
+            ["32/8 ragged", "32/8 page 16 HND portable"],
+            texts.Where(text => text.StartsWith("32/8", StringComparison.Ordinal)).Take(2)
+        );
+        Assert.Equal(
+            ["tokens of each sequence, causal", "tokens of each sequence, without a mask"],
+            texts.Where(text => text.Contains("sequence,", StringComparison.Ordinal))
+        );
+        Assert.Equal(["256", "1k", "4k"], texts.Where(text => text is "256" or "1k" or "4k").Distinct());
+        // From 512 to 2k tokens, a quarter and three quarters of the plot: 400 and 600 of 800 TFLOP/s, and the peer at 1 / 1.25 of them.
+        string[] lines =
+        [
+            .. svg.Descendants(ns + "path")
+                .Where(path => path.Attribute("stroke-opacity") is not null)
+                .Select(path => $"{path.Attribute("d")?.Value} {path.Attribute("stroke-dasharray")?.Value}"),
+        ];
+        Assert.Equal(["M225.0 284.0L535.0 184.0 ", "M225.0 324.0L535.0 244.0 5 4"], lines);
+        // The ceiling stands out, between two lines of the grid.
+        Assert.Contains(
+            svg.Descendants(ns + "path"),
+            path => (string?)path.Attribute("d") == "M70 109.0H690" && (string?)path.Attribute("stroke") == "#999999"
+        );
+        Assert.Contains("900", texts);
+    }
+
+    [Fact]
     public void The_culture_of_the_machine_does_not_matter()
     {
         string before = ResultsChart.Draw(Rows(Small));
@@ -66,7 +135,7 @@ public sealed class ResultsChartTests
     }
 
     [Fact]
-    public void A_file_without_decode_rows_is_refused() =>
+    public void A_file_without_rows_of_decode_or_prefill_is_refused() =>
         Assert.Contains(
             "no decode rows",
             Assert.Throws<FormatException>(() => ResultsChart.Draw("""{ "rows": [] }""")).Message,

@@ -102,6 +102,9 @@ internal sealed unsafe class AttentionCase : IDisposable
 
     public bool IsRagged { get; }
 
+    /// <summary>Element type of keys and values: ragged ones are never quantised.</summary>
+    public DType KvDtype => IsRagged ? Spec.Dtype : Spec.KvDtype;
+
     /// <summary>Pages of the cache; 0 when keys and values are ragged.</summary>
     public int PageCount { get; }
 
@@ -282,7 +285,7 @@ internal sealed unsafe class AttentionCase : IDisposable
     {
         for (int token = 0; token < KvLens[0]; token++)
         {
-            Elements.Write(Spec.KvDtype, _keys.Address, At(_keys, 0, token) + index, value);
+            Elements.Write(KvDtype, _keys.Address, At(_keys, 0, token) + index, value);
         }
     }
 
@@ -364,7 +367,7 @@ internal sealed unsafe class AttentionCase : IDisposable
     /// <summary>Keys or values that are all NaN, with scales if they are quantised.</summary>
     private KvTensor AllocateKv(long pageStride, long tokenStride, long headStride, long elements)
     {
-        long bytes = elements * Spec.KvDtype.Size();
+        long bytes = elements * KvDtype.Size();
         nint address = _memory.Allocate(bytes);
         _memory.Fill(address, 0xFF, bytes, null);
         return new KvTensor(address, pageStride, tokenStride, headStride, Scales());
@@ -389,10 +392,10 @@ internal sealed unsafe class AttentionCase : IDisposable
             int d = i % Spec.HeadDim;
             float key = keyOverride is null ? Normal() : keyOverride(token);
             keys[i] =
-                Elements.Write(Spec.KvDtype, _keys.Address, At(_keys, sequence, token) + (head * _keys.HeadStride) + d, key)
+                Elements.Write(KvDtype, _keys.Address, At(_keys, sequence, token) + (head * _keys.HeadStride) + d, key)
                 * Scale(_keys.Scales, head);
             values[i] =
-                Elements.Write(Spec.KvDtype, _values.Address, At(_values, sequence, token) + (head * _values.HeadStride) + d, Normal())
+                Elements.Write(KvDtype, _values.Address, At(_values, sequence, token) + (head * _values.HeadStride) + d, Normal())
                 * Scale(_values.Scales, head);
         }
 
@@ -418,7 +421,7 @@ internal sealed unsafe class AttentionCase : IDisposable
     /// <summary>One for each KV head, or a null pointer when the cache has none.</summary>
     private nint Scales()
     {
-        if (!Spec.Shape.IsQuantised)
+        if (KvDtype == Spec.Dtype)
         {
             return 0;
         }

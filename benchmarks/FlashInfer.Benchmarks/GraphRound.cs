@@ -1,0 +1,48 @@
+using FlashInfer.Cuda;
+
+namespace FlashInfer.Benchmarks;
+
+/// <summary>
+/// Launches over a few sets of buffers in turn, in a graph that is long enough for its own launch not to count: so that they can be timed
+/// round by round beside others.
+/// </summary>
+internal sealed class GraphRound : IDisposable
+{
+    private const double GraphUs = 1_000;
+    private const double RoundUs = 20_000;
+
+    private readonly Device _device;
+    private readonly Gpu _gpu;
+    private readonly CudaGraph _graph;
+    private readonly int _launches;
+    private readonly int _samples;
+
+    /// <summary>Records the launches.</summary>
+    /// <param name="device">The device.</param>
+    /// <param name="gpu">Its clock.</param>
+    /// <param name="sets">Sets of buffers.</param>
+    /// <param name="launch">Launches over one of them.</param>
+    public GraphRound(Device device, Gpu gpu, int sets, Action<int> launch)
+    {
+        _device = device;
+        _gpu = gpu;
+        launch(0);
+        double once = gpu.Once(() => launch(sets - 1));
+        int rounds = (int)Math.Ceiling(GraphUs / once / sets);
+        _launches = rounds * sets;
+        _graph = gpu.Record(() =>
+        {
+            for (int i = 0; i < _launches; i++)
+            {
+                launch(i % sets);
+            }
+        });
+        _samples = (int)Math.Clamp(RoundUs / (once * _launches), 4, 20);
+        _ = Us();
+    }
+
+    /// <summary>One round: microseconds of a launch, the median of some replays.</summary>
+    public double Us() => _gpu.Round(() => _graph.Launch(_device.Stream!), _samples) / _launches;
+
+    public void Dispose() => _graph.Dispose();
+}

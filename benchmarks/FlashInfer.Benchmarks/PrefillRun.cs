@@ -1,0 +1,130 @@
+namespace FlashInfer.Benchmarks;
+
+/// <summary>A case of the prefill benchmark made ready: two sets of buffers with random data, its plan, its graph. The GPU does nothing else meanwhile.</summary>
+internal sealed class PrefillRun : IDisposable
+{
+    private const int Sets = 2;
+
+    private readonly List<IDisposable> _owned = [];
+    private readonly GraphRound _graph;
+    private uint _seed;
+
+    public PrefillRun(Device device, Gpu gpu, PrefillCase measured)
+    {
+        Case = measured;
+        try
+        {
+            (Error, _graph) = Prepare(device, gpu);
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    public PrefillCase Case { get; }
+
+    /// <summary>Against fp64 attention.</summary>
+    public SampledError Error { get; }
+
+    /// <summary>One round: microseconds of a launch.</summary>
+    public double Us() => _graph.Us();
+
+    public void Dispose()
+    {
+        // The graph goes before what it uses.
+        for (int i = _owned.Count - 1; i >= 0; i--)
+        {
+            _owned[i].Dispose();
+        }
+    }
+
+    private (SampledError Error, GraphRound Graph) Prepare(Device device, Gpu gpu)
+    {
+        AttentionSpec spec = Case.Spec;
+        int rows = Case.QueryTokens.Sum();
+        DeviceTensor[] query = Tensors(device, gpu, spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        DeviceTensor[] output = Tensors(device, gpu, spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        (Action<int, TensorView, TensorView> run, Func<int, int, SampledSequence> sample) = Case.PageSize is null
+            ? Ragged(device, gpu)
+            : Paged(device, gpu);
+        run(0, query[0].View, output[0].View);
+        int[] firstRows = Starts(Case.QueryTokens);
+        SampledError error = SampledError.Of(
+            spec,
+            query[0].View,
+            output[0].View,
+            SampledError.Few(Case.Lengths.Length).Select(i => sample(i, firstRows[i]))
+        );
+        return (error, Own(new GraphRound(device, gpu, Sets, set => run(set, query[set].View, output[set].View))));
+    }
+
+    /// <summary>Where each starts, and where the last one ends.</summary>
+    private static int[] Starts(int[] counts)
+    {
+        int[] starts = new int[counts.Length + 1];
+        for (int i = 0; i < counts.Length; i++)
+        {
+            starts[i + 1] = starts[i] + counts[i];
+        }
+
+        return starts;
+    }
+
+    private (Action<int, TensorView, TensorView> Run, Func<int, int, SampledSequence> Sample) Paged(Device device, Gpu gpu)
+    {
+        // As few layers as there may be: they are the sets of buffers.
+        Workload workload = Own(new Workload(device, gpu, Case.Spec, Case.Lengths, targetBytes: 0));
+        BatchPrefillWithPagedKvCache prefill = Own(
+            new BatchPrefillWithPagedKvCache(workload.Cache, Case.Lengths.Length, Case.QueryTokens.Sum())
+        );
+        prefill.Plan(workload.Sequences, Case.QueryTokens, causal: Case.IsCausal);
+        return (
+            (set, query, output) => prefill.Run(set, query, output),
+            (sequence, firstRow) => workload.Sample(sequence, firstRow, Case.QueryTokens[sequence], Case.IsCausal)
+        );
+    }
+
+    private (Action<int, TensorView, TensorView> Run, Func<int, int, SampledSequence> Sample) Ragged(Device device, Gpu gpu)
+    {
+        AttentionSpec spec = Case.Spec;
+        int[] kvStarts = Starts(Case.Lengths);
+        DeviceTensor[] key = Tensors(device, gpu, spec.Dtype, kvStarts[^1], spec.KvHeads, spec.HeadDim);
+        DeviceTensor[] value = Tensors(device, gpu, spec.Dtype, kvStarts[^1], spec.KvHeads, spec.HeadDim);
+        BatchPrefillWithRaggedKvCache prefill = Own(
+            new BatchPrefillWithRaggedKvCache(device, spec, Case.Lengths.Length, Case.QueryTokens.Sum())
+        );
+        prefill.Plan(Starts(Case.QueryTokens), kvStarts, causal: Case.IsCausal);
+        return (
+            (set, query, output) => prefill.Run(query, key[set].View, value[set].View, output),
+            (sequence, firstRow) =>
+                new SampledSequence(
+                    firstRow,
+                    Case.QueryTokens[sequence],
+                    Case.IsCausal,
+                    SampledError.Rows(key[0].View, kvStarts[sequence], Case.Lengths[sequence]),
+                    SampledError.Rows(value[0].View, kvStarts[sequence], Case.Lengths[sequence])
+                )
+        );
+    }
+
+    /// <summary>A tensor of random numbers for each set.</summary>
+    private DeviceTensor[] Tensors(Device device, Gpu gpu, DType dtype, params int[] shape)
+    {
+        DeviceTensor[] tensors = [.. Enumerable.Range(0, Sets).Select(_ => Own(device.Allocate(dtype, shape)))];
+        foreach (DeviceTensor tensor in tensors)
+        {
+            gpu.Fill(tensor.View, ++_seed);
+        }
+
+        return tensors;
+    }
+
+    private T Own<T>(T owned)
+        where T : IDisposable
+    {
+        _owned.Add(owned);
+        return owned;
+    }
+}
