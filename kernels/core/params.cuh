@@ -27,7 +27,7 @@ struct WorkItem {
   u16 part;         // which part of the sequence this is
   u16 parts;        // parts that these query tokens' attention is cut into; 1 writes the output directly
   u16 query_tokens;  // 1 or more, on consecutive rows
-  u16 head;          // prefill: first head tile; decode: 0
+  u16 head;          // prefill: first head tile; decode: of the range, last tokens that this step may still write
   i32 visible;  // query token t sees the first visible + t tokens of the sequence, of those before end; may be 0 or below
 };
 static_assert(sizeof(WorkItem) == 32, "WorkItem is 32 bytes on the host");
