@@ -199,6 +199,7 @@ struct UnitCursor {
 
   const WorkItem* items;
   int count;            // items in the list
+  int fresh_tokens;     // of a sequence: its last ones, which this step may still write
   int slice_shift = 0;  // 1 << slice_shift blocks share a unit
   float scale;          // of the logits, in base 2
   int walker, walkers;
@@ -220,6 +221,7 @@ struct UnitCursor {
     const int4 header = load_ahead(reinterpret_cast<const int4*>(params.plan));
     read(walker / Shape::kUnitsPerItem);
     count = header.x;
+    fresh_tokens = header.w;
     scale = __int_as_float(header.y);
   }
 
@@ -238,7 +240,7 @@ struct UnitCursor {
                    static_cast<u16>(high.z >> 16),
                    high.w};
       unit.index = index % Shape::kUnitsPerItem;
-      unit.settled = unit.item.end - unit.item.head;
+      unit.settled = unit.item.visible - fresh_tokens;
       unit.valid = true;
       if (Shape::kClusters && slice_shift > 0) {  // this block's slice, maybe an empty one
         const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;

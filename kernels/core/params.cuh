@@ -12,7 +12,7 @@ struct ListHeader {
   i32 count;         // items in the list
   float scale_log2;  // decode, prefill: smScale * log2(e); prefill wants it above 0
   i32 heads;         // prefill: head tiles that an item expands to, from its own on
-  i32 reserved;
+  i32 fresh_tokens;  // decode: the last tokens of a sequence that this step may still write, at most
 };
 static_assert(sizeof(ListHeader) == 16, "ListHeader is 16 bytes on the host");
 
@@ -27,7 +27,7 @@ struct WorkItem {
   u16 part;         // which part of the sequence this is
   u16 parts;        // parts that these query tokens' attention is cut into; 1 writes the output directly
   u16 query_tokens;  // 1 or more, on consecutive rows
-  u16 head;          // prefill: first head tile; decode: of the range, last tokens that this step may still write
+  u16 head;          // prefill: first head tile; decode: 0
   i32 visible;  // query token t sees the first visible + t tokens of the sequence, of those before end; may be 0 or below
 };
 static_assert(sizeof(WorkItem) == 32, "WorkItem is 32 bytes on the host");

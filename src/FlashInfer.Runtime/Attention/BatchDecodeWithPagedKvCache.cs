@@ -403,6 +403,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         sequences.CopyTo(_sequences);
         _attending = 0;
         _rows = 0;
+        int fresh = 0;
         for (int i = 0; i < sequences.Length; i++)
         {
             Sequence sequence = sequences[i];
@@ -415,6 +416,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
                 _attends[_attending] = i;
                 _queryTokens[_attending++] = tokens;
                 _rows += tokens;
+                fresh = Math.Max(fresh, sequence.ForwardTokens);
             }
         }
 
@@ -425,7 +427,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             _teamKernel ??= Cache.Kernels.Decode(MaxQueryTokens, teamUnits: true);
         }
 
-        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scale * Log2E });
+        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scale * Log2E, FreshTokens = fresh });
         _overlaps = false;
         _appends.Fill(sequences, forwardTokens, stream);
         Cache.Table.Flush(Cache.Kernels, stream);

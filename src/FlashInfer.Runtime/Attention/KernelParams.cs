@@ -19,7 +19,11 @@ internal struct ListHeader
     /// <summary>Prefill: head tiles that an item expands to, from its <see cref="WorkItem.Head"/> on.</summary>
     public int Heads;
 
-    private readonly int _reserved;
+    /// <summary>
+    /// Decode: the last tokens of a sequence that this step may still write, at most. Their keys and values are read after the kernels
+    /// before this one are done; all others may be read while those still run.
+    /// </summary>
+    public int FreshTokens;
 }
 
 /// <summary>
