@@ -66,15 +66,14 @@ struct DecodeShape {
   static constexpr bool kPagePerSlab = kPageSize % kSlabTokens == 0;
   static constexpr bool kTensorCopy = kHopper && kPagePerSlab;
 
-  // Columns: a warp has registers for two tiles of 8 (N of the instruction) up to headDim 192, and takes them where four
-  // warps have the shared memory to merge them beside two stages each.
+  // Columns: a warp has registers for two tiles of 8 (N of the instruction) up to headDim 128, and up to 192 where the copy
+  // engine needs none for addresses. CudaUnits.DecodeColumns tells the host.
   static constexpr int kMergeRow = kHeadDim + 4;            // floats; the 4 keep rows on different banks
   static constexpr int kColumnBytes = (kMergeRow + 2) * 4;  // O, max and sum of a warp's column
   static constexpr int kSmall = 512;                        // flag and barriers, at most
   static constexpr int kRingAlign = 1024;                   // of the copy engine's swizzle
   static constexpr int kHeadColumns = kGroup * kQueryTokens;
-  static constexpr bool kTwoFit =
-      kHeadDim <= 192 && round_up(4 * 16 * kColumnBytes + kSmall, kRingAlign) + 8 * kStageBytes <= kSharedLimit;
+  static constexpr bool kTwoFit = kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy);
   static constexpr int kWarpTiles = kHeadColumns > 8 && kTwoFit ? 2 : 1;
   static constexpr int kWarpColumns = kWarpTiles * 8;
   static constexpr int kColumnTiles = (kHeadColumns + kWarpColumns - 1) / kWarpColumns;
