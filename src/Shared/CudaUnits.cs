@@ -20,7 +20,7 @@ internal static class CudaUnits
     /// <summary>Entry point of the decode kernel, and the name of its unit.</summary>
     /// <param name="shape">A legal shape.</param>
     /// <param name="queryTokens">The most query tokens of a sequence, one of <see cref="QueryTokens"/>.</param>
-    /// <param name="teamUnits">Whether each team of warps takes units of its own (short sequences) instead of a block's teams sharing one.</param>
+    /// <param name="teamUnits">Whether each team (a warp) takes units of its own (short sequences) instead of a block's warps sharing one.</param>
     /// <param name="isChecked">Whether the kernel checks what it reads.</param>
     public static string DecodeName(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
         "fi_decode_"
