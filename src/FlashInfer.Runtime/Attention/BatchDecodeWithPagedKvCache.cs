@@ -323,7 +323,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             _teamKernel ??= Cache.Kernels.Decode(MaxQueryTokens, teamUnits: true);
         }
 
-        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scale * Log2E });
+        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scale * Log2E, FreshTokens = _batch.FreshTokens });
         _overlaps = false;
         _batch.Commit(sequences, stream);
     }

@@ -53,7 +53,7 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
 /// <param name="Items">Items written.</param>
 /// <param name="Slots">Partial-state slots used.</param>
 /// <param name="Cluster">Blocks of a cluster, which share each unit of work; 1 without clusters.</param>
-/// <param name="TeamUnits">Whether every team of warps takes units of its own.</param>
+/// <param name="TeamUnits">Whether every team (a warp) takes units of its own.</param>
 /// <param name="ChunkTokens">No item is longer than this.</param>
 /// <param name="SplitSequences">Sequences of more than one part.</param>
 /// <param name="TotalTokens">Tokens of all sequences.</param>
@@ -69,14 +69,14 @@ internal readonly record struct DecodePlan(
 
 /// <summary>
 /// Cuts the sequences of a decode step into items and orders them. Pure functions over spans: no CUDA, no allocation. It works on
-/// sequences; the device expands every item over KV heads and tiles of columns, and walker w of n (a block, a cluster or a team of warps)
+/// sequences; the device expands every item over KV heads and tiles of columns, and walker w of n (a block, a cluster or a team)
 /// takes units w, 2n-1-w, 2n+w, ... (there and back), so the items stand longest first.
 /// </summary>
 internal static class DecodePlanner
 {
     public const int TileTokens = 16;
 
-    /// <summary>Up to here a team of warps has too few tiles of a unit for its block's merge to pay. Provisional until it is measured.</summary>
+    /// <summary>Up to here a warp has too few tiles of a unit for its block's merge to pay. Provisional until it is measured.</summary>
     public const int TeamUnitTokens = 256;
 
     // Batch-invariant parts are no shorter. By ChunkChooser's model a part costs about 32 tokens for its start and its merge, 3 % of this,
@@ -177,8 +177,8 @@ internal static class DecodePlanner
     }
 
     /// <summary>
-    /// Units of short sequences have too little for all warps of a block: each team then takes its own, where there are enough for all
-    /// teams. A captured graph leaves no choice.
+    /// Units of short sequences have too little for all warps of a block: each warp is then a team that takes its own, where there are
+    /// enough for all. A captured graph leaves no choice.
     /// </summary>
     private static bool ChooseTeamUnits(int longest, int busy, in DecodePlanLimits limits) =>
         limits.TeamUnits

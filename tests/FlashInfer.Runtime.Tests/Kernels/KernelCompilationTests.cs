@@ -2,7 +2,10 @@ using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
 using System.Numerics;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
+using FlashInfer.Attention;
 using FlashInfer.Compilation;
 using FlashInfer.Runtime.Tests.Compilation;
 using FlashInfer.Tests.PublicApi;
@@ -67,6 +70,27 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
         ApprovedFile.Check("Kernels", name, "What kernels use", $"{header}\n{string.Join('\n', rows)}");
     }
 
+    /// <summary>Keys and values are read once for as many columns as the table says, on every architecture.</summary>
+    [SkippableFact]
+    public void Decode_holds_as_many_columns_as_the_table_says()
+    {
+        compiled.Require();
+        foreach (AttentionSpec spec in KernelConfigurations.Specs)
+        {
+            CompiledKernel[] kernels = [.. compiled.Kernels.Where(kernel => kernel.Unit == CudaUnits.DecodeName(spec.Shape))];
+            Assert.Equal(compiled.Architectures.Length, kernels.Length);
+            foreach (CompiledKernel kernel in kernels)
+            {
+                KernelInfo info = InfoOf(kernel);
+                int most = CudaUnits.DecodeColumns(spec.Shape, kernel.Architecture);
+                int tiles = (spec.GroupSize + most - 1) / most;
+                string where = $"{kernel.Unit} for {kernel.Architecture}";
+                Assert.True(spec.KvHeads * tiles == info.UnitsPerItem, $"{where}: {info.UnitsPerItem} units an item");
+                Assert.True((spec.GroupSize + tiles - 1) / tiles == info.ColumnsPerUnit, $"{where}: {info.ColumnsPerUnit} columns");
+            }
+        }
+    }
+
     /// <summary>
     /// On Hopper prefill uses warpgroup products and the copy engine, beside which threads gather the tokens of pages that are no multiple
     /// of 8, unless the cache is quantised; elsewhere neither. The copy engine stores where the heads of a group, neighbouring rows of a
@@ -103,6 +127,14 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
         Match heads = Heads().Match(kernel.Unit);
         return int.Parse(heads.Groups[1].Value, CultureInfo.InvariantCulture)
             / int.Parse(heads.Groups[2].Value, CultureInfo.InvariantCulture);
+    }
+
+    /// <summary>What a decode cubin says of itself: the constant that begins with version and size of the arguments.</summary>
+    private static KernelInfo InfoOf(CompiledKernel kernel)
+    {
+        ReadOnlySpan<byte> image = kernel.Cubin.Span;
+        ReadOnlySpan<int> start = [CudaUnits.AbiVersion, Unsafe.SizeOf<DecodeParams>()];
+        return MemoryMarshal.Read<KernelInfo>(image[image.IndexOf(MemoryMarshal.AsBytes(start))..]);
     }
 
     private static string Disassemble(string disassembler, CompiledKernel kernel)

@@ -21,6 +21,7 @@ internal static class KernelConfigurations
         new(16, 1, 256, 1, DType.BFloat16, kvLayout: KvLayout.Hnd),
         new(32, 8, 96, 16, DType.BFloat16),
         new(12, 12, 192, 16, DType.Float16),
+        new(16, 1, 192, 16, DType.BFloat16),
         new(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3),
         new(12, 12, 64, 5, DType.Float16, DType.Float8E4M3),
         new(12, 2, 96, 32, DType.Float16, DType.Float8E5M2, KvLayout.Hnd),
@@ -77,6 +78,7 @@ internal static class KernelConfigurations
         Specs[2].DecodeUnitFor(queryTokens: 4),
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
+        new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
         .. PrefillPaged,
         .. PrefillRagged,
     ];
