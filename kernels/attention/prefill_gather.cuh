@@ -38,36 +38,42 @@ struct PrefillGather {
     constexpr int kStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
     static_assert(kTokens * kChunks % 32 == 0, "every lane copies as many chunks");
     const int warp = warp_now(), lane = lane_now();
-    const int first = tile.item.begin + n * Shape::kBlockTokens;  // token of the sequence
-    const u16* row = reinterpret_cast<const u16*>(kValues ? params.value : params.key) +
-                     tile.kv_head() * (kValues ? params.value_head_stride : params.key_head_stride);
-    if (page >= 0) {
-      row += page * (kValues ? params.value_page_stride : params.key_page_stride) +
-             (first + lane * kWarps + warp) % Shape::kPageSize *
-                 (kValues ? params.value_token_stride : params.key_token_stride);
-    }
-    const u64 mine = reinterpret_cast<u64>(row);
+    const int first = tile.item.begin + n * Shape::kBlockTokens + warp;  // of the warp's tokens in the sequence
+    const u64 source = reinterpret_cast<u64>(kValues ? params.value : params.key) +
+                       tile.kv_head() * (kValues ? params.value_head_stride : params.key_head_stride) * 2;
+    // Where this lane's token begins, in chunks: half the registers and shuffles of an address.
+    const i64 row =
+        page * (kValues ? params.value_page_stride : params.key_page_stride) +
+        (first + lane * kWarps) % Shape::kPageSize * (kValues ? params.value_token_stride : params.key_token_stride);
+    const u32 mine = page < 0 ? 0 : static_cast<u32>(row >> 3);
     const auto address_of = [&](int at, int chunk) {
       return target + (at >> 3) * kStride + (at & 7) * Shape::kRowBytes +
              chunk / Shape::kRowChunks * Layout::kColumnStride + Shape::swizzled(chunk % Shape::kRowChunks, at) * 16;
     };
-    const auto copy_chunk = [&](u32 address, int token, int chunk) {
-      const u64 source = __shfl_sync(~0u, mine, token) + chunk * 16;
-      copy_async(address, reinterpret_cast<const void*>(source),
-                 first + token * kWarps + warp < tile.item.end ? 16 : 0);
-    };
     if constexpr (32 % kChunks == 0 && 32 / kChunks * kWarps % 8 == 0) {
       // Every step is whole groups of 8 tokens further on.
+      constexpr int kAtOnce = 32 / kChunks;  // tokens
       const u32 address = address_of(lane / kChunks * kWarps + warp, lane % kChunks);
-#pragma unroll 2
-      for (int i = 0; i < kTokens * kChunks / 32; i++) {
-        copy_chunk(address + i * (32 / kChunks * kWarps / 8 * kStride), i * (32 / kChunks) + lane / kChunks,
-                   lane % kChunks);
+      const int left = tile.item.end - first - lane / kChunks * kWarps;
+      const u64 column = anew(source + lane % kChunks * 16);
+#pragma unroll
+      for (int i = 0; i < kTokens / kAtOnce; i += 4) {
+        u32 chunk[4];  // together, so that latencies overlap
+#pragma unroll
+        for (int k = 0; k < 4; k++) chunk[k] = __shfl_sync(~0u, mine, (i + k) * kAtOnce + lane / kChunks);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+          copy_async(address + (i + k) * (kAtOnce * kWarps / 8 * kStride), column + static_cast<u64>(chunk[k]) * 16,
+                     (i + k) * kAtOnce * kWarps < left ? 16 : 0);
+        }
       }
     } else {
-#pragma unroll 2
+#pragma unroll 3
       for (int i = lane; i < kTokens * kChunks; i += 32) {
-        copy_chunk(address_of(i / kChunks * kWarps + warp, i % kChunks), i / kChunks, i % kChunks);
+        const int token = i / kChunks, chunk = i % kChunks;
+        const u32 from = __shfl_sync(~0u, mine, token) + chunk;
+        copy_async(address_of(token * kWarps + warp, chunk), source + static_cast<u64>(from) * 16,
+                   first + token * kWarps < tile.item.end ? 16 : 0);
       }
     }
     copy_async_commit();

@@ -40,10 +40,10 @@ struct PrefillProducer {
     i32 words = read(blockIdx.x);
     hand_over(words, 0);
     if (Layout::kQueryInRegisters) copy_query(0);
-    i32 key_page = -1, value_page, ahead = page_of(0, peek(0).blocks() - 1);
+    i32 key_page = -1, value_page, ahead = last_page_of(0);
     for (u32 number = 0; peek(number).exists(); number++) {
       words = read(next_index(words));
-      const int blocks = peek(number).blocks(), last = min(blocks - 1, 0);
+      const int blocks = Layout::blocks_of(peek(number));
 #pragma unroll 1
       for (int n = blocks - 1; n >= -1; n--) {
         value_page = key_page;
@@ -51,8 +51,8 @@ struct PrefillProducer {
         if (n > 0) ahead = page_of(number, n - 1);
         if (n >= 0) copy<false>(number, n, key_page, ring);
         if (!Layout::kQueryInRegisters && n == blocks - 1) copy_query(number);
-        if (n == max(blocks - 2, last)) hand_over(words, number + 1);
-        if (n == last) ahead = page_of(number + 1, peek(number + 1).blocks() - 1);
+        if (n == max(blocks - 2, 0)) hand_over(words, number + 1);
+        if (n == 0) ahead = last_page_of(number + 1);
         if (n < blocks - 1) copy<true>(number, n + 1, value_page, ring - 1);
         if (Layout::kQueryInRegisters && n == max(blocks - 2, -1)) copy_query(number + 1);
         if (n >= 0) ring++;
@@ -104,10 +104,8 @@ struct PrefillProducer {
     }
   }
 
-  // A tile that was handed over and not released, anew from shared memory: registers are scarce.
-  __device__ __forceinline__ Tile peek(u32 number) const {
-    return Layout::read_item(Layout::item(base, slot_of(anew(number))));
-  }
+  // A tile that was handed over and not released.
+  __device__ __forceinline__ Tile peek(u32 number) const { return Layout::tile(base, anew(number)); }
 
   __device__ __forceinline__ void release(u32 number) const {
     __syncwarp();
@@ -121,15 +119,11 @@ struct PrefillProducer {
     const Tile tile = peek(number);
     const u32 full = Layout::query_full(base);
     wait(Layout::query_empty(base), (number & 1) ^ 1);
-    if (lane == 0) {
-      if (tile.tokens() == 0) {
-        mbarrier_arrive(full);
-      } else {
-        mbarrier_expect(full, Shape::kTileTokens * Shape::kPack * Shape::kRowTotalBytes);
-        for (int c = 0; c < Shape::kColumns; c++) {
-          copy_tensor(base + c * Layout::kQueryColumnBytes, params.query_map, full, 0, tile.first_head(), tile.item.row,
-                      c, kEvictFirst);
-        }
+    if (lane == 0 && tile.exists()) {
+      mbarrier_expect(full, Shape::kTileTokens * Shape::kPack * Shape::kRowTotalBytes);
+      for (int c = 0; c < Shape::kColumns; c++) {
+        copy_tensor(base + c * Layout::kQueryColumnBytes, params.query_map, full, 0, tile.first_head(), tile.item.row,
+                    c, kEvictFirst);
       }
     }
     __syncwarp();
@@ -147,6 +141,10 @@ struct PrefillProducer {
       }
     }
     return page;
+  }
+
+  __device__ __forceinline__ i32 last_page_of(u32 number) const {
+    return page_of(number, Layout::blocks_of(peek(number)) - 1);
   }
 
   // Paged: the first token of this lane's box of block n.
