@@ -38,11 +38,14 @@ struct PrefillConsumer {
   const PrefillParams& params;
   u32 base;
   int group = (threadIdx.x >> 7) - 1;  // which consumer this is
+  int thread = threadIdx.x & 127;
   int lane = threadIdx.x & 31;
+  int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
   float slack;      // 2^8 in terms of scores
   int there;        // tokens in the tile's range
   int seen_by_all;  // of these, those that every row of this consumer sees
+  bool idle;        // whether rows of the tile are nobody's
   u32 ring = 0;     // blocks of K taken so far
   int fresh = 0;    // 1: the pending P V is the first of its tile and overwrites O
 
@@ -73,7 +76,7 @@ struct PrefillConsumer {
       // The first block, with the last P V of the tile before.
       if (exists) {
         mbarrier_wait(Layout::query_full(base), number & 1);
-        clear_idle_rows(number);
+        if (idle) clear_idle_rows(number);
       }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
@@ -93,7 +96,7 @@ struct PrefillConsumer {
       softmax.clear();
       const bool masked = blocks * kBlockTokens > seen_by_all;
       if (masked) mask(number, blocks - 1);
-      softmax.template take<Layout::kEvery>(s, scale, slack, masked);
+      softmax.take(s, scale, slack, masked);
       wgmma_wait<0>();
       keep(o);
       if (number > 0) release(Layout::value_empty(base, stage(ring - 1)));
@@ -123,7 +126,7 @@ struct PrefillConsumer {
         release(Layout::key_empty(base, stage(ring)));
         if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
         if (masked) mask(number, n);
-        const float2 factor = softmax.template take<Layout::kEvery>(s, scale, slack, masked);
+        const float2 factor = softmax.take(s, scale, slack, masked);
         wgmma_wait<0>();
         keep(o);
         release(Layout::value_empty(base, stage(ring - 1)));
@@ -132,15 +135,10 @@ struct PrefillConsumer {
         ring++;
       }
     }
-    if (thread() == 0) bulk_wait();
+    if (thread == 0) bulk_wait();
   }
 
  private:
-  // Of this consumer. Anew at each use: registers are scarce.
-  __device__ __forceinline__ static int thread() { return (warp_now() & 3) * 32 + lane_now(); }
-  // This thread holds rows row() and row() + 8 of the tile.
-  __device__ __forceinline__ static int row() { return (warp_now() - 4) * 16 + (lane_now() >> 2); }
-
   static __device__ __forceinline__ u32 stage(u32 position) { return position % Layout::kStages; }
   static __device__ __forceinline__ u32 phase(u32 position) { return (position / Layout::kStages) & 1; }
 
@@ -155,6 +153,7 @@ struct PrefillConsumer {
     const Tile tile = Layout::tile(base, number);
     there = tile.item.end - tile.item.begin;
     seen_by_all = tile.limit_of(group * 64) - tile.item.begin;
+    idle = tile.rows() < Shape::kTileRows;
     return Layout::blocks_of(tile);
   }
 
@@ -170,7 +169,7 @@ struct PrefillConsumer {
   // Rows behind the tile's own hold other queries, or what lay there: their scores would have a say in when the warp's maxima
   // move, and so in the last bits of its own rows. Zeros have none.
   __device__ __forceinline__ void clear_idle_rows(u32 number) const {
-    const int first = (warp_now() - 4) * 16, rows = Layout::tile(base, number).rows();
+    const int first = group * 64 + (thread >> 5) * 16, rows = Layout::tile(base, number).rows();
     if (rows >= first + 16) return;
 #pragma unroll 1
     for (int i = max(0, rows - first) * Shape::kHeadChunks + lane; i < 16 * Shape::kHeadChunks; i += 32) {
@@ -186,7 +185,7 @@ struct PrefillConsumer {
   // This warp's 16 rows of Q as operands. The slot may only be released when they have arrived: without the dependency on
   // all of them the copy of the next Q overtakes the reads.
   __device__ __forceinline__ void load_query() {
-    const int at = group * 64 + (thread() >> 5) * 16 + (lane & 15);
+    const int at = group * 64 + (thread >> 5) * 16 + (lane & 15);
     u32 all = 0;
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
@@ -241,7 +240,7 @@ struct PrefillConsumer {
   __device__ __forceinline__ void mask(u32 number, int n) {
     const Tile tile = Layout::tile(base, number);
     const int first = tile.item.begin + n * kBlockTokens;
-    PrefillSoftmax::mask(s, tile.limit_of(row()) - first, tile.limit_of(row() + 8) - first, lane);
+    PrefillSoftmax::mask(s, tile.limit_of(row) - first, tile.limit_of(row + 8) - first, lane);
   }
 
   __device__ __forceinline__ void round_probabilities() {
@@ -286,16 +285,16 @@ struct PrefillConsumer {
     int rows = min(tile.rows() - first, 64);  // of this consumer; 0 or below when it has none
     finished.gather();
     if (tile.item.parts > 1) {
-      Parts::store(params, tile, row(), o, finished, scale);
+      Parts::store(params, tile, row, o, finished, scale);
       Parts::finish(params, tile, group, kOutput + group, first, first + rows);
       rows = 0;
     }
     const float inverse0 = finished.inverse(0), inverse1 = finished.inverse(1);
     const u32 staged = base + Layout::kOutputOffset + group * Layout::kOutputBytes;
-    const int at = (thread() >> 5) * 16 + (lane & 15);
+    const int at = (thread >> 5) * 16 + (lane & 15);
 #pragma unroll
     for (int column = 0; column < Shape::kValueColumns; column += Layout::kOutputColumns) {
-      if (thread() == 0) bulk_wait_read();  // what was staged before has left
+      if (thread == 0) bulk_wait_read();  // what was staged before has left
       named_barrier_sync(kOutput + group, 128);
 #pragma unroll
       for (int c = 0; c < Layout::kOutputColumns; c++) {
@@ -313,7 +312,7 @@ struct PrefillConsumer {
       async_proxy_fence();  // before the copy engine reads what was staged
       named_barrier_sync(kOutput + group, 128);
       if (kStoresTensor && rows == 64) {
-        if (thread() == 0) {
+        if (thread == 0) {
           for (int c = 0; c < Layout::kOutputColumns; c++) {
             store_tensor(params.output_map, staged + c * Layout::kOutputColumnBytes, 0, tile.head_of(first),
                          tile.item.row + tile.token_of(first), column + c);
@@ -323,7 +322,7 @@ struct PrefillConsumer {
       } else {
         constexpr int kChunks = Layout::kOutputColumns * Shape::kRowChunks;
 #pragma unroll 1
-        for (int i = thread(); i < rows * kChunks; i += 128) {
+        for (int i = thread; i < rows * kChunks; i += 128) {
           const int r = i / kChunks, c = i % kChunks / Shape::kRowChunks, chunk = i % Shape::kRowChunks;
           *reinterpret_cast<int4*>(output(tile, first + r) + (column + c) * Shape::kColumn + chunk * 8) = load_shared(
               staged + c * Layout::kOutputColumnBytes + r * Shape::kRowBytes + Shape::swizzled(chunk, r) * 16);
@@ -331,9 +330,8 @@ struct PrefillConsumer {
       }
     }
     if (params.lse != nullptr && (lane & 3) == 0) {
-      const int at = row();
-      if (at < first + rows) *lse(tile, at) = finished.lse(0, scale);
-      if (at + 8 < first + rows) *lse(tile, at + 8) = finished.lse(1, scale);
+      if (row < first + rows) *lse(tile, row) = finished.lse(0, scale);
+      if (row + 8 < first + rows) *lse(tile, row + 8) = finished.lse(1, scale);
     }
   }
 };

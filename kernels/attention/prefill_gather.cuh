@@ -31,12 +31,18 @@ struct PrefillGather {
 
   // This warp's share of block n: token t of it is number t * kWarps + warp of the block; lane t brings its page. Tokens
   // behind the end become zeros.
-  template <bool kValues>
+  template <bool kValues, typename Wait>
   __device__ __forceinline__ void copy(const PrefillParams& params, const Tile& tile, int n, i32 page, u32 target,
-                                       u32 full) {
+                                       u32 full, const Wait& wait_for_stage) {
     constexpr int kChunks = kValues ? Shape::kValueChunks : Shape::kHeadChunks;
     constexpr int kStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
-    static_assert(kTokens * kChunks % 32 == 0, "every lane copies as many chunks");
+    // A lane copies a chunk of each round. After so many rounds it meets the same chunk of another token, whole groups of 8
+    // tokens further on: the addresses of the rounds between are all that it computes.
+    constexpr int kRounds = kTokens * kChunks / 32;
+    constexpr int kPeriod = kChunks % 3 == 0 ? 3 : kChunks == 32 ? 2 : 1;
+    constexpr int kPeriodTokens = kPeriod * 32 / kChunks;
+    static_assert(kTokens * kChunks % 32 == 0 && kRounds % kPeriod == 0, "every lane copies as many chunks");
+    static_assert(kPeriod * 32 % kChunks == 0 && kPeriodTokens * kWarps % 8 == 0, "a period is whole groups of tokens");
     const int warp = warp_now(), lane = lane_now();
     const int first = tile.item.begin + n * Shape::kBlockTokens + warp;  // of the warp's tokens in the sequence
     const u64 source = reinterpret_cast<u64>(kValues ? params.value : params.key) +
@@ -46,34 +52,35 @@ struct PrefillGather {
         page * (kValues ? params.value_page_stride : params.key_page_stride) +
         (first + lane * kWarps) % Shape::kPageSize * (kValues ? params.value_token_stride : params.key_token_stride);
     const u32 mine = page < 0 ? 0 : static_cast<u32>(row >> 3);
-    const auto address_of = [&](int at, int chunk) {
-      return target + (at >> 3) * kStride + (at & 7) * Shape::kRowBytes +
-             chunk / Shape::kRowChunks * Layout::kColumnStride + Shape::swizzled(chunk % Shape::kRowChunks, at) * 16;
-    };
-    if constexpr (32 % kChunks == 0 && 32 / kChunks * kWarps % 8 == 0) {
-      // Every step is whole groups of 8 tokens further on.
-      constexpr int kAtOnce = 32 / kChunks;  // tokens
-      const u32 address = address_of(lane / kChunks * kWarps + warp, lane % kChunks);
-      const int left = tile.item.end - first - lane / kChunks * kWarps;
-      const u64 column = anew(source + lane % kChunks * 16);
+    const int there = (tile.item.end - first + kWarps - 1) / kWarps;  // of the warp's tokens
+    u32 address[kPeriod];
+    int token[kPeriod], chunk[kPeriod];
 #pragma unroll
-      for (int i = 0; i < kTokens / kAtOnce; i += 4) {
-        u32 chunk[4];  // together, so that latencies overlap
+    for (int k = 0; k < kPeriod; k++) {
+      token[k] = (k * 32 + lane) / kChunks;
+      chunk[k] = (k * 32 + lane) % kChunks;
+      const int at = token[k] * kWarps + warp;
+      address[k] = target + (at >> 3) * kStride + (at & 7) * Shape::kRowBytes +
+                   chunk[k] / Shape::kRowChunks * Layout::kColumnStride +
+                   Shape::swizzled(chunk[k] % Shape::kRowChunks, at) * 16;
+    }
+    wait_for_stage();
+    constexpr int kTogether = kPeriod == 3 ? 3 : 4;  // so that latencies overlap
+    static_assert(kRounds % kTogether == 0, "rounds come in groups");
 #pragma unroll
-        for (int k = 0; k < 4; k++) chunk[k] = __shfl_sync(~0u, mine, (i + k) * kAtOnce + lane / kChunks);
+    for (int i = 0; i < kRounds; i += kTogether) {
+      u32 from[kTogether];
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-          copy_async(address + (i + k) * (kAtOnce * kWarps / 8 * kStride), column + static_cast<u64>(chunk[k]) * 16,
-                     (i + k) * kAtOnce * kWarps < left ? 16 : 0);
-        }
+      for (int k = 0; k < kTogether; k++) {
+        from[k] = __shfl_sync(~0u, mine, token[(i + k) % kPeriod] + (i + k) / kPeriod * kPeriodTokens) +
+                  chunk[(i + k) % kPeriod];
       }
-    } else {
-#pragma unroll 3
-      for (int i = lane; i < kTokens * kChunks; i += 32) {
-        const int token = i / kChunks, chunk = i % kChunks;
-        const u32 from = __shfl_sync(~0u, mine, token) + chunk;
-        copy_async(address_of(token * kWarps + warp, chunk), source + static_cast<u64>(from) * 16,
-                   first + token * kWarps < tile.item.end ? 16 : 0);
+#pragma unroll
+      for (int k = 0; k < kTogether; k++) {
+        const int period = (i + k) / kPeriod;
+        copy_async(address[(i + k) % kPeriod] + period * (kPeriodTokens * kWarps / 8 * kStride),
+                   source + static_cast<u64>(from[k]) * 16,
+                   token[(i + k) % kPeriod] + period * kPeriodTokens < there ? 16 : 0);
       }
     }
     copy_async_commit();

@@ -28,8 +28,6 @@ struct HopperLayout {
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters == 168 * (kConsumers + 1),
                 "registers of the pool");
 
-  static constexpr int kEvery = 0;
-
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.
   static constexpr int kGroupBytes = 8 * Shape::kRowBytes;

@@ -161,35 +161,41 @@ struct PrefillProducer {
     const u32 stage = position % Layout::kStages;
     const u32 target = base + (kValues ? Layout::kValueOffset : Layout::kKeyOffset) + stage * kBytes;
     const u32 full = kValues ? Layout::value_full(base, stage) : Layout::key_full(base, stage);
-    wait(kValues ? Layout::value_empty(base, stage) : Layout::key_empty(base, stage),
-         ((position / Layout::kStages) & 1) ^ 1);
+    // All that can be known is, when the stage is free.
+    const auto wait_for_stage = [&] {
+      wait(kValues ? Layout::value_empty(base, stage) : Layout::key_empty(base, stage),
+           ((position / Layout::kStages) & 1) ^ 1);
+    };
     const Tile tile = peek(number);
     const TensorMap& map = kValues ? params.value_map : params.key_map;
+    const int kv_head = tile.kv_head();
     if constexpr (Shape::kPaged) {
       const int token = token_of(tile, n);
       if (page >= 0) page = checked_page<Shape::kChecked>(params, page, tile.item.row, token);
       if constexpr (Layout::kGathers) {
-        gather.template copy<kValues>(params, tile, n, page, target, full);
+        gather.template copy<kValues>(params, tile, n, page, target, full, wait_for_stage);
       } else {
         constexpr int kWarps = Layout::kProducerWarps, kBoxBytes = kBytes / Layout::kBoxes;
         const int box = lane * kWarps + warp;
+        // Of what lies before the tensor the whole box is zeros.
+        const i32 first_page = kValues ? params.value_page : params.key_page;
+        const i32 group = page < 0 ? -kBlockTokens
+                                   : (first_page + page) * params.page_groups + kv_head * params.head_groups +
+                                         token % Shape::kPageSize / 8;
+        wait_for_stage();
         if (lane == 0) mbarrier_expect(full, (Layout::kBoxes + kWarps - 1 - warp) / kWarps * kBoxBytes);
         __syncwarp();
         if (lane < kShare && box < Layout::kBoxes) {
-          // Of what lies before the tensor the whole box is zeros.
-          const i32 first_page = kValues ? params.value_page : params.key_page;
-          const i32 group = page < 0 ? -kBlockTokens
-                                     : (first_page + page) * params.page_groups + tile.kv_head() * params.head_groups +
-                                           token % Shape::kPageSize / 8;
-          copy_tensor(target + box * kBoxBytes, map, full, 0, 0, 0, params.head_groups == 0 ? tile.kv_head() : 0, group,
+          copy_tensor(target + box * kBoxBytes, map, full, 0, 0, 0, params.head_groups == 0 ? kv_head : 0, group,
                       kEvictLast);
         }
       }
     } else {
+      const int row = tile.item.kv_start + tile.item.begin + n * kBlockTokens;
+      wait_for_stage();
       if (lane == 0) {
         mbarrier_expect(full, kBytes);
-        copy_tensor(target, map, full, 0, tile.item.kv_start + tile.item.begin + n * kBlockTokens, 0, tile.kv_head(),
-                    kEvictLast);
+        copy_tensor(target, map, full, 0, row, 0, kv_head, kEvictLast);
       }
     }
   }
