@@ -42,13 +42,11 @@ struct PortablePrefill {
   static constexpr int kBufferBytes = kKeyBytes + kValueBytes;
   static constexpr int kUnitBytes = 64, kIndexPlace = sizeof(WorkItem), kScalePlace = kIndexPlace + 4;
   static constexpr int kPagesOffset = Shape::kQueryBytes + 2 * kUnitBytes;
-  static constexpr int kFixedBytes = kPagesOffset + (Shape::kPaged ? 3 * kBlockTokens * 4 : 0);
-#ifdef PORT_BUFFERS
-  static constexpr int kBuffers = PORT_BUFFERS;
-#else
+  static constexpr int kStateOffset = kPagesOffset + (Shape::kPaged ? 3 * kBlockTokens * 4 : 0);
+  static constexpr bool kStateInShared = Shape::kStateBytes > 0 && kBlockTokens == Shape::kMostTokens;
+  static constexpr int kFixedBytes = kStateOffset + (kStateInShared ? Shape::kStateBytes : 0);
   static constexpr int kBuffers =
       256 / kThreads * (kFixedBytes + 2 * kBufferBytes + 1024) <= Shape::kSharedPerSm ? 2 : 1;
-#endif
   static constexpr int kUnitOffset = Shape::kQueryBytes;
   static constexpr int kKeyOffset = kFixedBytes;
   static constexpr int kValueOffset = kKeyOffset + kBuffers * kKeyBytes;
@@ -137,6 +135,7 @@ struct PortablePrefill {
 #pragma unroll
       for (int i = 0; i < kValueDim / 2; i++) o[m][i] = 0.f;
     }
+    put_aside(softmax);
     if (blocks > 0) {
       copy_query(tile);
       check_pages(blocks - 1, first_pages());
@@ -177,6 +176,7 @@ struct PortablePrefill {
       const float scale = unit_scale(), slack = __fdividef(8.f, scale);
       const bool masked = hides(n);
       if (masked) mask(s, n);
+      take_back(softmax);
 #pragma unroll
       for (int m = 0; m < kSlabs; m++) {
         float2 factor;
@@ -184,11 +184,37 @@ struct PortablePrefill {
         softmax[m].weigh(s[m], scale, masked);
         round_probabilities(p[m], s[m]);
       }
+      put_aside(softmax);
       turn_step(n);
       multiply_values(o, p, n);
     }
     copy_async_wait_all();
+    take_back(softmax);
     finish(o, softmax);
+  }
+
+  // This thread's maxima and sums: in shared memory between softmaxes, where registers do not suffice.
+  __device__ __forceinline__ void put_aside(const PrefillSoftmax (&softmax)[kSlabs]) const {
+    if constexpr (kStateInShared) {
+#pragma unroll
+      for (int m = 0; m < kSlabs; m++) {
+        store_shared(base + kStateOffset + (m * kThreads + thread_index()) * 16,
+                     make_int4(__float_as_int(softmax[m].max[0]), __float_as_int(softmax[m].max[1]),
+                               __float_as_int(softmax[m].sum[0]), __float_as_int(softmax[m].sum[1])));
+      }
+    }
+  }
+  __device__ __forceinline__ void take_back(PrefillSoftmax (&softmax)[kSlabs]) const {
+    if constexpr (kStateInShared) {
+#pragma unroll
+      for (int m = 0; m < kSlabs; m++) {
+        const int4 state = load_shared(base + kStateOffset + (m * kThreads + thread_index()) * 16);
+        softmax[m].max[0] = __int_as_float(state.x);
+        softmax[m].max[1] = __int_as_float(state.y);
+        softmax[m].sum[0] = __int_as_float(state.z);
+        softmax[m].sum[1] = __int_as_float(state.w);
+      }
+    }
   }
 
   // K of block n is there, and everybody has done with the step before: asks for what is needed next.
