@@ -95,11 +95,14 @@ struct PrefillShape {
   static constexpr int kWiderDim = kHeadDim > kValueDim ? kHeadDim : kValueDim;
   static constexpr int kTokenBytes = (kHeadDim + kValueDim) * KvElement::kBytes + 12;  // with three page ids
   static constexpr int kSlabs = kWiderDim <= 128 ? 2 : 1;                              // of 16 rows, of a warp
-#if __CUDA_ARCH__ < 890
-  static constexpr int kMostTokens = (kWiderDim <= 64 ? 128 : 64) / (kQuantised ? 2 : 1);  // to widen takes registers
+#if __CUDA_ARCH__ >= 890
+  static constexpr bool kWidensInRegisters = false;  // one instruction does it
 #else
-  static constexpr int kMostTokens = kWiderDim <= 64 ? 128 : 64;
+  static constexpr bool kWidensInRegisters = kQuantised;
 #endif
+  static constexpr int kMostTokens = kWiderDim <= 64 ? (kQuantised || kChecked ? 64 : 128)
+                                     : kWiderDim <= 128 && kHeadDim == 128 && (kWidensInRegisters || kChecked) ? 32
+                                                                                                               : 64;
   // In shared memory, where a warp's accumulators leave no registers for maxima and sums.
   static constexpr int kStateBytes = kSlabs * (kMostTokens + kValueDim) >= 384 ? 4096 : 0;
   static constexpr int kPortableRows = kWiderDim > 128 &&
@@ -107,9 +110,9 @@ struct PrefillShape {
                                            ? 64
                                            : 128;
   static constexpr int kPortableTokens =
-      2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm
-          ? kMostTokens
-          : kMostTokens / 2;
+      2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
+      : kMostTokens > 32 ? kMostTokens / 2
+                         : 32;
   static constexpr int kTileRows = kHopper ? 128 : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kTileRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kTileRows / kPack;
