@@ -100,9 +100,10 @@ struct PrefillShape {
 #else
   static constexpr bool kWidensInRegisters = kQuantised;
 #endif
-  static constexpr int kMostTokens = kWiderDim <= 64 ? (kQuantised || kChecked ? 64 : 128)
-                                     : kWiderDim <= 128 && kHeadDim == 128 && (kWidensInRegisters || kChecked) ? 32
-                                                                                                               : 64;
+  static constexpr int kMostTokens = kWiderDim <= 64                  ? (kChecked || kQuantised ? 64 : 128)
+                                     : kHeadDim != 128                ? 64
+                                     : kChecked || kWidensInRegisters ? 32
+                                                                      : 64;
   // In shared memory, where a warp's accumulators leave no registers for maxima and sums.
   static constexpr int kStateBytes = kSlabs * (kMostTokens + kValueDim) >= 384 ? 4096 : 0;
   static constexpr int kPortableRows = kWiderDim > 128 &&
