@@ -82,16 +82,9 @@ struct PrefillShape {
 
   // Hopper: 128 x 128 was the fastest tile up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
   // and the output's staging leave room for 80 and 64 keys, with shorter values for 112.
-#ifdef PORT_SLABS
-  static constexpr int kSlabs = PORT_SLABS;
-#else
-  static constexpr int kSlabs = kHeadDim <= 128 ? 2 : 1;
-#endif
-#ifdef PORT_ROWS
-  static constexpr int kTileRows = PORT_ROWS;
-#else
-  static constexpr int kTileRows = kHopper || kHeadDim <= 128 ? 128 : 64;
-#endif
+  // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
+  // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
+  // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
   static constexpr int kSharedPerSm = 100 * 1024;
 #elif __CUDA_ARCH__ >= 900
@@ -99,20 +92,36 @@ struct PrefillShape {
 #else
   static constexpr int kSharedPerSm = 164 * 1024;
 #endif
+  static constexpr int kWiderDim = kHeadDim > kValueDim ? kHeadDim : kValueDim;
+  static constexpr int kTokenBytes = (kHeadDim + kValueDim) * KvElement::kBytes + 12;  // with three page ids
+  static constexpr int kSlabs = kWiderDim <= 128 ? 2 : 1;                              // of 16 rows, of a warp
+#if __CUDA_ARCH__ >= 890
+  static constexpr bool kWidensInRegisters = false;  // one instruction does it
+#else
+  static constexpr bool kWidensInRegisters = kQuantised;
+#endif
+  static constexpr int kMostTokens = kWiderDim <= 64                  ? (kChecked || kQuantised ? 64 : 128)
+                                     : kHeadDim != 128                ? 64
+                                     : kChecked || kWidensInRegisters ? 32
+                                                                      : 64;
+  // In shared memory, where a warp's accumulators leave no registers for maxima and sums.
+  static constexpr int kStateBytes = kSlabs * (kMostTokens + kValueDim) >= 384 ? 4096 : 0;
+  static constexpr int kPortableRows = kWiderDim > 128 &&
+                                               2 * (64 * kHeadDim * 2 + 32 * kTokenBytes + 2048) <= kSharedPerSm
+                                           ? 64
+                                           : 128;
+  static constexpr int kPortableTokens =
+      2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
+      : kMostTokens > 32 ? kMostTokens / 2
+                         : 32;
+  static constexpr int kTileRows = kHopper ? 128 : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kTileRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kTileRows / kPack;
   static constexpr int kHeadTiles = kHeads / kPack;
-  static constexpr int kWiderDim = kHeadDim > kValueDim ? kHeadDim : kValueDim;
   static constexpr int kHopperTokens = kWiderDim <= 128                      ? 128
                                        : kHeadDim <= 192 && kValueDim <= 128 ? 112
                                        : kWiderDim <= 192                    ? 80
                                                                              : 64;
-#ifdef PORT_TOKENS
-  static constexpr int kPortableTokens = PORT_TOKENS;
-#else
-  static constexpr int kPortableTokens =
-      2 * (kTileRows * kHeadDim * 2 + 64 * (kHeadDim + kValueDim) * KvElement::kBytes + 2048) <= kSharedPerSm ? 64 : 32;
-#endif
   static constexpr int kBlockTokens = kHopper ? kHopperTokens : kPortableTokens;
   static constexpr int kQueryBytes = kTileRows * kRowTotalBytes;
   static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K of one step
