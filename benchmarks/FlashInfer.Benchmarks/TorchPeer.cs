@@ -99,7 +99,15 @@ internal sealed class TorchPeer : IDisposable
     /// <summary>Ends the script.</summary>
     public void Dispose()
     {
-        _process.StandardInput.Close();
+        try
+        {
+            _process.StandardInput.Close();
+        }
+        catch (IOException)
+        {
+            // It has ended already, with a request of ours unread.
+        }
+
         _process.WaitForExit();
         _process.Dispose();
     }

@@ -8,7 +8,7 @@ public static class DecodeStep
     /// <param name="cancellationToken">Stops waiting.</param>
     public static async Task WarmupAsync(Device device, CancellationToken cancellationToken)
     {
-        await RootAttention.WarmupAsync(device, cancellationToken: cancellationToken).ConfigureAwait(false);
+        await RootAttention.WarmupAsync(device, KernelKinds.All, cancellationToken).ConfigureAwait(false);
         await Warmup<HalfAttention>(device).ConfigureAwait(false);
         await Warmup<InternalAttention>(device).ConfigureAwait(false);
         await Warmup<QuantisedAttention>(device).ConfigureAwait(false);

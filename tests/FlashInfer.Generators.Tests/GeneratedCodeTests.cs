@@ -42,6 +42,34 @@ public sealed class GeneratedCodeTests : IDisposable
     }
 
     [Fact]
+    public void A_prefill_step_gives_the_same_over_pages_and_without()
+    {
+        Random random = new(3);
+        const int Tokens = 21 + 9;
+        BFloat16[] key = Values(random, Tokens * RootAttention.KvHeads * RootAttention.HeadDim);
+        BFloat16[] value = Values(random, Tokens * RootAttention.KvHeads * RootAttention.HeadDim);
+        BFloat16[] query = Values(random, Tokens * RootAttention.Heads * RootAttention.HeadDim);
+        BFloat16[] paged = new BFloat16[query.Length];
+        BFloat16[] ragged = new BFloat16[query.Length];
+        float[] lse = new float[Tokens * RootAttention.Heads];
+        PrefillStep.Run(_device, (21, 9), key, value, query, paged, ragged, lse);
+
+        Assert.Equal(paged, ragged);
+        // The first token of each prompt sees itself only.
+        foreach (int token in (int[])[0, 21])
+        {
+            for (int head = 0; head < RootAttention.Heads; head++)
+            {
+                int kv = ((token * RootAttention.KvHeads) + (head / RootAttention.GroupSize)) * RootAttention.HeadDim;
+                int row = ((token * RootAttention.Heads) + head) * RootAttention.HeadDim;
+                Assert.Equal(value[kv..(kv + RootAttention.HeadDim)], paged[row..(row + RootAttention.HeadDim)]);
+            }
+        }
+
+        Assert.All(lse, x => Assert.True(float.IsFinite(x)));
+    }
+
+    [Fact]
     public void A_quantised_cache_takes_16_bit_tokens_and_keeps_8_bit_ones()
     {
         Random random = new(2);

@@ -25,6 +25,7 @@ internal ref struct PrefillEmitter
     private readonly int _heads;
     private readonly int _shift;
     private readonly int _buckets;
+    private readonly int _whole;
     private readonly bool _invariant;
 
     // Mixed steps: so many streaming items, spread over the first so many of the others.
@@ -61,6 +62,8 @@ internal ref struct PrefillEmitter
         _heads = heads;
         _totalTokens = work.TotalTokens;
         _invariant = limits.Determinism == Determinism.BatchInvariant;
+
+        _whole = _invariant ? PrefillPlanner.InvariantChunkTokens : chunk;
 
         // 32 tokens are as close as the order has to be; longer sequences fill the buckets.
         int longest = Math.Min(work.Longest, _invariant ? int.MaxValue : chunk);
@@ -99,11 +102,9 @@ internal ref struct PrefillEmitter
         places.Clear();
         for (int i = first; i < end; i++)
         {
-            for (int token = 0; token < _batch.QueryTokens[i] && Takes(i, kind); token += _limits.TileTokens)
+            if (Takes(i, kind))
             {
-                int range = _batch.Range(i, Math.Min(token + _limits.TileTokens, _batch.QueryTokens[i]));
-                int parts = Parts(i, range);
-                places[Bucket(range, parts)] += parts;
+                Count(i, places);
             }
         }
 
@@ -130,46 +131,68 @@ internal ref struct PrefillEmitter
     /// <summary>What was written.</summary>
     public readonly PrefillPlan Plan() => new(_streamed + _reused, _heads, _slots, _longest, _splitSequences, _totalTokens);
 
+    private readonly void Count(int sequence, Span<int> places)
+    {
+        int queryTokens = _batch.QueryTokens[sequence];
+        int tileTokens = _limits.TileTokens;
+        int before = _batch.Before(sequence);
+        int step = _batch.Causal ? 1 : 0;
+        for (int token = 0; token < queryTokens; token += tileTokens)
+        {
+            int range = Math.Max(0, before + (Math.Min(token + tileTokens, queryTokens) * step));
+            int parts = Parts(queryTokens, range);
+            places[Bucket(range, parts)] += parts;
+        }
+    }
+
     private void Emit(int sequence, int row, int head, PrefillKind kind, Span<int> places)
     {
         int queryTokens = _batch.QueryTokens[sequence];
-        int length = _batch.Lengths[sequence];
         int start = _batch.Starts[sequence];
-        bool split = false;
-        for (int token = 0; token < queryTokens; token += _limits.TileTokens)
+        int tileTokens = _limits.TileTokens;
+        int before = _batch.Before(sequence);
+        int step = _batch.Causal ? 1 : 0;
+        Span<WorkItem> items = _items;
+        bool isPlaced = _streaming == 0;
+        int slots = _slots;
+        int longest = _longest;
+        for (int token = 0; token < queryTokens; token += tileTokens)
         {
-            int tokens = Math.Min(_limits.TileTokens, queryTokens - token);
-            int range = _batch.Range(sequence, token + tokens);
-            int parts = Parts(sequence, range);
+            int tokens = Math.Min(tileTokens, queryTokens - token);
+            int range = Math.Max(0, before + ((token + tokens) * step));
+            int parts = Parts(queryTokens, range);
             ref int place = ref places[Bucket(range, parts)];
             int at = place;
             place += parts;
-            int visible = _batch.Causal ? length - queryTokens + token + 1 : length;
+            int visible = before + ((token + 1) * step);
             int blocks = parts == 1 ? 0 : (range + _limits.BlockTokens - 1) / _limits.BlockTokens;
             int begin = 0;
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
-                ref WorkItem item = ref _items[Place(at++, kind)];
+                int end = part == parts - 1 ? range : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
+                ref WorkItem item = ref items[isPlaced ? at : Place(at, kind)];
+                at++;
                 item.Row = row + token;
                 item.Begin = begin;
-                item.End = part == parts - 1 ? range : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
+                item.End = end;
                 item.KvStart = start;
-                item.PartOffset = _slots;
+                item.PartOffset = slots;
                 item.Part = (ushort)part;
                 item.Parts = (ushort)parts;
                 item.QueryTokens = (ushort)tokens;
                 item.Head = (ushort)head;
                 item.Visible = visible;
-                _longest = Math.Max(_longest, item.End - begin);
-                begin = item.End;
+                longest = Math.Max(longest, end - begin);
+                begin = end;
             }
 
-            _slots += parts == 1 ? 0 : parts;
-            split |= parts > 1;
+            slots += parts == 1 ? 0 : parts;
         }
 
-        _splitSequences += split && head == 0 ? 1 : 0;
+        _splitSequences += slots > _slots && head == 0 ? 1 : 0;
+        _slots = slots;
+        _longest = longest;
     }
 
     /// <summary>
@@ -190,14 +213,16 @@ internal ref struct PrefillEmitter
         int items = 0;
         for (int i = 0; i < _batch.Lengths.Length; i++)
         {
-            items += Takes(i, PrefillKind.Streaming) ? Parts(i, _batch.Range(i, _batch.QueryTokens[i])) : 0;
+            items += Takes(i, PrefillKind.Streaming) ? Parts(_batch.QueryTokens[i], _batch.Lengths[i]) : 0;
         }
 
         return items;
     }
 
-    private readonly int Parts(int sequence, int range) =>
-        _invariant ? PrefillPlanner.InvariantParts(range, _batch.QueryTokens[sequence], _limits) : PrefillPlanner.Parts(range, _chunk);
+    private readonly int Parts(int queryTokens, int range) =>
+        range <= _whole ? 1
+        : _invariant ? PrefillPlanner.InvariantParts(range, queryTokens, _limits)
+        : PrefillPlanner.Parts(range, _chunk);
 
     private readonly int Bucket(int range, int parts) => (parts == 1 ? range : (int)((uint)range / (uint)parts)) >> _shift;
 }

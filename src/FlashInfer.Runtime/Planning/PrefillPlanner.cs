@@ -19,9 +19,11 @@ internal readonly ref struct PrefillBatch(
     public readonly ReadOnlySpan<int> Starts = starts;
     public readonly bool Causal = causal;
 
-    /// <summary>Tokens that any of a sequence's query tokens before this one sees.</summary>
-    public int Range(int sequence, int queryToken) =>
-        Causal ? Math.Max(0, Lengths[sequence] - QueryTokens[sequence] + queryToken) : Lengths[sequence];
+    /// <summary>
+    /// Tokens that all query tokens of a sequence see: query token n sees n + 1 more with causal attention. Below 0 when there are more
+    /// query tokens than tokens.
+    /// </summary>
+    public int Before(int sequence) => Causal ? Lengths[sequence] - QueryTokens[sequence] : Lengths[sequence];
 }
 
 /// <summary>What the planner must know of the machine and the kernel.</summary>
@@ -99,7 +101,7 @@ internal static class PrefillPlanner
     private const int PartRounds = 4;
 
     // Batch-invariant parts are no shorter: the way of a part through the workspace then costs little.
-    private const int InvariantChunkTokens = 2048;
+    internal const int InvariantChunkTokens = 2048;
 
     // From this share of the step's work on, streaming sequences are worth a place of their own.
     private const int StreamingShare = 16;

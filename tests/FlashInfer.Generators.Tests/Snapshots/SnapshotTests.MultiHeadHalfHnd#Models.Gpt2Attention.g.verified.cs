@@ -33,16 +33,17 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 12 heads, 12 kvHeads (group 1), headDim 64, pageSize 1, Float16, KV Float16 Hnd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        2, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit);
+        3, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
 
-    /// <summary>Compiles the kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
+    /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>
+    /// <param name="kernels">Which kernels, all at the same time.</param>
     /// <param name="cancellationToken">Stops waiting; a compile under way is finished for the next caller.</param>
     /// <returns>Done when the kernels can be launched.</returns>
-    public static global::System.Threading.Tasks.Task WarmupAsync(global::FlashInfer.Device device, global::System.Threading.CancellationToken cancellationToken = default)
+    public static global::System.Threading.Tasks.Task WarmupAsync(global::FlashInfer.Device device, global::FlashInfer.KernelKinds kernels = global::FlashInfer.KernelKinds.Decode, global::System.Threading.CancellationToken cancellationToken = default)
     {
         global::System.ArgumentNullException.ThrowIfNull(device);
-        return device.WarmupAsync(Spec, cancellationToken);
+        return device.WarmupAsync(Spec, kernels, cancellationToken);
     }
 
     /// <summary>Allocates [tokens, 12, 64], contents undefined. Dispose it to give the memory back.</summary>
@@ -458,13 +459,124 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
         }
     }
 
+    /// <summary>Batch prefill, any number of query tokens a sequence, over this configuration's cache: 12 heads on 12 kvHeads.</summary>
+    [global::System.CodeDom.Compiler.GeneratedCode("FlashInfer.Generators", "VERSION")]
+    public sealed class BatchPrefillWithPagedKvCache : global::FlashInfer.BatchPrefillWithPagedKvCache
+    {
+        /// <summary>Makes a wrapper over a cache.</summary>
+        /// <param name="cache">The cache that holds the sequences.</param>
+        /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
+        /// <param name="maxQueryTokens">Query tokens of all sequences of the largest batch together, 1 to 4,194,304.</param>
+        /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
+        public BatchPrefillWithPagedKvCache(PagedKvCache cache, int maxSequences = 1024, int maxQueryTokens = 16384, global::FlashInfer.Determinism determinism = global::FlashInfer.Determinism.Reproducible)
+            : base(cache, maxSequences, maxQueryTokens, determinism) { }
+
+        /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer; the cache's <c>Append</c> does it without a plan.</summary>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="key">[tokens, 12, 64]: the new tokens of the first planned sequence, then of the second, ...</param>
+        /// <param name="value">As <paramref name="key"/>.</param>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        public void Append(int layer, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+            base.Append(layer, key.View, value.View, stream);
+
+        /// <summary>Attends with the query tokens of the planned sequences, and gives the log-sum-exp.</summary>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="query">[rows, 12, 64]: a row for each query token, in the order of the plan.</param>
+        /// <param name="output">[rows, 12, 64]; every element is written.</param>
+        /// <param name="lse">[rows, 12], base 2; every element is written.</param>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        public void Run(int layer, Query query, Output output, Lse2 lse, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+            base.Run(layer, query.View, output.View, lse.View, stream);
+
+        /// <summary>Attends with the query tokens of the planned sequences.</summary>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="query">[rows, 12, 64]: a row for each query token, in the order of the plan.</param>
+        /// <param name="output">[rows, 12, 64]; every element is written.</param>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        public void Run(int layer, Query query, Output output, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+            base.Run(layer, query.View, output.View, default, stream);
+
+        /// <summary>As the overload with an output, which this one allocates: for tools and tests, not for a step that must not allocate.</summary>
+        /// <param name="layer">The layer, from 0.</param>
+        /// <param name="query">[rows, 12, 64]: a row for each query token, in the order of the plan.</param>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>[rows, 12, 64]; the caller disposes it.</returns>
+        public Output Run(int layer, Query query, global::FlashInfer.Cuda.CudaStream? stream = null)
+        {
+            Output output = AllocateOutput(query.View.Device, query.Tokens);
+            try
+            {
+                Run(layer, query, output, stream);
+                return output;
+            }
+            catch
+            {
+                output.Dispose();
+                throw;
+            }
+        }
+    }
+
+    /// <summary>Batch prefill over ragged keys and values, those of all sequences behind one another: 12 heads on 12 kvHeads.</summary>
+    [global::System.CodeDom.Compiler.GeneratedCode("FlashInfer.Generators", "VERSION")]
+    public sealed class BatchPrefillWithRaggedKvCache : global::FlashInfer.BatchPrefillWithRaggedKvCache
+    {
+        /// <summary>Makes a wrapper on a device.</summary>
+        /// <param name="device">The device.</param>
+        /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
+        /// <param name="maxQueryTokens">Query tokens of all sequences of the largest batch together, 1 to 4,194,304.</param>
+        /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
+        public BatchPrefillWithRaggedKvCache(global::FlashInfer.Device device, int maxSequences = 1024, int maxQueryTokens = 16384, global::FlashInfer.Determinism determinism = global::FlashInfer.Determinism.Reproducible)
+            : base(device, global::Models.Gpt2Attention.Spec, maxSequences, maxQueryTokens, determinism) { }
+
+        /// <summary>Attends with the query tokens of the planned sequences, and gives the log-sum-exp.</summary>
+        /// <param name="query">[rows, 12, 64]: a row for each query token, as qoIndptr said.</param>
+        /// <param name="key">[tokens, 12, 64], as kvIndptr said.</param>
+        /// <param name="value">As <paramref name="key"/>.</param>
+        /// <param name="output">[rows, 12, 64]; every element is written.</param>
+        /// <param name="lse">[rows, 12], base 2; every element is written.</param>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        public void Run(Query query, Key key, Value value, Output output, Lse2 lse, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+            base.Run(query.View, key.View, value.View, output.View, lse.View, stream);
+
+        /// <summary>Attends with the query tokens of the planned sequences.</summary>
+        /// <param name="query">[rows, 12, 64]: a row for each query token, as qoIndptr said.</param>
+        /// <param name="key">[tokens, 12, 64], as kvIndptr said.</param>
+        /// <param name="value">As <paramref name="key"/>.</param>
+        /// <param name="output">[rows, 12, 64]; every element is written.</param>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        public void Run(Query query, Key key, Value value, Output output, global::FlashInfer.Cuda.CudaStream? stream = null) =>
+            base.Run(query.View, key.View, value.View, output.View, default, stream);
+
+        /// <summary>As the overload with an output, which this one allocates: for tools and tests, not for a step that must not allocate.</summary>
+        /// <param name="query">[rows, 12, 64]: a row for each query token, as qoIndptr said.</param>
+        /// <param name="key">[tokens, 12, 64], as kvIndptr said.</param>
+        /// <param name="value">As <paramref name="key"/>.</param>
+        /// <param name="stream">A stream; the device's own when null.</param>
+        /// <returns>[rows, 12, 64]; the caller disposes it.</returns>
+        public Output Run(Query query, Key key, Value value, global::FlashInfer.Cuda.CudaStream? stream = null)
+        {
+            Output output = AllocateOutput(query.View.Device, query.Tokens);
+            try
+            {
+                Run(query, key, value, output, stream);
+                return output;
+            }
+            catch
+            {
+                output.Dispose();
+                throw;
+            }
+        }
+    }
+
     private static global::System.ReadOnlySpan<byte> DecodeUnit => """
     // <auto-generated/>
     // FlashInfer for .NET: batch decode over a paged KV cache.
     // 12 heads, 12 kvHeads (group 1), headDim 64, pageSize 1, Float16, KV Float16.
     #include "attention/decode.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 2,
+    static_assert(flashinfer::kAbiVersion == 3,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -500,7 +612,7 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
     // 12 heads, 12 kvHeads (group 1), headDim 64, pageSize 1, Float16, KV Float16.
     #include "cache/append.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 2,
+    static_assert(flashinfer::kAbiVersion == 3,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -523,6 +635,76 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
 
     extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
         fi_append_f16_h12_kv12_d64_p1(const __grid_constant__ flashinfer::AppendParams params) {
+      Kernel::run(params);
+    }
+
+    """u8;
+
+    private static global::System.ReadOnlySpan<byte> PrefillPagedUnit => """
+    // <auto-generated/>
+    // FlashInfer for .NET: batch prefill over a paged KV cache.
+    // 12 heads, 12 kvHeads (group 1), headDim 64, pageSize 1, Float16, KV Float16.
+    #include "attention/prefill.cuh"
+
+    static_assert(flashinfer::kAbiVersion == 3,
+                  "this unit and the kernel headers come from different versions of FlashInfer");
+
+    namespace {
+
+    struct Config {
+      using Element = flashinfer::Half;
+      using KvElement = flashinfer::Half;
+      static constexpr int kHeads = 12;
+      static constexpr int kKvHeads = 12;
+      static constexpr int kHeadDim = 64;
+      static constexpr int kPageSize = 1;
+      static constexpr int kQueryTokens = 1;
+      static constexpr bool kChecked = false;
+    };
+
+    using Kernel = flashinfer::Prefill<Config>;
+
+    }  // namespace
+
+    extern "C" __constant__ flashinfer::KernelInfo fi_prefill_paged_f16_h12_kv12_d64_p1_info = Kernel::info();
+
+    extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
+        fi_prefill_paged_f16_h12_kv12_d64_p1(const __grid_constant__ flashinfer::PrefillParams params) {
+      Kernel::run(params);
+    }
+
+    """u8;
+
+    private static global::System.ReadOnlySpan<byte> PrefillRaggedUnit => """
+    // <auto-generated/>
+    // FlashInfer for .NET: batch prefill over ragged keys and values.
+    // 12 heads, 12 kvHeads (group 1), headDim 64, Float16, KV Float16.
+    #include "attention/prefill.cuh"
+
+    static_assert(flashinfer::kAbiVersion == 3,
+                  "this unit and the kernel headers come from different versions of FlashInfer");
+
+    namespace {
+
+    struct Config {
+      using Element = flashinfer::Half;
+      using KvElement = flashinfer::Half;
+      static constexpr int kHeads = 12;
+      static constexpr int kKvHeads = 12;
+      static constexpr int kHeadDim = 64;
+      static constexpr int kPageSize = 0;  // ragged
+      static constexpr int kQueryTokens = 1;
+      static constexpr bool kChecked = false;
+    };
+
+    using Kernel = flashinfer::Prefill<Config>;
+
+    }  // namespace
+
+    extern "C" __constant__ flashinfer::KernelInfo fi_prefill_ragged_f16_h12_kv12_d64_info = Kernel::info();
+
+    extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
+        fi_prefill_ragged_f16_h12_kv12_d64(const __grid_constant__ flashinfer::PrefillParams params) {
       Kernel::run(params);
     }
 

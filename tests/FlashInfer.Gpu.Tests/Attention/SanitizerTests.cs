@@ -37,4 +37,44 @@ public class SanitizerTests
             DecodeScenario.Check(device, one with { QueryTokens = [.. lengths.Select((_, i) => 4 - (i % 2))] });
         }
     }
+
+    [Theory]
+    [InlineData(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd)]
+    [InlineData(6, 2, 64, 5, DType.Float16, KvLayout.Hnd)]
+    [InlineData(2, 2, 256, 64, DType.BFloat16, KvLayout.Hnd)]
+    [InlineData(3, 1, 96, 1, DType.Float16, KvLayout.Nhd)]
+    [InlineData(4, 1, 192, 16, DType.BFloat16, KvLayout.Nhd)]
+    [InlineData(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, DType.Float8E4M3)]
+    [InlineData(3, 1, 64, 1, DType.Float16, KvLayout.Hnd, DType.Float8E5M2)]
+    public void Every_branch_of_prefill(
+        int heads,
+        int kvHeads,
+        int headDim,
+        int pageSize,
+        DType dtype,
+        KvLayout layout,
+        DType? kvDtype = null
+    )
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        int seed = Random.Shared.Next();
+        foreach (
+            (int[] lengths, int[] queryTokens, bool causal) in ((int[], int[], bool)[])
+                [
+                    ([1, 0, 17, 130, 40], [1, 2, 17, 130, 3], true),
+                    ([200, 33], [5, 40], false),
+                    ([1500], [3], true), // cut, and merged
+                ]
+        )
+        {
+            DecodeCase one = new(heads, kvHeads, headDim, pageSize, dtype, layout, 1, lengths, null, 1, seed, kvDtype)
+            {
+                QueryTokens = queryTokens,
+                Causal = causal,
+            };
+            PrefillScenario.CheckPaged(device, one);
+            PrefillScenario.CheckRagged(device, one);
+        }
+    }
 }

@@ -82,6 +82,70 @@ public class HotPathTests
         Assert.Equal((0, 0), (mine, all));
     }
 
+    [Theory]
+    [InlineData(1, DType.BFloat16, Determinism.Reproducible)]
+    [InlineData(7, DType.Float8E4M3, Determinism.Reproducible)]
+    [InlineData(7, DType.BFloat16, Determinism.BatchInvariant)]
+    public void Prefill_steps_of_varying_lengths_allocate_nothing(int threads, DType kvDtype, Determinism determinism)
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = threads });
+        AttentionSpec spec = new(4, 1, 64, 4, DType.BFloat16, kvDtype);
+        using PagedKvCache cache = new(device, spec, Layers, pages: 1000);
+        using BatchPrefillWithPagedKvCache paged = new(cache, 16, 16 * 40, determinism);
+        using BatchPrefillWithRaggedKvCache ragged = new(device, spec, 16, 16 * 40, determinism);
+        using DeviceTensor<BFloat16> tokens = device.Allocate<BFloat16>(2500, 1, 64);
+        using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(16 * 40, 4, 64);
+        using DeviceTensor<BFloat16> output = device.Allocate<BFloat16>(16 * 40, 4, 64);
+        using DeviceTensor<float> lse = device.Allocate<float>(16 * 40, 4);
+        Sequence[] sequences = [.. Enumerable.Range(0, 16).Select(_ => cache.NewSequence())];
+        cache.BeginForward(sequences[0], 2500);
+        cache.Append(0, sequences.AsSpan(0, 1), tokens.View, tokens.View);
+        cache.EndForward(sequences[0]);
+        int[] counts = new int[16];
+        int[] indptr = new int[17];
+        int step = 0;
+
+        // Alone the long sequence is cut; in a batch chunks and single tokens stand side by side.
+        void Step()
+        {
+            step++;
+            int batch = step % 3 == 0 ? 1 : 1 + (step * 7 % 16);
+            for (int i = 0; i < batch; i++)
+            {
+                counts[i] = i % 2 == 0 ? 1 + ((step + i) % 3) : 40 - ((step + i) % 7);
+                indptr[i + 1] = indptr[i] + counts[i];
+            }
+
+            int rows = indptr[batch];
+            Span<Sequence> members = sequences.AsSpan(0, batch);
+            cache.BeginForward(members, counts.AsSpan(0, batch));
+            if (step % 2 == 0)
+            {
+                paged.Plan(members);
+            }
+            else
+            {
+                paged.Plan(members, counts.AsSpan(0, batch), causal: false);
+            }
+
+            for (int layer = 0; layer < Layers; layer++)
+            {
+                TensorView<BFloat16> fresh = tokens.View.Rows(0, rows);
+                paged.Append(layer, fresh, fresh);
+                paged.Run(layer, query.View.Rows(0, rows), output.View.Rows(0, rows), lse.View.Rows(0, rows));
+            }
+
+            cache.AbandonForward(members);
+            ragged.Plan(indptr.AsSpan(0, batch + 1), indptr.AsSpan(0, batch + 1));
+            TensorView<BFloat16> packed = tokens.View.Rows(0, rows);
+            ragged.Run(query.View.Rows(0, rows), packed, packed, output.View.Rows(0, rows));
+        }
+
+        Repeat(Step, 12);
+        (long mine, long all) = Allocated(Step, 3);
+        Assert.Equal((0, 0), (mine, all));
+    }
+
     [Fact]
     public void Beginning_and_ending_forwards_allocates_next_to_nothing_also_when_nothing_is_planned()
     {
