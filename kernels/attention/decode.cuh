@@ -83,7 +83,6 @@ struct Decode {
       if (!unit.valid) wait_for_dependency();
       query.load(params, following, crew.lane, cursor.scale);  // travels during the merge
       if (unit.valid) {
-        merge.wait_for_place();
         if (crew.place() < tiles) {
           accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.columns(), crew.lane);
         }

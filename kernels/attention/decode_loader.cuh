@@ -6,7 +6,8 @@
 // A stage in shared memory: K, then V, each [slabs][strips][16 tokens][kStripBytes], 16-byte chunks swizzled
 // (DecodeShape::chunk_offset).
 // Hopper, pages of 16 tokens or multiples: one lane issues a box a slab for K and one for V, completion on an mbarrier a
-//   stage. A box is always whole: rows behind the end hold whatever lies in the page.
+//   stage. A box has always 16 rows: where the sequence has less, it ends at the sequence's end, so that its last rows are
+//   the tokens. Rows before the page come as zeros, unread; others hold earlier tokens.
 // Else: cp.async, 16 bytes a thread, one commit group a tile; rows behind the end become zeros.
 // Page ids are read a batch of tiles ahead, one for each lane, and handed out by shuffle.
 #pragma once
@@ -52,7 +53,7 @@ struct DecodeLoader {
         cursor(first),
         ring(shared_address(shared) + Shape::kRingOffset + c.warp * (Shape::kStages * Shape::kStageBytes)),
         barriers(shared_address(shared) + Shape::kBarrierOffset +
-                 (Shape::kFixedBarriers + c.warp * Shape::kStages) * 8),
+                 (Shape::kClusterBarriers + c.warp * Shape::kStages) * 8),
         policy(evict_first_policy()) {}
 
   __device__ __forceinline__ u32 stage_address(int stage) const { return ring + stage * Shape::kStageBytes; }
@@ -139,7 +140,8 @@ struct DecodeLoader {
 #pragma unroll
       for (int i = 0; i < kSlabs; i++) {
         if (i < slabs) {
-          const int slot = (first + i * kSlabTokens) % kPageSize;
+          const int token = first + i * kSlabTokens;
+          const int slot = token % kPageSize - max(0, kSlabTokens - (current.item.end - token));  // -15 and up
           copy_tensor(target + i * Shape::kSlabBytes, params.kv_map, barrier, 0, current.kv_head(), slot,
                       static_cast<i32>(params.key_page) + page[i], 0, policy);
           copy_tensor(target + Shape::kTileBytes + i * Shape::kSlabBytes, params.kv_map, barrier, 0, current.kv_head(),

@@ -1,9 +1,6 @@
 // From the partial states of warps, blocks and parts to the output.
 //
-// Between the warps of a crew: every warp puts O, max and sum into shared memory. Where there is room for two units
-//   (kDefers), warps go on to the next unit at once, and the last of them to come merges; an mbarrier counts who has stored
-//   (whose arrival tells the last one), another says that the place is free again. Without that room, for a block's last
-//   unit and in clusters all warps meet at a barrier and merge together.
+// Between the warps of a crew: every warp puts O, max and sum into shared memory; behind a barrier all threads merge them.
 // Between the parts of a sequence: the partial state goes to the workspace, and the crew that arrives last merges all
 //   parts in part order (the same bits every time) and sets the counter back to zero (so that a captured graph can be
 //   replayed).
@@ -30,7 +27,7 @@ struct DecodeMerge {
   const DecodeParams& params;
   const DecodeCrew<Shape>& crew;
   unsigned char* shared;
-  u32 units = 0;          // merged so far: which place, which phase; in clusters which exchange
+  u32 exchanges = 0;      // cluster exchanges so far: which buffer, which phase
   int cluster_shift = 0;  // the cluster has 1 << cluster_shift blocks
 
   __device__ __forceinline__ DecodeMerge(const DecodeParams& p, unsigned char* memory, const DecodeCrew<Shape>& c)
@@ -45,14 +42,11 @@ struct DecodeMerge {
       if (threadIdx.x % 32 == 0) {
         if (threadIdx.x == 0) {
 #pragma unroll
-          for (int i = 0; i < Shape::kFixedBarriers; i++) {
-            const bool counts_warps = i >= Shape::kClusterBarriers && i < Shape::kClusterBarriers + 2;
-            mbarrier_init(barrier(shared, i), counts_warps ? Shape::kWarps : 1);
-          }
+          for (int i = 0; i < Shape::kClusterBarriers; i++) mbarrier_init(barrier(shared, i), 1);
         }
 #pragma unroll
         for (int i = 0; i < Shape::kRingBarriers; i++) {
-          mbarrier_init(barrier(shared, Shape::kFixedBarriers + threadIdx.x / 32 * Shape::kRingBarriers + i), 1);
+          mbarrier_init(barrier(shared, Shape::kClusterBarriers + threadIdx.x / 32 * Shape::kRingBarriers + i), 1);
         }
         mbarrier_init_fence();
       }
@@ -73,31 +67,20 @@ struct DecodeMerge {
 
   // Where a warp puts its state of a unit, for the crew to merge.
   __device__ __forceinline__ float* warp_output(int warp) const {
-    return reinterpret_cast<float*>(place()) + warp * Shape::kWarpOutput;
+    return reinterpret_cast<float*>(shared) + warp * Shape::kWarpOutput;
   }
   __device__ __forceinline__ float2* warp_state(int warp) const {
-    return reinterpret_cast<float2*>(place() + Shape::kStateOffset) + warp * Shape::kUnitColumns;
+    return reinterpret_cast<float2*>(shared + Shape::kStateOffset) + warp * Shape::kUnitColumns;
   }
 
-  // Called by all warps of the crew before they store: waits until the unit before the last one is merged.
-  __device__ __forceinline__ void wait_for_place() const {
-    if (Shape::kDefers && cluster_shift == 0 && units >= 2) mbarrier_wait(freed(units & 1), ((units >> 1) - 1) & 1);
-  }
-
-  // Called by all warps of the crew when they have stored their states, or had no tiles. `last`: of the crew's units.
+  // Called by all threads of the crew when every warp with tiles has stored its state. `last`: of the crew's units.
   __device__ __forceinline__ void finish(const Unit& unit, bool last, float value_scale) {
-    const bool together = !Shape::kDefers || cluster_shift > 0 || last;
-    if (together) {
-      crew.sync();
-    } else if (!stored_last()) {
-      units++;
-      return;
-    }
+    crew.sync();  // all warps' states are in shared memory
     const int outputs = unit.columns() * Shape::kHeadDim;
-    const int first = (together ? crew.thread() : crew.lane) * kVector;
-    const int stride = (together ? Shape::kCrewThreads : 32) * kVector;
+    const int first = crew.thread() * kVector;
+    constexpr int kStride = Shape::kCrewThreads * kVector;
 #pragma unroll 1
-    for (int at = first; at < outputs; at += stride) {
+    for (int at = first; at < outputs; at += kStride) {
       const int column = at / Shape::kHeadDim, d = at % Shape::kHeadDim;
       State merged;
       from_warps(merged, unit, column, d);
@@ -114,55 +97,34 @@ struct DecodeMerge {
       if (first < slice) {
         wait_for_slices(unit);
 #pragma unroll 1
-        for (int in_slice = first; in_slice < slice; in_slice += stride) {
+        for (int in_slice = first; in_slice < slice; in_slice += kStride) {
           const int at = (in_slice << cluster_shift) + cluster_rank() * kVector;
           State merged;
           from_peers(merged, slice, at / Shape::kHeadDim, in_slice);
           write(unit, at / Shape::kHeadDim, at % Shape::kHeadDim, merged, value_scale);
         }
       }
-    } else if (unit.item.parts > 1 && arrive_last(unit, together)) {
+      exchanges++;
+    } else if (unit.item.parts > 1 && arrive_last(unit)) {
 #pragma unroll 1
-      for (int at = first; at < outputs; at += stride) {
+      for (int at = first; at < outputs; at += kStride) {
         const int column = at / Shape::kHeadDim, d = at % Shape::kHeadDim;
         State merged;
         from_parts(merged, unit, column, d);
         write(unit, column, d, merged, value_scale);
       }
     }
-    if (!together) {
-      __syncwarp();
-      if (crew.lane == 0) mbarrier_arrive(freed(units & 1));
-    } else if (!last) {
-      crew.sync();  // the place to merge in and the verdict may be overwritten
-    }
-    units++;
+    if (!last) crew.sync();  // the place to merge in and the verdict may be overwritten
   }
 
  private:
-  // Those of the cluster's two exchanges come first, then those of the two places to merge in: who has stored, then whether
-  // it is free; then the ring's.
+  // The two of the cluster's exchanges come first, then the ring's.
   static __device__ __forceinline__ u32 barrier(const unsigned char* shared, int index) {
     return shared_address(shared) + Shape::kBarrierOffset + index * 8;
   }
-  __device__ __forceinline__ u32 stored(u32 place) const { return barrier(shared, Shape::kClusterBarriers + place); }
-  __device__ __forceinline__ u32 freed(u32 place) const { return barrier(shared, Shape::kClusterBarriers + 2 + place); }
-
-  __device__ __forceinline__ unsigned char* place() const {
-    return shared + (Shape::kDefers ? (units & 1) * Shape::kMergeBytes : 0);
-  }
-  // Whether this warp is the last of the block to come, and so sees what all have stored.
-  __device__ __forceinline__ bool stored_last() const {
-    __syncwarp();
-    int left = 0;
-    if (crew.lane == 0) left = mbarrier_arrive_left(stored(units & 1));
-    if (__shfl_sync(~0u, left, 0) > 0) return false;
-    mbarrier_wait(stored(units & 1), (units >> 1) & 1);
-    return true;
-  }
 
   __device__ __forceinline__ int cluster_buffer() const {
-    return Shape::kClusterOffset + (units & 1) * Shape::kClusterBuffer;
+    return Shape::kClusterOffset + (exchanges & 1) * Shape::kClusterBuffer;
   }
 
   // The first column of a part's place in the workspace.
@@ -192,27 +154,18 @@ struct DecodeMerge {
     if (d == 0) params.partial_state[slot] = make_float2(merged.max, merged.sum);
   }
 
-  // Announces this part; whether all others were there before it. Called by the threads that merge.
-  __device__ __forceinline__ bool arrive_last(const Unit& unit, bool together) const {
-    volatile int* verdict = reinterpret_cast<volatile int*>(shared + Shape::kFlagOffset);
-    const bool by_warp = Shape::kCrewWarps == 1 || !together;
-    if (by_warp) {
-      __syncwarp();
-    } else {
-      crew.sync();
-    }
-    // All threads have written this part's state before one announces it.
-    int last = 0;
-    if ((by_warp ? crew.lane : crew.thread()) == 0) {
+  // Announces this part; whether all others were there before it. Called by all threads of the crew.
+  __device__ __forceinline__ bool arrive_last(const Unit& unit) const {
+    volatile int* last = reinterpret_cast<volatile int*>(shared + Shape::kFlagOffset) + crew.index();
+    crew.sync();  // all threads have written this part's state before one announces it
+    if (crew.thread() == 0) {
       u32* counter = params.counters + static_cast<i64>(unit.item.part_offset) * Shape::kUnitsPerItem + unit.index;
-      last = atomic_add_acq_rel(counter, 1) == static_cast<u32>(unit.item.parts) - 1;
-      if (last) *counter = 0;
-      if (!by_warp) *verdict = last;
+      const bool is_last = atomic_add_acq_rel(counter, 1) == static_cast<u32>(unit.item.parts) - 1;
+      if (is_last) *counter = 0;
+      *last = is_last;
     }
-    // The verdict is there, and with it what the other parts wrote.
-    if (by_warp) return __shfl_sync(~0u, last, 0);
-    crew.sync();
-    return *verdict;
+    crew.sync();  // the verdict is there, and with it what the other parts wrote
+    return *last;
   }
 
   // Sends a thread's outputs to the block of the cluster that owns them, and the column's max and sum to one block each.
@@ -221,7 +174,7 @@ struct DecodeMerge {
       const int slice = unit.columns() * Shape::kHeadDim >> cluster_shift;  // outputs that a block owns
       const int vector = (column * Shape::kHeadDim + d) / kVector, slices = 1 << cluster_shift;
       const int owner = vector & (slices - 1), rank = cluster_rank();
-      const u32 base = shared_address(shared) + cluster_buffer(), arrived = barrier(shared, units & 1);
+      const u32 base = shared_address(shared) + cluster_buffer(), arrived = barrier(shared, exchanges & 1);
       store_cluster(cluster_address(base + (rank * slice + (vector >> cluster_shift) * kVector) * 4, owner),
                     cluster_address(arrived, owner), merged.o.at);
       const int peer = d / kVector;
@@ -235,9 +188,9 @@ struct DecodeMerge {
 
   // Waits for what all blocks of the cluster have sent of this block's slice.
   __device__ __forceinline__ void wait_for_slices(const Unit& unit) {
-    const u32 arrived = barrier(shared, units & 1);
+    const u32 arrived = barrier(shared, exchanges & 1);
     if (threadIdx.x == 0) mbarrier_expect(arrived, unit.columns() * (Shape::kHeadDim * 4 + (8 << cluster_shift)));
-    mbarrier_wait(arrived, (units >> 1) & 1);
+    mbarrier_wait(arrived, (exchanges >> 1) & 1);
   }
 
   // In all three: loads stand together and none behind a branch, so that their latencies overlap.

@@ -158,9 +158,10 @@ struct DecodeAccumulator {
   __device__ __forceinline__ void attend(u32 stage, const QueryFragments<Shape>& q, int begin, int end, int lane) {
     const int left = end - begin;
     // x[0], x[1]: token lane / 4 of the slab, columns 2c and 2c + 1; x[2], x[3]: token lane / 4 + 8.
-    float x[kSlabs][kTiles][4];
+    float x[kSlabs][kTiles][4] = {};
 #pragma unroll
     for (int slab = 0; slab < kSlabs; slab++) {
+      if (is_empty(slab, left)) continue;
       float s[kTiles][kChains][4] = {};
 #pragma unroll
       for (int step = 0; step < kSteps; step += Fragments::kSteps) {
@@ -186,12 +187,14 @@ struct DecodeAccumulator {
     if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
 #pragma unroll
       for (int slab = 0; slab < kSlabs; slab++) {
+        // Rows before the slab's first token: a box ends where the sequence does.
+        const int missing = Shape::kTensorCopy ? ::max(0, (slab + 1) * Shape::kSlabTokens - left) : 0;
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
           for (int i = 0; i < 4; i++) {
-            const int token = begin + slab * Shape::kSlabTokens + (lane >> 2) + (i >> 1) * 8;
-            if (token >= q.limit[tile][i & 1]) x[slab][tile][i] = negative_infinity();
+            const int row = (lane >> 2) + (i >> 1) * 8, token = begin + slab * Shape::kSlabTokens + row - missing;
+            if (row < missing || token >= q.limit[tile][i & 1]) x[slab][tile][i] = negative_infinity();
           }
         }
       }
@@ -229,23 +232,15 @@ struct DecodeAccumulator {
         p[slab][tile][1] = transpose_fragment(MathElement::pack(y[2], y[3]));
       }
     }
-    const bool clears = Shape::kTensorCopy && left < Shape::kTileTokens;
 #pragma unroll
     for (int slab = 0; slab < kSlabs; slab++) {
-      const int t = slab * Shape::kSlabTokens + (lane & 3) * 2;
-      const u32 low_mask = pair_mask(left, t), high_mask = pair_mask(left, t + 8);
+      if (is_empty(slab, left)) continue;
 #pragma unroll
       for (int step = 0; step < kSteps; step += Fragments::kSteps) {
         Fragments values;
         values.load_values(stage + Shape::kTileBytes + slab * Shape::kSlabBytes, step, lane);
 #pragma unroll
         for (int i = 0; i < Fragments::kSteps; i++) {
-          if (clears) {  // a box brings whole pages: what lies behind the end may be NaN, and 0 * NaN is NaN
-            values.at[i][0] &= low_mask;
-            values.at[i][1] &= low_mask;
-            values.at[i][2] &= high_mask;
-            values.at[i][3] &= high_mask;
-          }
 #pragma unroll
           for (int tile = 0; tile < kTiles; tile++) {
             MathElement::mma(o[tile][step + i], values.at[i], p[slab][tile][0], p[slab][tile][1]);
@@ -290,9 +285,9 @@ struct DecodeAccumulator {
     return Shape::kQueryTokens == 1 || high > negative_infinity() ? high : 0.f;
   }
 
-  // Keeps of the elements for tokens t and t + 1 those that stand before the end.
-  static __device__ __forceinline__ u32 pair_mask(int left, int t) {
-    return (t < left ? 0x0000ffffu : 0u) | (t + 1 < left ? 0xffff0000u : 0u);
+  // Whether a slab of the tile has no token: what lies there may be anything.
+  static __device__ __forceinline__ bool is_empty(int slab, int left) {
+    return slab > 0 && left <= slab * Shape::kSlabTokens;
   }
 
   __device__ __forceinline__ void rescale(const float (&high)[kTiles][2]) {

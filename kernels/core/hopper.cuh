@@ -35,16 +35,6 @@ __device__ __forceinline__ void mbarrier_expect(u32 barrier, u32 bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// Arrives once and says how many arrivals the phase still lacks.
-__device__ __forceinline__ int mbarrier_arrive_left(u32 barrier) {
-  u32 before;
-  asm volatile("{\n .reg .b64 s;\n mbarrier.arrive.shared::cta.b64 s, [%1];\n mbarrier.pending_count.b64 %0, s;\n}"
-               : "=r"(before)
-               : "r"(barrier)
-               : "memory");
-  return static_cast<int>(before) - 1;
-}
-
 __device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
   asm volatile(
       "{\n .reg .pred p;\n"

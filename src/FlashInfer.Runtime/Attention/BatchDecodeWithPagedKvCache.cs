@@ -92,6 +92,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         {
             Teams = _kernel.Teams,
             ClustersOf8 = _kernel.MaxClusters(8),
+            ClustersOf4 = _kernel.MaxClusters(4),
             ClustersOf2 = _kernel.MaxClusters(2),
             Determinism = determinism,
         };

@@ -36,6 +36,9 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
     /// <summary>Clusters of 8 blocks that run at once; 0 when they may not be used.</summary>
     public int ClustersOf8 { get; init; }
 
+    /// <summary>Clusters of 4 blocks that run at once; 0 when they may not be used.</summary>
+    public int ClustersOf4 { get; init; }
+
     /// <summary>Clusters of 2 blocks that run at once; 0 when they may not be used.</summary>
     public int ClustersOf2 { get; init; }
 
@@ -146,6 +149,7 @@ internal static class DecodePlanner
     {
         int walkers =
             plan.Cluster == 8 ? limits.ClustersOf8
+            : plan.Cluster == 4 ? limits.ClustersOf4
             : plan.Cluster == 2 ? limits.ClustersOf2
             : plan.TeamUnits ? limits.Blocks * limits.Teams
             : limits.Blocks;
@@ -189,7 +193,8 @@ internal static class DecodePlanner
 
     /// <summary>
     /// Sharing a unit inside a cluster spares the way through the workspace, about a microsecond; it pays where the units are few and alike,
-    /// so that every cluster has as much to do. Measured on an H100: benchmarks/results.
+    /// so that every cluster has as much to do. Measured on an H100 (benchmarks/decode-notes.md). Short units want small clusters: a launch
+    /// that leaves half of the blocks free lets the next one begin.
     /// </summary>
     private static int ChooseCluster(long total, int longest, int busy, in DecodePlanLimits limits)
     {
@@ -205,9 +210,18 @@ internal static class DecodePlanner
             return 1;
         }
 
-        return units <= limits.ClustersOf8 && mean <= 2048 ? 8
-            : units >= limits.Blocks / 4 - 1 && units <= limits.ClustersOf2 && mean <= 8192 ? 2
-            : 1;
+        if (2 * units <= limits.ClustersOf4 && mean <= 1024)
+        {
+            return 4;
+        }
+
+        if (units <= limits.ClustersOf8)
+        {
+            return mean <= 2048 ? 8 : 1;
+        }
+
+        bool areFew = units < limits.Blocks / 4 - 1;
+        return units <= limits.ClustersOf2 && (areFew ? mean <= 1024 : mean is >= 512 and <= 8192) ? 2 : 1;
     }
 
     private static DecodePlan Emit(
