@@ -15,16 +15,15 @@ public class DecodeTests
         int seed = Random.Shared.Next();
         ScenarioErrors half = default;
         ScenarioErrors bfloat = default;
-        for (int i = 0; i < Cases; i++)
+        foreach (DecodeCase[] drawn in Enumerable.Range(0, Cases).Select(i => DecodeCase.Draw(seed + i, tokens: 2500)).Chunk(20))
         {
             // A device for a few cases: what its kernels hold is given back in between.
             using Device device = Device.FromCuda(context);
-            for (int n = 0; n < 4 && i < Cases; n++, i++)
+            Gpu.Load(device, drawn, static (kernels, one) => kernels.Decode(one.QueryTokens?.Max() ?? 1));
+            foreach (DecodeCase one in drawn)
             {
-                DecodeCase drawn = DecodeCase.Draw(seed + i, tokens: 2500);
-                ScenarioErrors errors = DecodeScenario.Check(device, drawn);
-                ref ScenarioErrors worst = ref drawn.Dtype == DType.Float16 ? ref half : ref bfloat;
-                worst = ScenarioErrors.Worst(worst, errors);
+                ref ScenarioErrors worst = ref one.Dtype == DType.Float16 ? ref half : ref bfloat;
+                worst = ScenarioErrors.Worst(worst, DecodeScenario.Check(device, one));
             }
         }
 
