@@ -1,14 +1,14 @@
 // Batch decode over a paged KV cache: one or a few query tokens a sequence. Any sm_80 or later; on sm_90a with the copy
 // engine and clusters.
 //
-// Grid: any number of blocks, or of clusters. Block: kWarps warps, all alike, in kTeams teams (decode_work.cuh).
-// Who loads: every team its own tiles (decode_loader.cuh). Who computes: the same team, no block barrier inside a unit
-//   (decode_softmax.cuh). End of a unit: all threads of the crew merge (decode_merge.cuh), while the ring holds the next
-//   unit's tiles.
-// Shared memory, at DecodeShape's offsets: O of each team, max and sum of each team, flags, ring barriers, cluster
-//   buffers, cluster barriers, rings.
-// Programmatic dependent launch: the list and the page ids are read before the wait (the host changes them only between
-//   steps, and launches the first kernel after that without overlap); Q, K, V, the scales and the workspace after it.
+// Grid: any number of blocks, or of clusters. Block: kWarps warps, all alike (decode_work.cuh).
+// Who loads: every warp its own tiles (decode_loader.cuh). Who computes: the same warp, no block barrier inside a unit
+//   (decode_softmax.cuh). End of a unit: the crew merges (decode_merge.cuh), while the ring holds the next unit's tiles.
+// Shared memory, at DecodeShape's offsets: O, max and sum of each warp (once or twice), flag, cluster buffers, barriers,
+//   rings.
+// Programmatic dependent launch: the list, the page ids, and keys and values of earlier steps are read before the wait (the
+//   host changes them only between steps, and launches the first kernel after that without overlap); keys and values of
+//   this step, Q, the scales and the workspace after it.
 #pragma once
 
 #include "attention/decode_loader.cuh"
@@ -35,17 +35,18 @@ struct Decode {
             (Shape::kTensorCopy ? kTensorMap : 0) | (Shape::kClusters ? kClusters : 0),
             Shape::kUnitColumns,
             Shape::kCrews,
-            Shape::kTeams,
+            Shape::kWarps,
             0,
             0,
-            Shape::kTileTokens};
+            Shape::kSlabTokens};
   }
 
   static __device__ __forceinline__ void run(const DecodeParams& params) {
     extern __shared__ __align__(1024) unsigned char shared[];
 
-    DecodeLoader<Shape>::init_barriers(params, shared);
-    DecodeMerge<Shape>::greet_peers(shared);
+    launch_dependents();
+    if (Shape::kTensorCopy && threadIdx.x == 0) prefetch_tensor_map(params.kv_map);
+    DecodeMerge<Shape>::init_barriers(shared);
     UnitCursor<Shape> cursor(params);
     __syncthreads();  // the barriers are initialised
     const DecodeCrew<Shape> crew;
@@ -56,7 +57,7 @@ struct Decode {
     // The first round has no unit: it fills the ring. One call more than there are stages, since the first only fetches
     // the first unit; and through the same loop as all others, since a second copy of fill would cost compile time.
     DecodeUnit<Shape> unit = {};
-    constexpr int kFirst = -(Shape::kStages + 1) * Shape::kCrewTeams;
+    constexpr int kFirst = -(Shape::kStages + 1) * Shape::kCrewWarps;
     int tile = kFirst;
     int stage = Shape::kStages - 1;
     u32 phase = 0;  // flips when the first call wraps to stage 0, and again when the ring is full
@@ -65,32 +66,27 @@ struct Decode {
       DecodeAccumulator<Shape> accumulator;
       accumulator.clear();
       const int tiles = unit.tiles();
-      for (; tile < tiles; tile += Shape::kCrewTeams) {
+      for (; tile < tiles; tile += Shape::kCrewWarps) {
         if (unit.valid) {
           loader.wait(stage, phase);
-          if (Shape::kTeamWarps == 1 || crew.member * (Shape::kWarpTiles * 8) < unit.columns()) {
-            accumulator.attend(loader.stage_address(stage), query, unit.item.begin + tile * Shape::kTileTokens,
-                               unit.item.end, crew.lane);
-          }
-          crew.sync_team();  // everybody has read the stage: it may be filled again
+          accumulator.attend(loader.stage_address(stage), query, unit.item.begin + tile * Shape::kTileTokens,
+                             unit.item.end, crew.lane);
+          __syncwarp();  // all lanes have read the stage: it may be filled again
         }
         loader.fill(stage);
-        if (tile == kFirst) {
-          launch_dependents();
-          wait_for_dependency();
-        }
         if (++stage == Shape::kStages) {
           stage = 0;
           phase ^= 1;
         }
       }
       const float value_scale = query.value_scale;
-      query.load(params, following, crew, cursor.scale);  // travels during the merge
-      if (unit.valid && crew.place() < tiles) {
-        accumulator.store(merge.team_output(crew.team), merge.team_state(crew.team), unit.columns(), crew);
-      }
+      if (!unit.valid) wait_for_dependency();
+      query.load(params, following, crew.lane, cursor.scale);  // travels during the merge
       if (unit.valid) {
-        merge.finish(unit, cursor.slices, value_scale);
+        if (crew.place() < tiles) {
+          accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.columns(), crew.lane);
+        }
+        merge.finish(unit, !following.valid, value_scale);
       } else {
         merge.wait_for_peers();
       }

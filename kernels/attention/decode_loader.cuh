@@ -1,11 +1,13 @@
-// Brings one team's tiles of K and V to shared memory.
+// Brings one warp's tiles of K and V to shared memory.
 //
-// Each team loads its own 16-token tiles (tile t of a unit belongs to team t % kCrewTeams of the crew) into its own ring of
-// kStages stages and runs ahead of the computation over unit borders, so that the ring stays full while a unit is being
-// merged. There is no producer warp.
-// A tile in shared memory: [strips][16 tokens][kStripBytes], 16-byte chunks swizzled (DecodeShape::chunk_offset).
-// Hopper, pages of 16 tokens or multiples: one lane issues one box for K and one for V, completion on an mbarrier a stage.
-//   A box is always whole: rows behind the end hold whatever lies in the page.
+// Each warp loads its own tiles (tile t of a unit belongs to warp t % kCrewWarps of the crew) into its own ring of kStages
+// stages and runs ahead of the computation over unit borders, so that the ring stays full while a unit is being merged.
+// There is no producer warp.
+// A stage in shared memory: K, then V, each [slabs][strips][16 tokens][kStripBytes], 16-byte chunks swizzled
+// (DecodeShape::chunk_offset).
+// Hopper, pages of 16 tokens or multiples: one lane issues a box a slab for K and one for V, completion on an mbarrier a
+//   stage. A box has always 16 rows: where the sequence has less, it ends at the sequence's end, so that its last rows are
+//   the tokens. Rows before the page come as zeros, unread; others hold earlier tokens.
 // Else: cp.async, 16 bytes a thread, one commit group a tile; rows behind the end become zeros.
 // Page ids are read a batch of tiles ahead, one for each lane, and handed out by shuffle.
 #pragma once
@@ -19,17 +21,18 @@ template <typename Shape>
 struct DecodeLoader {
   using Unit = DecodeUnit<Shape>;
 
-  static constexpr int kTileTokens = Shape::kTileTokens;
+  static constexpr int kSlabTokens = Shape::kSlabTokens;
+  static constexpr int kSlabs = Shape::kSlabs;
   static constexpr int kPageSize = Shape::kPageSize;
-  static constexpr bool kPagePerTile = Shape::kPagePerTile;
+  static constexpr bool kPagePerSlab = Shape::kPagePerSlab;
   static constexpr int kKvBytes = Shape::KvElement::kBytes;
 
-  // Page ids of a batch: one per tile when a tile lies in one page, else one per token.
-  static constexpr int kBatchTiles = kPagePerTile ? 32 : 2;
+  // Page ids of a batch: one per slab when a slab lies in one page, else one per token.
+  static constexpr int kBatchTiles = (kPagePerSlab ? 32 : 2) / kSlabs;
 
-  // How cp.async loads a tile: 16-byte chunks of token rows, as many at once as the team has threads.
+  // How cp.async loads a tile: 16-byte chunks of token rows, as many at once as a warp has lanes.
   static constexpr int kChunks = Shape::kRowBytes / 16;  // of a row
-  static constexpr int kCopies = (kTileTokens * kChunks + Shape::kTeamThreads - 1) / Shape::kTeamThreads;
+  static constexpr int kCopies = (Shape::kTileTokens * kChunks + 31) / 32;
 
   const DecodeParams& params;
   const DecodeCrew<Shape>& crew;
@@ -48,31 +51,20 @@ struct DecodeLoader {
       : params(p),
         crew(c),
         cursor(first),
-        ring(shared_address(shared) + Shape::kRingOffset + c.team * (Shape::kStages * Shape::kStageBytes)),
-        barriers(shared_address(shared) + Shape::kBarrierOffset + c.team * (Shape::kStages * 8)),
+        ring(shared_address(shared) + Shape::kRingOffset + c.warp * (Shape::kStages * Shape::kStageBytes)),
+        barriers(shared_address(shared) + Shape::kBarrierOffset +
+                 (Shape::kClusterBarriers + c.warp * Shape::kStages) * 8),
         policy(evict_first_policy()) {}
-
-  // Before anything else, since the fence waits for loads in flight; a block-wide barrier or one of the cluster follows.
-  static __device__ __forceinline__ void init_barriers(const DecodeParams& params, unsigned char* shared) {
-    if constexpr (Shape::kTensorCopy) {
-      if (threadIdx.x == 0) {
-        prefetch_tensor_map(params.kv_map);
-        for (int i = 0; i < Shape::kTeams * Shape::kStages; i++) {
-          mbarrier_init(shared_address(shared) + Shape::kBarrierOffset + i * 8, 1);
-        }
-        mbarrier_init_fence();
-      }
-    }
-  }
 
   __device__ __forceinline__ u32 stage_address(int stage) const { return ring + stage * Shape::kStageBytes; }
 
-  // Fills a stage with the team's next tile. The first call only fetches the first unit and its page ids: nothing that
-  // the kernel before this one writes. Without the copy engine it commits a group even when there is no tile, so that
+  // Fills a stage with the warp's next tile. The first call only fetches the first unit and its page ids. Without the copy engine it commits a group even when there is no tile, so that
   // waiting counts stages.
   __device__ __forceinline__ void fill(int stage) {
     if (tile >= batch_end) take_next_batch();
     if (current.valid) {
+      const int end = min(first_token(current, tile) + Shape::kTileTokens, current.item.end);
+      if (end > current.settled) wait_for_dependency();
       if constexpr (Shape::kTensorCopy) {
         copy_boxes(stage);
       } else {
@@ -89,20 +81,18 @@ struct DecodeLoader {
       mbarrier_wait(barriers + stage * 8, phase);
     } else {
       copy_async_wait<Shape::kStages - 1>();
-      crew.sync_team();  // the other threads' copies of this stage are visible too
+      __syncwarp();  // the other lanes' copies of this stage are visible too
     }
   }
 
  private:
-  __device__ __forceinline__ bool issues() const { return crew.member == 0 && crew.lane == 0; }
-
-  // Tiles of a unit that belong to this team.
+  // Tiles of a unit that belong to this warp.
   __device__ __forceinline__ int own_tiles(const Unit& unit) const {
-    return (unit.tiles() - crew.place() + Shape::kCrewTeams - 1) / Shape::kCrewTeams;
+    return (unit.tiles() - crew.place() + Shape::kCrewWarps - 1) / Shape::kCrewWarps;
   }
 
   __device__ __forceinline__ int first_token(const Unit& unit, int own_tile) const {
-    return unit.item.begin + (crew.place() + own_tile * Shape::kCrewTeams) * kTileTokens;
+    return unit.item.begin + (crew.place() + own_tile * Shape::kCrewWarps) * Shape::kTileTokens;
   }
 
   __device__ __forceinline__ void take_next_unit() {
@@ -113,8 +103,9 @@ struct DecodeLoader {
   }
 
   __device__ __forceinline__ void read_pages() {
-    const int token = kPagePerTile ? first_token(ahead, next_batch + crew.lane)
-                                   : first_token(ahead, next_batch + (crew.lane >> 4)) + (crew.lane & 15);
+    const int slab = kPagePerSlab ? crew.lane : crew.lane / kSlabTokens;  // of the batch
+    int token = first_token(ahead, next_batch + slab / kSlabs) + slab % kSlabs * kSlabTokens;
+    if (!kPagePerSlab) token += crew.lane % kSlabTokens;
     next_pages = 0;
     if (ahead.valid && token < ahead.item.end) {
       const i32 page = load_ahead(params.pages + ahead.item.kv_start + token / kPageSize);
@@ -138,38 +129,45 @@ struct DecodeLoader {
   }
 
   __device__ __forceinline__ void copy_boxes(int stage) {
-    const int page = __shfl_sync(~0u, pages, tile - batch);
-    if (issues()) {
-      const int slot = first_token(current, tile) % kPageSize;
+    const int first = first_token(current, tile),
+              slabs = kSlabs == 1 ? 1 : min(kSlabs, slabs_of(current.item.end - first));
+    int page[kSlabs];
+#pragma unroll
+    for (int i = 0; i < kSlabs; i++) page[i] = __shfl_sync(~0u, pages, (tile - batch) * kSlabs + i);
+    if (crew.lane == 0) {
       const u32 target = stage_address(stage), barrier = barriers + stage * 8;
-      mbarrier_expect(barrier, Shape::kStageBytes);
-      copy_tensor(target, params.kv_map, barrier, 0, current.kv_head(), slot, static_cast<i32>(params.key_page) + page,
-                  0, policy);
-      copy_tensor(target + Shape::kTileBytes, params.kv_map, barrier, 0, current.kv_head(), slot,
-                  static_cast<i32>(params.value_page) + page, 0, policy);
+      mbarrier_expect(barrier, slabs * (2 * Shape::kSlabBytes));
+#pragma unroll
+      for (int i = 0; i < kSlabs; i++) {
+        if (i < slabs) {
+          const int token = first + i * kSlabTokens;
+          const int slot = token % kPageSize - max(0, kSlabTokens - (current.item.end - token));  // -15 and up
+          copy_tensor(target + i * Shape::kSlabBytes, params.kv_map, barrier, 0, current.kv_head(), slot,
+                      static_cast<i32>(params.key_page) + page[i], 0, policy);
+          copy_tensor(target + Shape::kTileBytes + i * Shape::kSlabBytes, params.kv_map, barrier, 0, current.kv_head(),
+                      slot, static_cast<i32>(params.value_page) + page[i], 0, policy);
+        }
+      }
     }
   }
 
+  static __device__ __forceinline__ int slabs_of(int tokens) { return (tokens + kSlabTokens - 1) / kSlabTokens; }
+
   __device__ __forceinline__ void copy_rows(int stage) {
-    const int token = first_token(current, tile);
+    const int first = first_token(current, tile);
     const i64 head = current.kv_head() * params.head_stride;
-    i64 page_start = 0;
-    if (kPagePerTile) page_start = __shfl_sync(~0u, pages, tile - batch) * params.page_stride + head;
 #pragma unroll
     for (int i = 0; i < kCopies; i++) {
-      const int index = i * Shape::kTeamThreads + crew.member * 32 + crew.lane;
-      const int row = index / kChunks, chunk = index % kChunks;
-      i64 offset;
-      if (kPagePerTile) {
-        offset = page_start + (token % kPageSize + row) * params.token_stride;
-      } else {
-        const int page = __shfl_sync(~0u, pages, (tile - batch) * kTileTokens + (row & 15));
-        offset = page * params.page_stride + ((token + row) % kPageSize) * params.token_stride + head;
-      }
-      if (kTileTokens * kChunks % Shape::kTeamThreads == 0 || row < kTileTokens) {
+      const int index = i * 32 + crew.lane;
+      const int row = index / kChunks, chunk = index % kChunks, token = first + row;
+      const int lane = kPagePerSlab ? row / kSlabTokens : row % Shape::kTileTokens;  // who holds its page
+      const int page = __shfl_sync(~0u, pages, (tile - batch) * (kPagePerSlab ? kSlabs : Shape::kTileTokens) + lane);
+      const i64 offset = page * params.page_stride + (token % kPageSize) * params.token_stride + head;
+      if (Shape::kTileTokens * kChunks % 32 == 0 || row < Shape::kTileTokens) {
         // Rows behind the end become zeros: 0 * NaN would poison the output, and unused slots may hold anything.
-        const u32 bytes = token + row < current.item.end ? 16 : 0;
-        const u32 target = stage_address(stage) + Shape::chunk_offset(row, chunk);
+        const u32 bytes = token < current.item.end ? 16 : 0;
+        const u32 target = stage_address(stage) + row / kSlabTokens * Shape::kSlabBytes +
+                           Shape::chunk_offset(row % kSlabTokens, chunk);
         copy_async(target, params.key + offset * kKvBytes + chunk * 16, bytes, policy);
         copy_async(target + Shape::kTileBytes, params.value + offset * kKvBytes + chunk * 16, bytes, policy);
       }

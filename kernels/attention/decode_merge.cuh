@@ -1,6 +1,6 @@
-// From the partial states of teams, blocks and parts to the output.
+// From the partial states of warps, blocks and parts to the output.
 //
-// Between the teams of a crew: every team puts O, max and sum into shared memory; behind a barrier all threads merge them.
+// Between the warps of a crew: every warp puts O, max and sum into shared memory; behind a barrier all threads merge them.
 // Between the parts of a sequence: the partial state goes to the workspace, and the crew that arrives last merges all
 //   parts in part order (the same bits every time) and sets the counter back to zero (so that a captured graph can be
 //   replayed).
@@ -11,37 +11,9 @@
 #pragma once
 
 #include "attention/decode_work.cuh"
+#include "attention/merged_state.cuh"
 
 namespace flashinfer {
-
-// Several partial states becoming one, for N neighbouring outputs of one column.
-template <int N>
-struct MergedState {
-  FloatVector<N> o = {};
-  float max = negative_infinity();
-  float sum = 0.f;
-
-  // Scales what is there to a maximum that is at least its own.
-  __device__ __forceinline__ void raise(float high) {
-    const float raised = fmaxf(max, high);
-    const float factor = exp2_fast(max - finite(raised));
-    max = raised;
-    sum *= factor;
-#pragma unroll
-    for (int e = 0; e < N; e++) o.at[e] *= factor;
-  }
-
-  // Adds a state whose maximum is not above this one's; an empty state has maximum -inf and adds nothing.
-  __device__ __forceinline__ void add(float2 state, const FloatVector<N>& part) {
-    const float factor = exp2_fast(state.x - finite(max));
-    sum += factor * state.y;
-#pragma unroll
-    for (int e = 0; e < N; e++) o.at[e] += factor * part.at[e];
-  }
-
-  // -inf minus -inf would be NaN; -inf minus anything else is as empty as it should be.
-  static __device__ __forceinline__ float finite(float high) { return high > negative_infinity() ? high : 0.f; }
-};
 
 template <typename Shape>
 struct DecodeMerge {
@@ -63,17 +35,26 @@ struct DecodeMerge {
     if constexpr (Shape::kClusters) cluster_shift = 31 - __clz(cluster_size());
   }
 
-  // Prepares the exchange inside a cluster. A peer may send once every block has passed wait_for_peers.
-  static __device__ __forceinline__ void greet_peers(unsigned char* shared) {
-    if constexpr (Shape::kClusters) {
-      if (cluster_size() > 1) {
+  // Prepares all barriers of the block, before any load: the fence waits for those in flight. A peer may send once every
+  // block has passed wait_for_peers; what the block's own warps use stands ready behind a barrier of the block.
+  static __device__ __forceinline__ void init_barriers(unsigned char* shared) {
+    if constexpr (Shape::kBarriers > 0) {
+      if (threadIdx.x % 32 == 0) {
         if (threadIdx.x == 0) {
-          mbarrier_init(cluster_barrier(shared, 0), 1);
-          mbarrier_init(cluster_barrier(shared, 1), 1);
-          mbarrier_init_fence();
+#pragma unroll
+          for (int i = 0; i < Shape::kClusterBarriers; i++) mbarrier_init(barrier(shared, i), 1);
         }
-        __syncwarp();
-        cluster_arrive();
+#pragma unroll
+        for (int i = 0; i < Shape::kRingBarriers; i++) {
+          mbarrier_init(barrier(shared, Shape::kClusterBarriers + threadIdx.x / 32 * Shape::kRingBarriers + i), 1);
+        }
+        mbarrier_init_fence();
+      }
+      if constexpr (Shape::kClusters) {
+        if (cluster_size() > 1) {
+          __syncwarp();
+          cluster_arrive();
+        }
       }
     }
   }
@@ -84,59 +65,62 @@ struct DecodeMerge {
     }
   }
 
-  __device__ __forceinline__ float* team_output(int team) const {
-    return reinterpret_cast<float*>(shared) + team * Shape::kTeamOutput;
+  // Where a warp puts its state of a unit, for the crew to merge.
+  __device__ __forceinline__ float* warp_output(int warp) const {
+    return reinterpret_cast<float*>(shared) + warp * Shape::kWarpOutput;
+  }
+  __device__ __forceinline__ float2* warp_state(int warp) const {
+    return reinterpret_cast<float2*>(shared + Shape::kStateOffset) + warp * Shape::kUnitColumns;
   }
 
-  __device__ __forceinline__ float2* team_state(int team) const {
-    return reinterpret_cast<float2*>(shared + Shape::kStateOffset) + team * Shape::kUnitColumns;
-  }
-
-  // Called by all threads of the crew when every team with tiles has stored its state.
-  __device__ __forceinline__ void finish(const Unit& unit, int slices, float value_scale) {
-    crew.sync();  // all teams' states are in shared memory
+  // Called by all threads of the crew when every warp with tiles has stored its state. `last`: of the crew's units.
+  __device__ __forceinline__ void finish(const Unit& unit, bool last, float value_scale) {
+    crew.sync();  // all warps' states are in shared memory
     const int outputs = unit.columns() * Shape::kHeadDim;
-#pragma unroll 1  // headDim 256 has several rounds: copies of them would only cost compile time
-    for (int at = crew.thread() * kVector; at < outputs; at += Shape::kCrewThreads * kVector) {
+    const int first = crew.thread() * kVector;
+    constexpr int kStride = Shape::kCrewThreads * kVector;
+#pragma unroll 1
+    for (int at = first; at < outputs; at += kStride) {
       const int column = at / Shape::kHeadDim, d = at % Shape::kHeadDim;
       State merged;
-      from_teams(merged, unit, column, d);
-      if (Shape::kClusters && slices > 1) {
-        send(unit, slices, column, d, merged);
+      from_warps(merged, unit, column, d);
+      if (Shape::kClusters && cluster_shift > 0) {
+        send(unit, column, d, merged);
       } else if (unit.item.parts <= 1) {
         write(unit, column, d, merged, value_scale);
       } else {
         keep(unit, column, d, merged);
       }
     }
-    if (Shape::kClusters && slices > 1) {
-      const int own = crew.thread() * kVector;  // of this block's slice
-      if (own < outputs >> cluster_shift) {
-        wait_for_slices(unit, slices);
+    if (Shape::kClusters && cluster_shift > 0) {
+      const int slice = outputs >> cluster_shift;  // what a block owns
+      if (first < slice) {
+        wait_for_slices(unit);
 #pragma unroll 1
-        for (int in_slice = own; in_slice < outputs >> cluster_shift; in_slice += Shape::kCrewThreads * kVector) {
+        for (int in_slice = first; in_slice < slice; in_slice += kStride) {
           const int at = (in_slice << cluster_shift) + cluster_rank() * kVector;
           State merged;
-          from_peers(merged, slices, outputs >> cluster_shift, at / Shape::kHeadDim, in_slice);
+          from_peers(merged, slice, at / Shape::kHeadDim, in_slice);
           write(unit, at / Shape::kHeadDim, at % Shape::kHeadDim, merged, value_scale);
         }
       }
       exchanges++;
     } else if (unit.item.parts > 1 && arrive_last(unit)) {
 #pragma unroll 1
-      for (int at = crew.thread() * kVector; at < outputs; at += Shape::kCrewThreads * kVector) {
+      for (int at = first; at < outputs; at += kStride) {
         const int column = at / Shape::kHeadDim, d = at % Shape::kHeadDim;
         State merged;
         from_parts(merged, unit, column, d);
         write(unit, column, d, merged, value_scale);
       }
     }
-    crew.sync();  // the merge buffer and the verdict may be overwritten
+    if (!last) crew.sync();  // the place to merge in and the verdict may be overwritten
   }
 
  private:
-  static __device__ __forceinline__ u32 cluster_barrier(const unsigned char* shared, u32 buffer) {
-    return shared_address(shared) + Shape::kClusterBarrierOffset + buffer * 8;
+  // The two of the cluster's exchanges come first, then the ring's.
+  static __device__ __forceinline__ u32 barrier(const unsigned char* shared, int index) {
+    return shared_address(shared) + Shape::kBarrierOffset + index * 8;
   }
 
   __device__ __forceinline__ int cluster_buffer() const {
@@ -154,17 +138,9 @@ struct DecodeMerge {
     const float scale = merged.sum > 0.f ? value_scale * reciprocal(merged.sum) : 0.f;
     const i64 row = unit.item.row + unit.token_of(column);
     const int head = unit.head_of(column);
-    u32 packed[kVector / 2];
-#pragma unroll
-    for (int i = 0; i < kVector / 2; i++) {
-      packed[i] = Element::pack(merged.o.at[2 * i] * scale, merged.o.at[2 * i + 1] * scale);
-    }
     u16* target = params.output + row * params.output_row_stride + head * params.output_head_stride + d;
-    if constexpr (kVector == 4) {
-      *reinterpret_cast<uint2*>(target) = make_uint2(packed[0], packed[1]);
-    } else {
-      *reinterpret_cast<u32*>(target) = packed[0];
-    }
+    *reinterpret_cast<uint2*>(target) = make_uint2(Element::pack(merged.o.at[0] * scale, merged.o.at[1] * scale),
+                                                   Element::pack(merged.o.at[2] * scale, merged.o.at[3] * scale));
     if (params.lse && d == 0) {
       params.lse[row * Shape::kHeads + head] =
           merged.sum > 0.f ? merged.max + __log2f(merged.sum) : negative_infinity();
@@ -179,7 +155,7 @@ struct DecodeMerge {
   }
 
   // Announces this part; whether all others were there before it. Called by all threads of the crew.
-  __device__ __forceinline__ bool arrive_last(const Unit& unit) {
+  __device__ __forceinline__ bool arrive_last(const Unit& unit) const {
     volatile int* last = reinterpret_cast<volatile int*>(shared + Shape::kFlagOffset) + crew.index();
     crew.sync();  // all threads have written this part's state before one announces it
     if (crew.thread() == 0) {
@@ -193,66 +169,67 @@ struct DecodeMerge {
   }
 
   // Sends a thread's outputs to the block of the cluster that owns them, and the column's max and sum to one block each.
-  __device__ __forceinline__ void send(const Unit& unit, int slices, int column, int d, const State& merged) {
+  __device__ __forceinline__ void send(const Unit& unit, int column, int d, const State& merged) {
     if constexpr (Shape::kClusters) {
       const int slice = unit.columns() * Shape::kHeadDim >> cluster_shift;  // outputs that a block owns
-      const int vector = (column * Shape::kHeadDim + d) / kVector, owner = vector & (slices - 1), rank = cluster_rank();
-      const u32 base = shared_address(shared) + cluster_buffer(), barrier = cluster_barrier(shared, exchanges & 1);
+      const int vector = (column * Shape::kHeadDim + d) / kVector, slices = 1 << cluster_shift;
+      const int owner = vector & (slices - 1), rank = cluster_rank();
+      const u32 base = shared_address(shared) + cluster_buffer(), arrived = barrier(shared, exchanges & 1);
       store_cluster(cluster_address(base + (rank * slice + (vector >> cluster_shift) * kVector) * 4, owner),
-                    cluster_address(barrier, owner), merged.o.at);
+                    cluster_address(arrived, owner), merged.o.at);
       const int peer = d / kVector;
       if (peer < slices) {
         const float state[2] = {merged.max, merged.sum};
         store_cluster(cluster_address(base + Shape::kClusterOutput + (rank * Shape::kUnitColumns + column) * 8, peer),
-                      cluster_address(barrier, peer), state);
+                      cluster_address(arrived, peer), state);
       }
     }
   }
 
   // Waits for what all blocks of the cluster have sent of this block's slice.
-  __device__ __forceinline__ void wait_for_slices(const Unit& unit, int slices) {
-    const u32 barrier = cluster_barrier(shared, exchanges & 1);
-    if (threadIdx.x == 0) mbarrier_expect(barrier, unit.columns() * (Shape::kHeadDim * 4 + 8 * slices));
-    mbarrier_wait(barrier, (exchanges >> 1) & 1);
+  __device__ __forceinline__ void wait_for_slices(const Unit& unit) {
+    const u32 arrived = barrier(shared, exchanges & 1);
+    if (threadIdx.x == 0) mbarrier_expect(arrived, unit.columns() * (Shape::kHeadDim * 4 + (8 << cluster_shift)));
+    mbarrier_wait(arrived, (exchanges >> 1) & 1);
   }
 
   // In all three: loads stand together and none behind a branch, so that their latencies overlap.
 
-  __device__ __forceinline__ void from_teams(State& merged, const Unit& unit, int column, int d) const {
-    const int tiles = unit.tiles(), first = crew.index() * Shape::kCrewTeams;
-    const float* outputs = team_output(first) + column * Shape::kMergeRow + d;
-    const float2* states = team_state(first) + column;
-    // Teams without tiles stored nothing: what lies in their place is read and dropped.
-    FloatVector<kVector> parts[Shape::kCrewTeams];
-    float2 found[Shape::kCrewTeams];
+  __device__ __forceinline__ void from_warps(State& merged, const Unit& unit, int column, int d) const {
+    const int tiles = unit.tiles(), first = crew.index() * Shape::kCrewWarps;
+    const float* outputs = warp_output(first) + column * Shape::kMergeRow + d;
+    const float2* states = warp_state(first) + column;
+    // Warps without tiles stored nothing: what lies in their place is read and dropped.
+    FloatVector<kVector> parts[Shape::kCrewWarps];
+    float2 found[Shape::kCrewWarps];
 #pragma unroll
-    for (int t = 0; t < Shape::kCrewTeams; t++) {
-      found[t] = states[t * Shape::kUnitColumns];
-      parts[t] = *reinterpret_cast<const FloatVector<kVector>*>(outputs + t * Shape::kTeamOutput);
+    for (int w = 0; w < Shape::kCrewWarps; w++) {
+      found[w] = states[w * Shape::kUnitColumns];
+      parts[w] = *reinterpret_cast<const FloatVector<kVector>*>(outputs + w * Shape::kWarpOutput);
     }
 #pragma unroll
-    for (int t = 0; t < Shape::kCrewTeams; t++) {
-      if (t >= tiles) {
-        found[t] = make_float2(negative_infinity(), 0.f);
-        parts[t] = {};
+    for (int w = 0; w < Shape::kCrewWarps; w++) {
+      if (w >= tiles) {
+        found[w] = make_float2(negative_infinity(), 0.f);
+        parts[w] = {};
       }
-      merged.max = fmaxf(merged.max, found[t].x);
+      merged.max = fmaxf(merged.max, found[w].x);
     }
 #pragma unroll
-    for (int t = 0; t < Shape::kCrewTeams; t++) merged.add(found[t], parts[t]);
+    for (int w = 0; w < Shape::kCrewWarps; w++) merged.add(found[w], parts[w]);
   }
 
-  __device__ __forceinline__ void from_peers(State& merged, int slices, int slice, int column, int at) const {
+  __device__ __forceinline__ void from_peers(State& merged, int slice, int column, int at) const {
     const float* outputs = reinterpret_cast<const float*>(shared + cluster_buffer()) + at;
     const float2* states = reinterpret_cast<const float2*>(shared + cluster_buffer() + Shape::kClusterOutput) + column;
     FloatVector<kVector> parts[Shape::kMaxCluster];
     float2 found[Shape::kMaxCluster];
 #pragma unroll
     for (int r = 0; r < Shape::kMaxCluster; r++) {
-      const int from = r < slices ? r : 0;
+      const int from = r < 1 << cluster_shift ? r : 0;
       found[r] = states[from * Shape::kUnitColumns];
       parts[r] = *reinterpret_cast<const FloatVector<kVector>*>(outputs + from * slice);
-      if (r >= slices) found[r].x = negative_infinity();
+      if (r >= 1 << cluster_shift) found[r].x = negative_infinity();
       merged.max = fmaxf(merged.max, found[r].x);
     }
 #pragma unroll

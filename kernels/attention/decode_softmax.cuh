@@ -83,12 +83,12 @@ struct QueryFragments {
   float value_scale;
 
   // Columns beyond the unit's repeat its last one: a column's results depend on nothing else, and nobody reads them.
-  __device__ __forceinline__ void load(const DecodeParams& params, const DecodeUnit<Shape>& unit,
-                                       const DecodeCrew<Shape>& crew, float logits_scale) {
-    const int last = max(unit.columns() - 1, 0), first = crew.member * (kTiles * 8), lane = crew.lane;
+  __device__ __forceinline__ void load(const DecodeParams& params, const DecodeUnit<Shape>& unit, int lane,
+                                       float logits_scale) {
+    const int last = max(unit.columns() - 1, 0);
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile++) {
-      const int column = min(first + tile * 8 + (lane >> 2), last);
+      const int column = min(tile * 8 + (lane >> 2), last);
       const i64 row = unit.item.row + unit.token_of(column);
       const i64 offset =
           unit.valid ? row * params.query_row_stride + unit.head_of(column) * params.query_head_stride : 0;
@@ -97,17 +97,18 @@ struct QueryFragments {
       for (int step = 0; step < kSteps; step++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-          at[tile][step][half] = load_volatile(source + KvFragments<Shape>::query_element(step, half, lane));
+          at[tile][step][half] =
+              *reinterpret_cast<const u32*>(source + KvFragments<Shape>::query_element(step, half, lane));
         }
       }
 #pragma unroll
-      for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(min(first + tile * 8 + (lane & 3) * 2 + h, last));
+      for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(min(tile * 8 + (lane & 3) * 2 + h, last));
     }
     scale = logits_scale;
     if constexpr (Shape::KvElement::kBytes == 1) {
       const int head = unit.valid ? unit.kv_head() : 0;
-      scale *= load_volatile(params.key_scales + head);
-      value_scale = load_volatile(params.value_scales + head);
+      scale *= params.key_scales[head];
+      value_scale = params.value_scales[head];
       if constexpr (!IsSame<Element, MathElement>::value) {
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++) {
@@ -125,19 +126,6 @@ struct QueryFragments {
       value_scale = 1.f;
     }
   }
-
- private:
-  // The query comes from the kernel before: the compiler must not lift its loads over wait_for_dependency.
-  static __device__ __forceinline__ u32 load_volatile(const u16* p) {
-    u32 v;
-    asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-    return v;
-  }
-  static __device__ __forceinline__ float load_volatile(const float* p) {
-    float v;
-    asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
-    return v;
-  }
 };
 
 // The online softmax of one warp: O^T of its tokens and, for columns 2c and 2c + 1 of lane column c, max and sum.
@@ -147,6 +135,7 @@ struct DecodeAccumulator {
   using Fragments = KvFragments<Shape>;
   static constexpr int kTiles = Shape::kWarpTiles;
   static constexpr int kSteps = Shape::kHeadDim / 16;
+  static constexpr int kSlabs = Shape::kSlabs;
   static constexpr int kChains = kTiles == 1 ? 2 : 1;  // two chains of products hide the latency of the instruction
 
   float o[kTiles][kSteps][4];
@@ -168,37 +157,59 @@ struct DecodeAccumulator {
   // Takes in the tile in shared memory, which starts at token `begin` and ends before `end`.
   __device__ __forceinline__ void attend(u32 stage, const QueryFragments<Shape>& q, int begin, int end, int lane) {
     const int left = end - begin;
-    float s[kTiles][kChains][4] = {};
+    // x[0], x[1]: token lane / 4 of the slab, columns 2c and 2c + 1; x[2], x[3]: token lane / 4 + 8.
+    float x[kSlabs][kTiles][4] = {};
 #pragma unroll
-    for (int step = 0; step < kSteps; step += Fragments::kSteps) {
-      Fragments keys;
-      keys.load_keys(stage, step, lane);
+    for (int slab = 0; slab < kSlabs; slab++) {
+      if (is_empty(slab, left)) continue;
+      float s[kTiles][kChains][4] = {};
 #pragma unroll
-      for (int i = 0; i < Fragments::kSteps; i++) {
+      for (int step = 0; step < kSteps; step += Fragments::kSteps) {
+        Fragments keys;
+        keys.load_keys(stage + slab * Shape::kSlabBytes, step, lane);
 #pragma unroll
-        for (int tile = 0; tile < kTiles; tile++) {
-          MathElement::mma(s[tile][(step + i) % kChains], keys.at[i], q.at[tile][step + i][0], q.at[tile][step + i][1]);
+        for (int i = 0; i < Fragments::kSteps; i++) {
+#pragma unroll
+          for (int tile = 0; tile < kTiles; tile++) {
+            MathElement::mma(s[tile][(step + i) % kChains], keys.at[i], q.at[tile][step + i][0],
+                             q.at[tile][step + i][1]);
+          }
+        }
+      }
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          x[slab][tile][i] = (kChains == 2 ? s[tile][0][i] + s[tile][kChains - 1][i] : s[tile][0][i]) * q.scale;
         }
       }
     }
-    // x[0], x[1]: token lane / 4, columns 2c and 2c + 1; x[2], x[3]: token lane / 4 + 8.
-    float x[kTiles][4], high[kTiles][2];
+    if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
+#pragma unroll
+      for (int slab = 0; slab < kSlabs; slab++) {
+        // Rows before the slab's first token: a box ends where the sequence does.
+        const int missing = Shape::kTensorCopy ? ::max(0, (slab + 1) * Shape::kSlabTokens - left) : 0;
+#pragma unroll
+        for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            const int row = (lane >> 2) + (i >> 1) * 8, token = begin + slab * Shape::kSlabTokens + row - missing;
+            if (row < missing || token >= q.limit[tile][i & 1]) x[slab][tile][i] = negative_infinity();
+          }
+        }
+      }
+    }
+    float high[kTiles][2];
     bool rises = false;
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        x[tile][i] = (kChains == 2 ? s[tile][0][i] + s[tile][kChains - 1][i] : s[tile][0][i]) * q.scale;
-      }
-      if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          if (begin + (lane >> 2) + (i >> 1) * 8 >= q.limit[tile][i & 1]) x[tile][i] = negative_infinity();
-        }
-      }
-#pragma unroll
       for (int h = 0; h < 2; h++) {
-        high[tile][h] = fmaxf(x[tile][h], x[tile][h + 2]);
+        high[tile][h] = fmaxf(x[0][tile][h], x[0][tile][h + 2]);
+#pragma unroll
+        for (int slab = 1; slab < kSlabs; slab++) {
+          high[tile][h] = fmaxf(high[tile][h], fmaxf(x[slab][tile][h], x[slab][tile][h + 2]));
+        }
 #pragma unroll
         for (int step = 4; step < 32; step <<= 1) {
           high[tile][h] = fmaxf(high[tile][h], __shfl_xor_sync(~0u, high[tile][h], step));
@@ -207,49 +218,53 @@ struct DecodeAccumulator {
       }
     }
     if (__any_sync(~0u, rises)) rescale(high);
-    u32 p[kTiles][2];
+    u32 p[kSlabs][kTiles][2];
 #pragma unroll
-    for (int tile = 0; tile < kTiles; tile++) {
+    for (int slab = 0; slab < kSlabs; slab++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) x[tile][i] = exp2_fast(x[tile][i] - origin(max[tile][i & 1]));
-      sum[tile][0] += x[tile][0] + x[tile][2];
-      sum[tile][1] += x[tile][1] + x[tile][3];
-      p[tile][0] = transpose_fragment(MathElement::pack(x[tile][0], x[tile][1]));
-      p[tile][1] = transpose_fragment(MathElement::pack(x[tile][2], x[tile][3]));
+      for (int tile = 0; tile < kTiles; tile++) {
+        float(&y)[4] = x[slab][tile];
+#pragma unroll
+        for (int i = 0; i < 4; i++) y[i] = exp2_fast(y[i] - origin(max[tile][i & 1]));
+        sum[tile][0] += y[0] + y[2];
+        sum[tile][1] += y[1] + y[3];
+        p[slab][tile][0] = transpose_fragment(MathElement::pack(y[0], y[1]));
+        p[slab][tile][1] = transpose_fragment(MathElement::pack(y[2], y[3]));
+      }
     }
-
-    const bool clears = Shape::kTensorCopy && left < Shape::kTileTokens;
-    const u32 low_mask = pair_mask(left, (lane & 3) * 2), high_mask = pair_mask(left, (lane & 3) * 2 + 8);
 #pragma unroll
-    for (int step = 0; step < kSteps; step += Fragments::kSteps) {
-      Fragments values;
-      values.load_values(stage + Shape::kTileBytes, step, lane);
+    for (int slab = 0; slab < kSlabs; slab++) {
+      if (is_empty(slab, left)) continue;
 #pragma unroll
-      for (int i = 0; i < Fragments::kSteps; i++) {
-        if (clears) {  // a box brings whole pages: what lies behind the end may be NaN, and 0 * NaN is NaN
-          values.at[i][0] &= low_mask;
-          values.at[i][1] &= low_mask;
-          values.at[i][2] &= high_mask;
-          values.at[i][3] &= high_mask;
-        }
+      for (int step = 0; step < kSteps; step += Fragments::kSteps) {
+        Fragments values;
+        values.load_values(stage + Shape::kTileBytes + slab * Shape::kSlabBytes, step, lane);
 #pragma unroll
-        for (int tile = 0; tile < kTiles; tile++) {
-          MathElement::mma(o[tile][step + i], values.at[i], p[tile][0], p[tile][1]);
+        for (int i = 0; i < Fragments::kSteps; i++) {
+#pragma unroll
+          for (int tile = 0; tile < kTiles; tile++) {
+            MathElement::mma(o[tile][step + i], values.at[i], p[slab][tile][0], p[slab][tile][1]);
+          }
         }
       }
     }
   }
 
   // The sums of all lanes; then puts O, max and sum of the warp's columns where the crew merges them.
-  __device__ __forceinline__ void store(float* output, float2* state, int columns, const DecodeCrew<Shape>& crew) {
-    const int lane = crew.lane;
+  __device__ __forceinline__ void store(float* output, float2* state, int columns, int lane) {
+#pragma unroll
+    for (int step = 4; step < 32; step <<= 1) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) sum[tile][h] += __shfl_xor_sync(~0u, sum[tile][h], step);
+      }
+    }
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-#pragma unroll
-        for (int step = 4; step < 32; step <<= 1) sum[tile][h] += __shfl_xor_sync(~0u, sum[tile][h], step);
-        const int column = (crew.member * kTiles + tile) * 8 + (lane & 3) * 2 + h;
+        const int column = tile * 8 + (lane & 3) * 2 + h;
         if (column < columns) {
           float* target = output + column * Shape::kMergeRow;
 #pragma unroll
@@ -270,9 +285,9 @@ struct DecodeAccumulator {
     return Shape::kQueryTokens == 1 || high > negative_infinity() ? high : 0.f;
   }
 
-  // Keeps of the elements for tokens t and t + 1 those that stand before the end.
-  static __device__ __forceinline__ u32 pair_mask(int left, int t) {
-    return (t < left ? 0x0000ffffu : 0u) | (t + 1 < left ? 0xffff0000u : 0u);
+  // Whether a slab of the tile has no token: what lies there may be anything.
+  static __device__ __forceinline__ bool is_empty(int slab, int left) {
+    return slab > 0 && left <= slab * Shape::kSlabTokens;
   }
 
   __device__ __forceinline__ void rescale(const float (&high)[kTiles][2]) {

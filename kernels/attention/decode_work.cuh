@@ -1,10 +1,10 @@
 // What a decode kernel is made for, and how its warps share the work.
 //
 // Column = one query head of one query token; the columns of a KV head are its group's heads, token after token.
-// Unit of work = (item of the host's list, KV head, column tile): up to kUnitColumns columns over one range of tokens.
-// Team = the warps that look at the same tokens, each for columns of its own; one warp when a warp has room for all.
-// Crew = the teams that share a unit, each taking every so-manieth tile of its tokens: all teams of a block, or, in the
-//   kernel for short sequences (kTeamUnits), one team alone, so that nothing has to be merged.
+// Unit of work = (item of the host's list, KV head, column tile): up to kUnitColumns columns, as many as a warp holds, over
+//   one range of tokens.
+// Crew = the warps that share a unit, each taking every so-manieth tile of its tokens: all warps of a block, or, in the
+//   kernel for short sequences (kTeamUnits), one warp alone, so that nothing has to be merged.
 // Units stand longest first; crew w of n takes units w, 2n-1-w, 2n+w, ... (there and back), so that the loads even out. In
 // a launch with clusters of c > 1 blocks, n counts clusters, and the c blocks of a cluster take each unit together, every
 // block a slice of its tokens.
@@ -52,68 +52,80 @@ struct DecodeShape {
   static constexpr int kSharedLimit = (kRingBytes > 64 * 1024 ? 163 : 99) * 1024;
 #endif
 
-  // A tile of tokens in shared memory: strips of all its rows, as wide as the copy engine's swizzle.
-  static constexpr int kTileTokens = 16;  // M of mma.m16n8k16
+  // A slab of tokens in shared memory: strips of all its rows, as wide as the copy engine's swizzle. A tile is what a stage
+  // holds of K and of V: two slabs of 2 KB are 1 % faster than one; two of 1 KB were slower.
+  static constexpr int kSlabTokens = 16;  // M of mma.m16n8k16
   static constexpr int kRowBytes = kHeadDim * KvElement::kBytes;
   static constexpr int kStripBytes = kRowBytes % 128 == 0 ? 128 : kRowBytes % 64 == 0 ? 64 : 32;
-  static constexpr int kTileBytes = kTileTokens * kRowBytes;
+  static constexpr int kSlabBytes = kSlabTokens * kRowBytes;
+  static constexpr int kSlabs = kSlabBytes == 2048 ? 2 : 1;
+  static constexpr int kTileTokens = kSlabs * kSlabTokens;
+  static constexpr int kTileBytes = kSlabs * kSlabBytes;
   static constexpr int kStageBytes = 2 * kTileBytes;  // K and V
-  // A tile that lies in one page is one box for the copy engine.
-  static constexpr bool kPagePerTile = kPageSize % kTileTokens == 0;
-  static constexpr bool kTensorCopy = kHopper && kPagePerTile;
+  // A slab that lies in one page is one box for the copy engine.
+  static constexpr bool kPagePerSlab = kPageSize % kSlabTokens == 0;
+  static constexpr bool kTensorCopy = kHopper && kPagePerSlab;
 
-  // Two stages a warp matter more than eight warps; and where shared memory is small, so does a place to merge in.
-  static constexpr int kWarps = kStageBytes <= 8192 && (kHeadDim <= 128 || kSharedLimit > 99 * 1024) ? 8 : 4;
-  static constexpr int kThreads = kWarps * 32;
-  static constexpr int kBlocksPerSm = 1;
-
-  // Columns: a warp has registers for two tiles of 8 (N of the instruction) up to headDim 128, and Hopper the shared
-  // memory to merge them; else one.
+  // Columns: a warp has registers for two tiles of 8 (N of the instruction) up to headDim 128, and up to 192 where the copy
+  // engine needs none for addresses. CudaUnits.DecodeColumns tells the host.
+  static constexpr int kMergeRow = kHeadDim + 4;            // floats; the 4 keep rows on different banks
+  static constexpr int kColumnBytes = (kMergeRow + 2) * 4;  // O, max and sum of a warp's column
+  static constexpr int kSmall = 512;                        // flag and barriers, at most
+  static constexpr int kRingAlign = 1024;                   // of the copy engine's swizzle
   static constexpr int kHeadColumns = kGroup * kQueryTokens;
-  static constexpr int kWarpTiles = kHopper && kHeadColumns > 8 && kHeadDim <= 128 ? 2 : 1;
-  static constexpr int kWantedWarps = power_of_two((kHeadColumns + 8 * kWarpTiles - 1) / (8 * kWarpTiles));
-  static constexpr int kTeamWarps = kWantedWarps < kWarps ? kWantedWarps : kWarps;
-  static constexpr int kTeams = kWarps / kTeamWarps;
-  static constexpr int kTeamThreads = kTeamWarps * 32;
-  static constexpr int kTeamColumns = kTeamWarps * kWarpTiles * 8;
-  static constexpr int kCrewTeams = kTeamUnits ? 1 : kTeams;
-  static constexpr int kCrewThreads = kCrewTeams * kTeamThreads;
-  static constexpr int kCrews = kTeams / kCrewTeams;  // of a block
-  static constexpr int kColumnTiles = (kHeadColumns + kTeamColumns - 1) / kTeamColumns;
+  static constexpr bool kTwoFit = kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy);
+  static constexpr int kWarpTiles = kHeadColumns > 8 && kTwoFit ? 2 : 1;
+  static constexpr int kWarpColumns = kWarpTiles * 8;
+  static constexpr int kColumnTiles = (kHeadColumns + kWarpColumns - 1) / kWarpColumns;
   static constexpr int kUnitColumns = (kHeadColumns + kColumnTiles - 1) / kColumnTiles;
   static constexpr int kUnitsPerItem = kKvHeads * kColumnTiles;
 
-  // Merging: each thread owns kVector neighbouring outputs of a column at a time.
-  static constexpr int kVector = kUnitColumns * kHeadDim >= 4 * kCrewThreads ? 4 : 2;
-  static constexpr int kMergeRow = kHeadDim + 4;  // floats; the 4 keep rows on different banks
-  static constexpr int kMergeAtOnce = 8;          // states whose loads overlap
-  static constexpr int kMaxCluster = 8;
-  static constexpr bool kClusters = kHopper && kCrews == 1 && kUnitColumns <= 16;  // more columns: too much to send
+  // Two stages a warp matter more than eight warps; and where shared memory is small, so does a place to merge in.
+  static constexpr int kWarps =
+      kStageBytes <= 8192 && round_up(8 * kUnitColumns * kColumnBytes + kSmall, kRingAlign) + kRingBytes <= kSharedLimit
+          ? 8
+          : 4;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kBlocksPerSm = 1;
+  static constexpr int kCrewWarps = kTeamUnits ? 1 : kWarps;
+  static constexpr int kCrewThreads = kCrewWarps * 32;
+  static constexpr int kCrews = kWarps / kCrewWarps;  // of a block
 
-  // Shared memory, bytes.
-  static constexpr int kTeamOutput = kUnitColumns * kMergeRow;                             // floats: O of a team
-  static constexpr int kStateOffset = kTeams * kTeamOutput * 4;                            // behind them: max, sum
-  static constexpr int kFlagOffset = kStateOffset + (kTeams * kUnitColumns + 1) / 2 * 16;  // "this part is last"
-  static constexpr int kClusterOffset = kFlagOffset + (kTeams * 4 + 15) / 16 * 16;
+  // Merging: each thread owns kVector neighbouring outputs of a column at a time.
+  static constexpr int kVector = 4;
+  static constexpr int kMergeAtOnce = 8;  // states whose loads overlap
+  static constexpr int kMaxCluster = 8;
+
+  // Shared memory, bytes. The stages of a warp come as near to kRingBytes as whole ones can.
+  static constexpr int kWarpOutput = kUnitColumns * kMergeRow;  // floats: O of a warp
+  static constexpr int kStateOffset = kWarps * kWarpOutput * 4;
+  static constexpr int kFlagOffset = round_up(kWarps * kUnitColumns * kColumnBytes, 16);  // "this part is last"
+  static constexpr int kClusterOffset = round_up(kFlagOffset + kCrews * 4, 16);
   static constexpr int kClusterOutput = kUnitColumns * kHeadDim * 4;                      // slices of all blocks
   static constexpr int kClusterBuffer = kClusterOutput + kMaxCluster * kUnitColumns * 8;  // and their max, sum
-  static constexpr int kClusterBarrierOffset = kClusterOffset + (kClusters ? 2 * kClusterBuffer : 0);
-  static constexpr int kBarrierOffset = kClusterBarrierOffset + (kClusters ? 16 : 0);  // ring mbarriers
-  static constexpr int kMaxBarriers = kTensorCopy ? kRingBytes / kStageBytes : 0;
-  static constexpr int kRingOffset = (kBarrierOffset + kMaxBarriers * 8 + 1023) / 1024 * 1024;
-  static constexpr int kRingRoom = kSharedLimit - kRingOffset;
-  static constexpr int kStages =
-      (kRingBytes < kRingRoom ? kRingBytes : kRingRoom) / (kTeams * kStageBytes);  // of a team
-  static_assert(kStages >= 1, "the ring must hold a stage for every team");
-  static constexpr int kSharedBytes = kRingOffset + kTeams * kStages * kStageBytes;
+  static constexpr int kRoundBytes = kWarps * kStageBytes;                                // a stage of every warp
+  static constexpr int kWantedStages = (kRingBytes + kRoundBytes / 2) / kRoundBytes;
+  static constexpr bool kClusters =
+      kHopper && kCrews == 1 &&
+      round_up(kClusterOffset + 2 * kClusterBuffer + kSmall, kRingAlign) + kWantedStages * kRoundBytes <= kSharedLimit;
+  static constexpr int kBarrierOffset = kClusterOffset + (kClusters ? 2 * kClusterBuffer : 0);
+  static constexpr int kClusterBarriers = kClusters ? 2 : 0;
+  static constexpr int kRingOffset =
+      round_up(kBarrierOffset + (kClusterBarriers + kWarps * kWantedStages) * 8, kRingAlign);
+  static constexpr int kFitting = (kSharedLimit - kRingOffset) / kRoundBytes;
+  static constexpr int kStages = kWantedStages < kFitting ? kWantedStages : kFitting;  // of a warp
+  static constexpr int kRingBarriers = kTensorCopy ? kStages : 0;                      // of a warp
+  static constexpr int kBarriers = kClusterBarriers + kWarps * kRingBarriers;
+  static_assert(kStages >= 1, "the ring must hold a stage for every warp");
+  static constexpr int kSharedBytes = kRingOffset + kStages * kRoundBytes;
   static_assert(kSharedBytes <= kSharedLimit, "a block needs more shared memory than the chip has");
-  static_assert(kClusterOffset % 16 == 0 && kClusterBuffer % 8 == 0, "vector stores need aligned buffers");
+  static_assert(kBarrierOffset % 8 == 0 && kClusterBuffer % 8 == 0, "vector stores need aligned buffers");
 
-  // Where 16-byte chunk `chunk` of a tile's row starts: inside a strip the chunks of 8 rows are xored apart against bank
+  // Where 16-byte chunk `chunk` of a slab's row starts: inside a strip the chunks of 8 rows are xored apart against bank
   // conflicts (which is the copy engine's swizzle of this width).
   static __device__ __forceinline__ u32 chunk_offset(int row, int chunk) {
     constexpr int kChunks = kStripBytes / 16;
-    return chunk / kChunks * (kTileTokens * kStripBytes) + row * kStripBytes +
+    return chunk / kChunks * (kSlabTokens * kStripBytes) + row * kStripBytes +
            (((chunk % kChunks) ^ (row * kStripBytes / 128 % kChunks)) << 4);
   }
 };
@@ -122,7 +134,8 @@ struct DecodeShape {
 template <typename Shape>
 struct DecodeUnit {
   WorkItem item;
-  int index;  // among the units of its item
+  int index;    // among the units of its item
+  int settled;  // kernels before this one may still be writing keys and values from this token on
   bool valid;
 
   __device__ __forceinline__ int tiles() const {
@@ -153,34 +166,23 @@ struct DecodeUnit {
 // This thread's place among those that share its units.
 template <typename Shape>
 struct DecodeCrew {
-  int team;    // of the block
-  int member;  // warp of the team
+  int warp;  // of the block
   int lane;
 
-  __device__ __forceinline__ DecodeCrew()
-      : team((threadIdx.x >> 5) / Shape::kTeamWarps),
-        member((threadIdx.x >> 5) % Shape::kTeamWarps),
-        lane(threadIdx.x & 31) {}
+  __device__ __forceinline__ DecodeCrew() : warp(threadIdx.x >> 5), lane(threadIdx.x & 31) {}
 
   // Of the block's crews.
-  __device__ __forceinline__ int index() const { return team / Shape::kCrewTeams; }
-  // Of the crew's teams.
-  __device__ __forceinline__ int place() const { return team % Shape::kCrewTeams; }
+  __device__ __forceinline__ int index() const { return warp / Shape::kCrewWarps; }
+  // Of the crew's warps.
+  __device__ __forceinline__ int place() const { return warp % Shape::kCrewWarps; }
   __device__ __forceinline__ int thread() const { return threadIdx.x % Shape::kCrewThreads; }
 
-  // These order writes to shared memory, too.
-  __device__ __forceinline__ void sync_team() const { sync_some<Shape::kTeamThreads>(team); }
-  __device__ __forceinline__ void sync() const { sync_some<Shape::kCrewThreads>(index()); }
-
- private:
-  template <int kThreads>
-  static __device__ __forceinline__ void sync_some(int number) {
-    if constexpr (kThreads == 32) {
+  // Orders writes to shared memory, too.
+  __device__ __forceinline__ void sync() const {
+    if constexpr (Shape::kCrewWarps == 1) {
       __syncwarp();
-    } else if constexpr (kThreads == Shape::kThreads) {
-      __syncthreads();
     } else {
-      named_barrier_sync(1 + number, kThreads);
+      __syncthreads();
     }
   }
 };
@@ -191,18 +193,19 @@ struct UnitCursor {
   using Unit = DecodeUnit<Shape>;
 
   const WorkItem* items;
-  int count;    // items in the list
-  int slices;   // blocks that share a unit
-  float scale;  // of the logits, in base 2
+  int count;            // items in the list
+  int fresh_tokens;     // of a sequence: its last ones, which this step may still write
+  int slice_shift = 0;  // 1 << slice_shift blocks share a unit
+  float scale;          // of the logits, in base 2
   int walker, walkers;
   int round = 0;
   int4 low, high;
 
   // The first item is read beside the header, not after it: the list always has room for as many as there are crews.
   __device__ __forceinline__ explicit UnitCursor(const DecodeParams& params)
-      : items(items_of<WorkItem>(params.plan)), slices(1), walker(blockIdx.x), walkers(gridDim.x) {
+      : items(items_of<WorkItem>(params.plan)), walker(blockIdx.x), walkers(gridDim.x) {
     if constexpr (Shape::kClusters) {
-      slices = cluster_size();
+      slice_shift = 31 - __clz(cluster_size());
       walker = cluster_index();
       walkers = cluster_count();
     }
@@ -213,6 +216,7 @@ struct UnitCursor {
     const int4 header = load_ahead(reinterpret_cast<const int4*>(params.plan));
     read(walker / Shape::kUnitsPerItem);
     count = header.x;
+    fresh_tokens = header.w;
     scale = __int_as_float(header.y);
   }
 
@@ -231,11 +235,12 @@ struct UnitCursor {
                    static_cast<u16>(high.z >> 16),
                    high.w};
       unit.index = index % Shape::kUnitsPerItem;
+      unit.settled = unit.item.visible - fresh_tokens;
       unit.valid = true;
-      if (Shape::kClusters && slices > 1) {  // this block's slice, maybe an empty one
+      if (Shape::kClusters && slice_shift > 0) {  // this block's slice, maybe an empty one
         const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;
-        unit.item.begin = min(last, first + slice * tiles / slices * Shape::kTileTokens);
-        unit.item.end = min(last, first + (slice + 1) * tiles / slices * Shape::kTileTokens);
+        unit.item.begin = min(last, first + (slice * tiles >> slice_shift) * Shape::kTileTokens);
+        unit.item.end = min(last, first + ((slice + 1) * tiles >> slice_shift) * Shape::kTileTokens);
       }
     }
     round++;

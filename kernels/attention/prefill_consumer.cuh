@@ -8,6 +8,7 @@
 #pragma once
 
 #include "attention/prefill_layout.cuh"
+#include "attention/prefill_parts.cuh"
 #include "attention/prefill_softmax.cuh"
 #include "core/wgmma.cuh"
 
@@ -19,14 +20,18 @@ template <typename Shape>
 struct PrefillConsumer {
   using Layout = HopperLayout<Shape>;
   using Tile = PrefillTile<Shape>;
+  using Parts = PrefillParts<Shape>;
   using Element = typename Shape::Element;
 
   static constexpr int kHeadDim = Shape::kHeadDim;
+  static constexpr int kValueDim = Shape::kValueDim;
   static constexpr int kBlockTokens = Shape::kBlockTokens;
   static constexpr int kThreads = Layout::kConsumers * 128;
   static constexpr int kQuerySteps = kHeadDim / 16;
   static constexpr int kValueSteps = kBlockTokens / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
+  // The copy engine stores a consumer's 64 rows where the heads of a tile divide them.
+  static constexpr bool kStoresTensor = 128 % Shape::kPack == 0;
 
   enum Barrier { kZeroedValues = 1, kTurn = 2, kOutput = 4 };
 
@@ -37,11 +42,14 @@ struct PrefillConsumer {
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
-  float slack;    // 2^8 in terms of scores
-  u32 ring = 0;   // blocks of K taken so far
-  int fresh = 0;  // 1: the pending P V is the first of its tile and overwrites O
+  float slack;      // 2^8 in terms of scores
+  int there;        // tokens in the tile's range
+  int seen_by_all;  // of these, those that every row of this consumer sees
+  bool idle;        // whether rows of the tile are nobody's
+  u32 ring = 0;     // blocks of K taken so far
+  int fresh = 0;    // 1: the pending P V is the first of its tile and overwrites O
 
-  float o[kHeadDim / 2];
+  float o[kValueDim / 2];
   float s[kBlockTokens / 2];
   u32 p[kValueSteps][4];
   u32 q[Layout::kQueryInRegisters ? kQuerySteps : 1][4];
@@ -50,7 +58,7 @@ struct PrefillConsumer {
   __device__ __forceinline__ PrefillConsumer(const PrefillParams& arguments, u32 shared_base)
       : params(arguments), base(shared_base), scale(arguments.plan->scale_log2), slack(__fdividef(8.f, scale)) {
 #pragma unroll
-    for (int i = 0; i < kHeadDim / 2; i++) o[i] = 0.f;
+    for (int i = 0; i < kValueDim / 2; i++) o[i] = 0.f;
 #pragma unroll
     for (int i = 0; i < kBlockTokens / 2; i++) s[i] = 0.f;
 #pragma unroll
@@ -61,20 +69,21 @@ struct PrefillConsumer {
   __device__ __forceinline__ void run() {
     wait_for_dependency();
     if (group == 1) named_barrier_arrive(kTurn, kThreads);  // consumer 0 has the first turn
-    Tile tile = {};                                         // rows = 0 stands for none
     for (u32 number = 0;; number++) {
-      const Tile before = tile;
-      tile = take(number);
-      const bool exists = tile.item.rows != 0;
-      const int blocks = tile.blocks();
+      const int blocks = take(number);
+      const bool exists = blocks > 0;
 
       // The first block, with the last P V of the tile before.
+      if (exists) {
+        mbarrier_wait(Layout::query_full(base), number & 1);
+        if (idle) clear_idle_rows(number);
+      }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
         if (exists) release(Layout::query_empty(base));
       }
       if (exists) mbarrier_wait(Layout::key_full(base, stage(ring)), phase(ring));
-      if (before.item.rows != 0) mbarrier_wait(Layout::value_full(base, stage(ring - 1)), phase(ring - 1));
+      if (number > 0) mbarrier_wait(Layout::value_full(base, stage(ring - 1)), phase(ring - 1));
       begin_turn();
       multiply_keys(stage(ring));
       multiply_values(stage(ring - 1));
@@ -85,22 +94,26 @@ struct PrefillConsumer {
       if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base));
       const PrefillSoftmax finished = softmax;
       softmax.clear();
-      const bool masked = hides(tile, blocks - 1);
-      if (masked) mask(tile, blocks - 1);
+      const bool masked = blocks * kBlockTokens > seen_by_all;
+      if (masked) mask(number, blocks - 1);
       softmax.take(s, scale, slack, masked);
       wgmma_wait<0>();
       keep(o);
-      if (before.item.rows != 0) release(Layout::value_empty(base, stage(ring - 1)));
+      if (number > 0) release(Layout::value_empty(base, stage(ring - 1)));
       round_probabilities();
-      if (before.item.rows != 0) write(before, finished);
+      if (number > 0) {
+        write(Layout::tile(base, number - 1), finished);
+        release(Layout::item_empty(base, (number - 1) % Layout::kItems));
+      }
       if (!exists) break;
       fresh = 1;
-      if (tile.item.kv_length < blocks * kBlockTokens) zero_values(tile.item.kv_length - (blocks - 1) * kBlockTokens);
+      // Of K what lies behind the end is masked, and gathered tokens are zero there.
+      if (!Layout::kGathers && there < blocks * kBlockTokens) zero_values(there - (blocks - 1) * kBlockTokens);
       ring++;
 
       // The other blocks, downwards.
       for (int n = blocks - 2; n >= 0; n--) {
-        const bool masked = hides(tile, n);
+        const bool masked = (n + 1) * kBlockTokens > seen_by_all;
         mbarrier_wait(Layout::key_full(base, stage(ring)), phase(ring));
         begin_turn();
         multiply_keys(stage(ring));
@@ -112,7 +125,7 @@ struct PrefillConsumer {
         keep(s);
         release(Layout::key_empty(base, stage(ring)));
         if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
-        if (masked) mask(tile, n);
+        if (masked) mask(number, n);
         const float2 factor = softmax.take(s, scale, slack, masked);
         wgmma_wait<0>();
         keep(o);
@@ -134,32 +147,39 @@ struct PrefillConsumer {
     if (lane == 0) mbarrier_arrive(barrier);
   }
 
-  // Waits for the next tile in which something is visible, or the end of the list. On the way writes tiles without.
-  __device__ __forceinline__ Tile take(u32& number) {
-    Tile tile;
-    for (;; number++) {
-      mbarrier_wait(Layout::query_full(base), number & 1);
-      tile = Tile::unpack(load_shared(base + Layout::kItemOffset), load_shared(base + Layout::kItemOffset + 16));
-      if (tile.item.rows == 0 || tile.tokens() > 0) return tile;
-#pragma unroll 1
-      for (int i = thread; i < 64 * Shape::kHeadChunks; i += 128) {
-        const int at = group * 64 + i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
-        if (at < tile.item.rows) {
-          *reinterpret_cast<int4*>(output(tile, at) + chunk * 8) = make_int4(0, 0, 0, 0);
-          if (params.lse != nullptr && chunk == 0) *lse(tile, at) = negative_infinity();
-        }
-      }
-      __syncwarp();
-      release(Layout::query_empty(base));
-    }
+  // Waits for tile `number` and returns its blocks, or 0 at the end of the list.
+  __device__ __forceinline__ int take(u32 number) {
+    mbarrier_wait(Layout::item_full(base, number % Layout::kItems), (number / Layout::kItems) & 1);
+    const Tile tile = Layout::tile(base, number);
+    there = tile.item.end - tile.item.begin;
+    seen_by_all = tile.limit_of(group * 64) - tile.item.begin;
+    idle = tile.rows() < Shape::kTileRows;
+    return Layout::blocks_of(tile);
   }
 
   __device__ __forceinline__ u16* output(const Tile& tile, int at) const {
-    return params.output + (tile.item.row + at) * params.output_row_stride + tile.item.head * params.output_head_stride;
+    return params.output + (tile.item.row + tile.token_of(at)) * params.output_row_stride +
+           tile.head_of(at) * params.output_head_stride;
   }
 
   __device__ __forceinline__ float* lse(const Tile& tile, int at) const {
-    return params.lse + static_cast<i64>(tile.item.row + at) * Shape::kHeads + tile.item.head;
+    return params.lse + static_cast<i64>(tile.item.row + tile.token_of(at)) * Shape::kHeads + tile.head_of(at);
+  }
+
+  // Rows behind the tile's own hold other queries, or what lay there: their scores would have a say in when the warp's maxima
+  // move, and so in the last bits of its own rows. Zeros have none.
+  __device__ __forceinline__ void clear_idle_rows(u32 number) const {
+    const int first = group * 64 + (thread >> 5) * 16, rows = Layout::tile(base, number).rows();
+    if (rows >= first + 16) return;
+#pragma unroll 1
+    for (int i = max(0, rows - first) * Shape::kHeadChunks + lane; i < 16 * Shape::kHeadChunks; i += 32) {
+      const int at = first + i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
+      store_shared(base + chunk / Shape::kRowChunks * Layout::kQueryColumnBytes + at * Shape::kRowBytes +
+                       chunk % Shape::kRowChunks * 16,
+                   make_int4(0, 0, 0, 0));
+    }
+    async_proxy_fence();  // before products, or the next Q's copy
+    __syncwarp();
   }
 
   // This warp's 16 rows of Q as operands. The slot may only be released when they have arrived: without the dependency on
@@ -189,17 +209,18 @@ struct PrefillConsumer {
 
   __device__ __forceinline__ void multiply_keys(u32 at) {
     const u64 keys = matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset + at * Shape::kBlockBytes, 16,
-                                                         Layout::kGroupStride);
+                                                         Layout::kKeyGroupStride);
+    // Else the descriptors of all steps would wait for the next block in registers that are not there.
     const u64 query =
-        matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes);
+        anew(matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes));
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
-      const u64 step = (k / kColumnSteps * Layout::kColumnStride + k % kColumnSteps * 32) >> 4;
+      const u64 key = advance(keys, k / kColumnSteps * Layout::kColumnStride + k % kColumnSteps * 32);
       if constexpr (Layout::kQueryInRegisters) {
-        wgmma<Element, false>(s, q[k], keys + step, k);
+        wgmma<Element, false>(s, q[k], key, k);
       } else {
-        const u64 query_step = (k / kColumnSteps * Layout::kQueryColumnBytes + k % kColumnSteps * 32) >> 4;
-        wgmma<Element, false>(s, query + query_step, keys + step, k);
+        wgmma<Element, false>(s, advance(query, k / kColumnSteps * Layout::kQueryColumnBytes + k % kColumnSteps * 32),
+                              key, k);
       }
     }
     wgmma_commit();
@@ -207,24 +228,19 @@ struct PrefillConsumer {
 
   __device__ __forceinline__ void multiply_values(u32 at) {
     wgmma_fence();
-    const u64 values = matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset + at * Shape::kBlockBytes,
-                                                           Layout::kColumnStride, Layout::kGroupStride);
+    const u64 values = matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset + at * Shape::kValueBlockBytes,
+                                                           Layout::kColumnStride, Layout::kValueGroupStride);
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
-      wgmma<Element, true>(o, p[k], values + (k * 2 * Layout::kGroupStride >> 4), k > 0 ? 1 : 1 - fresh);
+      wgmma<Element, true>(o, p[k], advance(values, k * 2 * Layout::kValueGroupStride), k > 0 ? 1 : 1 - fresh);
     }
     wgmma_commit();
   }
 
-  // Whether some row of this warpgroup does not see all of block n.
-  __device__ __forceinline__ bool hides(const Tile& tile, int n) const {
-    return (n + 1) * kBlockTokens > min(tile.item.kv_length, tile.item.visible + group * 64);
-  }
-
-  __device__ __forceinline__ void mask(const Tile& tile, int n) {
-    const int first = n * kBlockTokens;
-    PrefillSoftmax::mask(s, min(tile.item.kv_length, tile.item.visible + row) - first,
-                         min(tile.item.kv_length, tile.item.visible + row + 8) - first, lane);
+  __device__ __forceinline__ void mask(u32 number, int n) {
+    const Tile tile = Layout::tile(base, number);
+    const int first = tile.item.begin + n * kBlockTokens;
+    PrefillSoftmax::mask(s, tile.limit_of(row) - first, tile.limit_of(row + 8) - first, lane);
   }
 
   __device__ __forceinline__ void round_probabilities() {
@@ -237,7 +253,7 @@ struct PrefillConsumer {
 
   __device__ __forceinline__ void rescale(float2 factor) {
 #pragma unroll
-    for (int j = 0; j < kHeadDim / 8; j++) {
+    for (int j = 0; j < kValueDim / 8; j++) {
       o[4 * j] *= factor.x;
       o[4 * j + 1] *= factor.x;
       o[4 * j + 2] *= factor.y;
@@ -249,11 +265,12 @@ struct PrefillConsumer {
   // NaN. Of K they are masked.
   __device__ __forceinline__ void zero_values(int first) {
     mbarrier_wait(Layout::value_full(base, stage(ring)), phase(ring));
-    const u32 values = base + Layout::kValueOffset + stage(ring) * Shape::kBlockBytes;
+    const u32 values = base + Layout::kValueOffset + stage(ring) * Shape::kValueBlockBytes;
 #pragma unroll 1
-    for (int i = first * Shape::kHeadChunks + threadIdx.x - 128; i < kBlockTokens * Shape::kHeadChunks; i += kThreads) {
-      const int token = i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
-      store_shared(values + (token >> 3) * Layout::kGroupStride + (token & 7) * Shape::kRowBytes +
+    for (int i = first * Shape::kValueChunks + threadIdx.x - 128; i < kBlockTokens * Shape::kValueChunks;
+         i += kThreads) {
+      const int token = i / Shape::kValueChunks, chunk = i % Shape::kValueChunks;
+      store_shared(values + (token >> 3) * Layout::kValueGroupStride + (token & 7) * Shape::kRowBytes +
                        chunk / Shape::kRowChunks * Layout::kColumnStride + chunk % Shape::kRowChunks * 16,
                    make_int4(0, 0, 0, 0));
     }
@@ -261,22 +278,29 @@ struct PrefillConsumer {
     named_barrier_sync(kZeroedValues, kThreads);
   }
 
-  // O and log-sum-exp of a finished tile: through shared memory, by the copy engine when all 64 rows are the item's.
+  // O and log-sum-exp of a finished tile: through shared memory, by the copy engine when all 64 rows are the item's. A part
+  // leaves its state in the workspace instead.
   __device__ __forceinline__ void write(const Tile& tile, PrefillSoftmax finished) {
+    const int first = group * 64;
+    int rows = min(tile.rows() - first, 64);  // of this consumer; 0 or below when it has none
     finished.gather();
+    if (tile.item.parts > 1) {
+      Parts::store(params, tile, row, o, finished, scale);
+      Parts::finish(params, tile, group, kOutput + group, first, first + rows);
+      rows = 0;
+    }
     const float inverse0 = finished.inverse(0), inverse1 = finished.inverse(1);
     const u32 staged = base + Layout::kOutputOffset + group * Layout::kOutputBytes;
     const int at = (thread >> 5) * 16 + (lane & 15);
-    const int rows = tile.item.rows - group * 64;
 #pragma unroll
-    for (int first = 0; first < Shape::kColumns; first += Layout::kOutputColumns) {
+    for (int column = 0; column < Shape::kValueColumns; column += Layout::kOutputColumns) {
       if (thread == 0) bulk_wait_read();  // what was staged before has left
       named_barrier_sync(kOutput + group, 128);
 #pragma unroll
       for (int c = 0; c < Layout::kOutputColumns; c++) {
 #pragma unroll
         for (int k = 0; k < kColumnSteps; k++) {
-          const float* x = o + ((first + c) * kColumnSteps + k) * 8;
+          const float* x = o + ((column + c) * kColumnSteps + k) * 8;
           const u32 packed[4] = {
               Element::pack(x[0] * inverse0, x[1] * inverse0), Element::pack(x[2] * inverse1, x[3] * inverse1),
               Element::pack(x[4] * inverse0, x[5] * inverse0), Element::pack(x[6] * inverse1, x[7] * inverse1)};
@@ -287,11 +311,11 @@ struct PrefillConsumer {
       }
       async_proxy_fence();  // before the copy engine reads what was staged
       named_barrier_sync(kOutput + group, 128);
-      if (rows >= 64) {
+      if (kStoresTensor && rows == 64) {
         if (thread == 0) {
           for (int c = 0; c < Layout::kOutputColumns; c++) {
-            store_tensor(params.output_map, staged + c * Layout::kOutputColumnBytes, 0, tile.item.row + group * 64,
-                         first + c, tile.item.head);
+            store_tensor(params.output_map, staged + c * Layout::kOutputColumnBytes, 0, tile.head_of(first),
+                         tile.item.row + tile.token_of(first), column + c);
           }
           bulk_commit();
         }
@@ -300,15 +324,14 @@ struct PrefillConsumer {
 #pragma unroll 1
         for (int i = thread; i < rows * kChunks; i += 128) {
           const int r = i / kChunks, c = i % kChunks / Shape::kRowChunks, chunk = i % Shape::kRowChunks;
-          *reinterpret_cast<int4*>(output(tile, group * 64 + r) + (first + c) * Shape::kColumn + chunk * 8) =
-              load_shared(staged + c * Layout::kOutputColumnBytes + r * Shape::kRowBytes +
-                          Shape::swizzled(chunk, r) * 16);
+          *reinterpret_cast<int4*>(output(tile, first + r) + (column + c) * Shape::kColumn + chunk * 8) = load_shared(
+              staged + c * Layout::kOutputColumnBytes + r * Shape::kRowBytes + Shape::swizzled(chunk, r) * 16);
         }
       }
     }
     if (params.lse != nullptr && (lane & 3) == 0) {
-      if (row < tile.item.rows) *lse(tile, row) = finished.lse(0, scale);
-      if (row + 8 < tile.item.rows) *lse(tile, row + 8) = finished.lse(1, scale);
+      if (row < first + rows) *lse(tile, row) = finished.lse(0, scale);
+      if (row + 8 < first + rows) *lse(tile, row + 8) = finished.lse(1, scale);
     }
   }
 };

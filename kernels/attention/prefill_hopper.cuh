@@ -1,12 +1,12 @@
 // Prefill on sm_90a: TMA, warpgroup products from registers, softmax of one warpgroup under the products of the other.
 //
-// Grid: at most one block an SM, persistent. Block: 384 threads. Warpgroup 0 produces: one warp reads the items and issues
-//   all copies (prefill_producer.cuh). Warpgroups 1 and 2 consume: 64 query rows each (prefill_consumer.cuh).
-// Shared memory, at HopperLayout's offsets: Q | K, two stages | V, two stages | output of each consumer | mbarriers, item.
-// mbarriers, each a pair of full (one arrival and the bytes copied) and empty (one arrival of each consumer warp): Q with
-//   the item, and every stage of K and of V.
+// Grid: at most one block an SM, persistent. Block: 384 threads. Warpgroup 0 produces: one warp reads the items, and up to
+//   four copy (prefill_producer.cuh). Warpgroups 1 and 2 consume: 64 query rows each (prefill_consumer.cuh).
+// Shared memory, at HopperLayout's offsets: Q | K, two stages | V, two stages | output of each consumer | mbarriers | items.
+// mbarriers, each a pair of full (one arrival of each producing warp, and the bytes copied) and empty (one arrival of each
+//   consumer warp): Q, every stage of K and of V, and every slot of items, which producing warps but the first read too.
 // Named barriers: 1 zeroed rows of V, both consumers; 2 and 3 the consumers' turns on the tensor cores; 4 and 5 the output
-//   of one consumer.
+//   and the partial states of one consumer.
 // Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale.
 #pragma once
 
@@ -39,7 +39,7 @@ struct HopperPrefill {
     launch_dependents();
     if (threadIdx.x < 128) {
       yield_registers<Layout::kProducerRegisters>();
-      if (threadIdx.x < 32) PrefillProducer<Shape>(params, base).run();
+      if (threadIdx.x < Layout::kProducerWarps * 32) PrefillProducer<Shape>(params, base).run();
     } else {
       take_registers<Layout::kConsumerRegisters>();
       PrefillConsumer<Shape>(params, base).run();

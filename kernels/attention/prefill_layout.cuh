@@ -12,46 +12,63 @@ template <typename Shape>
 struct HopperLayout {
   static constexpr int kConsumers = 2;  // warpgroups
   static constexpr int kStages = 2;     // of K, and of V
+  static constexpr int kItems = 4;      // slots of items: this tile, the one before and the next
 
-  // The pool is what the launch allocated, 168 registers for each of 384 threads. headDim 128 and 256 fill 240; the
-  // producer of the others spills beside 24.
-  static constexpr bool kManyRegisters = Shape::kHeadDim % 128 == 0;
+  // The copy engine takes pages of whole groups of 8 tokens: wgmma wants these evenly spaced. Tokens of other pages are
+  // gathered by threads.
+  static constexpr bool kGathers = Shape::kPaged && Shape::kPageSize % 8 != 0;
+
+  // Q lives in registers where these are enough: its slot is then free for the next tile at once.
+  static constexpr bool kQueryInRegisters = Shape::kHeadDim <= 128 && Shape::kValueDim <= 128;
+
+  // The pool is what the launch allocated, 168 registers for each of 384 threads.
+  static constexpr bool kManyRegisters = false;
   static constexpr int kProducerRegisters = kManyRegisters ? 24 : 40;
   static constexpr int kConsumerRegisters = kManyRegisters ? 240 : 232;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters == 168 * (kConsumers + 1),
                 "registers of the pool");
 
-  // Q lives in registers where these are enough: its slot is then free for the next tile at once.
-  static constexpr bool kQueryInRegisters = Shape::kHeadDim <= 128;
-
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.
   static constexpr int kGroupBytes = 8 * Shape::kRowBytes;
   static constexpr int kColumnStride = Shape::kPaged ? kGroupBytes : Shape::kBlockTokens * Shape::kRowBytes;
-  static constexpr int kGroupStride = Shape::kPaged ? kGroupBytes * Shape::kColumns : kGroupBytes;
-  static constexpr int kBoxTokens =
-      Shape::kPaged ? greatest_divisor(Shape::kPageSize, Shape::kBlockTokens) : Shape::kBlockTokens;
+  static constexpr int kKeyGroupStride = Shape::kPaged ? kGroupBytes * Shape::kColumns : kGroupBytes;
+  static constexpr int kValueGroupStride = Shape::kPaged ? kGroupBytes * Shape::kValueColumns : kGroupBytes;
+
+  // What one copy brings, and the warps that share the copies of a block: issuing one takes many cycles.
+  static constexpr int kBoxTokens = !Shape::kPaged ? Shape::kBlockTokens
+                                    : kGathers     ? 1
+                                                   : greatest_divisor(Shape::kPageSize, Shape::kBlockTokens);
   static constexpr int kBoxes = Shape::kBlockTokens / kBoxTokens;  // of a block
-  static constexpr int kBoxBytes = kBoxTokens * Shape::kRowTotalBytes;
-  static_assert(kBoxes <= 32, "each lane of the producer copies a box");
+  static constexpr int kProducerWarps = kBoxes >= 4 ? 4 : kBoxes;
 
   // Output of a consumer, [column][64 rows][kRowBytes]; headDim 256 has room for half of it.
-  static constexpr int kOutputColumns = Shape::kHeadDim == 256 ? 2 : Shape::kColumns;
+  static constexpr int kOutputColumns = Shape::kValueDim == 256 ? 2 : Shape::kValueColumns;
   static constexpr int kOutputColumnBytes = 64 * Shape::kRowBytes;
   static constexpr int kOutputBytes = kOutputColumns * kOutputColumnBytes;
   static constexpr int kQueryColumnBytes = Shape::kTileRows * Shape::kRowBytes;
 
   static constexpr int kKeyOffset = Shape::kQueryBytes;
   static constexpr int kValueOffset = kKeyOffset + kStages * Shape::kBlockBytes;
-  static constexpr int kOutputOffset = kValueOffset + kStages * Shape::kBlockBytes;
+  static constexpr int kOutputOffset = kValueOffset + kStages * Shape::kValueBlockBytes;
   static constexpr int kBarrierOffset = kOutputOffset + kConsumers * kOutputBytes;
-  static constexpr int kItemOffset = kBarrierOffset + 128;
-  static constexpr int kSharedBytes = kItemOffset + sizeof(PrefillItem);
+  static constexpr int kItemOffset = kBarrierOffset + 16 + (2 * kItems + 4 * kStages) * 8;
+  static constexpr int kItemBytes = 48;
+  static constexpr int kSharedBytes = kItemOffset + kItems * kItemBytes;
   static_assert(kSharedBytes <= 227 * 1024, "a block needs more shared memory than the chip has");
+  static_assert(PrefillTile<Shape>::kWords * 4 <= kItemBytes, "an item fills its slot");
 
+  // Of a tile in which nothing is visible one block is walked, all of it masked: no case of its own. 0 for no tile.
+  static __device__ __forceinline__ int blocks_of(const PrefillTile<Shape>& tile) {
+    return tile.exists() ? max(1, tile.blocks()) : 0;
+  }
+
+  // Pairs of full and empty: Q, every slot of items, every stage of K and of V.
   static __device__ __forceinline__ u32 query_full(u32 base) { return base + kBarrierOffset; }
   static __device__ __forceinline__ u32 query_empty(u32 base) { return base + kBarrierOffset + 8; }
-  static __device__ __forceinline__ u32 key_full(u32 base, u32 stage) { return base + kBarrierOffset + 16 + stage * 8; }
+  static __device__ __forceinline__ u32 item_full(u32 base, u32 slot) { return base + kBarrierOffset + 16 + slot * 8; }
+  static __device__ __forceinline__ u32 item_empty(u32 base, u32 slot) { return item_full(base, slot) + kItems * 8; }
+  static __device__ __forceinline__ u32 key_full(u32 base, u32 stage) { return item_full(base, 2 * kItems + stage); }
   static __device__ __forceinline__ u32 key_empty(u32 base, u32 stage) { return key_full(base, stage) + kStages * 8; }
   static __device__ __forceinline__ u32 value_full(u32 base, u32 stage) {
     return key_full(base, stage) + 2 * kStages * 8;
@@ -64,14 +81,27 @@ struct HopperLayout {
     constexpr int kConsumerWarps = kConsumers * 4;
     mbarrier_init(query_full(base), 1);
     mbarrier_init(query_empty(base), kConsumerWarps);
+    for (int i = 0; i < kItems; i++) {
+      mbarrier_init(item_full(base, i), 1);
+      mbarrier_init(item_empty(base, i), kConsumerWarps + kProducerWarps - 1);
+    }
     for (int i = 0; i < kStages; i++) {
-      mbarrier_init(key_full(base, i), 1);
+      mbarrier_init(key_full(base, i), kProducerWarps);
       mbarrier_init(key_empty(base, i), kConsumerWarps);
-      mbarrier_init(value_full(base, i), 1);
+      mbarrier_init(value_full(base, i), kProducerWarps);
       mbarrier_init(value_empty(base, i), kConsumerWarps);
     }
     mbarrier_init_fence();
   }
+
+  // Tile `number`, from shared memory at each use: registers are scarce. The address is one for all threads, and so, the
+  // compiler sees, is the tile: where it sees no such thing, it moves descriptors of wgmma through registers of threads.
+  static __device__ __forceinline__ PrefillTile<Shape> tile(u32 base, u32 number) {
+    const u32 address = item(base, number % kItems);
+    const int4 a = load_shared(address), b = load_shared(address + 16);
+    return PrefillTile<Shape>::unpack({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_word(address + 32)});
+  }
+  static __device__ __forceinline__ u32 item(u32 base, u32 slot) { return base + kItemOffset + slot * kItemBytes; }
 };
 
 #endif

@@ -1,11 +1,14 @@
-// The producing warp of the Hopper prefill kernel: reads the items, keeps the ring of K and V full.
+// The producing warps of the Hopper prefill kernel: the first reads the items and copies Q, all keep the ring of K and V full.
 //
 // Blocks of keys are copied from the last one that the tile sees down to the first, in the order K[n], V[n + 1]. Items and
-// the counter are read a tile ahead, page ids a block ahead, so that no latency shows. Q of the next tile is asked for as
-// soon as this tile cannot need its slot: behind its second K when Q lives in registers, else behind its last V.
-// Ragged: one box for a block. Paged: every lane copies the box of its own page, or piece of a page.
+// the queue are read a tile ahead, page ids a block ahead, also over the end of a tile, so that no latency shows. Q of the
+// next tile is asked for as soon as this tile cannot need its slot: behind its second K when Q lives in registers; else the
+// first K of the next tile goes ahead of it.
+// Ragged: one box for a block. Paged: every lane copies the box of its own page, or piece of a page, or the warp gathers
+// tokens one by one; warps share a block.
 #pragma once
 
+#include "attention/prefill_gather.cuh"
 #include "attention/prefill_layout.cuh"
 #include "core/fault.cuh"
 
@@ -19,111 +22,185 @@ struct PrefillProducer {
   using Tile = PrefillTile<Shape>;
 
   static constexpr int kBlockTokens = Shape::kBlockTokens;
-  static constexpr int kItemWords = sizeof(PrefillItem) / 4;
-  static constexpr i32 kNowhere = -kBlockTokens;  // a coordinate before the tensor: the whole box is zeros
+  static constexpr int kItemWords = sizeof(WorkItem) / 4;
+  // Of a block's boxes, or tokens that are gathered: lane l of warp w has number l * kProducerWarps + w.
+  static constexpr int kShare = (Layout::kBoxes + Layout::kProducerWarps - 1) / Layout::kProducerWarps;
+  static_assert(kShare <= 32, "each lane of a producing warp has a box");
 
   const PrefillParams& params;
   u32 base;
-  int lane = threadIdx.x;
   u32 ring = 0;  // blocks copied so far
+  PrefillGather<Shape> gather;
 
   __device__ __forceinline__ PrefillProducer(const PrefillParams& arguments, u32 shared_base)
       : params(arguments), base(shared_base) {}
 
   __device__ __forceinline__ void run() {
-    wait_for_dependency();  // the kernel before this one may be a prefill that shares the counters
+    wait_for_dependency();  // the kernel before this one may be a prefill that shares the queue
     i32 words = read(blockIdx.x);
-    publish(words, 0);
-    for (u32 number = 1;; number++) {
-      const Tile tile = unpack(words);
-      if (tile.item.rows == 0) break;
-      words = read(__shfl_sync(~0u, words, kItemWords));
-      const int blocks = tile.blocks(), kv_head = tile.kv_head();
-      i32 key_box = kNowhere, value_box = kNowhere, ahead = locate(tile, kv_head, blocks - 1);
+    hand_over(words, 0);
+    if (Layout::kQueryInRegisters) copy_query(0);
+    i32 key_page = -1, value_page, ahead = last_page_of(0);
+    for (u32 number = 0; peek(number).exists(); number++) {
+      words = read(next_index(words));
+      const int blocks = Layout::blocks_of(peek(number));
 #pragma unroll 1
       for (int n = blocks - 1; n >= -1; n--) {
-        value_box = key_box;
-        key_box = ahead;
-        if (n > 0) ahead = locate(tile, kv_head, n - 1);
-        if (n >= 0) {
-          const u32 stage = ring % Layout::kStages;
-          copy(tile, kv_head, n, key_box, params.key_map, Layout::key_full(base, stage), Layout::key_empty(base, stage),
-               Layout::kKeyOffset, params.key_page, ring);
-        }
-        if (n < blocks - 1) {
-          const u32 stage = (ring - 1) % Layout::kStages;
-          copy(tile, kv_head, n + 1, value_box, params.value_map, Layout::value_full(base, stage),
-               Layout::value_empty(base, stage), Layout::kValueOffset, params.value_page, ring - 1);
-        }
-        if (n == (Layout::kQueryInRegisters ? max(blocks - 2, -1) : -1)) publish(words, number);
+        value_page = key_page;
+        key_page = ahead;
+        if (n > 0) ahead = page_of(number, n - 1);
+        if (n >= 0) copy<false>(number, n, key_page, ring);
+        if (!Layout::kQueryInRegisters && n == blocks - 1) copy_query(number);
+        if (n == max(blocks - 2, 0)) hand_over(words, number + 1);
+        if (n == 0) ahead = last_page_of(number + 1);
+        if (n < blocks - 1) copy<true>(number, n + 1, value_page, ring - 1);
+        if (Layout::kQueryInRegisters && n == max(blocks - 2, -1)) copy_query(number + 1);
         if (n >= 0) ring++;
       }
+      if (warp_now() > 0) release(number);
     }
-    if (lane == 0) finish_items(params.counters);
+    gather.flush();
+    if (threadIdx.x == kItemWords + 1) finish_queue(params.queue);  // the thread that has taken from it
   }
 
  private:
-  // Each lane has a word of the item, and the one behind them the index of the item to read after it. An item beyond the
-  // list has no rows, which ends producer and consumers.
+  __device__ __forceinline__ void wait(u32 barrier, u32 parity) {
+    if constexpr (Layout::kGathers) {
+      // Consumers may wait for what is under way before they arrive here. The warp decides as one.
+      if (!__all_sync(~0u, mbarrier_test(barrier, parity))) gather.flush();
+    }
+    mbarrier_wait(barrier, parity);
+  }
+
+  // First warp: each lane has a word of the item, the one behind them the head tile, and the next the index of the unit to
+  // read after it. A unit beyond the list has no query tokens, which ends producers and consumers.
   __device__ __forceinline__ i32 read(u32 index) const {
-    if (lane == kItemWords) return atomicAdd(params.counters, 1) + gridDim.x;
-    if (lane > kItemWords || index >= static_cast<u32>(load_ahead(&params.plan->count))) return 0;
-    return load_ahead(reinterpret_cast<const i32*>(items_of<PrefillItem>(params.plan) + index) + lane);
+    const int warp = warp_now(), lane = lane_now();
+    if (warp > 0) return 0;
+    if (lane == kItemWords + 1) return atomicAdd(params.queue, 1) + gridDim.x;
+    const u32 heads = load_ahead(&params.plan->heads), item = index / heads;
+    if (lane > kItemWords || item >= static_cast<u32>(load_ahead(&params.plan->count))) return 0;
+    const i32* source = reinterpret_cast<const i32*>(items_of<WorkItem>(params.plan) + item);
+    const i32 word = load_ahead(source + (lane == kItemWords ? kHeadWord : lane));
+    return lane == kItemWords ? static_cast<i32>(static_cast<u32>(word) >> 16) + index % heads : word;
   }
 
-  __device__ __forceinline__ Tile unpack(i32 words) const {
-    const auto word = [&](int i) { return __shfl_sync(~0u, words, i); };
-    return {{word(0), word(1), word(2), word(3), word(4), word(5), 0, 0}};
-  }
+  __device__ __forceinline__ u32 next_index(i32 words) const { return __shfl_sync(~0u, words, kItemWords + 1); }
 
-  // Hands the consumers tile `number` and starts its Q.
-  __device__ __forceinline__ void publish(i32 words, u32 number) const {
-    const Tile tile = unpack(words);
-    mbarrier_wait(Layout::query_empty(base), (number & 1) ^ 1);
-    if (lane < kItemWords) store_shared(base + Layout::kItemOffset + lane * 4, static_cast<u32>(words));
-    __syncwarp();  // the item is there before the arrival
-    if (lane == 0) {
-      if (tile.item.rows == 0 || tile.tokens() == 0) {
-        mbarrier_arrive(Layout::query_full(base));
-      } else {
-        mbarrier_expect(Layout::query_full(base), Shape::kQueryBytes);
-        copy_tensor(base, params.query_map, Layout::query_full(base), 0, tile.item.row, 0, tile.item.head, kEvictFirst);
-      }
+  static __device__ __forceinline__ u32 slot_of(u32 number) { return number % Layout::kItems; }
+
+  // Tile `number`: from the first warp to the others and the consumers.
+  __device__ __forceinline__ void hand_over(i32 words, u32 number) {
+    const int warp = warp_now(), lane = lane_now();
+    number = anew(number);
+    const u32 slot = slot_of(number), phase = (number / Layout::kItems) & 1;
+    if (warp == 0) {
+      wait(Layout::item_empty(base, slot), phase ^ 1);
+      if (lane < Tile::kWords) store_shared(Layout::item(base, slot) + lane * 4, static_cast<u32>(words));
+      __syncwarp();  // the item is there before the arrival
+      if (lane == 0) mbarrier_arrive(Layout::item_full(base, slot));
+    } else {
+      wait(Layout::item_full(base, slot), phase);
     }
   }
 
-  // Paged: where this lane's box of block n starts, in 8-token groups of the first layer's keys.
-  __device__ __forceinline__ i32 locate(const Tile& tile, int kv_head, int n) const {
+  // A tile that was handed over and not released.
+  __device__ __forceinline__ Tile peek(u32 number) const { return Layout::tile(base, anew(number)); }
+
+  __device__ __forceinline__ void release(u32 number) const {
+    __syncwarp();
+    if (lane_now() == 0) mbarrier_arrive(Layout::item_empty(base, slot_of(number)));
+  }
+
+  __device__ __forceinline__ void copy_query(u32 number) {
+    const int warp = warp_now(), lane = lane_now();
+    if (warp > 0) return;
+    number = anew(number);
+    const Tile tile = peek(number);
+    const u32 full = Layout::query_full(base);
+    wait(Layout::query_empty(base), (number & 1) ^ 1);
+    if (lane == 0 && tile.exists()) {
+      mbarrier_expect(full, Shape::kTileTokens * Shape::kPack * Shape::kRowTotalBytes);
+      for (int c = 0; c < Shape::kColumns; c++) {
+        copy_tensor(base + c * Layout::kQueryColumnBytes, params.query_map, full, 0, tile.first_head(), tile.item.row,
+                    c, kEvictFirst);
+      }
+    }
+    __syncwarp();
+  }
+
+  // Paged: the page of this lane's box of block n, or of the token that it gathers; below 0 behind the end. Nothing here waits
+  // for what it loads.
+  __device__ __forceinline__ i32 page_of(u32 number, int n) const {
+    i32 page = -1;
     if constexpr (Shape::kPaged) {
-      const int token = n * kBlockTokens + lane * Layout::kBoxTokens;
-      if (lane < Layout::kBoxes && token >= 0 && token < tile.item.kv_length) {
-        const i32 page = checked_page<Shape::kChecked>(
-            params, __ldg(params.pages + tile.item.kv_start + token / Shape::kPageSize), tile.item.row, token);
-        return page * params.page_groups + kv_head * params.head_groups + token % Shape::kPageSize / 8;
+      const Tile tile = peek(number);
+      const int token = token_of(tile, n);
+      if (lane_now() < kShare && n >= 0 && token < tile.item.end) {
+        page = __ldg(params.pages + tile.item.kv_start + token / Shape::kPageSize);
       }
     }
-    return kNowhere;
+    return page;
   }
 
-  __device__ __forceinline__ void copy(const Tile& tile, int kv_head, int n, i32 box, const TensorMap& map, u32 full,
-                                       u32 empty, int offset, i64 first_page, u32 position) const {
+  __device__ __forceinline__ i32 last_page_of(u32 number) const {
+    return page_of(number, Layout::blocks_of(peek(number)) - 1);
+  }
+
+  // Paged: the first token of this lane's box of block n.
+  static __device__ __forceinline__ int token_of(const Tile& tile, int n) {
+    const int box = lane_now() * Layout::kProducerWarps + warp_now();
+    return box < Layout::kBoxes ? tile.item.begin + n * kBlockTokens + box * Layout::kBoxTokens : tile.item.end;
+  }
+
+  // K or V of block n, the position-th of all.
+  template <bool kValues>
+  __device__ __forceinline__ void copy(u32 number, int n, i32 page, u32 position) {
+    const int warp = warp_now(), lane = lane_now();
+    constexpr int kBytes = kValues ? Shape::kValueBlockBytes : Shape::kBlockBytes;
     const u32 stage = position % Layout::kStages;
-    const u32 target = base + offset + stage * Shape::kBlockBytes;
-    mbarrier_wait(empty, ((position / Layout::kStages) & 1) ^ 1);
-    if (lane == 0) mbarrier_expect(full, Shape::kBlockBytes);
+    const u32 target = base + (kValues ? Layout::kValueOffset : Layout::kKeyOffset) + stage * kBytes;
+    const u32 full = kValues ? Layout::value_full(base, stage) : Layout::key_full(base, stage);
+    // All that can be known is, when the stage is free.
+    const auto wait_for_stage = [&] {
+      wait(kValues ? Layout::value_empty(base, stage) : Layout::key_empty(base, stage),
+           ((position / Layout::kStages) & 1) ^ 1);
+    };
+    const Tile tile = peek(number);
+    const TensorMap& map = kValues ? params.value_map : params.key_map;
+    const int kv_head = tile.kv_head();
     if constexpr (Shape::kPaged) {
-      __syncwarp();
-      if (lane < Layout::kBoxes) {
-        const i32 group = box < 0 ? box : box + static_cast<i32>(first_page) * params.page_groups;
-        copy_tensor(target + lane * Layout::kBoxBytes, map, full, 0, 0, 0, params.head_groups == 0 ? kv_head : 0, group,
-                    kEvictLast);
+      const int token = token_of(tile, n);
+      if (page >= 0) page = checked_page<Shape::kChecked>(params, page, tile.item.row, token);
+      if constexpr (Layout::kGathers) {
+        gather.template copy<kValues>(params, tile, n, page, target, full, wait_for_stage);
+      } else {
+        constexpr int kWarps = Layout::kProducerWarps, kBoxBytes = kBytes / Layout::kBoxes;
+        const int box = lane * kWarps + warp;
+        // Of what lies before the tensor the whole box is zeros.
+        const i32 first_page = kValues ? params.value_page : params.key_page;
+        const i32 group = page < 0 ? -kBlockTokens
+                                   : (first_page + page) * params.page_groups + kv_head * params.head_groups +
+                                         token % Shape::kPageSize / 8;
+        wait_for_stage();
+        if (lane == 0) mbarrier_expect(full, (Layout::kBoxes + kWarps - 1 - warp) / kWarps * kBoxBytes);
+        __syncwarp();
+        if (lane < kShare && box < Layout::kBoxes) {
+          copy_tensor(target + box * kBoxBytes, map, full, 0, 0, 0, params.head_groups == 0 ? kv_head : 0, group,
+                      kEvictLast);
+        }
       }
     } else {
+      const int row = tile.item.kv_start + tile.item.begin + n * kBlockTokens;
+      wait_for_stage();
       if (lane == 0) {
-        copy_tensor(target, map, full, 0, tile.item.kv_start + n * kBlockTokens, 0, kv_head, kEvictLast);
+        mbarrier_expect(full, kBytes);
+        copy_tensor(target, map, full, 0, row, 0, kv_head, kEvictLast);
       }
     }
   }
+
+  static constexpr int kHeadWord = 6;  // of an item: query tokens and first head tile
 };
 
 #endif

@@ -34,30 +34,43 @@ struct PrefillSoftmax {
   }
 
   // Turns scores into exp2(scale * (score - max)) and returns the factors for what was summed before: exactly 1 when the
-  // maxima stood still. They do unless a score rises 2^8 above one: on the common path there is no shuffle and nothing to
-  // rescale, only a vote. masked: a row may have seen nothing so far.
+  // maxima stood still. masked: a row may have seen nothing so far.
   template <int N>
   __device__ __forceinline__ float2 take(float (&s)[N], float scale, float slack, bool masked) {
+    float2 factor = make_float2(1.f, 1.f);
+    raise(s, scale, slack, factor);
+    weigh(s, scale, masked);
+    return factor;
+  }
+
+  // The first half of take: whether maxima of this warp's rows rose, and the factors if so. They stand still unless a score
+  // rises 2^8 above one: on the common path there is no shuffle and nothing to rescale, only a vote.
+  template <int N>
+  __device__ __forceinline__ bool raise(const float (&s)[N], float scale, float slack, float2& factor) {
     float high0 = max[0], high1 = max[1];
 #pragma unroll
     for (int j = 0; j < N / 4; j++) {
       high0 = fmaxf(high0, fmaxf(s[4 * j], s[4 * j + 1]));
       high1 = fmaxf(high1, fmaxf(s[4 * j + 2], s[4 * j + 3]));
     }
-    float2 factor = make_float2(1.f, 1.f);
-    if (__any_sync(~0u, high0 > max[0] + slack || high1 > max[1] + slack)) {
-      high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 1));
-      high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 1));
-      high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 2));
-      high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 2));
-      // exp2(0) would do when the maximum stood still, but -inf - -inf is NaN.
-      if (high0 != max[0]) factor.x = exp2_fast((max[0] - high0) * scale);
-      if (high1 != max[1]) factor.y = exp2_fast((max[1] - high1) * scale);
-      max[0] = high0;
-      max[1] = high1;
-      sum[0] *= factor.x;
-      sum[1] *= factor.y;
-    }
+    if (!__any_sync(~0u, high0 > max[0] + slack || high1 > max[1] + slack)) return false;
+    high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 1));
+    high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 1));
+    high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 2));
+    high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 2));
+    // exp2(0) would do when the maximum stood still, but -inf - -inf is NaN.
+    factor.x = high0 != max[0] ? exp2_fast((max[0] - high0) * scale) : 1.f;
+    factor.y = high1 != max[1] ? exp2_fast((max[1] - high1) * scale) : 1.f;
+    max[0] = high0;
+    max[1] = high1;
+    sum[0] *= factor.x;
+    sum[1] *= factor.y;
+    return true;
+  }
+
+  // The second half of take.
+  template <int N>
+  __device__ __forceinline__ void weigh(float (&s)[N], float scale, bool masked) {
     float base0 = max[0] * scale, base1 = max[1] * scale;
     if (masked) {
       if (max[0] == negative_infinity()) base0 = 0.f;
@@ -72,7 +85,6 @@ struct PrefillSoftmax {
       sum[0] += s[4 * j] + s[4 * j + 1];
       sum[1] += s[4 * j + 2] + s[4 * j + 3];
     }
-    return factor;
   }
 
   // Sums over the quad; at the end.

@@ -30,63 +30,125 @@ constexpr __host__ __device__ int packed_heads(int group, int rows, int query_to
 template <typename Config>
 struct PrefillShape {
   using Element = typename Config::Element;
-  static_assert(IsSame<Element, typename Config::KvElement>::value, "prefill wants keys and values of Q's type");
+  using KvElement = typename Config::KvElement;
+  // Quantised keys and values become halves, which hold each of them exactly; so do query and weights then.
+  using MathElement = typename KvElement::MathElement;
+  static constexpr bool kQuantised = KvElement::kBytes == 1;
+  static_assert(kQuantised || IsSame<Element, KvElement>::value, "keys and values are of Q's type, or quantised");
   static constexpr bool kChecked = Config::kChecked;
 
   static constexpr int kHeads = Config::kHeads;
   static constexpr int kKvHeads = Config::kKvHeads;
-  static constexpr int kHeadDim = Config::kHeadDim;
+  static constexpr int kHeadDim = Config::kHeadDim;    // of Q and K
+  static constexpr int kValueDim = Config::kValueDim;  // of V and the output
   static constexpr int kPageSize = Config::kPageSize;  // 0: keys and values are ragged, packed rows
   static constexpr int kGroup = kHeads / kKvHeads;
   static constexpr bool kPaged = kPageSize > 0;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
-  static_assert(kHeadDim == 64 || kHeadDim == 96 || kHeadDim == 128 || kHeadDim == 192 || kHeadDim == 256,
-                "headDim must be 64, 96, 128, 192 or 256");
+  static constexpr __host__ __device__ bool is_dim(int dim) {
+    return dim == 64 || dim == 96 || dim == 128 || dim == 192 || dim == 256;
+  }
+  static_assert(is_dim(kHeadDim), "headDim must be 64, 96, 128, 192 or 256");
+  static_assert(is_dim(kValueDim), "the values' headDim must be 64, 96, 128, 192 or 256");
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  // Warpgroup matrix products want a tile whose groups of 8 tokens are evenly spaced: ragged rows, or pages of whole
-  // groups. Other page sizes run the portable kernel.
-  static constexpr bool kHopper = !kPaged || kPageSize % 8 == 0;
+  // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from.
+  static constexpr bool kHopper = !kQuantised;
 #else
   static constexpr bool kHopper = false;
 #endif
 
   // A tile in shared memory is made of columns of 128 bytes, or 64 where headDim is no multiple of 64; the index of a
   // row's 16-byte chunk is xored with the row against bank conflicts, as the copy engine's swizzle of that width does.
-  static constexpr int kColumn = kHeadDim % 64 == 0 ? 64 : 32;  // elements
-  static constexpr int kColumns = kHeadDim / kColumn;
-  static constexpr int kRowBytes = kColumn * 2;        // of a row of one column
-  static constexpr int kRowChunks = kColumn / 8;       // 16-byte chunks of it
-  static constexpr int kHeadChunks = kHeadDim / 8;     // of a row of all columns
-  static constexpr int kRowTotalBytes = kHeadDim * 2;  // of a row of all columns
+  static constexpr int kColumn = kHeadDim % 64 == 0 && kValueDim % 64 == 0 ? 64 : 32;  // elements
+  static constexpr int kColumns = kHeadDim / kColumn;                                  // of Q and K
+  static constexpr int kValueColumns = kValueDim / kColumn;
+  static constexpr int kRowBytes = kColumn * 2;         // of a row of one column
+  static constexpr int kRowChunks = kColumn / 8;        // 16-byte chunks of it
+  static constexpr int kHeadChunks = kHeadDim / 8;      // of a row of all columns of Q or K
+  static constexpr int kValueChunks = kValueDim / 8;    // of V or the output
+  static constexpr int kRowTotalBytes = kHeadDim * 2;   // of a row of all columns of Q or K
+  static constexpr int kValueRowBytes = kValueDim * 2;  // of V or the output
 
   static __device__ __forceinline__ int swizzled(int chunk, int row) {
     return chunk ^ (kColumn == 64 ? row & 7 : (row >> 1) & 3);
   }
 
+  // Where in headDim the pairs of outputs that a thread of a quad accumulates stand; two of them are neighbours when
+  // quantised values came four to a register.
+  static __device__ __forceinline__ int pair_element(int pair, int quad) {
+    return kQuantised ? pair / 2 * 16 + quad * 4 + pair % 2 * 2 : pair * 8 + quad * 2;
+  }
+
   // Hopper: 128 x 128 was the fastest tile up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
-  // and the output's staging leave room for 80 and 64 keys.
-  // Portable: 32 rows a warp halve what ldmatrix reads for each product; headDim above 128 has registers for 16. headDim
-  // 128 spills beside scores for 64 keys; with 32 two blocks fit every chip's shared memory.
-  static constexpr int kTileRows = kHopper || kHeadDim <= 128 ? 128 : 64;
+  // and the output's staging leave room for 80 and 64 keys, with shorter values for 112.
+  // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
+  // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
+  // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
+#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+  static constexpr int kSharedPerSm = 100 * 1024;
+#elif __CUDA_ARCH__ >= 900
+  static constexpr int kSharedPerSm = 228 * 1024;
+#else
+  static constexpr int kSharedPerSm = 164 * 1024;
+#endif
+  static constexpr int kWiderDim = kHeadDim > kValueDim ? kHeadDim : kValueDim;
+  static constexpr int kTokenBytes = (kHeadDim + kValueDim) * KvElement::kBytes + 12;  // with three page ids
+  static constexpr int kSlabs = kWiderDim <= 128 ? 2 : 1;                              // of 16 rows, of a warp
+#if __CUDA_ARCH__ >= 890
+  static constexpr bool kWidensInRegisters = false;  // one instruction does it
+#else
+  static constexpr bool kWidensInRegisters = kQuantised;
+#endif
+  static constexpr int kMostTokens = kWiderDim <= 64                  ? (kChecked || kQuantised ? 64 : 128)
+                                     : kHeadDim != 128                ? 64
+                                     : kChecked || kWidensInRegisters ? 32
+                                                                      : 64;
+  // In shared memory, where a warp's accumulators leave no registers for maxima and sums.
+  static constexpr int kStateBytes = kSlabs * (kMostTokens + kValueDim) >= 384 ? 4096 : 0;
+  static constexpr int kPortableRows = kWiderDim > 128 &&
+                                               2 * (64 * kHeadDim * 2 + 32 * kTokenBytes + 2048) <= kSharedPerSm
+                                           ? 64
+                                           : 128;
+  static constexpr int kPortableTokens =
+      2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
+      : kMostTokens > 32 ? kMostTokens / 2
+                         : 32;
+  static constexpr int kTileRows = kHopper ? 128 : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kTileRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kTileRows / kPack;
   static constexpr int kHeadTiles = kHeads / kPack;
-  static constexpr int kHopperTokens = kHeadDim <= 128 ? 128 : kHeadDim <= 192 ? 80 : 64;
-  static constexpr int kPortableTokens = kHeadDim == 128 ? 32 : 64;
+  static constexpr int kHopperTokens = kWiderDim <= 128                      ? 128
+                                       : kHeadDim <= 192 && kValueDim <= 128 ? 112
+                                       : kWiderDim <= 192                    ? 80
+                                                                             : 64;
   static constexpr int kBlockTokens = kHopper ? kHopperTokens : kPortableTokens;
   static constexpr int kQueryBytes = kTileRows * kRowTotalBytes;
-  static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K, or V, of one step
+  static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K of one step
+  static constexpr int kValueBlockBytes = kBlockTokens * kValueRowBytes;
 };
 
 // One unit, and what follows from it.
 template <typename Shape>
 struct PrefillTile {
+  static constexpr int kWords = sizeof(WorkItem) / 4 + 1;
+
   WorkItem item;
   int head_tile;
 
+  // From the words of the item and the head tile.
+  static __device__ __forceinline__ PrefillTile unpack(const i32 (&words)[kWords]) {
+    const auto low = [](i32 word) { return static_cast<u16>(word); };
+    const auto high = [](i32 word) { return static_cast<u16>(static_cast<u32>(word) >> 16); };
+    return {{words[0], words[1], words[2], words[3], words[4], low(words[5]), high(words[5]), low(words[6]),
+             high(words[6]), words[7]},
+            words[8]};
+  }
+
   __device__ __forceinline__ bool exists() const { return item.query_tokens != 0; }
   __device__ __forceinline__ int rows() const { return item.query_tokens * Shape::kPack; }
+  // Which of the item's units this is.
+  __device__ __forceinline__ int unit() const { return head_tile - item.head; }
   __device__ __forceinline__ int first_head() const { return head_tile * Shape::kPack; }
   __device__ __forceinline__ int kv_head() const { return first_head() / Shape::kGroup; }
   // The query token (from the item's first) and the query head of a row.

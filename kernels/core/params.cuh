@@ -12,7 +12,7 @@ struct ListHeader {
   i32 count;         // items in the list
   float scale_log2;  // decode, prefill: smScale * log2(e); prefill wants it above 0
   i32 heads;         // prefill: head tiles that an item expands to, from its own on
-  i32 reserved;
+  i32 fresh_tokens;  // decode: the last tokens of a sequence that this step may still write, at most
 };
 static_assert(sizeof(ListHeader) == 16, "ListHeader is 16 bytes on the host");
 
@@ -179,7 +179,7 @@ struct KernelInfo {
   i32 features;          // kTensorMap: wants tensor maps; kClusters: can share a unit between the blocks of a cluster
   i32 columns_per_unit;  // pairs of query token and head that a unit has room for; the rows of a prefill tile
   i32 crews;             // units that a block works on at once
-  i32 teams;             // decode: teams of warps in a block
+  i32 teams;             // decode: warps of a block, each a team of its own in the kernel for short sequences
   i32 pack;              // prefill: query heads that share a tile; decode: 0
   i32 tile_tokens;       // prefill: query tokens of an item at most; decode: 0
   i32 block_tokens;      // tokens of keys and values that a step takes: items begin at multiples of it

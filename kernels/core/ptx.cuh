@@ -11,6 +11,31 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
+// This thread's number in its warp and its warp's in the block, read where they stand: nothing that follows from them is kept
+// in registers for later.
+__device__ __forceinline__ int lane_now() {
+  int lane;
+  asm volatile("mov.u32 %0, %laneid;" : "=r"(lane));
+  return lane;
+}
+
+__device__ __forceinline__ int warp_now() {
+  int thread;
+  asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+  return thread >> 5;
+}
+
+// The value, but its origin forgotten here: nothing that follows from it is computed ahead and kept in registers.
+template <typename T>
+__device__ __forceinline__ T anew(T value) {
+  if constexpr (sizeof(T) == 8) {
+    asm volatile("" : "+l"(value));
+  } else {
+    asm volatile("" : "+r"(value));
+  }
+  return value;
+}
+
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -65,6 +90,9 @@ __device__ __forceinline__ void copy_async(u32 shared, const void* global, u32 b
 __device__ __forceinline__ void copy_async(u32 shared, const void* global, u32 bytes) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
                : "memory");
+}
+__device__ __forceinline__ void copy_async(u32 shared, u64 global, u32 bytes) {
+  copy_async(shared, reinterpret_cast<const void*>(global), bytes);
 }
 
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -127,6 +155,16 @@ __device__ __forceinline__ void named_barrier_sync(int barrier, int threads) {
 
 __device__ __forceinline__ void named_barrier_arrive(int barrier, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+// As sync, for exactly `threads` threads; whether any of them brought true.
+__device__ __forceinline__ bool named_barrier_any(int barrier, int threads, bool mine) {
+  u32 any;
+  asm volatile("{\n .reg .pred p, q;\n setp.ne.u32 p, %3, 0;\n bar.red.or.pred q, %1, %2, p;\n selp.u32 %0, 1, 0, q;\n}"
+               : "=r"(any)
+               : "r"(barrier), "r"(threads), "r"(static_cast<u32>(mine))
+               : "memory");
+  return any != 0;
 }
 
 }  // namespace flashinfer

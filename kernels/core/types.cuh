@@ -22,6 +22,8 @@ constexpr __host__ __device__ int power_of_two(int wanted) {
 }
 constexpr __host__ __device__ int exponent_of(int power) { return power > 1 ? 1 + exponent_of(power / 2) : 0; }
 
+constexpr __host__ __device__ int round_up(int value, int step) { return (value + step - 1) / step * step; }
+
 template <typename A, typename B>
 struct IsSame {
   static constexpr bool value = false;

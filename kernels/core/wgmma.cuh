@@ -22,6 +22,11 @@ __device__ __forceinline__ u64 matrix_descriptor(u32 address, u32 leading, u32 s
          static_cast<u64>(stride >> 4) << 32 | kMode << 62;
 }
 
+// The same matrix `bytes` further on. Only the low word changes, and by less than it has room for.
+__device__ __forceinline__ u64 advance(u64 descriptor, u32 bytes) {
+  return descriptor >> 32 << 32 | (static_cast<u32>(descriptor) + (bytes >> 4));
+}
+
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -58,12 +63,14 @@ __device__ __forceinline__ void yield_registers() {
 #define FI_TEXT_64 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define FI_TEXT_80 FI_TEXT_64 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define FI_TEXT_96 FI_TEXT_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define FI_TEXT_112 FI_TEXT_96 ",%48,%49,%50,%51,%52,%53,%54,%55"
 #define FI_TEXT_128 FI_TEXT_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define FI_TEXT_192 FI_TEXT_128 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define FI_TEXT_256 FI_TEXT_192 ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define FI_REGISTERS_64 FI_F32(0)
 #define FI_REGISTERS_80 FI_REGISTERS_64, FI_F8(32)
 #define FI_REGISTERS_96 FI_REGISTERS_64, FI_F16(32)
+#define FI_REGISTERS_112 FI_REGISTERS_96, FI_F8(48)
 #define FI_REGISTERS_128 FI_REGISTERS_64, FI_F32(32)
 #define FI_REGISTERS_192 FI_REGISTERS_128, FI_F32(64)
 #define FI_REGISTERS_256 FI_REGISTERS_192, FI_F32(96)
@@ -73,7 +80,7 @@ __device__ __forceinline__ void yield_registers() {
   asm volatile("{\n .reg .pred p;\n setp.ne.b32 p, " p_text ", 0;\n wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." \
                type "." type " {" FI_TEXT_##n "}, " rest ";\n}" : FI_REGISTERS_##n : __VA_ARGS__)
 #define FI_WGMMA(n, ...)                                                                                              \
-  if constexpr (SameType<Element, Half>::value) { FI_WGMMA_OF("f16", n, __VA_ARGS__); }                               \
+  if constexpr (IsSame<Element, Half>::value) { FI_WGMMA_OF("f16", n, __VA_ARGS__); }                               \
   else { FI_WGMMA_OF("bf16", n, __VA_ARGS__); }
 // clang-format on
 
@@ -114,6 +121,8 @@ __device__ __forceinline__ void wgmma(float (&d)[kRegisters], u64 a, u64 b, int 
     FI_WGMMA(64, "%34", "%32, %33, p, 1, 1, 0, %35", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
   } else if constexpr (kRegisters == 40) {
     FI_WGMMA(80, "%42", "%40, %41, p, 1, 1, 0, %43", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
+  } else if constexpr (kRegisters == 56) {
+    FI_WGMMA(112, "%58", "%56, %57, p, 1, 1, 0, %59", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
   } else {
     static_assert(kRegisters == 0, "no wgmma of this width is written down");
   }
@@ -125,12 +134,14 @@ __device__ __forceinline__ void wgmma(float (&d)[kRegisters], u64 a, u64 b, int 
 #undef FI_TEXT_64
 #undef FI_TEXT_80
 #undef FI_TEXT_96
+#undef FI_TEXT_112
 #undef FI_TEXT_128
 #undef FI_TEXT_192
 #undef FI_TEXT_256
 #undef FI_REGISTERS_64
 #undef FI_REGISTERS_80
 #undef FI_REGISTERS_96
+#undef FI_REGISTERS_112
 #undef FI_REGISTERS_128
 #undef FI_REGISTERS_192
 #undef FI_REGISTERS_256

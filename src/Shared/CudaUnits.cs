@@ -20,7 +20,7 @@ internal static class CudaUnits
     /// <summary>Entry point of the decode kernel, and the name of its unit.</summary>
     /// <param name="shape">A legal shape.</param>
     /// <param name="queryTokens">The most query tokens of a sequence, one of <see cref="QueryTokens"/>.</param>
-    /// <param name="teamUnits">Whether each team of warps takes units of its own (short sequences) instead of a block's teams sharing one.</param>
+    /// <param name="teamUnits">Whether each team (a warp) takes units of its own (short sequences) instead of a block's warps sharing one.</param>
     /// <param name="isChecked">Whether the kernel checks what it reads.</param>
     public static string DecodeName(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
         "fi_decode_"
@@ -28,6 +28,16 @@ internal static class CudaUnits
         + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "")
         + (teamUnits ? "_team" : "")
         + (isChecked ? "_checked" : "");
+
+    /// <summary>
+    /// Columns (query tokens times heads of a group) that the decode kernel holds, so that it reads keys and values once for them; of more
+    /// it makes several units, each of which reads them. A warp has registers for 16 up to headDim 128, and up to 192 where the copy engine
+    /// needs none for addresses.
+    /// </summary>
+    /// <param name="shape">A legal shape.</param>
+    /// <param name="architecture">A real architecture, such as <c>sm_90a</c>.</param>
+    public static int DecodeColumns(AttentionShape shape, string architecture) =>
+        shape.HeadDim <= 128 || (shape.HeadDim <= 192 && shape.PageSize % 16 == 0 && architecture == "sm_90a") ? 16 : 8;
 
     /// <summary>Entry point of the append kernel, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string AppendName(AttentionShape shape, bool isChecked = false) =>
@@ -72,6 +82,7 @@ internal static class CudaUnits
             "Prefill",
             shape.PageSize,
             isChecked,
+            ValueDimLine(shape.HeadDim),
             QueryTokensLine(1)
         );
 
@@ -85,6 +96,7 @@ internal static class CudaUnits
             "Prefill",
             0,
             false,
+            ValueDimLine(shape.HeadDim),
             QueryTokensLine(1)
         );
 
@@ -151,6 +163,8 @@ internal static class CudaUnits
         Short(s.Dtype) + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype)) + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim);
 
     private static string QueryTokensLine(int queryTokens) => Format("  static constexpr int kQueryTokens = {0};", queryTokens);
+
+    private static string ValueDimLine(int valueDim) => Format("  static constexpr int kValueDim = {0};", valueDim);
 
     private static string Word(bool value) => value ? "true" : "false";
 

@@ -1,4 +1,5 @@
 using FlashInfer.Cuda;
+using FlashInfer.Tests;
 
 // One GPU, and tests that fill it or look at what is still running on it.
 [assembly: CollectionBehavior(DisableTestParallelization = true)]
@@ -28,6 +29,16 @@ internal static class Gpu
     /// <summary>A backend on a context, for tests that need no attention kernels.</summary>
     public static CudaBackend Backend(CudaContext context, CudaStream? stream = null) =>
         new(context, stream, (spec, _) => throw new InvalidOperationException($"This test loads no kernels, but {spec} was asked for."));
+
+    /// <summary>
+    /// Loads the kernels of several cases at the same time: compiled one after another they would take most of the time of a test of many
+    /// shapes.
+    /// </summary>
+    /// <param name="device">Where the cases will run.</param>
+    /// <param name="cases">The cases.</param>
+    /// <param name="load">Asks for what a case will need.</param>
+    public static void Load(Device device, IEnumerable<DecodeCase> cases, Action<AttentionKernels, DecodeCase> load) =>
+        Parallel.ForEach(cases, one => load(device.Kernels(one.Spec), one));
 
     /// <summary>Bytes that differ from each other and between seeds.</summary>
     public static byte[] RandomBytes(int count, int seed)

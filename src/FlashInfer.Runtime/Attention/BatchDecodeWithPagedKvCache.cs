@@ -92,6 +92,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         {
             Teams = _kernel.Teams,
             ClustersOf8 = _kernel.MaxClusters(8),
+            ClustersOf4 = _kernel.MaxClusters(4),
             ClustersOf2 = _kernel.MaxClusters(2),
             Determinism = determinism,
         };
@@ -323,7 +324,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             _teamKernel ??= Cache.Kernels.Decode(MaxQueryTokens, teamUnits: true);
         }
 
-        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scale * Log2E });
+        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scale * Log2E, FreshTokens = _batch.FreshTokens });
         _overlaps = false;
         _batch.Commit(sequences, stream);
     }

@@ -19,7 +19,11 @@ internal struct ListHeader
     /// <summary>Prefill: head tiles that an item expands to, from its <see cref="WorkItem.Head"/> on.</summary>
     public int Heads;
 
-    private readonly int _reserved;
+    /// <summary>
+    /// Decode: the last tokens of a sequence that this step may still write, at most. Their keys and values are read after the kernels
+    /// before this one are done; all others may be read while those still run.
+    /// </summary>
+    public int FreshTokens;
 }
 
 /// <summary>
@@ -281,10 +285,10 @@ internal struct KernelInfo
     /// <summary>Pairs of query token and head that a unit has room for: the rows of a prefill tile; else 0.</summary>
     public int ColumnsPerUnit;
 
-    /// <summary>Units of work that a block works on at once: 1, but for decode kernels whose teams of warps take units of their own.</summary>
+    /// <summary>Units of work that a block works on at once: 1, but for decode kernels whose warps take units of their own.</summary>
     public int Crews;
 
-    /// <summary>Decode: teams of warps in a block; more than 1 when a kernel whose teams take units of their own makes a difference; else 1.</summary>
+    /// <summary>Decode: warps of a block, each of which is a team of its own in the kernel for short sequences; else 1.</summary>
     public int Teams;
 
     /// <summary>Prefill: query heads that share a tile; else 0.</summary>

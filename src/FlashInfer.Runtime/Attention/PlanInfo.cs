@@ -11,7 +11,7 @@ namespace FlashInfer;
 /// <param name="Units">Pieces of work on the device: items times KV heads times tiles of query tokens and heads.</param>
 /// <param name="Blocks">Blocks that share them.</param>
 /// <param name="Cluster">Blocks that take each unit together; 1 when every block works alone.</param>
-/// <param name="Teams">Teams of a block's warps that take units of their own; 1 when a block's warps share each unit.</param>
+/// <param name="Teams">Teams (warps) of a block that take units of their own; 1 when a block's warps share each unit.</param>
 /// <param name="ChunkTokens">No item is longer than this.</param>
 /// <param name="SplitSequences">Sequences cut into more than one item, whose parts are merged.</param>
 /// <param name="Imbalance">Tokens of the busiest block, cluster or team over the mean, 1 at best.</param>

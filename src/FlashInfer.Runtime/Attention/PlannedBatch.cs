@@ -57,6 +57,9 @@ internal sealed class PlannedBatch : IDisposable
     /// <summary>Query tokens of all sequences.</summary>
     public int Rows { get; private set; }
 
+    /// <summary>The most tokens of an open forward, of sequences that have query tokens: what the step may still write when it attends.</summary>
+    public int FreshTokens { get; private set; }
+
     /// <summary>Tokens of each sequence that has query tokens.</summary>
     public ReadOnlySpan<int> Lengths => _lengths.AsSpan(0, _attending);
 
@@ -139,6 +142,7 @@ internal sealed class PlannedBatch : IDisposable
         sequences.CopyTo(_sequences);
         _attending = 0;
         Rows = 0;
+        FreshTokens = 0;
         for (int i = 0; i < sequences.Length; i++)
         {
             Sequence sequence = sequences[i];
@@ -151,6 +155,7 @@ internal sealed class PlannedBatch : IDisposable
                 _attends[_attending] = i;
                 _queryTokens[_attending++] = tokens;
                 Rows += tokens;
+                FreshTokens = Math.Max(FreshTokens, sequence.ForwardTokens);
             }
         }
     }

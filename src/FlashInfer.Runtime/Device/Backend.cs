@@ -111,7 +111,7 @@ internal abstract class DecodeKernel : IDisposable
     /// <summary>Columns that a unit serves at most.</summary>
     public abstract int ColumnsPerUnit { get; }
 
-    /// <summary>Teams of warps in a block, which take units of their own in the kernel made for that.</summary>
+    /// <summary>Teams (warps) of a block, which take units of their own in the kernel made for that.</summary>
     public virtual int Teams => 1;
 
     /// <summary>The shortest part worth cutting a sequence into, in tokens; a multiple of 16.</summary>
@@ -236,7 +236,7 @@ internal abstract class AttentionKernels : IDisposable
 
     /// <summary>The decode kernel for sequences of up to so many query tokens.</summary>
     /// <param name="queryTokens">1 to 8; kernels exist for a few numbers, of which the smallest that is enough is taken.</param>
-    /// <param name="teamUnits">Whether each team of warps takes units of its own, for short sequences, instead of a block's teams sharing one.</param>
+    /// <param name="teamUnits">Whether each team (a warp) takes units of its own, for short sequences, instead of a block's warps sharing one.</param>
     public DecodeKernel Decode(int queryTokens, bool teamUnits = false)
     {
         int at = 0;

@@ -8,13 +8,14 @@ internal static class ChunkChooser
 {
     private const int ClassBits = 4;
     private const int Classes = 1 << ClassBits;
-    private const int Candidates = 8;
+    private const int Candidates = 9;
     private const int Samples = 9;
 
     // In tokens that a block reads at its fair share of the bandwidth; measured on an H100, like the shape of the model.
     private const double UnitCost = 16; // a unit's start and the merge of its warps
-    private const double SplitCost = 64; // the way of a partial state through the workspace, once
-    private const double AloneShare = 3.8; // what one block can draw at most, in fair shares
+    private const double PartCost = 32; // the way of a partial state into the workspace
+    private const double SplitCost = 64; // and out of it, at the very end
+    private const double AloneShare = 3.1; // what one block can draw at most, in fair shares
 
     // Sequences this much shorter than what a block has to do even out by themselves.
     private const int ShortShare = 32;
@@ -45,6 +46,7 @@ internal static class ChunkChooser
         {
             Smallest(tokens, counts, total, (long)rounds * limits.Blocks / limits.UnitsPerItem, 1),
             Smallest(tokens, counts, total, (rounds + 1L) * limits.Blocks / limits.UnitsPerItem, 1),
+            Smallest(tokens, counts, total, (rounds + 2L) * limits.Blocks / limits.UnitsPerItem, 1),
             Smallest(tokens, counts, longest, round, 0),
             Smallest(tokens, counts, longest, 2 * round, 0),
             DecodePlanner.RoundUp(mean * 5 / 4),
@@ -152,7 +154,7 @@ internal static class ChunkChooser
     {
         double total = 0;
         long units = 0;
-        long splitUnits = 0;
+        bool splits = false;
         Span<double> loads = stackalloc double[Samples];
         Span<long> taken = stackalloc long[Samples];
         loads.Clear();
@@ -162,9 +164,9 @@ internal static class ChunkChooser
         {
             int parts = DecodePlanner.Parts(tokens[i], chunk);
             long expanded = (long)counts[i] * parts * limits.UnitsPerItem;
-            double size = (sums[i] / (double)((long)counts[i] * parts)) + UnitCost;
+            double size = (sums[i] / (double)((long)counts[i] * parts)) + UnitCost + (parts > 1 ? PartCost : 0);
             units += expanded;
-            splitUnits += parts > 1 ? expanded : 0;
+            splits |= parts > 1;
             total += expanded * size;
 
             // Units are dealt there and back: of every two rounds a block gets two, and of a last, begun pair of rounds up to two.
@@ -181,10 +183,9 @@ internal static class ChunkChooser
 
         double mean = total / limits.Blocks;
         double cost = Drain(loads) + (0.1 * Math.Max(0, loads[Samples - 1] - mean));
-        if (splitUnits > 0)
+        if (splits)
         {
-            // The merge at the very end is seen in full; those before it hide behind the loads in flight, but for a little.
-            cost += SplitCost + (UnitCost * splitUnits / limits.Blocks);
+            cost += SplitCost;
         }
 
         // A few idle multiprocessors leave their partners' share unused: slower than half of them or none (bandwidth is shared in pairs).

@@ -36,6 +36,9 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
     /// <summary>Clusters of 8 blocks that run at once; 0 when they may not be used.</summary>
     public int ClustersOf8 { get; init; }
 
+    /// <summary>Clusters of 4 blocks that run at once; 0 when they may not be used.</summary>
+    public int ClustersOf4 { get; init; }
+
     /// <summary>Clusters of 2 blocks that run at once; 0 when they may not be used.</summary>
     public int ClustersOf2 { get; init; }
 
@@ -53,7 +56,7 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
 /// <param name="Items">Items written.</param>
 /// <param name="Slots">Partial-state slots used.</param>
 /// <param name="Cluster">Blocks of a cluster, which share each unit of work; 1 without clusters.</param>
-/// <param name="TeamUnits">Whether every team of warps takes units of its own.</param>
+/// <param name="TeamUnits">Whether every team (a warp) takes units of its own.</param>
 /// <param name="ChunkTokens">No item is longer than this.</param>
 /// <param name="SplitSequences">Sequences of more than one part.</param>
 /// <param name="TotalTokens">Tokens of all sequences.</param>
@@ -69,14 +72,14 @@ internal readonly record struct DecodePlan(
 
 /// <summary>
 /// Cuts the sequences of a decode step into items and orders them. Pure functions over spans: no CUDA, no allocation. It works on
-/// sequences; the device expands every item over KV heads and tiles of columns, and walker w of n (a block, a cluster or a team of warps)
+/// sequences; the device expands every item over KV heads and tiles of columns, and walker w of n (a block, a cluster or a team)
 /// takes units w, 2n-1-w, 2n+w, ... (there and back), so the items stand longest first.
 /// </summary>
 internal static class DecodePlanner
 {
     public const int TileTokens = 16;
 
-    /// <summary>Up to here a team of warps has too few tiles of a unit for its block's merge to pay. Provisional until it is measured.</summary>
+    /// <summary>Up to here a warp has too few tiles of a unit for its block's merge to pay. Provisional until it is measured.</summary>
     public const int TeamUnitTokens = 256;
 
     // Batch-invariant parts are no shorter. By ChunkChooser's model a part costs about 32 tokens for its start and its merge, 3 % of this,
@@ -146,6 +149,7 @@ internal static class DecodePlanner
     {
         int walkers =
             plan.Cluster == 8 ? limits.ClustersOf8
+            : plan.Cluster == 4 ? limits.ClustersOf4
             : plan.Cluster == 2 ? limits.ClustersOf2
             : plan.TeamUnits ? limits.Blocks * limits.Teams
             : limits.Blocks;
@@ -177,8 +181,8 @@ internal static class DecodePlanner
     }
 
     /// <summary>
-    /// Units of short sequences have too little for all warps of a block: each team then takes its own, where there are enough for all
-    /// teams. A captured graph leaves no choice.
+    /// Units of short sequences have too little for all warps of a block: each warp is then a team that takes its own, where there are
+    /// enough for all. A captured graph leaves no choice.
     /// </summary>
     private static bool ChooseTeamUnits(int longest, int busy, in DecodePlanLimits limits) =>
         limits.TeamUnits
@@ -189,7 +193,8 @@ internal static class DecodePlanner
 
     /// <summary>
     /// Sharing a unit inside a cluster spares the way through the workspace, about a microsecond; it pays where the units are few and alike,
-    /// so that every cluster has as much to do. Measured on an H100: benchmarks/results.
+    /// so that every cluster has as much to do. Measured on an H100 (benchmarks/decode-notes.md). Short units want small clusters: a launch
+    /// that leaves half of the blocks free lets the next one begin.
     /// </summary>
     private static int ChooseCluster(long total, int longest, int busy, in DecodePlanLimits limits)
     {
@@ -205,9 +210,18 @@ internal static class DecodePlanner
             return 1;
         }
 
-        return units <= limits.ClustersOf8 && mean <= 2048 ? 8
-            : units >= limits.Blocks / 4 - 1 && units <= limits.ClustersOf2 && mean <= 8192 ? 2
-            : 1;
+        if (2 * units <= limits.ClustersOf4 && mean <= 1024)
+        {
+            return 4;
+        }
+
+        if (units <= limits.ClustersOf8)
+        {
+            return mean <= 2048 ? 8 : 1;
+        }
+
+        bool areFew = units < limits.Blocks / 4 - 1;
+        return units <= limits.ClustersOf2 && (areFew ? mean <= 1024 : mean is >= 512 and <= 8192) ? 2 : 1;
     }
 
     private static DecodePlan Emit(

@@ -1,6 +1,11 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
+using System.Globalization;
+using System.Numerics;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
+using FlashInfer.Attention;
 using FlashInfer.Compilation;
 using FlashInfer.Runtime.Tests.Compilation;
 using FlashInfer.Tests.PublicApi;
@@ -65,7 +70,32 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
         ApprovedFile.Check("Kernels", name, "What kernels use", $"{header}\n{string.Join('\n', rows)}");
     }
 
-    /// <summary>On Hopper prefill uses warpgroup products and the copy engine, unless pages are no multiple of 8 tokens; elsewhere neither.</summary>
+    /// <summary>Keys and values are read once for as many columns as the table says, on every architecture.</summary>
+    [SkippableFact]
+    public void Decode_holds_as_many_columns_as_the_table_says()
+    {
+        compiled.Require();
+        foreach (AttentionSpec spec in KernelConfigurations.Specs)
+        {
+            CompiledKernel[] kernels = [.. compiled.Kernels.Where(kernel => kernel.Unit == CudaUnits.DecodeName(spec.Shape))];
+            Assert.Equal(compiled.Architectures.Length, kernels.Length);
+            foreach (CompiledKernel kernel in kernels)
+            {
+                KernelInfo info = InfoOf(kernel);
+                int most = CudaUnits.DecodeColumns(spec.Shape, kernel.Architecture);
+                int tiles = (spec.GroupSize + most - 1) / most;
+                string where = $"{kernel.Unit} for {kernel.Architecture}";
+                Assert.True(spec.KvHeads * tiles == info.UnitsPerItem, $"{where}: {info.UnitsPerItem} units an item");
+                Assert.True((spec.GroupSize + tiles - 1) / tiles == info.ColumnsPerUnit, $"{where}: {info.ColumnsPerUnit} columns");
+            }
+        }
+    }
+
+    /// <summary>
+    /// On Hopper prefill uses warpgroup products and the copy engine, beside which threads gather the tokens of pages that are no multiple
+    /// of 8, unless the cache is quantised; elsewhere neither. The copy engine stores where the heads of a group, neighbouring rows of a
+    /// tile, divide it.
+    /// </summary>
     [SkippableFact]
     public void Prefill_uses_the_instructions_that_its_architecture_has()
     {
@@ -79,15 +109,32 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
             kernel =>
             {
                 string sass = Disassemble(disassembler, kernel);
-                bool isHopper = kernel.Architecture == "sm_90a" && !OddPages().IsMatch(kernel.Unit);
+                bool isHopper = kernel.Architecture == "sm_90a" && !Quantised().IsMatch(kernel.Unit);
+                bool gathers = !isHopper || OddPages().IsMatch(kernel.Unit);
                 string where = $"{kernel.Unit} for {kernel.Architecture}";
                 Assert.True(isHopper == sass.Contains("HGMMA", StringComparison.Ordinal), $"{where}: warpgroup products");
                 Assert.True(isHopper == sass.Contains("UTMALDG", StringComparison.Ordinal), $"{where}: the copy engine's loads");
-                Assert.True(isHopper == sass.Contains("UTMASTG", StringComparison.Ordinal), $"{where}: the copy engine's stores");
+                Assert.True(gathers == sass.Contains("LDGSTS.E", StringComparison.Ordinal), $"{where}: copies without registers");
                 Assert.True(isHopper || sass.Contains("HMMA.16816.F32", StringComparison.Ordinal), $"{where}: products of a warp");
-                Assert.True(isHopper || sass.Contains("LDGSTS.E", StringComparison.Ordinal), $"{where}: copies without registers");
+                bool stores = sass.Contains("UTMASTG", StringComparison.Ordinal);
+                Assert.True(isHopper ? stores || !BitOperations.IsPow2(GroupSize(kernel)) : !stores, $"{where}: the copy engine's stores");
             }
         );
+    }
+
+    private static int GroupSize(CompiledKernel kernel)
+    {
+        Match heads = Heads().Match(kernel.Unit);
+        return int.Parse(heads.Groups[1].Value, CultureInfo.InvariantCulture)
+            / int.Parse(heads.Groups[2].Value, CultureInfo.InvariantCulture);
+    }
+
+    /// <summary>What a decode cubin says of itself: the constant that begins with version and size of the arguments.</summary>
+    private static KernelInfo InfoOf(CompiledKernel kernel)
+    {
+        ReadOnlySpan<byte> image = kernel.Cubin.Span;
+        ReadOnlySpan<int> start = [CudaUnits.AbiVersion, Unsafe.SizeOf<DecodeParams>()];
+        return MemoryMarshal.Read<KernelInfo>(image[image.IndexOf(MemoryMarshal.AsBytes(start))..]);
     }
 
     private static string Disassemble(string disassembler, CompiledKernel kernel)
@@ -104,6 +151,12 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
 
     [GeneratedRegex("_p[15](_|$)")]
     private static partial Regex OddPages();
+
+    [GeneratedRegex("_e[45]m[23]_")]
+    private static partial Regex Quantised();
+
+    [GeneratedRegex("_h([0-9]+)_kv([0-9]+)_")]
+    private static partial Regex Heads();
 
     private static IEnumerable<string> Rows(CompiledKernel kernel) =>
         kernel.Resources.Select(entry =>

@@ -21,6 +21,7 @@ internal static class KernelConfigurations
         new(16, 1, 256, 1, DType.BFloat16, kvLayout: KvLayout.Hnd),
         new(32, 8, 96, 16, DType.BFloat16),
         new(12, 12, 192, 16, DType.Float16),
+        new(16, 1, 192, 16, DType.BFloat16),
         new(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3),
         new(12, 12, 64, 5, DType.Float16, DType.Float8E4M3),
         new(12, 2, 96, 32, DType.Float16, DType.Float8E5M2, KvLayout.Hnd),
@@ -29,8 +30,8 @@ internal static class KernelConfigurations
     ];
 
     /// <summary>
-    /// Prefill over pages: every head dimension with pages that the copy engine takes, whole and in pieces, and with pages that it does
-    /// not; checked where registers are scarcest.
+    /// Prefill over pages: every head dimension with pages that the copy engine takes, whole and in pieces, and with pages whose tokens
+    /// are gathered; checked where registers are scarcest; and every head dimension over a quantised cache.
     /// </summary>
     public static readonly TranslationUnit[] PrefillPaged =
     [
@@ -41,10 +42,20 @@ internal static class KernelConfigurations
         Paged(Shape(71, 1, 64, 1, DType.BFloat16)),
         Paged(Shape(8, 2, 96, 16, DType.BFloat16)),
         Paged(Shape(8, 2, 192, 64, DType.Float16)),
+        Paged(Shape(8, 2, 96, 5, DType.BFloat16)),
+        Paged(Shape(8, 2, 192, 1, DType.Float16)),
         Paged(Shape(16, 16, 256, 16, DType.BFloat16), isChecked: true),
+        Paged(Shape(8, 1, 256, 1, DType.BFloat16), isChecked: true),
+        Paged(Shape(28, 4, 128, 5, DType.BFloat16), isChecked: true),
+        Paged(Shape(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3)),
+        Paged(Shape(28, 4, 128, 5, DType.Float16, DType.Float8E5M2), isChecked: true),
+        Paged(Shape(71, 1, 64, 64, DType.Float16, DType.Float8E4M3)),
+        Paged(Shape(12, 2, 96, 32, DType.BFloat16, DType.Float8E5M2)),
+        Paged(Shape(24, 8, 192, 1, DType.BFloat16, DType.Float8E4M3)),
+        Paged(Shape(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3)),
     ];
 
-    /// <summary>Prefill over ragged keys and values.</summary>
+    /// <summary>Prefill over ragged keys and values, of one head dimension and of two.</summary>
     public static readonly TranslationUnit[] PrefillRagged =
     [
         Ragged(Shape(32, 8, 128, 16, DType.BFloat16)),
@@ -52,6 +63,7 @@ internal static class KernelConfigurations
         Ragged(Shape(8, 2, 96, 16, DType.BFloat16)),
         Ragged(Shape(8, 2, 192, 16, DType.BFloat16)),
         Ragged(Shape(8, 1, 256, 16, DType.Float16)),
+        Ragged(Shape(16, 16, 192, 16, DType.BFloat16), valueDim: 128),
     ];
 
     /// <summary>
@@ -66,16 +78,28 @@ internal static class KernelConfigurations
         Specs[2].DecodeUnitFor(queryTokens: 4),
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
+        new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
         .. PrefillPaged,
         .. PrefillRagged,
     ];
 
-    private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype) =>
-        new(heads, kvHeads, headDim, pageSize, dtype, dtype, KvLayout.Nhd);
+    private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype, DType? kvDtype = null) =>
+        new(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, KvLayout.Nhd);
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
 
-    private static TranslationUnit Ragged(AttentionShape shape) =>
-        new(CudaUnits.PrefillRaggedName(shape), Encoding.UTF8.GetBytes(CudaUnits.PrefillRagged(shape)));
+    private static TranslationUnit Ragged(AttentionShape shape, int? valueDim = null)
+    {
+        string name = CudaUnits.PrefillRaggedName(shape);
+        string text = CudaUnits.PrefillRagged(shape);
+        if (valueDim is { } dim)
+        {
+            string own = $"{name}_v{dim}";
+            text = text.Replace($"kValueDim = {shape.HeadDim};", $"kValueDim = {dim};").Replace(name, own);
+            name = own;
+        }
+
+        return new(name, Encoding.UTF8.GetBytes(text));
+    }
 }

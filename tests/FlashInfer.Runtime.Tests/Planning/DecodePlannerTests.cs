@@ -224,19 +224,27 @@ public class DecodePlannerTests
     }
 
     [Theory]
-    [InlineData(1, 512, 8)]
+    [InlineData(1, 512, 4)]
     [InlineData(1, 2048, 8)]
     [InlineData(1, 8192, 1)]
     [InlineData(1, 100, 1)]
+    [InlineData(3, 512, 2)]
+    [InlineData(3, 2048, 1)]
+    [InlineData(8, 256, 1)]
     [InlineData(8, 2048, 2)]
     [InlineData(32, 2048, 1)]
     public void Few_and_equal_units_are_shared_in_clusters(int batch, int length, int cluster)
     {
-        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8)) { ClustersOf8 = 15, ClustersOf2 = 66 };
+        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8)) 
+        {
+            ClustersOf8 = 15,
+            ClustersOf4 = 30,
+            ClustersOf2 = 66,
+        };
         (DecodePlan plan, WorkItem[] items) = Make([.. Enumerable.Repeat(length, batch)], limits);
         Assert.Equal(cluster, plan.Cluster);
         Assert.True(cluster == 1 || items.All(item => item.Parts == 1));
-        Assert.Equal(1, Make([.. Enumerable.Repeat(length, batch)], limits with { ClustersOf8 = 0, ClustersOf2 = 0 }).Plan.Cluster);
+        Assert.Equal(1, Make([.. Enumerable.Repeat(length, batch)], limits with { ClustersOf8 = 0, ClustersOf4 = 0, ClustersOf2 = 0 }).Plan.Cluster);
     }
 
     [Fact]

@@ -1,0 +1,103 @@
+// Keys and values of pages that are no multiple of 8 tokens: the producing warpgroup of the Hopper prefill kernel gathers them
+// token by token with cp.async, into the layout that the copy engine would leave.
+//
+// A block's full barrier is told when its copies are done, which is looked at when those of the next block are under way,
+// or at once before a wait. What threads wrote becomes visible to wgmma by a fence of each of them ahead of the arrival.
+#pragma once
+
+#include "attention/prefill_layout.cuh"
+
+namespace flashinfer {
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+template <typename Shape>
+struct PrefillGather {
+  using Layout = HopperLayout<Shape>;
+  using Tile = PrefillTile<Shape>;
+
+  static constexpr int kWarps = Layout::kProducerWarps;
+  static constexpr int kTokens = Shape::kBlockTokens / kWarps;  // of a block, for each warp
+
+  u32 pending = 0;  // full barrier of the block whose copies are under way
+
+  // Waits for all copies and tells.
+  __device__ __forceinline__ void flush() {
+    if constexpr (Layout::kGathers) {
+      if (pending != 0) tell<0>();
+      pending = 0;
+    }
+  }
+
+  // This warp's share of block n: token t of it is number t * kWarps + warp of the block; lane t brings its page. Tokens
+  // behind the end become zeros.
+  template <bool kValues, typename Wait>
+  __device__ __forceinline__ void copy(const PrefillParams& params, const Tile& tile, int n, i32 page, u32 target,
+                                       u32 full, const Wait& wait_for_stage) {
+    constexpr int kChunks = kValues ? Shape::kValueChunks : Shape::kHeadChunks;
+    constexpr int kStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
+    // A lane copies a chunk of each round. After so many rounds it meets the same chunk of another token, whole groups of 8
+    // tokens further on: the addresses of the rounds between are all that it computes.
+    constexpr int kRounds = kTokens * kChunks / 32;
+    constexpr int kPeriod = kChunks % 3 == 0 ? 3 : kChunks == 32 ? 2 : 1;
+    constexpr int kPeriodTokens = kPeriod * 32 / kChunks;
+    static_assert(kTokens * kChunks % 32 == 0 && kRounds % kPeriod == 0, "every lane copies as many chunks");
+    static_assert(kPeriod * 32 % kChunks == 0 && kPeriodTokens * kWarps % 8 == 0, "a period is whole groups of tokens");
+    const int warp = warp_now(), lane = lane_now();
+    const int first = tile.item.begin + n * Shape::kBlockTokens + warp;  // of the warp's tokens in the sequence
+    const u64 source = reinterpret_cast<u64>(kValues ? params.value : params.key) +
+                       tile.kv_head() * (kValues ? params.value_head_stride : params.key_head_stride) * 2;
+    // Where this lane's token begins, in chunks: half the registers and shuffles of an address.
+    const i64 row =
+        page * (kValues ? params.value_page_stride : params.key_page_stride) +
+        (first + lane * kWarps) % Shape::kPageSize * (kValues ? params.value_token_stride : params.key_token_stride);
+    const u32 mine = page < 0 ? 0 : static_cast<u32>(row >> 3);
+    const int there = (tile.item.end - first + kWarps - 1) / kWarps;  // of the warp's tokens
+    u32 address[kPeriod];
+    int token[kPeriod], chunk[kPeriod];
+#pragma unroll
+    for (int k = 0; k < kPeriod; k++) {
+      token[k] = (k * 32 + lane) / kChunks;
+      chunk[k] = (k * 32 + lane) % kChunks;
+      const int at = token[k] * kWarps + warp;
+      address[k] = target + (at >> 3) * kStride + (at & 7) * Shape::kRowBytes +
+                   chunk[k] / Shape::kRowChunks * Layout::kColumnStride +
+                   Shape::swizzled(chunk[k] % Shape::kRowChunks, at) * 16;
+    }
+    wait_for_stage();
+    constexpr int kTogether = kPeriod == 3 ? 3 : 4;  // so that latencies overlap
+    static_assert(kRounds % kTogether == 0, "rounds come in groups");
+#pragma unroll
+    for (int i = 0; i < kRounds; i += kTogether) {
+      u32 from[kTogether];
+#pragma unroll
+      for (int k = 0; k < kTogether; k++) {
+        from[k] = __shfl_sync(~0u, mine, token[(i + k) % kPeriod] + (i + k) / kPeriod * kPeriodTokens) +
+                  chunk[(i + k) % kPeriod];
+      }
+#pragma unroll
+      for (int k = 0; k < kTogether; k++) {
+        const int period = (i + k) / kPeriod;
+        copy_async(address[(i + k) % kPeriod] + period * (kPeriodTokens * kWarps / 8 * kStride),
+                   source + static_cast<u64>(from[k]) * 16,
+                   token[(i + k) % kPeriod] + period * kPeriodTokens < there ? 16 : 0);
+      }
+    }
+    copy_async_commit();
+    if (pending != 0) tell<1>();
+    pending = full;
+  }
+
+ private:
+  template <int kUnderWay>
+  __device__ __forceinline__ void tell() {
+    copy_async_wait<kUnderWay>();
+    async_proxy_fence();
+    __syncwarp();
+    if (lane_now() == 0) mbarrier_arrive(pending);
+  }
+};
+
+#endif
+
+}  // namespace flashinfer

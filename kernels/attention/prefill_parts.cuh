@@ -1,0 +1,115 @@
+// Split-KV of prefill: each part of a unit's tokens leaves its partial state in the workspace; whoever comes last merges all
+// parts in part order (the same bits every time) and puts the counter back to zero (so that a captured graph can be
+// replayed).
+//
+// A crew is 128 neighbouring threads of a block, of whole warps, with some rows of the tile: crews of a tile merge
+// independently, each when all parts' states of its rows are there. Crew c counts arrivals where slot c of the unit has its
+// counter; a unit with several parts has at least two.
+#pragma once
+
+#include "attention/merged_state.cuh"
+#include "attention/prefill_softmax.cuh"
+#include "attention/prefill_work.cuh"
+
+namespace flashinfer {
+
+template <typename Shape>
+struct PrefillParts {
+  using Tile = PrefillTile<Shape>;
+  using Element = typename Shape::Element;
+
+  static constexpr int kCrewThreads = 128;
+  static constexpr int kVector = 4;
+  static constexpr int kVectors = Shape::kValueDim / kVector;      // of a row
+  static constexpr int kAtOnce = Shape::kValueDim == 256 ? 4 : 8;  // loads of parts under way
+
+  // Stores rows `row` and `row + 8`, of which this thread has its accumulators' share, before normalising. softmax is gathered.
+  static __device__ __forceinline__ void store(const PrefillParams& params, const Tile& tile, int row,
+                                               const float (&o)[Shape::kValueDim / 2], const PrefillSoftmax& softmax,
+                                               float scale) {
+    const int quad = threadIdx.x & 3;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      if (row + 8 * r >= tile.rows()) break;
+      const i64 slot = slot_of(params, tile, tile.item.part, row + 8 * r);
+      float* target = params.partial_output + slot * Shape::kValueDim;
+#pragma unroll
+      for (int j = 0; j < Shape::kValueDim / 8; j++) {
+        *reinterpret_cast<float2*>(target + Shape::pair_element(j, quad)) =
+            make_float2(o[4 * j + 2 * r], o[4 * j + 2 * r + 1]);
+      }
+      if (quad == 0) params.partial_state[slot] = make_float2(softmax.max[r] * scale, softmax.sum[r]);
+    }
+  }
+
+  // Says that the crew has stored its rows of this part, and merges rows [first, end), the crew's of this tile, if it was the last
+  // one. By all threads of a crew, whether or not it has rows; `barrier` is a barrier that this crew has to itself.
+  static __device__ __forceinline__ void finish(const PrefillParams& params, const Tile& tile, int crew, int barrier,
+                                                int first, int end) {
+    named_barrier_sync(barrier, kCrewThreads);  // all of them have stored
+    bool is_last = false;
+    if (crew_thread() == 0) {
+      u32* counter =
+          params.counters + static_cast<i64>(tile.item.part_offset + crew) * params.plan->heads + tile.unit();
+      is_last = atomic_add_acq_rel(counter, 1) == tile.item.parts - 1u;
+      if (is_last) *counter = 0;
+    }
+    if (named_barrier_any(barrier, kCrewThreads, is_last)) merge(params, tile, first, end);
+  }
+
+ private:
+  static __device__ __forceinline__ int crew_thread() { return threadIdx.x % kCrewThreads; }
+
+  static __device__ __forceinline__ i64 slot_of(const PrefillParams& params, const Tile& tile, int part, int row) {
+    return (static_cast<i64>(tile.item.part_offset + part) * params.plan->heads + tile.unit()) * Shape::kTileRows + row;
+  }
+
+  // A row that has seen no token gives output 0 and LSE -inf.
+  static __device__ __forceinline__ void merge(const PrefillParams& params, const Tile& tile, int first, int end) {
+    const i64 next = static_cast<i64>(params.plan->heads) * Shape::kTileRows;  // between the slots of two parts
+    const int count = tile.item.parts;
+#pragma unroll 1
+    for (int i = crew_thread(); i < (end - first) * kVectors; i += kCrewThreads) {
+      const int at = first + i / kVectors, d = i % kVectors * kVector;
+      const i64 slot = slot_of(params, tile, 0, at);
+      const float* outputs = params.partial_output + slot * Shape::kValueDim + d;
+      const float2* states = params.partial_state + slot;
+      MergedState<kVector> merged;
+#pragma unroll 1
+      for (int start = 0; start < count; start += kAtOnce) {
+        // Loads stand together and none behind a branch, so that their latencies overlap; past the L1, which may have what
+        // lay there before. The last part stands in for those missing, weighing nothing.
+        FloatVector<kVector> parts[kAtOnce];
+        float2 found[kAtOnce];
+        float high = negative_infinity();
+#pragma unroll
+        for (int p = 0; p < kAtOnce; p++) {
+          const i64 part = min(start + p, count - 1) * next;
+          found[p] = __ldcg(states + part);
+          const float4 loaded = __ldcg(reinterpret_cast<const float4*>(outputs + part * Shape::kValueDim));
+          parts[p] = {loaded.x, loaded.y, loaded.z, loaded.w};
+        }
+#pragma unroll
+        for (int p = 0; p < kAtOnce; p++) {
+          if (start + p >= count) found[p].x = negative_infinity();
+          high = fmaxf(high, found[p].x);
+        }
+        merged.raise(high);
+#pragma unroll
+        for (int p = 0; p < kAtOnce; p++) merged.add(found[p], parts[p]);
+      }
+      const float inverse = merged.sum > 0.f ? reciprocal(merged.sum) : 0.f;
+      const i64 row = tile.item.row + tile.token_of(at);
+      const int head = tile.head_of(at);
+      *reinterpret_cast<uint2*>(params.output + row * params.output_row_stride + head * params.output_head_stride + d) =
+          make_uint2(Element::pack(merged.o.at[0] * inverse, merged.o.at[1] * inverse),
+                     Element::pack(merged.o.at[2] * inverse, merged.o.at[3] * inverse));
+      if (params.lse != nullptr && d == 0) {
+        params.lse[row * Shape::kHeads + head] =
+            merged.sum > 0.f ? merged.max + __log2f(merged.sum) : negative_infinity();
+      }
+    }
+  }
+};
+
+}  // namespace flashinfer
