@@ -38,14 +38,16 @@ struct PrefillConsumer {
   const PrefillParams& params;
   u32 base;
   int group = (threadIdx.x >> 7) - 1;  // which consumer this is
+  int thread = threadIdx.x & 127;
   int lane = threadIdx.x & 31;
+  int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
-  float slack;                                                // 2^8 in terms of scores
-  u32 own = Layout::own_items(base, (threadIdx.x >> 5) - 4);  // this warp's copy of the tile's item
-  int there;                                                  // tokens in the tile's range
-  int seen_by_all;                                            // of these, those that every row of this consumer sees
-  u32 ring = 0;                                               // blocks of K taken so far
-  int fresh = 0;  // 1: the pending P V is the first of its tile and overwrites O
+  float slack;      // 2^8 in terms of scores
+  int there;        // tokens in the tile's range
+  int seen_by_all;  // of these, those that every row of this consumer sees
+  bool idle;        // whether rows of the tile are nobody's
+  u32 ring = 0;     // blocks of K taken so far
+  int fresh = 0;    // 1: the pending P V is the first of its tile and overwrites O
 
   float o[kValueDim / 2];
   float s[kBlockTokens / 2];
@@ -67,19 +69,21 @@ struct PrefillConsumer {
   __device__ __forceinline__ void run() {
     wait_for_dependency();
     if (group == 1) named_barrier_arrive(kTurn, kThreads);  // consumer 0 has the first turn
-    bool existed = false;
     for (u32 number = 0;; number++) {
       const int blocks = take(number);
       const bool exists = blocks > 0;
 
       // The first block, with the last P V of the tile before.
-      if (exists) mbarrier_wait(Layout::query_full(base), number & 1);
+      if (exists) {
+        mbarrier_wait(Layout::query_full(base), number & 1);
+        if (idle) clear_idle_rows(number);
+      }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
         if (exists) release(Layout::query_empty(base));
       }
       if (exists) mbarrier_wait(Layout::key_full(base, stage(ring)), phase(ring));
-      if (existed) mbarrier_wait(Layout::value_full(base, stage(ring - 1)), phase(ring - 1));
+      if (number > 0) mbarrier_wait(Layout::value_full(base, stage(ring - 1)), phase(ring - 1));
       begin_turn();
       multiply_keys(stage(ring));
       multiply_values(stage(ring - 1));
@@ -91,15 +95,17 @@ struct PrefillConsumer {
       const PrefillSoftmax finished = softmax;
       softmax.clear();
       const bool masked = blocks * kBlockTokens > seen_by_all;
-      if (masked) mask(blocks - 1);
-      softmax.template take<Layout::kEvery>(s, scale, slack, masked);
+      if (masked) mask(number, blocks - 1);
+      softmax.take(s, scale, slack, masked);
       wgmma_wait<0>();
       keep(o);
-      if (existed) release(Layout::value_empty(base, stage(ring - 1)));
+      if (number > 0) release(Layout::value_empty(base, stage(ring - 1)));
       round_probabilities();
-      if (existed) write(Layout::read_item(own ^ Layout::kItemBytes), finished);
+      if (number > 0) {
+        write(Layout::tile(base, number - 1), finished);
+        release(Layout::item_empty(base, (number - 1) % Layout::kItems));
+      }
       if (!exists) break;
-      existed = true;
       fresh = 1;
       // Of K what lies behind the end is masked, and gathered tokens are zero there.
       if (!Layout::kGathers && there < blocks * kBlockTokens) zero_values(there - (blocks - 1) * kBlockTokens);
@@ -119,8 +125,8 @@ struct PrefillConsumer {
         keep(s);
         release(Layout::key_empty(base, stage(ring)));
         if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
-        if (masked) mask(n);
-        const float2 factor = softmax.template take<Layout::kEvery>(s, scale, slack, masked);
+        if (masked) mask(number, n);
+        const float2 factor = softmax.take(s, scale, slack, masked);
         wgmma_wait<0>();
         keep(o);
         release(Layout::value_empty(base, stage(ring - 1)));
@@ -129,15 +135,10 @@ struct PrefillConsumer {
         ring++;
       }
     }
-    if (thread() == 0) bulk_wait();
+    if (thread == 0) bulk_wait();
   }
 
  private:
-  // Of this consumer. Anew at each use: registers are scarce.
-  __device__ __forceinline__ static int thread() { return (warp_now() & 3) * 32 + lane_now(); }
-  // This thread holds rows row() and row() + 8 of the tile.
-  __device__ __forceinline__ static int row() { return (warp_now() - 4) * 16 + (lane_now() >> 2); }
-
   static __device__ __forceinline__ u32 stage(u32 position) { return position % Layout::kStages; }
   static __device__ __forceinline__ u32 phase(u32 position) { return (position / Layout::kStages) & 1; }
 
@@ -146,45 +147,14 @@ struct PrefillConsumer {
     if (lane == 0) mbarrier_arrive(barrier);
   }
 
-  // Waits for the next tile in which something is visible and returns its blocks, or 0 at the end of the list. On the way
-  // writes tiles without.
-  __device__ __forceinline__ int take(u32& number) {
-    own ^= Layout::kItemBytes;
-    for (;; number++) {
-      const u32 slot = number % Layout::kItems;
-      mbarrier_wait(Layout::item_full(base, slot), (number / Layout::kItems) & 1);
-      const Tile tile = Layout::read_item(Layout::item(base, slot));
-      if (lane < Tile::kWords) {
-        store_shared(own + lane * 4, static_cast<u32>(load_shared_word(Layout::item(base, slot) + lane * 4)));
-      }
-      __syncwarp();
-      release(Layout::item_empty(base, slot));
-      there = tile.item.end - tile.item.begin;
-      seen_by_all = tile.limit_of(group * 64) - tile.item.begin;
-      if (!tile.exists() || tile.tokens() > 0) return tile.blocks();
-      mbarrier_wait(Layout::query_full(base), number & 1);
-      release(Layout::query_empty(base));
-      write_empty(tile);
-    }
-  }
-
-  // The end of this consumer's rows.
-  __device__ __forceinline__ int end_of(const Tile& tile) const { return min(tile.rows(), group * 64 + 64); }
-
-  __device__ __forceinline__ void write_empty(const Tile& tile) const {
-    const int end = end_of(tile);
-    if (end <= group * 64) return;
-    if (tile.item.parts > 1) {
-      Parts::store_empty(params, tile, group * 64, end);
-      Parts::finish(params, tile, group, kOutput + group, group * 64, end);
-      return;
-    }
-#pragma unroll 1
-    for (int i = thread(); i < (end - group * 64) * Shape::kValueChunks; i += 128) {
-      const int at = group * 64 + i / Shape::kValueChunks, chunk = i % Shape::kValueChunks;
-      *reinterpret_cast<int4*>(output(tile, at) + chunk * 8) = make_int4(0, 0, 0, 0);
-      if (params.lse != nullptr && chunk == 0) *lse(tile, at) = negative_infinity();
-    }
+  // Waits for tile `number` and returns its blocks, or 0 at the end of the list.
+  __device__ __forceinline__ int take(u32 number) {
+    mbarrier_wait(Layout::item_full(base, number % Layout::kItems), (number / Layout::kItems) & 1);
+    const Tile tile = Layout::tile(base, number);
+    there = tile.item.end - tile.item.begin;
+    seen_by_all = tile.limit_of(group * 64) - tile.item.begin;
+    idle = tile.rows() < Shape::kTileRows;
+    return Layout::blocks_of(tile);
   }
 
   __device__ __forceinline__ u16* output(const Tile& tile, int at) const {
@@ -196,10 +166,26 @@ struct PrefillConsumer {
     return params.lse + static_cast<i64>(tile.item.row + tile.token_of(at)) * Shape::kHeads + tile.head_of(at);
   }
 
+  // Rows behind the tile's own hold other queries, or what lay there: their scores would have a say in when the warp's maxima
+  // move, and so in the last bits of its own rows. Zeros have none.
+  __device__ __forceinline__ void clear_idle_rows(u32 number) const {
+    const int first = group * 64 + (thread >> 5) * 16, rows = Layout::tile(base, number).rows();
+    if (rows >= first + 16) return;
+#pragma unroll 1
+    for (int i = max(0, rows - first) * Shape::kHeadChunks + lane; i < 16 * Shape::kHeadChunks; i += 32) {
+      const int at = first + i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
+      store_shared(base + chunk / Shape::kRowChunks * Layout::kQueryColumnBytes + at * Shape::kRowBytes +
+                       chunk % Shape::kRowChunks * 16,
+                   make_int4(0, 0, 0, 0));
+    }
+    async_proxy_fence();  // before products, or the next Q's copy
+    __syncwarp();
+  }
+
   // This warp's 16 rows of Q as operands. The slot may only be released when they have arrived: without the dependency on
   // all of them the copy of the next Q overtakes the reads.
   __device__ __forceinline__ void load_query() {
-    const int at = group * 64 + (thread() >> 5) * 16 + (lane & 15);
+    const int at = group * 64 + (thread >> 5) * 16 + (lane & 15);
     u32 all = 0;
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
@@ -229,12 +215,12 @@ struct PrefillConsumer {
         anew(matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes));
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
-      const u64 step = (k / kColumnSteps * Layout::kColumnStride + k % kColumnSteps * 32) >> 4;
+      const u64 key = advance(keys, k / kColumnSteps * Layout::kColumnStride + k % kColumnSteps * 32);
       if constexpr (Layout::kQueryInRegisters) {
-        wgmma<Element, false>(s, q[k], keys + step, k);
+        wgmma<Element, false>(s, q[k], key, k);
       } else {
-        const u64 query_step = (k / kColumnSteps * Layout::kQueryColumnBytes + k % kColumnSteps * 32) >> 4;
-        wgmma<Element, false>(s, query + query_step, keys + step, k);
+        wgmma<Element, false>(s, advance(query, k / kColumnSteps * Layout::kQueryColumnBytes + k % kColumnSteps * 32),
+                              key, k);
       }
     }
     wgmma_commit();
@@ -246,15 +232,15 @@ struct PrefillConsumer {
                                                            Layout::kColumnStride, Layout::kValueGroupStride);
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
-      wgmma<Element, true>(o, p[k], values + (k * 2 * Layout::kValueGroupStride >> 4), k > 0 ? 1 : 1 - fresh);
+      wgmma<Element, true>(o, p[k], advance(values, k * 2 * Layout::kValueGroupStride), k > 0 ? 1 : 1 - fresh);
     }
     wgmma_commit();
   }
 
-  __device__ __forceinline__ void mask(int n) {
-    const Tile tile = Layout::read_item(own);
+  __device__ __forceinline__ void mask(u32 number, int n) {
+    const Tile tile = Layout::tile(base, number);
     const int first = tile.item.begin + n * kBlockTokens;
-    PrefillSoftmax::mask(s, tile.limit_of(row()) - first, tile.limit_of(row() + 8) - first, lane);
+    PrefillSoftmax::mask(s, tile.limit_of(row) - first, tile.limit_of(row + 8) - first, lane);
   }
 
   __device__ __forceinline__ void round_probabilities() {
@@ -293,28 +279,28 @@ struct PrefillConsumer {
   }
 
   // O and log-sum-exp of a finished tile: through shared memory, by the copy engine when all 64 rows are the item's. A part
-  // leaves its state in the workspace.
+  // leaves its state in the workspace instead.
   __device__ __forceinline__ void write(const Tile& tile, PrefillSoftmax finished) {
-    const int rows = end_of(tile) - group * 64;
-    if (rows <= 0) return;
+    const int first = group * 64;
+    int rows = min(tile.rows() - first, 64);  // of this consumer; 0 or below when it has none
     finished.gather();
     if (tile.item.parts > 1) {
-      Parts::store(params, tile, row(), o, finished, scale);
-      Parts::finish(params, tile, group, kOutput + group, group * 64, group * 64 + rows);
-      return;
+      Parts::store(params, tile, row, o, finished, scale);
+      Parts::finish(params, tile, group, kOutput + group, first, first + rows);
+      rows = 0;
     }
     const float inverse0 = finished.inverse(0), inverse1 = finished.inverse(1);
     const u32 staged = base + Layout::kOutputOffset + group * Layout::kOutputBytes;
-    const int at = (thread() >> 5) * 16 + (lane & 15);
+    const int at = (thread >> 5) * 16 + (lane & 15);
 #pragma unroll
-    for (int first = 0; first < Shape::kValueColumns; first += Layout::kOutputColumns) {
-      if (thread() == 0) bulk_wait_read();  // what was staged before has left
+    for (int column = 0; column < Shape::kValueColumns; column += Layout::kOutputColumns) {
+      if (thread == 0) bulk_wait_read();  // what was staged before has left
       named_barrier_sync(kOutput + group, 128);
 #pragma unroll
       for (int c = 0; c < Layout::kOutputColumns; c++) {
 #pragma unroll
         for (int k = 0; k < kColumnSteps; k++) {
-          const float* x = o + ((first + c) * kColumnSteps + k) * 8;
+          const float* x = o + ((column + c) * kColumnSteps + k) * 8;
           const u32 packed[4] = {
               Element::pack(x[0] * inverse0, x[1] * inverse0), Element::pack(x[2] * inverse1, x[3] * inverse1),
               Element::pack(x[4] * inverse0, x[5] * inverse0), Element::pack(x[6] * inverse1, x[7] * inverse1)};
@@ -326,28 +312,26 @@ struct PrefillConsumer {
       async_proxy_fence();  // before the copy engine reads what was staged
       named_barrier_sync(kOutput + group, 128);
       if (kStoresTensor && rows == 64) {
-        if (thread() == 0) {
+        if (thread == 0) {
           for (int c = 0; c < Layout::kOutputColumns; c++) {
-            store_tensor(params.output_map, staged + c * Layout::kOutputColumnBytes, 0, tile.head_of(group * 64),
-                         tile.item.row + tile.token_of(group * 64), first + c);
+            store_tensor(params.output_map, staged + c * Layout::kOutputColumnBytes, 0, tile.head_of(first),
+                         tile.item.row + tile.token_of(first), column + c);
           }
           bulk_commit();
         }
       } else {
         constexpr int kChunks = Layout::kOutputColumns * Shape::kRowChunks;
 #pragma unroll 1
-        for (int i = thread(); i < rows * kChunks; i += 128) {
+        for (int i = thread; i < rows * kChunks; i += 128) {
           const int r = i / kChunks, c = i % kChunks / Shape::kRowChunks, chunk = i % Shape::kRowChunks;
-          *reinterpret_cast<int4*>(output(tile, group * 64 + r) + (first + c) * Shape::kColumn + chunk * 8) =
-              load_shared(staged + c * Layout::kOutputColumnBytes + r * Shape::kRowBytes +
-                          Shape::swizzled(chunk, r) * 16);
+          *reinterpret_cast<int4*>(output(tile, first + r) + (column + c) * Shape::kColumn + chunk * 8) = load_shared(
+              staged + c * Layout::kOutputColumnBytes + r * Shape::kRowBytes + Shape::swizzled(chunk, r) * 16);
         }
       }
     }
     if (params.lse != nullptr && (lane & 3) == 0) {
-      const int at = row();
-      if (at < tile.rows()) *lse(tile, at) = finished.lse(0, scale);
-      if (at + 8 < tile.rows()) *lse(tile, at + 8) = finished.lse(1, scale);
+      if (row < first + rows) *lse(tile, row) = finished.lse(0, scale);
+      if (row + 8 < first + rows) *lse(tile, row + 8) = finished.lse(1, scale);
     }
   }
 };

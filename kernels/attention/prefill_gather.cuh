@@ -31,43 +31,56 @@ struct PrefillGather {
 
   // This warp's share of block n: token t of it is number t * kWarps + warp of the block; lane t brings its page. Tokens
   // behind the end become zeros.
-  template <bool kValues>
+  template <bool kValues, typename Wait>
   __device__ __forceinline__ void copy(const PrefillParams& params, const Tile& tile, int n, i32 page, u32 target,
-                                       u32 full) {
+                                       u32 full, const Wait& wait_for_stage) {
     constexpr int kChunks = kValues ? Shape::kValueChunks : Shape::kHeadChunks;
     constexpr int kStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
-    static_assert(kTokens * kChunks % 32 == 0, "every lane copies as many chunks");
+    // A lane copies a chunk of each round. After so many rounds it meets the same chunk of another token, whole groups of 8
+    // tokens further on: the addresses of the rounds between are all that it computes.
+    constexpr int kRounds = kTokens * kChunks / 32;
+    constexpr int kPeriod = kChunks % 3 == 0 ? 3 : kChunks == 32 ? 2 : 1;
+    constexpr int kPeriodTokens = kPeriod * 32 / kChunks;
+    static_assert(kTokens * kChunks % 32 == 0 && kRounds % kPeriod == 0, "every lane copies as many chunks");
+    static_assert(kPeriod * 32 % kChunks == 0 && kPeriodTokens * kWarps % 8 == 0, "a period is whole groups of tokens");
     const int warp = warp_now(), lane = lane_now();
-    const int first = tile.item.begin + n * Shape::kBlockTokens;  // token of the sequence
-    const u16* row = reinterpret_cast<const u16*>(kValues ? params.value : params.key) +
-                     tile.kv_head() * (kValues ? params.value_head_stride : params.key_head_stride);
-    if (page >= 0) {
-      row += page * (kValues ? params.value_page_stride : params.key_page_stride) +
-             (first + lane * kWarps + warp) % Shape::kPageSize *
-                 (kValues ? params.value_token_stride : params.key_token_stride);
+    const int first = tile.item.begin + n * Shape::kBlockTokens + warp;  // of the warp's tokens in the sequence
+    const u64 source = reinterpret_cast<u64>(kValues ? params.value : params.key) +
+                       tile.kv_head() * (kValues ? params.value_head_stride : params.key_head_stride) * 2;
+    // Where this lane's token begins, in chunks: half the registers and shuffles of an address.
+    const i64 row =
+        page * (kValues ? params.value_page_stride : params.key_page_stride) +
+        (first + lane * kWarps) % Shape::kPageSize * (kValues ? params.value_token_stride : params.key_token_stride);
+    const u32 mine = page < 0 ? 0 : static_cast<u32>(row >> 3);
+    const int there = (tile.item.end - first + kWarps - 1) / kWarps;  // of the warp's tokens
+    u32 address[kPeriod];
+    int token[kPeriod], chunk[kPeriod];
+#pragma unroll
+    for (int k = 0; k < kPeriod; k++) {
+      token[k] = (k * 32 + lane) / kChunks;
+      chunk[k] = (k * 32 + lane) % kChunks;
+      const int at = token[k] * kWarps + warp;
+      address[k] = target + (at >> 3) * kStride + (at & 7) * Shape::kRowBytes +
+                   chunk[k] / Shape::kRowChunks * Layout::kColumnStride +
+                   Shape::swizzled(chunk[k] % Shape::kRowChunks, at) * 16;
     }
-    const u64 mine = reinterpret_cast<u64>(row);
-    const auto address_of = [&](int at, int chunk) {
-      return target + (at >> 3) * kStride + (at & 7) * Shape::kRowBytes +
-             chunk / Shape::kRowChunks * Layout::kColumnStride + Shape::swizzled(chunk % Shape::kRowChunks, at) * 16;
-    };
-    const auto copy_chunk = [&](u32 address, int token, int chunk) {
-      const u64 source = __shfl_sync(~0u, mine, token) + chunk * 16;
-      copy_async(address, reinterpret_cast<const void*>(source),
-                 first + token * kWarps + warp < tile.item.end ? 16 : 0);
-    };
-    if constexpr (32 % kChunks == 0 && 32 / kChunks * kWarps % 8 == 0) {
-      // Every step is whole groups of 8 tokens further on.
-      const u32 address = address_of(lane / kChunks * kWarps + warp, lane % kChunks);
-#pragma unroll 2
-      for (int i = 0; i < kTokens * kChunks / 32; i++) {
-        copy_chunk(address + i * (32 / kChunks * kWarps / 8 * kStride), i * (32 / kChunks) + lane / kChunks,
-                   lane % kChunks);
+    wait_for_stage();
+    constexpr int kTogether = kPeriod == 3 ? 3 : 4;  // so that latencies overlap
+    static_assert(kRounds % kTogether == 0, "rounds come in groups");
+#pragma unroll
+    for (int i = 0; i < kRounds; i += kTogether) {
+      u32 from[kTogether];
+#pragma unroll
+      for (int k = 0; k < kTogether; k++) {
+        from[k] = __shfl_sync(~0u, mine, token[(i + k) % kPeriod] + (i + k) / kPeriod * kPeriodTokens) +
+                  chunk[(i + k) % kPeriod];
       }
-    } else {
-#pragma unroll 2
-      for (int i = lane; i < kTokens * kChunks; i += 32) {
-        copy_chunk(address_of(i / kChunks * kWarps + warp, i % kChunks), i / kChunks, i % kChunks);
+#pragma unroll
+      for (int k = 0; k < kTogether; k++) {
+        const int period = (i + k) / kPeriod;
+        copy_async(address[(i + k) % kPeriod] + period * (kPeriodTokens * kWarps / 8 * kStride),
+                   source + static_cast<u64>(from[k]) * 16,
+                   token[(i + k) % kPeriod] + period * kPeriodTokens < there ? 16 : 0);
       }
     }
     copy_async_commit();

@@ -12,7 +12,7 @@ template <typename Shape>
 struct HopperLayout {
   static constexpr int kConsumers = 2;  // warpgroups
   static constexpr int kStages = 2;     // of K, and of V
-  static constexpr int kItems = 2;      // slots of items
+  static constexpr int kItems = 4;      // slots of items: this tile, the one before and the next
 
   // The copy engine takes pages of whole groups of 8 tokens: wgmma wants these evenly spaced. Tokens of other pages are
   // gathered by threads.
@@ -27,8 +27,6 @@ struct HopperLayout {
   static constexpr int kConsumerRegisters = kManyRegisters ? 240 : 232;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters == 168 * (kConsumers + 1),
                 "registers of the pool");
-
-  static constexpr int kEvery = 0;
 
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.
@@ -54,12 +52,16 @@ struct HopperLayout {
   static constexpr int kValueOffset = kKeyOffset + kStages * Shape::kBlockBytes;
   static constexpr int kOutputOffset = kValueOffset + kStages * Shape::kValueBlockBytes;
   static constexpr int kBarrierOffset = kOutputOffset + kConsumers * kOutputBytes;
-  static constexpr int kItemOffset = kBarrierOffset + 128;
-  static constexpr int kItemBytes = 64;
-  static constexpr int kOwnItemsOffset = kItemOffset + kItems * kItemBytes;
-  static constexpr int kSharedBytes = kOwnItemsOffset + kConsumers * 4 * 2 * kItemBytes;
+  static constexpr int kItemOffset = kBarrierOffset + 16 + (2 * kItems + 4 * kStages) * 8;
+  static constexpr int kItemBytes = 48;
+  static constexpr int kSharedBytes = kItemOffset + kItems * kItemBytes;
   static_assert(kSharedBytes <= 227 * 1024, "a block needs more shared memory than the chip has");
   static_assert(PrefillTile<Shape>::kWords * 4 <= kItemBytes, "an item fills its slot");
+
+  // Of a tile in which nothing is visible one block is walked, all of it masked: no case of its own. 0 for no tile.
+  static __device__ __forceinline__ int blocks_of(const PrefillTile<Shape>& tile) {
+    return tile.exists() ? max(1, tile.blocks()) : 0;
+  }
 
   // Pairs of full and empty: Q, every slot of items, every stage of K and of V.
   static __device__ __forceinline__ u32 query_full(u32 base) { return base + kBarrierOffset; }
@@ -92,16 +94,14 @@ struct HopperLayout {
     mbarrier_init_fence();
   }
 
-  // The slot of an item between producer and consumers; a consumer warp's own copies of two items, 64 bytes apart, where
-  // they last as long as it needs them and cost no registers.
-  static __device__ __forceinline__ u32 item(u32 base, u32 slot) { return base + kItemOffset + slot * kItemBytes; }
-  static __device__ __forceinline__ u32 own_items(u32 base, u32 warp) {
-    return base + kOwnItemsOffset + warp * 2 * kItemBytes;
-  }
-  static __device__ __forceinline__ PrefillTile<Shape> read_item(u32 address) {
+  // Tile `number`, from shared memory at each use: registers are scarce. The address is one for all threads, and so, the
+  // compiler sees, is the tile: where it sees no such thing, it moves descriptors of wgmma through registers of threads.
+  static __device__ __forceinline__ PrefillTile<Shape> tile(u32 base, u32 number) {
+    const u32 address = item(base, number % kItems);
     const int4 a = load_shared(address), b = load_shared(address + 16);
     return PrefillTile<Shape>::unpack({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_word(address + 32)});
   }
+  static __device__ __forceinline__ u32 item(u32 base, u32 slot) { return base + kItemOffset + slot * kItemBytes; }
 };
 
 #endif

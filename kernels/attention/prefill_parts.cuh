@@ -30,7 +30,7 @@ struct PrefillParts {
     const int quad = threadIdx.x & 3;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      if (row + 8 * r >= tile.rows()) continue;
+      if (row + 8 * r >= tile.rows()) break;
       const i64 slot = slot_of(params, tile, tile.item.part, row + 8 * r);
       float* target = params.partial_output + slot * Shape::kValueDim;
 #pragma unroll
@@ -42,20 +42,8 @@ struct PrefillParts {
     }
   }
 
-  // Stores rows [first, end) of a part in which nothing is visible. By all threads of a crew.
-  static __device__ __forceinline__ void store_empty(const PrefillParams& params, const Tile& tile, int first,
-                                                     int end) {
-#pragma unroll 1
-    for (int i = crew_thread(); i < (end - first) * kVectors; i += kCrewThreads) {
-      const i64 slot = slot_of(params, tile, tile.item.part, first + i / kVectors);
-      *reinterpret_cast<float4*>(params.partial_output + slot * Shape::kValueDim + i % kVectors * kVector) =
-          make_float4(0.f, 0.f, 0.f, 0.f);
-      if (i % kVectors == 0) params.partial_state[slot] = make_float2(negative_infinity(), 0.f);
-    }
-  }
-
   // Says that the crew has stored its rows of this part, and merges rows [first, end), the crew's of this tile, if it was the last
-  // one. By all threads of a crew with rows; `barrier` is a barrier that this crew has to itself.
+  // one. By all threads of a crew, whether or not it has rows; `barrier` is a barrier that this crew has to itself.
   static __device__ __forceinline__ void finish(const PrefillParams& params, const Tile& tile, int crew, int barrier,
                                                 int first, int end) {
     named_barrier_sync(barrier, kCrewThreads);  // all of them have stored

@@ -40,10 +40,10 @@ struct PrefillProducer {
     i32 words = read(blockIdx.x);
     hand_over(words, 0);
     if (Layout::kQueryInRegisters) copy_query(0);
-    i32 key_page = -1, value_page, ahead = page_of(0, peek(0).blocks() - 1);
+    i32 key_page = -1, value_page, ahead = last_page_of(0);
     for (u32 number = 0; peek(number).exists(); number++) {
       words = read(next_index(words));
-      const int blocks = peek(number).blocks(), last = min(blocks - 1, 0);
+      const int blocks = Layout::blocks_of(peek(number));
 #pragma unroll 1
       for (int n = blocks - 1; n >= -1; n--) {
         value_page = key_page;
@@ -51,8 +51,8 @@ struct PrefillProducer {
         if (n > 0) ahead = page_of(number, n - 1);
         if (n >= 0) copy<false>(number, n, key_page, ring);
         if (!Layout::kQueryInRegisters && n == blocks - 1) copy_query(number);
-        if (n == max(blocks - 2, last)) hand_over(words, number + 1);
-        if (n == last) ahead = page_of(number + 1, peek(number + 1).blocks() - 1);
+        if (n == max(blocks - 2, 0)) hand_over(words, number + 1);
+        if (n == 0) ahead = last_page_of(number + 1);
         if (n < blocks - 1) copy<true>(number, n + 1, value_page, ring - 1);
         if (Layout::kQueryInRegisters && n == max(blocks - 2, -1)) copy_query(number + 1);
         if (n >= 0) ring++;
@@ -104,10 +104,8 @@ struct PrefillProducer {
     }
   }
 
-  // A tile that was handed over and not released, anew from shared memory: registers are scarce.
-  __device__ __forceinline__ Tile peek(u32 number) const {
-    return Layout::read_item(Layout::item(base, slot_of(anew(number))));
-  }
+  // A tile that was handed over and not released.
+  __device__ __forceinline__ Tile peek(u32 number) const { return Layout::tile(base, anew(number)); }
 
   __device__ __forceinline__ void release(u32 number) const {
     __syncwarp();
@@ -121,15 +119,11 @@ struct PrefillProducer {
     const Tile tile = peek(number);
     const u32 full = Layout::query_full(base);
     wait(Layout::query_empty(base), (number & 1) ^ 1);
-    if (lane == 0) {
-      if (tile.tokens() == 0) {
-        mbarrier_arrive(full);
-      } else {
-        mbarrier_expect(full, Shape::kTileTokens * Shape::kPack * Shape::kRowTotalBytes);
-        for (int c = 0; c < Shape::kColumns; c++) {
-          copy_tensor(base + c * Layout::kQueryColumnBytes, params.query_map, full, 0, tile.first_head(), tile.item.row,
-                      c, kEvictFirst);
-        }
+    if (lane == 0 && tile.exists()) {
+      mbarrier_expect(full, Shape::kTileTokens * Shape::kPack * Shape::kRowTotalBytes);
+      for (int c = 0; c < Shape::kColumns; c++) {
+        copy_tensor(base + c * Layout::kQueryColumnBytes, params.query_map, full, 0, tile.first_head(), tile.item.row,
+                    c, kEvictFirst);
       }
     }
     __syncwarp();
@@ -149,6 +143,10 @@ struct PrefillProducer {
     return page;
   }
 
+  __device__ __forceinline__ i32 last_page_of(u32 number) const {
+    return page_of(number, Layout::blocks_of(peek(number)) - 1);
+  }
+
   // Paged: the first token of this lane's box of block n.
   static __device__ __forceinline__ int token_of(const Tile& tile, int n) {
     const int box = lane_now() * Layout::kProducerWarps + warp_now();
@@ -163,35 +161,41 @@ struct PrefillProducer {
     const u32 stage = position % Layout::kStages;
     const u32 target = base + (kValues ? Layout::kValueOffset : Layout::kKeyOffset) + stage * kBytes;
     const u32 full = kValues ? Layout::value_full(base, stage) : Layout::key_full(base, stage);
-    wait(kValues ? Layout::value_empty(base, stage) : Layout::key_empty(base, stage),
-         ((position / Layout::kStages) & 1) ^ 1);
+    // All that can be known is, when the stage is free.
+    const auto wait_for_stage = [&] {
+      wait(kValues ? Layout::value_empty(base, stage) : Layout::key_empty(base, stage),
+           ((position / Layout::kStages) & 1) ^ 1);
+    };
     const Tile tile = peek(number);
     const TensorMap& map = kValues ? params.value_map : params.key_map;
+    const int kv_head = tile.kv_head();
     if constexpr (Shape::kPaged) {
       const int token = token_of(tile, n);
       if (page >= 0) page = checked_page<Shape::kChecked>(params, page, tile.item.row, token);
       if constexpr (Layout::kGathers) {
-        gather.template copy<kValues>(params, tile, n, page, target, full);
+        gather.template copy<kValues>(params, tile, n, page, target, full, wait_for_stage);
       } else {
         constexpr int kWarps = Layout::kProducerWarps, kBoxBytes = kBytes / Layout::kBoxes;
         const int box = lane * kWarps + warp;
+        // Of what lies before the tensor the whole box is zeros.
+        const i32 first_page = kValues ? params.value_page : params.key_page;
+        const i32 group = page < 0 ? -kBlockTokens
+                                   : (first_page + page) * params.page_groups + kv_head * params.head_groups +
+                                         token % Shape::kPageSize / 8;
+        wait_for_stage();
         if (lane == 0) mbarrier_expect(full, (Layout::kBoxes + kWarps - 1 - warp) / kWarps * kBoxBytes);
         __syncwarp();
         if (lane < kShare && box < Layout::kBoxes) {
-          // Of what lies before the tensor the whole box is zeros.
-          const i32 first_page = kValues ? params.value_page : params.key_page;
-          const i32 group = page < 0 ? -kBlockTokens
-                                     : (first_page + page) * params.page_groups + tile.kv_head() * params.head_groups +
-                                           token % Shape::kPageSize / 8;
-          copy_tensor(target + box * kBoxBytes, map, full, 0, 0, 0, params.head_groups == 0 ? tile.kv_head() : 0, group,
+          copy_tensor(target + box * kBoxBytes, map, full, 0, 0, 0, params.head_groups == 0 ? kv_head : 0, group,
                       kEvictLast);
         }
       }
     } else {
+      const int row = tile.item.kv_start + tile.item.begin + n * kBlockTokens;
+      wait_for_stage();
       if (lane == 0) {
         mbarrier_expect(full, kBytes);
-        copy_tensor(target, map, full, 0, tile.item.kv_start + tile.item.begin + n * kBlockTokens, 0, tile.kv_head(),
-                    kEvictLast);
+        copy_tensor(target, map, full, 0, row, 0, kv_head, kEvictLast);
       }
     }
   }

@@ -35,12 +35,11 @@ struct PrefillSoftmax {
 
   // Turns scores into exp2(scale * (score - max)) and returns the factors for what was summed before: exactly 1 when the
   // maxima stood still. masked: a row may have seen nothing so far.
-  // kEvery: of how many exponentials one is computed by multiplication; 0 for none.
-  template <int kEvery = 0, int N>
+  template <int N>
   __device__ __forceinline__ float2 take(float (&s)[N], float scale, float slack, bool masked) {
     float2 factor = make_float2(1.f, 1.f);
     raise(s, scale, slack, factor);
-    weigh<kEvery>(s, scale, masked);
+    weigh(s, scale, masked);
     return factor;
   }
 
@@ -70,7 +69,7 @@ struct PrefillSoftmax {
   }
 
   // The second half of take.
-  template <int kEvery = 0, int N>
+  template <int N>
   __device__ __forceinline__ void weigh(float (&s)[N], float scale, bool masked) {
     float base0 = max[0] * scale, base1 = max[1] * scale;
     if (masked) {
@@ -79,12 +78,10 @@ struct PrefillSoftmax {
     }
 #pragma unroll
     for (int j = 0; j < N / 4; j++) {
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        const float x = __fmaf_rn(s[4 * j + e], scale, e < 2 ? -base0 : -base1);
-        const bool multiplied = kEvery > 0 && (4 * j + e) % (kEvery > 0 ? kEvery : 1) == kEvery - 1;
-        s[4 * j + e] = multiplied ? exp2_multiplied(x) : exp2_fast(x);
-      }
+      s[4 * j] = exp2_fast(__fmaf_rn(s[4 * j], scale, -base0));
+      s[4 * j + 1] = exp2_fast(__fmaf_rn(s[4 * j + 1], scale, -base0));
+      s[4 * j + 2] = exp2_fast(__fmaf_rn(s[4 * j + 2], scale, -base1));
+      s[4 * j + 3] = exp2_fast(__fmaf_rn(s[4 * j + 3], scale, -base1));
       sum[0] += s[4 * j] + s[4 * j + 1];
       sum[1] += s[4 * j + 2] + s[4 * j + 3];
     }

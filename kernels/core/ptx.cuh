@@ -42,16 +42,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
-// exp2 on the multiply-add units, for x up to 0 and beyond by little: relative error 1e-4, and 0 from -127 down. Rounding to
-// an integer by way of a large number leaves the integer in its low bits, which become the exponent.
-__device__ __forceinline__ float exp2_multiplied(float x) {
-  constexpr float kLarge = 12582912.f;  // 1.5 * 2^23
-  x = fmaxf(x, -127.f);
-  const float rounded = __fadd_rn(x, kLarge), f = __fsub_rn(x, __fsub_rn(rounded, kLarge));
-  const float power = __fmaf_rn(f, __fmaf_rn(f, __fmaf_rn(f, 0.05500893f, 0.24221096f), 0.69328293f), 1.f);
-  return __int_as_float(__float_as_int(power) + (__float_as_int(rounded) << 23));
-}
-
 __device__ __forceinline__ float reciprocal(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -100,6 +90,9 @@ __device__ __forceinline__ void copy_async(u32 shared, const void* global, u32 b
 __device__ __forceinline__ void copy_async(u32 shared, const void* global, u32 bytes) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
                : "memory");
+}
+__device__ __forceinline__ void copy_async(u32 shared, u64 global, u32 bytes) {
+  copy_async(shared, reinterpret_cast<const void*>(global), bytes);
 }
 
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

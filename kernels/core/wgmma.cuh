@@ -22,6 +22,11 @@ __device__ __forceinline__ u64 matrix_descriptor(u32 address, u32 leading, u32 s
          static_cast<u64>(stride >> 4) << 32 | kMode << 62;
 }
 
+// The same matrix `bytes` further on. Only the low word changes, and by less than it has room for.
+__device__ __forceinline__ u64 advance(u64 descriptor, u32 bytes) {
+  return descriptor >> 32 << 32 | (static_cast<u32>(descriptor) + (bytes >> 4));
+}
+
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
