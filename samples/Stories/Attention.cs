@@ -13,14 +13,12 @@ internal sealed class Attention : IDisposable
     private readonly int _headDim;
     private readonly int _kernelHeadDim;
     private readonly float _smScale;
+    private readonly Device _device;
     private readonly PagedKvCache _cache;
+    private readonly BatchPrefillWithPagedKvCache _prefill;
     private readonly BatchDecodeWithPagedKvCache _decode;
     private readonly Sequence _sequence;
-    private readonly DeviceTensor _query;
-    private readonly DeviceTensor _key;
-    private readonly DeviceTensor _value;
-    private readonly DeviceTensor _output;
-    private readonly float[] _padded;
+    private Tensors _tensors;
 
     public Attention(Device device, Checkpoint model, DType dtype)
     {
@@ -43,56 +41,76 @@ internal sealed class Attention : IDisposable
         _smScale = 1 / MathF.Sqrt(_headDim);
         AttentionSpec spec = new(model.Heads, model.KvHeads, _kernelHeadDim, PageSize, dtype);
         int pages = (model.MaxTokens + PageSize - 1) / PageSize;
+        _device = device;
         _cache = new PagedKvCache(device, spec, model.LayerCount, pages);
+        _prefill = new BatchPrefillWithPagedKvCache(_cache, maxSequences: 1, maxQueryTokens: model.MaxTokens);
         _decode = new BatchDecodeWithPagedKvCache(_cache, maxSequences: 1);
         _sequence = _cache.NewSequence();
-        _query = device.Allocate(dtype, 1, model.Heads, _kernelHeadDim);
-        _key = device.Allocate(dtype, 1, model.KvHeads, _kernelHeadDim);
-        _value = device.Allocate(dtype, 1, model.KvHeads, _kernelHeadDim);
-        _output = device.Allocate(dtype, 1, model.Heads, _kernelHeadDim);
-        _padded = new float[model.Heads * _kernelHeadDim];
+        _tensors = new Tensors(device, spec, tokens: 1);
     }
 
-    /// <summary>Makes room for one token and returns its position.</summary>
-    public int Begin()
+    /// <summary>Makes room for tokens and returns the position of the first.</summary>
+    public int Begin(int tokens)
     {
         int position = _sequence.Length;
-        _cache.BeginForward(_sequence, tokens: 1);
-        _decode.Plan([_sequence], _smScale);
+        _cache.BeginForward(_sequence, tokens);
+        if (tokens == 1)
+        {
+            _decode.Plan([_sequence], _smScale);
+        }
+        else
+        {
+            _prefill.Plan([_sequence], _smScale);
+        }
+
+        if (_tensors.Tokens != tokens)
+        {
+            _tensors.Dispose();
+            _tensors = new Tensors(_device, _cache.Spec, tokens);
+        }
+
         return position;
     }
 
-    /// <summary>Stores the token's key and value in one layer and attends to all tokens so far.</summary>
+    /// <summary>Stores the tokens' keys and values in one layer; each token attends to all before it and to itself.</summary>
     public void Run(int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output)
     {
-        Upload(query, _query);
-        Upload(key, _key);
-        Upload(value, _value);
-        _decode.Append(layer, _key, _value);
-        _decode.Run(layer, _query, _output);
-        _output.CopyTo(_padded);
+        Tensors t = _tensors;
+        Upload(query, t.Query);
+        Upload(key, t.Key);
+        Upload(value, t.Value);
+        if (t.Tokens == 1)
+        {
+            _decode.Append(layer, t.Key, t.Value);
+            _decode.Run(layer, t.Query, t.Output);
+        }
+        else
+        {
+            _prefill.Append(layer, t.Key, t.Value);
+            _prefill.Run(layer, t.Query, t.Output);
+        }
+
+        t.Output.CopyTo(t.Padded);
         for (int head = 0; head * _headDim < output.Length; head++)
         {
-            _padded.AsSpan(head * _kernelHeadDim, _headDim).CopyTo(output[(head * _headDim)..]);
+            t.Padded.AsSpan(head * _kernelHeadDim, _headDim).CopyTo(output[(head * _headDim)..]);
         }
     }
 
-    /// <summary>Keeps the token.</summary>
+    /// <summary>Keeps the tokens.</summary>
     public void End() => _cache.EndForward(_sequence);
 
     public void Dispose()
     {
-        _output.Dispose();
-        _value.Dispose();
-        _key.Dispose();
-        _query.Dispose();
+        _tensors.Dispose();
         _decode.Dispose();
+        _prefill.Dispose();
         _cache.Dispose();
     }
 
     private void Upload(ReadOnlySpan<float> heads, DeviceTensor tensor)
     {
-        Span<float> padded = _padded.AsSpan(0, heads.Length / _headDim * _kernelHeadDim);
+        Span<float> padded = _tensors.Padded.AsSpan(0, heads.Length / _headDim * _kernelHeadDim);
         padded.Clear();
         for (int head = 0; head * _headDim < heads.Length; head++)
         {
@@ -100,5 +118,29 @@ internal sealed class Attention : IDisposable
         }
 
         tensor.CopyFrom(padded);
+    }
+
+    /// <summary>Tensors of one step, and room for the floats of the largest of them.</summary>
+    private sealed class Tensors(Device device, AttentionSpec spec, int tokens) : IDisposable
+    {
+        public int Tokens => tokens;
+
+        public DeviceTensor Query { get; } = device.Allocate(spec.Dtype, tokens, spec.Heads, spec.HeadDim);
+
+        public DeviceTensor Key { get; } = device.Allocate(spec.Dtype, tokens, spec.KvHeads, spec.HeadDim);
+
+        public DeviceTensor Value { get; } = device.Allocate(spec.Dtype, tokens, spec.KvHeads, spec.HeadDim);
+
+        public DeviceTensor Output { get; } = device.Allocate(spec.Dtype, tokens, spec.Heads, spec.HeadDim);
+
+        public float[] Padded { get; } = new float[tokens * spec.Heads * spec.HeadDim];
+
+        public void Dispose()
+        {
+            Output.Dispose();
+            Value.Dispose();
+            Key.Dispose();
+            Query.Dispose();
+        }
     }
 }

@@ -34,15 +34,19 @@ try
     Sampler sampler = new(options.Temperature, options.Seed);
     using Stream text = Console.OpenStandardOutput();
 
-    // The prompt goes in token by token like everything after it; only the last of its tokens is answered by the sampler.
-    int steps = (int)Math.Min((long)prompt.Length - 1 + options.Tokens, model.MaxTokens);
-    int token = prompt[0];
+    for (int i = 1; i < prompt.Length; i++)
+    {
+        Write(text, tokenizer.Decode(prompt[i - 1], prompt[i]));
+    }
+
+    // The prompt goes in at once; its last token, like every token after it, is answered by the sampler.
+    int count = (int)Math.Min(options.Tokens, model.MaxTokens - prompt.Length + 1L);
+    int token = prompt[^1];
     int timed = 0;
     Stopwatch clock = new();
-    for (int step = 0; step < steps; step++)
+    for (int n = 0; n < count; n++)
     {
-        Span<float> logits = transformer.Forward(token);
-        int next = step + 1 < prompt.Length ? prompt[step + 1] : sampler.Next(logits);
+        int next = sampler.Next(n == 0 ? transformer.Forward(prompt) : transformer.Forward(token));
         if (Tokenizer.IsEnd(next))
         {
             break;

@@ -48,6 +48,16 @@ public sealed partial class ExampleTests
             using LlamaAttention.Value value = LlamaAttention.AllocateValue(device, sequences.Length);
             using LlamaAttention.Output output = LlamaAttention.AllocateOutput(device, sequences.Length);
             """,
+        // A cache, and tensors for 50 tokens.
+        ["prefill"] = """
+            using Device device = Device.Open();
+            using LlamaAttention.PagedKvCache cache = new(device, layers: 32, pages: 1024);
+            using LlamaAttention.BatchPrefillWithPagedKvCache prefill = new(cache);
+            using LlamaAttention.Query query = LlamaAttention.AllocateQuery(device, tokens: 50);
+            using LlamaAttention.Key key = LlamaAttention.AllocateKey(device, tokens: 50);
+            using LlamaAttention.Value value = LlamaAttention.AllocateValue(device, tokens: 50);
+            using LlamaAttention.Output output = LlamaAttention.AllocateOutput(device, tokens: 50);
+            """,
         // A cache of 8-bit elements.
         ["quantised"] = """
             using Device device = Device.Open();

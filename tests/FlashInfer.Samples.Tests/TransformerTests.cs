@@ -39,6 +39,28 @@ public sealed class TransformerTests
     }
 
     [Fact]
+    public void A_prompt_at_once_gives_the_logits_that_it_gives_token_by_token()
+    {
+        using TestModel files = new TestModel().WithCheckpoint([48, 40, 2, 6, 2, -300, 32], Random.Shared.Next());
+        Checkpoint model = files.LoadCheckpoint();
+        using Device device = Device.OpenCpu();
+        using Transformer one = new(model, device, DType.Float16);
+        using Transformer all = new(model, device, DType.Float16);
+        int[] tokens = [.. Enumerable.Range(0, 20).Select(_ => Random.Shared.Next(model.VocabularySize))];
+        float[] expected = [];
+        foreach (int token in tokens)
+        {
+            expected = one.Forward(token).ToArray();
+        }
+
+        float[] actual = all.Forward(tokens).ToArray();
+        double error = Math.Sqrt(actual.Zip(expected, (a, b) => Math.Pow(a - b, 2)).Sum() / expected.Sum(b => Math.Pow(b, 2)));
+        Assert.True(error < 1e-3, $"relative error {error:E2}");
+        // And generation goes on from there.
+        Assert.Equal(expected.Length, all.Forward(3).Length);
+    }
+
+    [Fact]
     public void Tokens_beyond_the_context_are_refused_by_the_cache()
     {
         using TestModel files = new TestModel().WithCheckpoint();
