@@ -12,7 +12,9 @@ internal static unsafe class KvTensorMap
     private const int UInt8 = 0;
     private const int Float16 = 6;
     private const int BFloat16 = 9;
+    private const int Promote64Bytes = 1;
     private const int Promote128Bytes = 2;
+    private const int Promote256Bytes = 3;
 
     /// <summary>
     /// A row of a head is cut into columns of 128 bytes, or 64 or 32 where that does not divide it. Dimensions {elements of a column,
@@ -70,7 +72,7 @@ internal static unsafe class KvTensorMap
                     steps,
                     0,
                     swizzle,
-                    Promote128Bytes,
+                    Promotion(spec, rowBytes),
                     0
                 ),
                 nameof(cuTensorMapEncodeTiled),
@@ -83,4 +85,14 @@ internal static unsafe class KvTensorMap
             NativeMemory.AlignedFree(aligned);
         }
     }
+
+    /// <summary>
+    /// How much the L2 cache fetches at once. Where the rows of the heads alternate (NHD), a row of 128 bytes takes the next head's along, to
+    /// be read by another block soon; rows that do not start at multiples of 128 bytes would take along what nobody wants.
+    /// </summary>
+    private static int Promotion(AttentionSpec spec, int rowBytes) =>
+        spec.KvLayout == KvLayout.Hnd ? Promote128Bytes
+        : rowBytes == 128 ? Promote256Bytes
+        : rowBytes > 128 && rowBytes % 128 != 0 ? Promote64Bytes
+        : Promote128Bytes;
 }
