@@ -492,10 +492,7 @@ public class DecodeTests
             {
                 device.Synchronize();
                 decode.Run(layer, query.View, direct.View);
-                Assert.Equal(
-                    direct.View.ToArray().Select(x => x.Bits),
-                    outputs.View.Rows(4 * layer, 4).ToArray().Select(x => x.Bits)
-                );
+                Assert.Equal(direct.View.ToArray().Select(x => x.Bits), outputs.View.Rows(4 * layer, 4).ToArray().Select(x => x.Bits));
             }
 
             cache.EndForward(sequences);

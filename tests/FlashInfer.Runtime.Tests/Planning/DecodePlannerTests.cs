@@ -236,7 +236,7 @@ public class DecodePlannerTests
     [InlineData(32, 2048, 1)]
     public void Few_and_equal_units_are_shared_in_clusters(int batch, int length, int cluster)
     {
-        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8)) 
+        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8))
         {
             ClustersOf8 = 15,
             ClustersOf4 = 30,
@@ -245,7 +245,10 @@ public class DecodePlannerTests
         (DecodePlan plan, WorkItem[] items) = Make([.. Enumerable.Repeat(length, batch)], limits);
         Assert.Equal(cluster, plan.Cluster);
         Assert.True(cluster == 1 || items.All(item => item.Parts == 1));
-        Assert.Equal(1, Make([.. Enumerable.Repeat(length, batch)], limits with { ClustersOf8 = 0, ClustersOf4 = 0, ClustersOf2 = 0 }).Plan.Cluster);
+        Assert.Equal(
+            1,
+            Make([.. Enumerable.Repeat(length, batch)], limits with { ClustersOf8 = 0, ClustersOf4 = 0, ClustersOf2 = 0 }).Plan.Cluster
+        );
     }
 
     [Theory]
