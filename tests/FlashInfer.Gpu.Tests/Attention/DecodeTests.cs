@@ -279,10 +279,11 @@ public class DecodeTests
     }
 
     [Theory]
-    [InlineData(8, 2, 128, 1, 512, 8)] // few units: clusters of 8
-    [InlineData(3, 1, 64, 7, 300, 8)]
-    [InlineData(4, 2, 256, 2, 777, 8)]
-    [InlineData(12, 1, 128, 1, 600, 8)] // two tiles of columns, the last one not full
+    [InlineData(8, 2, 128, 1, 1700, 8)] // few units of some length: clusters of 8
+    [InlineData(3, 1, 64, 7, 1300, 8)]
+    [InlineData(8, 2, 128, 1, 512, 4)] // shorter ones: clusters of 4
+    [InlineData(4, 2, 256, 2, 777, 4)]
+    [InlineData(12, 1, 128, 1, 600, 4)] // two tiles of columns, the last one not full
     [InlineData(32, 8, 128, 5, 1000, 2)] // units for about half of the multiprocessors: clusters of 2
     [InlineData(21, 21, 64, 2, 4000, 2)]
     public void Units_shared_in_clusters_agree_with_the_oracle(int heads, int kvHeads, int headDim, int batch, int length, int cluster)
