@@ -62,7 +62,7 @@ for s in $steps; do
     bench)
       grep -h '^ROW|' "$out"/tests-*.log >>"$rows"
       step bench "${bench[@]}" --bench compile,decode,append,plan --rows "$rows" ;;
-    prefill) step prefill "${bench[@]}" --bench prefill --python "$(command -v python3 || echo python3)" --budget 200 ;;
+    prefill) step prefill "${bench[@]}" --bench prefill --python "$(command -v python3 || echo python3)" --budget "${PREFILL_BUDGET:-200}" ;;
     *) echo "gpu-run: unknown step '$s'" >&2; exit 2 ;;
   esac
 done

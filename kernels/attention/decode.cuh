@@ -80,7 +80,7 @@ struct Decode {
         }
       }
       const float value_scale = query.value_scale;
-      if (!unit.valid) wait_for_dependency();
+      if (!unit.valid) wait_for_dependency();                  // the ring is full: what follows needs the kernel before
       query.load(params, following, crew.lane, cursor.scale);  // travels during the merge
       if (unit.valid) {
         if (crew.place() < tiles) {

@@ -64,7 +64,7 @@ struct DecodeLoader {
     if (tile >= batch_end) take_next_batch();
     if (current.valid) {
       const int end = min(first_token(current, tile) + Shape::kTileTokens, current.item.end);
-      if (end > current.settled) wait_for_dependency();
+      if (end > current.settled) wait_for_dependency();  // some tokens may be new in this step
       if constexpr (Shape::kTensorCopy) {
         copy_boxes(stage);
       } else {

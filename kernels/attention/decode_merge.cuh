@@ -5,9 +5,9 @@
 //   parts in part order (the same bits every time) and sets the counter back to zero (so that a captured graph can be
 //   replayed).
 // Between the blocks of a cluster: every block sends slice r of its partial O (every so-manieth vector), and its max and
-//   sum, to block r with st.async on an mbarrier there; each merges and writes its slice. No global traffic, no atomics. Two buffers in turn: a
-//   block sends to the buffer that a peer used two units ago only after the peer's data of the last unit arrived, so no
-//   further barrier is needed.
+//   sum, to block r with st.async on an mbarrier there; each merges and writes its slice. No global traffic, no atomics.
+//   Two buffers in turn: a block sends to the buffer that a peer used two units ago only after the peer's data of the last
+//   unit arrived, so no further barrier is needed.
 #pragma once
 
 #include "attention/decode_work.cuh"

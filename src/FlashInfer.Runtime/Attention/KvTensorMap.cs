@@ -32,7 +32,8 @@ internal static class KvTensorMap
             cache.KeyAddress(0),
             [column, spec.KvHeads, spec.PageSize, Pages(cache), columns],
             [cache.HeadElements, cache.TokenElements, cache.PageElements, column],
-            [column, 1, DecodeTokens, 1, columns]
+            [column, 1, DecodeTokens, 1, columns],
+            Promotion(spec, rowBytes)
         );
     }
 
@@ -60,4 +61,14 @@ internal static class KvTensorMap
     private static long Pages(PagedKvCache cache) => 2L * cache.Layers * cache.TotalPages;
 
     private static int GreatestDivisor(int a, int b) => b == 0 ? a : GreatestDivisor(b, a % b);
+
+    /// <summary>
+    /// How much the L2 cache fetches at once. Where the rows of the heads alternate (NHD), a row of 128 bytes takes the next head's along, to
+    /// be read by another block soon; rows that do not start at multiples of 128 bytes would take along what nobody wants.
+    /// </summary>
+    private static L2Promotion Promotion(AttentionSpec spec, int rowBytes) =>
+        spec.KvLayout == KvLayout.Hnd ? L2Promotion.Bytes128
+        : rowBytes == 128 ? L2Promotion.Bytes256
+        : rowBytes > 128 && rowBytes % 128 != 0 ? L2Promotion.Bytes64
+        : L2Promotion.Bytes128;
 }

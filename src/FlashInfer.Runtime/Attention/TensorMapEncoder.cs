@@ -3,6 +3,14 @@ using static FlashInfer.Cuda.CudaDriver;
 
 namespace FlashInfer.Attention;
 
+/// <summary>How much the L2 cache fetches at once when a box is copied; values are the driver's.</summary>
+internal enum L2Promotion
+{
+    Bytes64 = 1,
+    Bytes128 = 2,
+    Bytes256 = 3,
+}
+
 /// <summary>Makes the maps by which the copy engine knows a tensor.</summary>
 internal static unsafe class TensorMapEncoder
 {
@@ -10,7 +18,6 @@ internal static unsafe class TensorMapEncoder
     private const int UInt8 = 0;
     private const int Float16 = 6;
     private const int BFloat16 = 9;
-    private const int Promote128Bytes = 2;
 
     /// <summary>Makes a map whose boxes are swizzled over the width of their innermost dimension: 128, 64 or 32 bytes.</summary>
     /// <param name="context">The device's context.</param>
@@ -19,13 +26,15 @@ internal static unsafe class TensorMapEncoder
     /// <param name="dimensions">Extents, the innermost first.</param>
     /// <param name="strides">Elements between neighbours along every dimension but the innermost, whose elements are neighbours.</param>
     /// <param name="box">Extents of a box.</param>
+    /// <param name="promotion">How much the L2 cache fetches at once.</param>
     public static TensorMap Encode(
         CudaContext context,
         DType dtype,
         nint address,
         ReadOnlySpan<long> dimensions,
         ReadOnlySpan<long> strides,
-        ReadOnlySpan<int> box
+        ReadOnlySpan<int> box,
+        L2Promotion promotion = L2Promotion.Bytes128
     )
     {
         int rank = dimensions.Length;
@@ -73,7 +82,7 @@ internal static unsafe class TensorMapEncoder
                 elementSteps,
                 0,
                 swizzle,
-                Promote128Bytes,
+                (int)promotion,
                 0
             ),
             nameof(cuTensorMapEncodeTiled),

@@ -50,6 +50,15 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
 
     /// <summary>What a sequence's cut may depend on.</summary>
     public Determinism Determinism { get; init; }
+
+    /// <summary>Clusters of 2, 4 or 8 blocks that run at once; 0 when they may not be used.</summary>
+    public int ClustersOf(int blocks) =>
+        blocks switch
+        {
+            2 => ClustersOf2,
+            4 => ClustersOf4,
+            _ => ClustersOf8,
+        };
 }
 
 /// <summary>What a plan looks like; its items are in the span that the planner filled.</summary>
@@ -79,7 +88,7 @@ internal static class DecodePlanner
 {
     public const int TileTokens = 16;
 
-    /// <summary>Up to here a warp has too few tiles of a unit for its block's merge to pay. Provisional until it is measured.</summary>
+    /// <summary>Up to here a warp has too few tiles of a unit for its block's merge to pay; 200 tokens are 5 % faster so.</summary>
     public const int TeamUnitTokens = 256;
 
     // Batch-invariant parts are no shorter. By ChunkChooser's model a part costs about 32 tokens for its start and its merge, 3 % of this,
@@ -148,9 +157,7 @@ internal static class DecodePlanner
     public static double Imbalance(ReadOnlySpan<WorkItem> items, in DecodePlan plan, in DecodePlanLimits limits)
     {
         int walkers =
-            plan.Cluster == 8 ? limits.ClustersOf8
-            : plan.Cluster == 4 ? limits.ClustersOf4
-            : plan.Cluster == 2 ? limits.ClustersOf2
+            plan.Cluster > 1 ? limits.ClustersOf(plan.Cluster)
             : plan.TeamUnits ? limits.Blocks * limits.Teams
             : limits.Blocks;
         long[] loads = new long[walkers];
@@ -193,8 +200,9 @@ internal static class DecodePlanner
 
     /// <summary>
     /// Sharing a unit inside a cluster spares the way through the workspace, about a microsecond; it pays where the units are few and alike,
-    /// so that every cluster has as much to do. Measured on an H100 (benchmarks/decode-notes.md). Short units want small clusters: a launch
-    /// that leaves half of the blocks free lets the next one begin.
+    /// so that every cluster has as much to do. The smallest cluster that leaves its blocks up to 256 tokens each was the fastest, since a
+    /// launch with blocks to spare lets the next one begin; but of four where a few units leave room for two launches. Many units of more
+    /// tokens still gain from two blocks. Measured on an H100: benchmarks/decode-notes.md.
     /// </summary>
     private static int ChooseCluster(long total, int longest, int busy, in DecodePlanLimits limits)
     {
@@ -205,23 +213,20 @@ internal static class DecodePlanner
 
         long units = (long)busy * limits.UnitsPerItem;
         long mean = total / Math.Max(1, busy);
-        if (units == 0 || longest > mean + (mean / 8) || mean < 256)
+        if (units == 0 || longest > mean + (mean / 8) || mean < 256 || (mean < 512 && 3 * units > limits.Blocks))
         {
             return 1;
         }
 
-        if (2 * units <= limits.ClustersOf4 && mean <= 1024)
+        for (int cluster = 2 * units <= limits.ClustersOf(4) ? 4 : 2; cluster <= 8; cluster *= 2)
         {
-            return 4;
+            if (units <= limits.ClustersOf(cluster) && mean <= 256 * cluster)
+            {
+                return cluster;
+            }
         }
 
-        if (units <= limits.ClustersOf8)
-        {
-            return mean <= 2048 ? 8 : 1;
-        }
-
-        bool areFew = units < limits.Blocks / 4 - 1;
-        return units <= limits.ClustersOf2 && (areFew ? mean <= 1024 : mean is >= 512 and <= 8192) ? 2 : 1;
+        return units >= limits.Blocks / 4 - 1 && units <= limits.ClustersOf(2) && mean <= 8192 ? 2 : 1;
     }
 
     private static DecodePlan Emit(

@@ -228,6 +228,7 @@ public class DecodePlannerTests
     [InlineData(1, 2048, 8)]
     [InlineData(1, 8192, 1)]
     [InlineData(1, 100, 1)]
+    [InlineData(2, 1024, 4)]
     [InlineData(3, 512, 2)]
     [InlineData(3, 2048, 1)]
     [InlineData(8, 256, 1)]
@@ -235,7 +236,7 @@ public class DecodePlannerTests
     [InlineData(32, 2048, 1)]
     public void Few_and_equal_units_are_shared_in_clusters(int batch, int length, int cluster)
     {
-        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8)) 
+        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8))
         {
             ClustersOf8 = 15,
             ClustersOf4 = 30,
@@ -244,7 +245,22 @@ public class DecodePlannerTests
         (DecodePlan plan, WorkItem[] items) = Make([.. Enumerable.Repeat(length, batch)], limits);
         Assert.Equal(cluster, plan.Cluster);
         Assert.True(cluster == 1 || items.All(item => item.Parts == 1));
-        Assert.Equal(1, Make([.. Enumerable.Repeat(length, batch)], limits with { ClustersOf8 = 0, ClustersOf4 = 0, ClustersOf2 = 0 }).Plan.Cluster);
+        Assert.Equal(
+            1,
+            Make([.. Enumerable.Repeat(length, batch)], limits with { ClustersOf8 = 0, ClustersOf4 = 0, ClustersOf2 = 0 }).Plan.Cluster
+        );
+    }
+
+    [Theory]
+    [InlineData(17, 200)]
+    [InlineData(40, 300)]
+    [InlineData(33, 512)]
+    [InlineData(48, 700)]
+    public void Short_sequences_are_not_cut_to_fill_a_begun_round(int batch, int length)
+    {
+        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
+        (DecodePlan plan, _) = Make([.. Enumerable.Repeat(length, batch)], limits);
+        Assert.Equal(0, plan.SplitSequences);
     }
 
     [Fact]
