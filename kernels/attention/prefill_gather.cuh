@@ -31,9 +31,9 @@ struct PrefillGather {
 
   // This warp's share of block n: token t of it is number t * kWarps + warp of the block; lane t brings its page. Tokens
   // behind the end become zeros.
-  template <bool kValues, typename Wait>
+  template <bool kValues>
   __device__ __forceinline__ void copy(const PrefillParams& params, const Tile& tile, int n, i32 page, u32 target,
-                                       u32 full, const Wait& wait_for_stage) {
+                                       u32 full) {
     constexpr int kChunks = kValues ? Shape::kValueChunks : Shape::kHeadChunks;
     constexpr int kStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
     // A lane copies a chunk of each round. After so many rounds it meets the same chunk of another token, whole groups of 8
@@ -64,7 +64,6 @@ struct PrefillGather {
                    chunk[k] / Shape::kRowChunks * Layout::kColumnStride +
                    Shape::swizzled(chunk[k] % Shape::kRowChunks, at) * 16;
     }
-    wait_for_stage();
     constexpr int kTogether = kPeriod == 3 ? 3 : 4;  // so that latencies overlap
     static_assert(kRounds % kTogether == 0, "rounds come in groups");
 #pragma unroll
