@@ -31,9 +31,9 @@ struct PrefillGather {
 
   // This warp's share of block n: token t of it is number t * kWarps + warp of the block; lane t brings its page. Tokens
   // behind the end become zeros.
-  template <bool kValues, typename Wait>
+  template <bool kValues>
   __device__ __forceinline__ void copy(const PrefillParams& params, const Tile& tile, int n, i32 page, u32 target,
-                                       u32 full, const Wait& wait_for_stage) {
+                                       u32 full) {
     constexpr int kChunks = kValues ? Shape::kValueChunks : Shape::kHeadChunks;
     constexpr int kStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
     // A lane copies a chunk of each round. After so many rounds it meets the same chunk of another token, whole groups of 8
@@ -54,17 +54,18 @@ struct PrefillGather {
     const u32 mine = page < 0 ? 0 : static_cast<u32>(row >> 3);
     const int there = (tile.item.end - first + kWarps - 1) / kWarps;  // of the warp's tokens
     u32 address[kPeriod];
-    int token[kPeriod], chunk[kPeriod];
+    int token[kPeriod], chunk[kPeriod], left[kPeriod];
 #pragma unroll
     for (int k = 0; k < kPeriod; k++) {
       token[k] = (k * 32 + lane) / kChunks;
       chunk[k] = (k * 32 + lane) % kChunks;
+      left[k] = there - token[k];
       const int at = token[k] * kWarps + warp;
       address[k] = target + (at >> 3) * kStride + (at & 7) * Shape::kRowBytes +
                    chunk[k] / Shape::kRowChunks * Layout::kColumnStride +
                    Shape::swizzled(chunk[k] % Shape::kRowChunks, at) * 16;
     }
-    wait_for_stage();
+    const u64 column = kPeriod > 1 ? source : anew(source + chunk[0] * 16);
     constexpr int kTogether = kPeriod == 3 ? 3 : 4;  // so that latencies overlap
     static_assert(kRounds % kTogether == 0, "rounds come in groups");
 #pragma unroll
@@ -72,15 +73,14 @@ struct PrefillGather {
       u32 from[kTogether];
 #pragma unroll
       for (int k = 0; k < kTogether; k++) {
-        from[k] = __shfl_sync(~0u, mine, token[(i + k) % kPeriod] + (i + k) / kPeriod * kPeriodTokens) +
-                  chunk[(i + k) % kPeriod];
+        from[k] = __shfl_sync(~0u, mine, token[(i + k) % kPeriod] + (i + k) / kPeriod * kPeriodTokens);
+        if (kPeriod > 1) from[k] += chunk[(i + k) % kPeriod];
       }
 #pragma unroll
       for (int k = 0; k < kTogether; k++) {
         const int period = (i + k) / kPeriod;
         copy_async(address[(i + k) % kPeriod] + period * (kPeriodTokens * kWarps / 8 * kStride),
-                   source + static_cast<u64>(from[k]) * 16,
-                   token[(i + k) % kPeriod] + period * kPeriodTokens < there ? 16 : 0);
+                   column + static_cast<u64>(from[k]) * 16, period * kPeriodTokens < left[(i + k) % kPeriod] ? 16 : 0);
       }
     }
     copy_async_commit();

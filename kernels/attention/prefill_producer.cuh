@@ -161,11 +161,13 @@ struct PrefillProducer {
     const u32 stage = position % Layout::kStages;
     const u32 target = base + (kValues ? Layout::kValueOffset : Layout::kKeyOffset) + stage * kBytes;
     const u32 full = kValues ? Layout::value_full(base, stage) : Layout::key_full(base, stage);
-    // All that can be known is, when the stage is free.
     const auto wait_for_stage = [&] {
       wait(kValues ? Layout::value_empty(base, stage) : Layout::key_empty(base, stage),
            ((position / Layout::kStages) & 1) ^ 1);
     };
+    // What gathers tells of its last block in here, and the sooner the better. Copies by the engine know all that can be known
+    // when the stage is free.
+    if (Layout::kGathers) wait_for_stage();
     const Tile tile = peek(number);
     const TensorMap& map = kValues ? params.value_map : params.key_map;
     const int kv_head = tile.kv_head();
@@ -173,7 +175,7 @@ struct PrefillProducer {
       const int token = token_of(tile, n);
       if (page >= 0) page = checked_page<Shape::kChecked>(params, page, tile.item.row, token);
       if constexpr (Layout::kGathers) {
-        gather.template copy<kValues>(params, tile, n, page, target, full, wait_for_stage);
+        gather.template copy<kValues>(params, tile, n, page, target, full);
       } else {
         constexpr int kWarps = Layout::kProducerWarps, kBoxBytes = kBytes / Layout::kBoxes;
         const int box = lane * kWarps + warp;
