@@ -28,7 +28,7 @@ internal static class ForwardLeftOpen
             }
 
             Rule rule = new(sequence, paths, types);
-            if (paths.Walk(rule) && (rule.IsClosedSomewhere || IsMadeHere(sequence, root)))
+            if (paths.Walk(rule) && !rule.IsUncertain && (rule.IsClosedSomewhere || IsMadeHere(sequence, root)))
             {
                 foreach (KeyValuePair<IOperation, string> found in rule.Found)
                 {
@@ -80,6 +80,8 @@ internal static class ForwardLeftOpen
         }
 
         public bool IsClosedSomewhere { get; private set; }
+
+        public bool IsUncertain { get; private set; }
 
         public Dictionary<IOperation, string> Found { get; } = new();
 
@@ -146,16 +148,17 @@ internal static class ForwardLeftOpen
 
         private bool IsClosing(IInvocationOperation call)
         {
-            IOperation? argument = Sequences.Argument(call);
-            IReadOnlyList<ISymbol> symbols = Sequences.In(argument, _paths);
-            if (symbols.Contains(_sequence, SymbolEqualityComparer.Default) || argument?.Mentions(_sequence) == true)
+            IReadOnlyList<ISymbol> symbols = Sequences.In(Sequences.Argument(call), _paths);
+            if (symbols.Contains(_sequence, SymbolEqualityComparer.Default))
             {
                 IsClosedSomewhere = true;
                 return true;
             }
 
-            // Another sequence. An element of this batch, or a batch with this sequence, may be the same under another name.
-            return symbols.Count == 0 || symbols.Any(symbol => IsSingle(symbol) != IsSingle(_sequence));
+            // An element of this batch, a part of it, or a batch with this sequence may be the same under another name.
+            bool isOther = symbols.Count > 0 && symbols.All(symbol => IsSingle(symbol) == IsSingle(_sequence));
+            IsUncertain |= !isOther;
+            return false;
         }
 
         private bool IsSingle(ISymbol symbol) =>
