@@ -2,7 +2,6 @@
 //
 //   dotnet run --project benchmarks/FlashInfer.EditorBenchmarks -c Release -- [FILE.json COMMIT]
 
-using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text.Json;
@@ -16,22 +15,23 @@ using Microsoft.CodeAnalysis.Diagnostics;
 const int Configs = 100;
 const int Warmup = 10;
 const int Edits = 60;
+const double LimitUs = 20_000;
 
 JsonArray rows = [];
 EditorProject project = new(Configs);
-(TimeSpan first, int made) = project.Generate();
-Add("the project is opened", [first.TotalMicroseconds], made);
+Sample opened = Take(() => project.Generate());
+Add("the project is opened", [opened]);
 
-double[] elsewhere = Measure(project.EditOther, () => project.Generate(), out int changedElsewhere);
-Add("an edit in a file without a configuration", elsewhere, changedElsewhere);
-double[] config = Measure(project.EditConfig, () => project.Generate(), out int changedConfig);
-Add("an edit of one configuration", config, changedConfig);
+Sample[] elsewhere = Measure(project.EditOther, () => project.Generate());
+Add("an edit in a file without a configuration", elsewhere);
+Sample[] config = Measure(project.EditConfig, () => project.Generate());
+Add("an edit of one configuration", config);
 
-// What an editor asks for the file that is open.
-double[] analyzed = Measure(project.EditConfig, Analyze, out int reported);
-Add("analyzers on the file of an edited configuration, which uses it", analyzed, reported);
+// What an editor asks for the file that is open; the time of the analyzers alone, which is that of the clock.
+Sample[] analyzed = Measure(project.EditConfig, Analyze);
+Add("analyzers on the file of an edited configuration, by the clock", [.. analyzed.Select(static s => s with { CpuUs = s.WallUs })]);
 
-bool isMet = changedElsewhere == 0 && Median(config) <= 20_000;
+bool isMet = elsewhere.All(static sample => sample.Outputs == 0) && Median(config, static sample => sample.CpuUs) <= LimitUs;
 Console.WriteLine(isMet ? "nothing runs again elsewhere, and an edit costs at most 20 ms" : "TOO MUCH");
 if (args is [var file, var commit])
 {
@@ -47,51 +47,58 @@ if (args is [var file, var commit])
 
 return isMet ? 0 : 1;
 
-(TimeSpan Time, int Changed) Analyze()
+// Processor time of the whole process, so that what else the machine does is left out; that of the clock beside it.
+static Sample Take(Func<(TimeSpan Time, int Outputs)> work)
 {
-    _ = project.Generate();
-    SemanticModel model = project.Output.GetSemanticModel(project.ConfigTree);
-
-    // The compiler's own work on the file, which an editor has done by then.
-    _ = model.GetDiagnostics();
-    CompilationWithAnalyzers compilation = project.Output.WithAnalyzers([new AttentionConfigAnalyzer(), new UsageAnalyzer()]);
-    Stopwatch watch = Stopwatch.StartNew();
-    int count = compilation.GetAnalyzerSemanticDiagnosticsAsync(model, null, CancellationToken.None).GetAwaiter().GetResult().Length;
-    return (watch.Elapsed, count);
+    TimeSpan before = Environment.CpuUsage.TotalTime;
+    (TimeSpan time, int outputs) = work();
+    return new Sample((Environment.CpuUsage.TotalTime - before).TotalMicroseconds, time.TotalMicroseconds, outputs);
 }
 
-// Microseconds of each edit behind the first few, which compile the compiler's own code.
-static double[] Measure(Action<int> edit, Func<(TimeSpan Time, int Changed)> work, out int changed)
+// Each edit behind the first few, which compile the compiler's own code.
+static Sample[] Measure(Action<int> edit, Func<(TimeSpan Time, int Outputs)> work)
 {
-    List<double> times = [];
-    changed = 0;
+    List<Sample> samples = [];
     for (int i = 0; i < Warmup + Edits; i++)
     {
         edit(i);
-        (TimeSpan time, changed) = work();
-        if (i >= Warmup)
-        {
-            times.Add(time.TotalMicroseconds);
-        }
+        samples.Add(Take(work));
     }
 
-    return [.. times];
+    return [.. samples.Skip(Warmup)];
 }
 
-static double Median(double[] times)
+static double Median(Sample[] samples, Func<Sample, double> time) => samples.Select(time).Order().ElementAt(samples.Length / 2);
+
+(TimeSpan Time, int Outputs) Analyze()
 {
-    double[] sorted = [.. times.Order()];
-    return sorted[sorted.Length / 2];
+    _ = project.Generate();
+    DiagnosticAnalyzer[] analyzers = [new AttentionConfigAnalyzer(), new UsageAnalyzer()];
+    CompilationWithAnalyzers compilation = project.Output.WithAnalyzers(
+        [.. analyzers],
+        new CompilationWithAnalyzersOptions(new AnalyzerOptions([]), null, concurrentAnalysis: false, logAnalyzerExecutionTime: true)
+    );
+    SemanticModel model = project.Output.GetSemanticModel(project.ConfigTree);
+    int count = compilation.GetAnalyzerSemanticDiagnosticsAsync(model, null, CancellationToken.None).GetAwaiter().GetResult().Length;
+    TimeSpan time = TimeSpan.Zero;
+    foreach (DiagnosticAnalyzer analyzer in analyzers)
+    {
+        time += compilation.GetAnalyzerTelemetryInfoAsync(analyzer, CancellationToken.None).GetAwaiter().GetResult().ExecutionTime;
+    }
+
+    return (time, count);
 }
 
-void Add(string what, double[] times, int changed)
+void Add(string what, Sample[] samples)
 {
-    double[] sorted = [.. times.Order()];
-    double slow = sorted[(int)(0.95 * (sorted.Length - 1))];
+    double cpu = Median(samples, static sample => sample.CpuUs);
+    double wall = Median(samples, static sample => sample.WallUs);
+    double best = samples.Min(static sample => sample.WallUs);
+    int outputs = samples.Max(static sample => sample.Outputs);
     Console.WriteLine(
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{what, -66} {Median(times), 10:F0} us, 95 % within {slow, 8:F0} us; {changed} outputs"
+            $"{what, -66} {cpu, 9:F0} us of processor time, {wall, 9:F0} us by the clock, {best, 9:F0} at best; {outputs} outputs"
         )
     );
     rows.Add(
@@ -102,11 +109,18 @@ void Add(string what, double[] times, int changed)
             ["params"] = new JsonObject
             {
                 ["configs"] = Configs,
-                ["edits"] = times.Length,
-                ["outputs"] = changed,
+                ["edits"] = samples.Length,
+                ["outputs"] = outputs,
             },
-            ["us"] = Math.Round(Median(times), 1),
-            ["us95"] = Math.Round(slow, 1),
+            ["us"] = Math.Round(cpu, 1),
+            ["clockUs"] = Math.Round(wall, 1),
+            ["bestClockUs"] = Math.Round(best, 1),
         }
     );
 }
+
+/// <summary>One edit.</summary>
+/// <param name="CpuUs">Microseconds of processor time, the driver's included.</param>
+/// <param name="WallUs">Microseconds by the clock.</param>
+/// <param name="Outputs">What was made or changed: models and files of the generator, or diagnostics.</param>
+internal sealed record Sample(double CpuUs, double WallUs, int Outputs);
