@@ -20,8 +20,8 @@ internal sealed record ArchitectureRule(
 );
 
 /// <summary>
-/// How legal configurations fare on the architectures that a project names in <c>FlashInferArchitectures</c>. Every legal shape fits the
-/// registers and the shared memory of every architecture (the kernels' <c>static_assert</c>s say so), so no rule here forbids one.
+/// How legal configurations fare on the architectures that a project names in <c>FlashInferArchitectures</c>. No rule here forbids one: the
+/// kernels take what registers and shared memory an architecture has, and their <c>static_assert</c>s refuse what would not fit.
 /// </summary>
 internal static class ArchitectureRules
 {

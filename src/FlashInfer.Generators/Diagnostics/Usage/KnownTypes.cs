@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Linq;
 using Microsoft.CodeAnalysis;
 
@@ -12,6 +13,10 @@ internal sealed class KnownTypes
     private readonly IAssemblySymbol _runtime;
     private readonly INamedTypeSymbol _cache;
     private readonly INamedTypeSymbol? _config;
+
+    // Asked of the same few types again and again.
+    private readonly ConcurrentDictionary<ITypeSymbol, bool> _wrappers = new(SymbolEqualityComparer.Default);
+    private readonly ConcurrentDictionary<ITypeSymbol, bool> _configs = new(SymbolEqualityComparer.Default);
 
     private KnownTypes(INamedTypeSymbol cache, INamedTypeSymbol? config)
     {
@@ -30,18 +35,7 @@ internal sealed class KnownTypes
     public bool IsCache(ITypeSymbol? type) => Base(type, _cache) is not null;
 
     /// <summary>A class with a plan: decode, prefill and those to come.</summary>
-    public bool IsWrapper(ITypeSymbol? type)
-    {
-        for (ITypeSymbol? t = type; t is { TypeKind: TypeKind.Class }; t = t.BaseType)
-        {
-            if (IsRuntime(t) && t.GetMembers("Plan").Any() && t.GetMembers("Run").Any())
-            {
-                return true;
-            }
-        }
-
-        return false;
-    }
+    public bool IsWrapper(ITypeSymbol? type) => type is { TypeKind: TypeKind.Class } && _wrappers.GetOrAdd(type, HasPlan);
 
     public bool IsDevice(ITypeSymbol? type) => IsRuntime(type, "Device");
 
@@ -92,5 +86,20 @@ internal sealed class KnownTypes
     private bool IsGenerated(ITypeSymbol type) => IsConfig(type.ContainingType) && type.GetMembers("View").Any();
 
     private bool IsConfig(ITypeSymbol? type) =>
-        _config is not null && type is not null && type.AllInterfaces.Contains(_config, SymbolEqualityComparer.Default);
+        _config is not null
+        && type is { TypeKind: TypeKind.Class }
+        && _configs.GetOrAdd(type, type => type.AllInterfaces.Contains(_config, SymbolEqualityComparer.Default));
+
+    private bool HasPlan(ITypeSymbol type)
+    {
+        for (ITypeSymbol? t = type; t is not null; t = t.BaseType)
+        {
+            if (IsRuntime(t) && t.GetMembers("Plan").Any() && t.GetMembers("Run").Any())
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
 }
