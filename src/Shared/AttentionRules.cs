@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Globalization;
+using System.Linq;
 
 namespace FlashInfer;
 
@@ -27,7 +28,8 @@ internal static class AttentionRules
     public const int MaxHeads = 1024;
     public const int MaxPageSize = 1024;
 
-    private static readonly int[] s_headDims = { 64, 96, 128, 192, 256 };
+    /// <summary>The head dimensions that kernels are made for, in ascending order.</summary>
+    public static IReadOnlyList<int> HeadDims { get; } = new[] { 64, 96, 128, 192, 256 };
 
     /// <summary>All rules, in the order in which they are reported.</summary>
     public static IReadOnlyList<AttentionRule> All { get; } =
@@ -57,17 +59,17 @@ internal static class AttentionRules
                 static s => s.Heads < 1 || s.KvHeads is < 1 or > MaxHeads || s.Heads % s.KvHeads == 0,
                 static s =>
                     Text(
-                        $"heads is {s.Heads} and kvHeads is {s.KvHeads}; heads must be a multiple of kvHeads, since each key/value head serves heads / kvHeads query heads. {Divisors(s)}"
+                        $"heads is {s.Heads} and kvHeads is {s.KvHeads}; heads must be a multiple of kvHeads, since each key/value head serves heads / kvHeads query heads. {Swapped(s)}The nearest kvHeads below is {NearestKvHeads(s)}."
                     )
             ),
             new(
                 "FI0006",
                 "headDim is not supported",
                 "headDim",
-                static s => Array.IndexOf(s_headDims, s.HeadDim) >= 0,
+                static s => HeadDims.Contains(s.HeadDim),
                 static s =>
                     Text(
-                        $"headDim is {s.HeadDim}; supported: {string.Join(", ", s_headDims)}. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt({s.HeadDim})."
+                        $"headDim is {s.HeadDim}; supported: {string.Join(", ", HeadDims)}. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt({s.HeadDim})."
                     )
             ),
             new(
@@ -79,13 +81,10 @@ internal static class AttentionRules
             ),
             new(
                 "FI0008",
-                "the combination of dtypes is not supported",
+                "dtype is not supported",
                 "dtype",
-                static s => s.Dtype is DType.Float16 or DType.BFloat16 && (s.KvDtype == s.Dtype || s.IsQuantised),
-                static s =>
-                    Text(
-                        $"dtype is {s.Dtype} and KvDtype is {s.KvDtype}; supported: dtype Float16 or BFloat16, with KvDtype the same, Float8E4M3 or Float8E5M2. Use one of the two for query and output, and leave KvDtype out unless the cache is to be quantised."
-                    )
+                static s => Is16Bit(s.Dtype),
+                static s => Text($"dtype is {s.Dtype}; supported: Float16, BFloat16. Query and output have 16 bits{Quantised(s)}.")
             ),
             new(
                 "FI0009",
@@ -93,6 +92,18 @@ internal static class AttentionRules
                 "KvLayout",
                 static s => s.KvLayout is KvLayout.Nhd or KvLayout.Hnd,
                 static s => Text($"KvLayout is {(int)s.KvLayout}; expected KvLayout.Nhd or KvLayout.Hnd.")
+            ),
+            new(
+                "FI0010",
+                "KvDtype does not go with dtype",
+                "KvDtype",
+                // Where dtype itself is refused, only a KvDtype that goes with no dtype is worth another error.
+                static s =>
+                    s.KvDtype == s.Dtype || s.IsQuantised || (!Is16Bit(s.Dtype) && Is16Bit(s.KvDtype)),
+                static s =>
+                    Text(
+                        $"KvDtype is {s.KvDtype} and dtype is {s.Dtype}; supported: the same as dtype, Float8E4M3, Float8E5M2. Leave KvDtype out unless the cache is to be quantised."
+                    )
             ),
         };
 
@@ -110,7 +121,8 @@ internal static class AttentionRules
         return true;
     }
 
-    private static string Divisors(AttentionShape s)
+    /// <summary>The largest legal kvHeads that is not above the given one.</summary>
+    public static int NearestKvHeads(AttentionShape s)
     {
         int below = Math.Min(s.Heads, s.KvHeads);
         while (below > 1 && s.Heads % below != 0)
@@ -118,8 +130,19 @@ internal static class AttentionRules
             below--;
         }
 
-        return Text($"The nearest kvHeads below is {below}.");
+        return Math.Max(below, 1);
     }
+
+    /// <summary>Whether the two would be legal the other way round.</summary>
+    public static bool AreHeadsSwapped(AttentionShape s) => s.Heads >= 1 && s.KvHeads > s.Heads && s.KvHeads % s.Heads == 0;
+
+    private static bool Is16Bit(DType dtype) => dtype is DType.Float16 or DType.BFloat16;
+
+    private static string Swapped(AttentionShape s) =>
+        AreHeadsSwapped(s) ? "They look swapped: heads counts the query heads, of which there are more. " : "";
+
+    private static string Quantised(AttentionShape s) =>
+        s.Dtype is DType.Float8E4M3 or DType.Float8E5M2 ? $"; for an 8-bit cache give KvDtype = DType.{s.Dtype} beside one of these" : "";
 
     private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }

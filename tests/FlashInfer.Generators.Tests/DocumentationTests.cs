@@ -1,5 +1,6 @@
 using System.Text.RegularExpressions;
 using FlashInfer.Generators.Diagnostics;
+using FlashInfer.Generators.Diagnostics.Usage;
 using FlashInfer.Generators.Tests.Harness;
 using Microsoft.CodeAnalysis;
 
@@ -14,20 +15,20 @@ public sealed partial class DocumentationTests
     public static TheoryData<string> Ids => [.. Descriptors.All.Select(static d => d.Id)];
 
     [Fact]
-    public void Ids_are_unique_and_the_analyzer_supports_them_all()
+    public void Ids_are_unique_and_an_analyzer_supports_each()
     {
         Assert.Equal(Descriptors.All.Length, Descriptors.All.Select(static d => d.Id).Distinct().Count());
-        Assert.Equal(Descriptors.All, new AttentionConfigAnalyzer().SupportedDiagnostics);
+        Assert.Equal(Descriptors.All, new AttentionConfigAnalyzer().SupportedDiagnostics.Concat(new UsageAnalyzer().SupportedDiagnostics));
         Assert.Equal(AttentionRules.All.Select(static r => r.Id), Descriptors.Rules.Select(static d => d.Id));
+        Assert.Equal(ArchitectureRules.All.Select(static r => r.Id), Descriptors.ArchitectureRules.Select(static d => d.Id));
     }
 
     [Theory]
     [MemberData(nameof(Ids))]
-    public void A_descriptor_is_an_error_with_a_help_link(string id)
+    public void A_descriptor_is_on_and_has_a_help_link(string id)
     {
         DiagnosticDescriptor descriptor = Descriptor(id);
         Assert.Equal("FlashInfer", descriptor.Category);
-        Assert.Equal(DiagnosticSeverity.Error, descriptor.DefaultSeverity);
         Assert.True(descriptor.IsEnabledByDefault);
         Assert.Equal($"https://github.com/flashinfer-net/flashinfer-net/blob/main/docs/diagnostics/{id}.md", descriptor.HelpLinkUri);
     }
@@ -45,7 +46,7 @@ public sealed partial class DocumentationTests
         }
 
         Assert.Contains($"| [{id}]({id}.md) | {title} |\n", File.ReadAllText(Path.Combine(s_pages, "README.md")), StringComparison.Ordinal);
-        Assert.Single(ReleaseRows(), row => row == (id, "FlashInfer", "Error"));
+        Assert.Single(ReleaseRows(), row => row == (id, "FlashInfer", Descriptor(id).DefaultSeverity.ToString()));
     }
 
     /// <summary>Tests of one diagnostic start with its id.</summary>
@@ -53,7 +54,9 @@ public sealed partial class DocumentationTests
     [MemberData(nameof(Ids))]
     public void It_has_a_test(string id) =>
         Assert.Contains(
-            new[] { typeof(RuleDiagnosticTests), typeof(TargetDiagnosticTests) }.SelectMany(static type => type.GetMethods()),
+            new[] { typeof(RuleDiagnosticTests), typeof(TargetDiagnosticTests), typeof(UsageDiagnosticTests) }.SelectMany(static type =>
+                type.GetMethods()
+            ),
             method => method.Name.StartsWith(id + "_", StringComparison.Ordinal)
         );
 
@@ -65,24 +68,61 @@ public sealed partial class DocumentationTests
         Assert.Equal(ids, ReleaseRows().Select(static row => row.Id).Order());
     }
 
-    /// <summary>The first code block of a page breaks the rule of that page and no other; the second is legal.</summary>
+    /// <summary>
+    /// The first code block of a page breaks the rule of that page and no other; the second is legal. Each in a project with the
+    /// <c>FlashInferArchitectures</c> that were named last before it.
+    /// </summary>
     [Theory]
     [MemberData(nameof(Ids))]
     public void The_examples_do_what_the_page_says(string id)
     {
         string page = File.ReadAllText(Path.Combine(s_pages, id + ".md"));
-        string[] blocks = [.. CodeBlock().Matches(page).Select(static m => m.Groups[1].Value)];
+        Match[] blocks = CodeBlock().Matches(page).ToArray();
         Assert.Equal(2, blocks.Length);
-        Assert.Equal([id], Run(blocks[0]).Distinct());
-        Assert.Empty(Run(blocks[1]));
+        Assert.Equal([id], Run(id, page, blocks[0]).Distinct());
+        Assert.Empty(Run(id, page, blocks[1]));
+    }
+
+    private static IEnumerable<string> Run(string id, string page, Match block)
+    {
+        string example = block.Groups[1].Value;
+        string architectures = Architectures().Matches(page[..block.Index]).LastOrDefault()?.Groups[1].Value ?? "";
+        return GeneratorHarness
+            .Run(Descriptors.Usage.Any(d => d.Id == id) ? Statements(example) : Types(example))
+            .Diagnostics(architectures)
+            .Select(static d => d.Id);
     }
 
     // Statements of an example come after its types; what they use is declared here.
-    private static IEnumerable<string> Run(string example)
-    {
-        string types = string.Join('\n', example.Split('\n').Where(static line => !line.StartsWith("decode.", StringComparison.Ordinal)));
-        return GeneratorHarness.Run($"using FlashInfer;\n{types}").Diagnostics().Select(static d => d.Id);
-    }
+    private static string Types(string example) =>
+        $"using FlashInfer;\n{string.Join('\n', example.Split('\n').Where(static line => !line.StartsWith("decode.", StringComparison.Ordinal)))}";
+
+    private static string Statements(string example) =>
+        $$"""
+            using System;
+            using FlashInfer;
+            using FlashInfer.Cuda;
+
+            [AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16)]
+            public partial class LlamaAttention;
+
+            public static class Example
+            {
+                public static void Run(
+                    Device device,
+                    LlamaAttention.PagedKvCache cache,
+                    LlamaAttention.BatchDecodeWithPagedKvCache decode,
+                    Sequence[] sequences,
+                    LlamaAttention.Query query,
+                    LlamaAttention.Output output,
+                    LlamaAttention.Lse2 given,
+                    bool stop
+                )
+                {
+            {{example}}
+                }
+            }
+            """;
 
     private static DiagnosticDescriptor Descriptor(string id) => Descriptors.All.Single(d => d.Id == id);
 
@@ -92,6 +132,9 @@ public sealed partial class DocumentationTests
             .Where(static line => line.StartsWith("FI", StringComparison.Ordinal))
             .Select(static line => line.Split('|', StringSplitOptions.TrimEntries))
             .Select(static cells => (cells[0], cells[1], cells[2]));
+
+    [GeneratedRegex("<FlashInferArchitectures>(.*?)</FlashInferArchitectures>")]
+    private static partial Regex Architectures();
 
     [GeneratedRegex("```csharp\n(.*?)```", RegexOptions.Singleline)]
     private static partial Regex CodeBlock();

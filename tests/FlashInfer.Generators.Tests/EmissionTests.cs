@@ -1,7 +1,9 @@
 using System.Globalization;
+using System.Xml.Linq;
 using FlashInfer.Generators.Emit;
 using FlashInfer.Generators.Model;
 using FlashInfer.Generators.Tests.Harness;
+using Microsoft.CodeAnalysis;
 
 namespace FlashInfer.Generators.Tests;
 
@@ -54,6 +56,75 @@ public sealed class EmissionTests
             .Where(static member => !member.IsImplicitlyDeclared && member.CanBeReferencedByName)
             .Select(static member => member.Name);
         Assert.Equal(ConfigEmitter.MemberNames.Order(StringComparer.Ordinal), members.Order(StringComparer.Ordinal));
+    }
+
+    /// <summary>What an editor shows on hover: every public member says what it is, and shapes stand there as numbers.</summary>
+    [Fact]
+    public void Public_members_are_documented_with_the_numbers_of_the_configuration()
+    {
+        // Numbers that stand for nothing else in the documentation.
+        GeneratorRun run = GeneratorHarness.Run(
+            "[FlashInfer.AttentionConfig(42, 14, 192, 48, FlashInfer.DType.Float16, KvDtype = FlashInfer.DType.Float8E5M2)] public partial class A;"
+        );
+        INamedTypeSymbol config = run.Compilation.GetTypeByMetadataName("A")!;
+        foreach (
+            ISymbol member in config.GetMembers().SelectMany(static m => m is INamedTypeSymbol type ? type.GetMembers().Append(m) : [m])
+        )
+        {
+            if (
+                member.DeclaredAccessibility != Accessibility.Public
+                || member.IsImplicitlyDeclared
+                || member is IMethodSymbol { AssociatedSymbol: not null }
+            )
+            {
+                continue;
+            }
+
+            XElement documentation = XElement.Parse(member.GetDocumentationCommentXml()!);
+            Assert.False(string.IsNullOrWhiteSpace(documentation.Element("summary")?.Value), $"{member} has no summary");
+            foreach (IParameterSymbol parameter in (member as IMethodSymbol)?.Parameters ?? [])
+            {
+                XElement text = documentation.Elements("param").Single(p => p.Attribute("name")!.Value == parameter.Name);
+                string? shape = parameter.Type.Name switch
+                {
+                    "Query" or "Output" => ", 42, 192]",
+                    "Key" => ", 14, 192]",
+                    "Lse2" => ", 42]",
+                    _ => null,
+                };
+                Assert.True(
+                    shape is null || text.Value.Contains(shape, StringComparison.Ordinal),
+                    $"{member}: {parameter.Name} lacks {shape}"
+                );
+            }
+        }
+
+        foreach (
+            (string name, string text) in new[]
+            {
+                ("Heads", "42"),
+                ("KvHeads", "14"),
+                ("GroupSize", "3"),
+                ("HeadDim", "192"),
+                ("PageSize", "48"),
+                ("Dtype", "Float16"),
+                ("KvDtype", "Float8E5M2"),
+                ("KvLayout", "Nhd"),
+                ("Spec", "42 heads, 14 kvHeads (group 3), headDim 192, pageSize 48, Float16, KV Float8E5M2 Nhd"),
+                ("Query", "Float16 [tokens, 42, 192]"),
+                ("Key", "Float16 [tokens, 14, 192]"),
+                ("Value", "Float16 [tokens, 14, 192]"),
+                ("Output", "Float16 [tokens, 42, 192]"),
+                ("Lse2", "Float32 [tokens, 42]"),
+                ("AllocateQuery", "[tokens, 42, 192]"),
+                ("AllocateLse2", "[tokens, 42]"),
+                ("PagedKvCache", "14 kvHeads, headDim 192, 48 tokens a page, Float8E5M2 Nhd"),
+                ("BatchDecodeWithPagedKvCache", "42 heads on 14 kvHeads"),
+            }
+        )
+        {
+            Assert.Contains(text, config.GetMembers(name).Single().GetDocumentationCommentXml(), StringComparison.Ordinal);
+        }
     }
 
     [Fact]

@@ -146,6 +146,48 @@ public sealed class IncrementalityTests
         Assert.Equal([IncrementalStepRunReason.Modified, IncrementalStepRunReason.Cached], reasons);
     }
 
+    /// <summary>A large project: nothing of 100 configurations runs again for an edit elsewhere, and one for an edit of one.</summary>
+    [Fact]
+    public void In_a_project_of_100_configurations_an_edit_runs_what_it_changes()
+    {
+        const int Configs = 100;
+        SyntaxTree[] trees =
+        [
+            .. Enumerable
+                .Range(0, Configs)
+                .Select(static i =>
+                    GeneratorHarness.Parse(Source.Replace("LlamaAttention", $"Attention{i}", StringComparison.Ordinal), $"{i}.cs")
+                ),
+            GeneratorHarness.Parse("public class Unrelated { public int Member => 1; }", "Unrelated.cs"),
+        ];
+        CSharpCompilation compilation = GeneratorHarness.Compile(trees);
+        GeneratorDriver driver = GeneratorHarness.CreateDriver().RunGenerators(compilation);
+
+        compilation = compilation.ReplaceSyntaxTree(
+            trees[^1],
+            GeneratorHarness.Parse("public class Unrelated { public int Member => 2; }", "Unrelated.cs")
+        );
+        driver = driver.RunGenerators(compilation);
+        GeneratorHarness.AssertCached(driver.GetRunResult(), GeneratorHarness.Steps);
+        Assert.Equal(Configs, driver.GetRunResult().GeneratedTrees.Length);
+
+        string changed = trees[50].ToString().Replace("pageSize: 16", "pageSize: 32", StringComparison.Ordinal);
+        compilation = compilation.ReplaceSyntaxTree(trees[50], GeneratorHarness.Parse(changed, "50.cs"));
+        GeneratorRunResult result = Assert.Single(driver.RunGenerators(compilation).GetRunResult().Results);
+        foreach (string step in GeneratorHarness.Steps)
+        {
+            Assert.Single(
+                result.TrackedSteps[step].SelectMany(static s => s.Outputs),
+                static o => o.Reason == IncrementalStepRunReason.Modified
+            );
+        }
+
+        Assert.Single(
+            result.TrackedOutputSteps.SelectMany(static s => s.Value).SelectMany(static s => s.Outputs),
+            static o => o.Reason == IncrementalStepRunReason.Modified
+        );
+    }
+
     private static AttentionModel Model(string source)
     {
         CSharpCompilation compilation = GeneratorHarness.Compile(GeneratorHarness.Parse(source));

@@ -70,14 +70,15 @@ public sealed class RuleDiagnosticTests
     [InlineData(33, 8, 3)]
     [InlineData(32, 31, 16)]
     [InlineData(32, 33, 32)]
-    [InlineData(1, 2, 1)]
-    public void FI0005_not_a_multiple(int heads, int kvHeads, int nearest) =>
+    [InlineData(1, 2, 1, "They look swapped: heads counts the query heads, of which there are more. ")]
+    [InlineData(8, 32, 8, "They look swapped: heads counts the query heads, of which there are more. ")]
+    public void FI0005_not_a_multiple(int heads, int kvHeads, int nearest, string swapped = "") =>
         Reports(
             $"heads: {heads}, kvHeads: {kvHeads}, headDim: 128, pageSize: 16, dtype: DType.BFloat16",
             (
                 "FI0005",
                 $"kvHeads: {kvHeads}",
-                $"heads is {heads} and kvHeads is {kvHeads}; heads must be a multiple of kvHeads, since each key/value head serves heads / kvHeads query heads. The nearest kvHeads below is {nearest}."
+                $"heads is {heads} and kvHeads is {kvHeads}; heads must be a multiple of kvHeads, since each key/value head serves heads / kvHeads query heads. {swapped}The nearest kvHeads below is {nearest}."
             )
         );
 
@@ -115,23 +116,47 @@ public sealed class RuleDiagnosticTests
         );
 
     [Theory]
-    [InlineData("DType.Float32", "", "Float32", "Float32")]
-    [InlineData("DType.Int32", "", "Int32", "Int32")]
-    [InlineData("DType.Float8E4M3", "", "Float8E4M3", "Float8E4M3")]
-    [InlineData("DType.Float8E5M2", ", KvDtype = DType.BFloat16", "Float8E5M2", "BFloat16")]
-    [InlineData("DType.BFloat16", ", KvDtype = DType.Int32", "BFloat16", "Int32")]
-    [InlineData("(DType)(-1)", "", "-1", "-1")]
-    [InlineData("(DType)99", "", "99", "99")]
-    [InlineData("DType.Float16", ", KvDtype = DType.BFloat16", "Float16", "BFloat16")]
-    [InlineData("DType.BFloat16", ", KvDtype = DType.Float16", "BFloat16", "Float16")]
-    [InlineData("DType.BFloat16", ", KvDtype = (DType)42", "BFloat16", "42")]
-    public void FI0008_dtypes(string dtype, string kvDtype, string printed, string printedKv) =>
+    [InlineData("DType.Float32", "Float32", "")]
+    [InlineData("DType.Int32", "Int32", "")]
+    [InlineData("DType.Float8E4M3", "Float8E4M3", "; for an 8-bit cache give KvDtype = DType.Float8E4M3 beside one of these")]
+    [InlineData("DType.Float8E5M2", "Float8E5M2", "; for an 8-bit cache give KvDtype = DType.Float8E5M2 beside one of these")]
+    [InlineData("(DType)(-1)", "-1", "")]
+    [InlineData("(DType)99", "99", "")]
+    // A KvDtype that goes with another dtype is no second error.
+    [InlineData("DType.Int32", "Int32", "", ", KvDtype = DType.BFloat16")]
+    [InlineData("DType.Int32", "Int32", "", ", KvDtype = DType.Float8E5M2")]
+    public void FI0008_dtype(string dtype, string printed, string hint, string kvDtype = "") =>
         Reports(
             $"heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: {dtype}{kvDtype}",
+            ("FI0008", $"dtype: {dtype}", $"dtype is {printed}; supported: Float16, BFloat16. Query and output have 16 bits{hint}.")
+        );
+
+    [Theory]
+    [InlineData("DType.BFloat16", "DType.Int32", "BFloat16", "Int32")]
+    [InlineData("DType.BFloat16", "DType.Float32", "BFloat16", "Float32")]
+    [InlineData("DType.Float16", "DType.BFloat16", "Float16", "BFloat16")]
+    [InlineData("DType.BFloat16", "DType.Float16", "BFloat16", "Float16")]
+    [InlineData("DType.BFloat16", "(DType)42", "BFloat16", "42")]
+    [InlineData("DType.BFloat16", "(DType)(-1)", "BFloat16", "-1")]
+    public void FI0010_kvDtype(string dtype, string kvDtype, string printed, string printedKv) =>
+        Reports(
+            $"heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: {dtype}, KvDtype = {kvDtype}",
             (
-                "FI0008",
-                $"dtype: {dtype}",
-                $"dtype is {printed} and KvDtype is {printedKv}; supported: dtype Float16 or BFloat16, with KvDtype the same, Float8E4M3 or Float8E5M2. Use one of the two for query and output, and leave KvDtype out unless the cache is to be quantised."
+                "FI0010",
+                $"KvDtype = {kvDtype}",
+                $"KvDtype is {printedKv} and dtype is {printed}; supported: the same as dtype, Float8E4M3, Float8E5M2. Leave KvDtype out unless the cache is to be quantised."
+            )
+        );
+
+    [Fact]
+    public void FI0010_beside_FI0008_only_where_it_goes_with_no_dtype() =>
+        Reports(
+            "heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.Float32, KvDtype = DType.Int32",
+            ("FI0008", "dtype: DType.Float32", "dtype is Float32; supported: Float16, BFloat16. Query and output have 16 bits."),
+            (
+                "FI0010",
+                "KvDtype = DType.Int32",
+                "KvDtype is Int32 and dtype is Float32; supported: the same as dtype, Float8E4M3, Float8E5M2. Leave KvDtype out unless the cache is to be quantised."
             )
         );
 
@@ -160,11 +185,7 @@ public sealed class RuleDiagnosticTests
                 "headDim is 72; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(72)."
             ),
             ("FI0007", "pageSize: 0", "pageSize is 0; expected 1 to 1024 tokens per page. 16 suits most models."),
-            (
-                "FI0008",
-                "dtype: DType.Int32",
-                "dtype is Int32 and KvDtype is Int32; supported: dtype Float16 or BFloat16, with KvDtype the same, Float8E4M3 or Float8E5M2. Use one of the two for query and output, and leave KvDtype out unless the cache is to be quantised."
-            ),
+            ("FI0008", "dtype: DType.Int32", "dtype is Int32; supported: Float16, BFloat16. Query and output have 16 bits."),
             ("FI0009", "KvLayout = (KvLayout)7", "KvLayout is 7; expected KvLayout.Nhd or KvLayout.Hnd.")
         );
 
@@ -186,11 +207,117 @@ public sealed class RuleDiagnosticTests
             )
         );
 
+    [Theory]
+    [InlineData("sm_80")]
+    [InlineData("sm_80;sm_86;sm_89;sm_90;sm_90a")]
+    [InlineData("sm_100, sm_100a, sm_100f, sm_120")]
+    [InlineData(" sm_80 sm_80 ")]
+    [InlineData("")]
+    public void Known_architectures_have_no_diagnostic(string architectures) =>
+        DiagnosticAssert.ReportsFor(architectures, Config("32, 8, 128, 16, DType.BFloat16"));
+
+    [Theory]
+    [InlineData("sm_75", "sm_75 is too old; the kernels need sm_80 or later. Remove it: such a GPU cannot run this library.")]
+    [InlineData("sm_79", "sm_79 is too old; the kernels need sm_80 or later. Remove it: such a GPU cannot run this library.")]
+    [InlineData("sm_81", "sm_81 is not a known architecture; expected LEGAL. Correct the name.")]
+    [InlineData("sm_89a", "sm_89a is not a known architecture; expected LEGAL. Correct the name.")]
+    [InlineData("sm_90f", "sm_90f is not a known architecture; expected LEGAL. Correct the name.")]
+    [InlineData("sm_999", "sm_999 is not a known architecture; expected LEGAL. Correct the name.")]
+    [InlineData("compute_80", "compute_80 is not an architecture; expected LEGAL. Write such names, separated by commas.")]
+    [InlineData("sm_90aa", "sm_90aa is not an architecture; expected LEGAL. Write such names, separated by commas.")]
+    [InlineData("sm_8", "sm_8 is not an architecture; expected LEGAL. Write such names, separated by commas.")]
+    [InlineData("sm_a", "sm_a is not an architecture; expected LEGAL. Write such names, separated by commas.")]
+    [InlineData("90", "90 is not an architecture; expected LEGAL. Write such names, separated by commas.")]
+    public void FI0011_architecture(string architecture, string message) =>
+        DiagnosticAssert.ReportsFor(
+            $"sm_80, {architecture}",
+            Config("32, 8, 128, 16, DType.BFloat16"),
+            new ExpectedDiagnostic(
+                "FI0011",
+                1,
+                1,
+                "",
+                "FlashInferArchitectures: " + message.Replace("LEGAL", TargetArchitecture.Legal, StringComparison.Ordinal)
+            )
+        );
+
+    [Fact]
+    public void FI0011_legal_set_in_words() =>
+        Assert.Equal(
+            "sm_80, sm_86, sm_87, sm_88, sm_89, sm_90, sm_100, sm_101, sm_103, sm_110, sm_120, sm_121, with a from sm_90 on and f from sm_100 on",
+            TargetArchitecture.Legal
+        );
+
+    [Theory]
+    [InlineData("sm_80,sm_89,sm_88", "sm_80, sm_88")]
+    [InlineData("sm_86", "sm_86")]
+    [InlineData("sm_89,sm_90a", null)]
+    [InlineData("", null)]
+    public void FI0012_emulated(string architectures, string? failing)
+    {
+        const string Arguments = "heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, KvDtype = DType.Float8E4M3";
+        ReportsFor(
+            architectures,
+            Arguments,
+            failing is null
+                ? []
+                :
+                [
+                    (
+                        "FI0012",
+                        "KvDtype = DType.Float8E4M3",
+                        $"KvDtype is Float8E4M3, which {failing} can only convert in software; in hardware from sm_89 on. Use Float8E5M2, which is read without conversion everywhere, or take the architecture out of FlashInferArchitectures."
+                    ),
+                ]
+        );
+    }
+
+    [Fact]
+    public void FI0012_not_for_the_type_that_needs_no_conversion() =>
+        ReportsFor("sm_80", "32, 8, 128, 16, DType.BFloat16, KvDtype = DType.Float8E5M2");
+
+    [Theory]
+    [InlineData("1", "sm_90a", true)]
+    [InlineData("15", "sm_80,sm_90a", true)]
+    [InlineData("16", "sm_90a", false)]
+    [InlineData("17", "sm_90a", true)]
+    [InlineData("32", "sm_90a", false)]
+    [InlineData("5", "sm_90", false)]
+    [InlineData("5", "sm_80,sm_100a", false)]
+    [InlineData("5", "", false)]
+    public void FI0013_pageSize(string pageSize, string architectures, bool isReported) =>
+        ReportsFor(
+            architectures,
+            $"heads: 32, kvHeads: 8, headDim: 128, pageSize: {pageSize}, dtype: DType.BFloat16",
+            isReported
+                ?
+                [
+                    (
+                        "FI0013",
+                        $"pageSize: {pageSize}",
+                        $"pageSize is {pageSize}, so decode on sm_90a does without the copy engine, which fetches 16 tokens of one page at a time. Use a multiple of 16 unless small pages matter more."
+                    ),
+                ]
+                : []
+        );
+
+    [Fact]
+    public void An_illegal_shape_is_not_held_to_architectures() =>
+        ReportsFor(
+            "sm_80,sm_90a",
+            "heads: 32, kvHeads: 8, headDim: 128, pageSize: 0, dtype: DType.BFloat16, KvDtype = DType.Float8E4M3",
+            ("FI0007", "pageSize: 0", "pageSize is 0; expected 1 to 1024 tokens per page. 16 suits most models.")
+        );
+
     private static string Config(string arguments) =>
         $"using FlashInfer;\n[AttentionConfig({arguments})]\npublic partial class LlamaAttention;\n";
 
     private static void Reports(string arguments, params (string Id, string Text, string Message)[] expected) =>
-        DiagnosticAssert.Reports(
+        ReportsFor("", arguments, expected);
+
+    private static void ReportsFor(string architectures, string arguments, params (string Id, string Text, string Message)[] expected) =>
+        DiagnosticAssert.ReportsFor(
+            architectures,
             Config(arguments),
             [
                 .. expected.Select(e => new ExpectedDiagnostic(

@@ -72,7 +72,7 @@ public sealed class TypeSafetyTests
     [InlineData("_ = new Llama.Query([|f16|]);")]
     [InlineData("_ = new Llama.Lse2([|bf16|]);")]
     [InlineData("q.CopyFrom([|new float[4096]|]);")]
-    [InlineData("device.Allocate<Half>(4096).CopyFrom([|new float[4096]|]);")]
+    [InlineData("using var made = device.Allocate<Half>(4096); made.CopyFrom([|new float[4096]|]);")]
     // Typed and untyped mixed: the core's overload would take two views, and the error is about the typed one.
     [InlineData("using DeviceTensor made = device.Allocate(Llama.Dtype, 1, 32, 128); decode.Run(0, [|made|], o);")]
     public void Is_one_CS1503(string statement)
@@ -148,6 +148,7 @@ public sealed class TypeSafetyTests
                         using var l = {{type}}.AllocateLse2(device, 1);
                         q.CopyFrom(new BFloat16[{{type}}.Heads * {{type}}.HeadDim]);
                         cache.Append(0, s, k, v);
+                        decode.Plan([s]);
                         decode.Append(0, k, v);
                         decode.Run(0, q, o, l);
                         using {{type}}.Output made = decode.Run(0, q);

@@ -1,4 +1,6 @@
+using System.Collections.Generic;
 using System.Collections.Immutable;
+using System.Linq;
 using FlashInfer.Generators.Parsing;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
@@ -6,12 +8,17 @@ using Microsoft.CodeAnalysis.Diagnostics;
 
 namespace FlashInfer.Generators.Diagnostics;
 
-/// <summary>Reports every condition that a class with <c>[AttentionConfig]</c> breaks, each once.</summary>
+/// <summary>
+/// Reports every condition that a class with <c>[AttentionConfig]</c> breaks, each once, and how legal ones fare on the architectures that
+/// the project names.
+/// </summary>
 [DiagnosticAnalyzer(LanguageNames.CSharp)]
 public sealed class AttentionConfigAnalyzer : DiagnosticAnalyzer
 {
+    private const string ArchitecturesProperty = "build_property.FlashInferArchitectures";
+
     /// <inheritdoc/>
-    public override ImmutableArray<DiagnosticDescriptor> SupportedDiagnostics => Descriptors.All;
+    public override ImmutableArray<DiagnosticDescriptor> SupportedDiagnostics => Descriptors.Config;
 
     /// <inheritdoc/>
     public override void Initialize(AnalysisContext context)
@@ -19,10 +26,27 @@ public sealed class AttentionConfigAnalyzer : DiagnosticAnalyzer
         // A configuration that a tool wrote must be legal as well.
         context.ConfigureGeneratedCodeAnalysis(GeneratedCodeAnalysisFlags.Analyze | GeneratedCodeAnalysisFlags.ReportDiagnostics);
         context.EnableConcurrentExecution();
-        context.RegisterSymbolAction(static context => Analyze(context), SymbolKind.NamedType);
+        context.RegisterCompilationStartAction(static context =>
+        {
+            context.Options.AnalyzerConfigOptionsProvider.GlobalOptions.TryGetValue(ArchitecturesProperty, out string? property);
+            TargetArchitecture.Read(
+                property ?? "",
+                out IReadOnlyList<TargetArchitecture> architectures,
+                out IReadOnlyList<string> problems
+            );
+            context.RegisterSymbolAction(context => Analyze(context, architectures), SymbolKind.NamedType);
+            context.RegisterCompilationEndAction(context =>
+            {
+                foreach (string problem in problems)
+                {
+                    // Written in a project file, of which the compiler knows no position.
+                    context.ReportDiagnostic(Diagnostic.Create(Descriptors.Architecture, Location.None, problem));
+                }
+            });
+        });
     }
 
-    private static void Analyze(SymbolAnalysisContext context)
+    private static void Analyze(SymbolAnalysisContext context, IReadOnlyList<TargetArchitecture> architectures)
     {
         INamedTypeSymbol type = (INamedTypeSymbol)context.Symbol;
         if (
@@ -55,10 +79,29 @@ public sealed class AttentionConfigAnalyzer : DiagnosticAnalyzer
             AttentionRule rule = AttentionRules.All[i];
             if (!rule.IsMet(shape))
             {
-                Location location = AttributeReader.ArgumentLocation(attribute, syntax, rule.Parameter);
-                context.ReportDiagnostic(Diagnostic.Create(Descriptors.Rules[i], location, rule.Message(shape)));
+                Report(Descriptors.Rules[i], rule.Parameter, rule.Message(shape));
             }
         }
+
+        if (!AttentionRules.IsLegal(shape))
+        {
+            return;
+        }
+
+        for (int i = 0; i < ArchitectureRules.All.Count; i++)
+        {
+            ArchitectureRule rule = ArchitectureRules.All[i];
+            string failing = string.Join(", ", architectures.Where(architecture => !rule.IsMet(shape, architecture)));
+            if (failing.Length > 0)
+            {
+                Report(Descriptors.ArchitectureRules[i], rule.Parameter, rule.Message(shape, failing));
+            }
+        }
+
+        void Report(DiagnosticDescriptor descriptor, string parameter, string message) =>
+            context.ReportDiagnostic(
+                Diagnostic.Create(descriptor, AttributeReader.ArgumentLocation(attribute, syntax, parameter), message)
+            );
     }
 
     // The name in the part that carries the attribute: the one whose author can do something about it.

@@ -20,13 +20,116 @@ internal static class Descriptors
     /// <summary>{0}: the class; {1}: the clause of <see cref="Parsing.ConfigTarget.Problems"/>.</summary>
     public static readonly DiagnosticDescriptor NotAConfig = Create("FI0002", "The class cannot be an attention configuration", "{0} {1}");
 
+    /// <summary>{0}: a sentence of <see cref="TargetArchitecture.Read"/>.</summary>
+    public static readonly DiagnosticDescriptor Architecture = Create(
+        "FI0011",
+        "FlashInferArchitectures names no architecture for these kernels",
+        "FlashInferArchitectures: {0}",
+        tags: WellKnownDiagnosticTags.CompilationEnd
+    );
+
+    /// <summary>{0}: the wrapper; {1}: the loop's variable.</summary>
+    public static readonly DiagnosticDescriptor PlanInLayerLoop = Create(
+        "FI0101",
+        "A plan is made again for each layer",
+        "{0}.Plan is called for each value of {1}, but one plan serves all layers of a step; call it once, before the loop",
+        DiagnosticSeverity.Warning
+    );
+
+    /// <summary>{0}: the wrapper; {1}: Run or Append; {2}: why there is no plan and what to do.</summary>
+    public static readonly DiagnosticDescriptor RunWithoutPlan = Create(
+        "FI0102",
+        "A call has no valid plan",
+        "{0}.{1} has no valid plan here: {2}",
+        DiagnosticSeverity.Warning
+    );
+
+    /// <summary>{0}: the sequence or batch; {1}: where it stays open and what to do.</summary>
+    public static readonly DiagnosticDescriptor ForwardLeftOpen = Create(
+        "FI0103",
+        "A forward is left open",
+        "The forward of {0} that begins here {1}",
+        DiagnosticSeverity.Warning
+    );
+
+    /// <summary>{0}: what is not disposed; {1}: what to do.</summary>
+    public static readonly DiagnosticDescriptor NotDisposed = Create(
+        "FI0104",
+        "Device memory is never given back",
+        "{0} is never disposed, so its device memory is not given back; {1}",
+        DiagnosticSeverity.Warning
+    );
+
+    /// <summary>{0}: the tensor.</summary>
+    public static readonly DiagnosticDescriptor AllocationPerStep = Create(
+        "FI0105",
+        "A tensor is allocated in every step",
+        "{0} is allocated in every pass of a loop that runs attention; an allocation waits for the device, so allocate it once before the loop, for the largest step",
+        DiagnosticSeverity.Info
+    );
+
+    /// <summary>{0}: a sentence of <see cref="Usage.StreamOrder"/>.</summary>
+    public static readonly DiagnosticDescriptor StreamNotWaitedFor = Create(
+        "FI0106",
+        "A stream does not wait for another",
+        "{0}",
+        DiagnosticSeverity.Warning
+    );
+
+    /// <summary>{0}: the call; {1}: the stream that is being captured; {2}: what happens and what to do.</summary>
+    public static readonly DiagnosticDescriptor NotCapturable = Create(
+        "FI0107",
+        "A call cannot be part of a CUDA graph",
+        "{0} is called while {1} is being captured: {2}",
+        DiagnosticSeverity.Warning
+    );
+
+    /// <summary>{0}: the value; {1}: the base that it has; {2}: the base that is wanted and what to do.</summary>
+    public static readonly DiagnosticDescriptor LseBases = Create(
+        "FI0108",
+        "A log-sum-exp is taken for one of another base",
+        "{0} is a log-sum-exp of base {1}, but {2}",
+        DiagnosticSeverity.Warning
+    );
+
     /// <summary>One descriptor for each rule of <see cref="AttentionRules.All"/>, in the same order.</summary>
     public static readonly ImmutableArray<DiagnosticDescriptor> Rules = AttentionRules
         .All.Select(static rule => Create(rule.Id, rule.Title, "{0}"))
         .ToImmutableArray();
 
-    public static readonly ImmutableArray<DiagnosticDescriptor> All = Rules.InsertRange(0, new[] { NotPartial, NotAConfig });
+    /// <summary>One descriptor for each rule of <see cref="FlashInfer.ArchitectureRules.All"/>, in the same order.</summary>
+    public static readonly ImmutableArray<DiagnosticDescriptor> ArchitectureRules = FlashInfer
+        .ArchitectureRules.All.Select(static rule =>
+            Create(rule.Id, rule.Title, "{0}", rule.IsWarning ? DiagnosticSeverity.Warning : DiagnosticSeverity.Info)
+        )
+        .ToImmutableArray();
 
-    private static DiagnosticDescriptor Create(string id, string title, string message) =>
-        new(id, title, message, Category, DiagnosticSeverity.Error, isEnabledByDefault: true, helpLinkUri: HelpLink + id + ".md");
+    /// <summary>What is said of a configuration.</summary>
+    public static readonly ImmutableArray<DiagnosticDescriptor> Config = ImmutableArray
+        .Create(NotPartial, NotAConfig, Architecture)
+        .AddRange(Rules)
+        .AddRange(ArchitectureRules);
+
+    /// <summary>What is said of code that uses one.</summary>
+    public static readonly ImmutableArray<DiagnosticDescriptor> Usage = ImmutableArray.Create(
+        PlanInLayerLoop,
+        RunWithoutPlan,
+        ForwardLeftOpen,
+        NotDisposed,
+        AllocationPerStep,
+        StreamNotWaitedFor,
+        NotCapturable,
+        LseBases
+    );
+
+    /// <summary>All of them, each in one of the two.</summary>
+    public static readonly ImmutableArray<DiagnosticDescriptor> All = Config.AddRange(Usage);
+
+    private static DiagnosticDescriptor Create(
+        string id,
+        string title,
+        string message,
+        DiagnosticSeverity severity = DiagnosticSeverity.Error,
+        params string[] tags
+    ) => new(id, title, message, Category, severity, isEnabledByDefault: true, helpLinkUri: HelpLink + id + ".md", customTags: tags);
 }

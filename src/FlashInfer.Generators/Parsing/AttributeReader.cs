@@ -79,7 +79,11 @@ internal static class AttributeReader
     /// <param name="attribute">The attribute as bound.</param>
     /// <param name="syntax">The attribute as written.</param>
     /// <param name="name">A parameter of the constructor or a property.</param>
-    public static Location ArgumentLocation(AttributeData attribute, AttributeSyntax syntax, string name)
+    public static Location ArgumentLocation(AttributeData attribute, AttributeSyntax syntax, string name) =>
+        (Argument(attribute, syntax, name) ?? (SyntaxNode)syntax).GetLocation();
+
+    /// <summary>An argument as written; null when it is not. Parameters as those of <see cref="ArgumentLocation"/>.</summary>
+    public static AttributeArgumentSyntax? Argument(AttributeData attribute, AttributeSyntax syntax, string name)
     {
         if (syntax.ArgumentList is { } list)
         {
@@ -92,12 +96,12 @@ internal static class AttributeReader
                     ?? PositionalName(attribute, i);
                 if (written == name)
                 {
-                    return argument.GetLocation();
+                    return argument;
                 }
             }
         }
 
-        return syntax.GetLocation();
+        return null;
     }
 
     private static string? PositionalName(AttributeData attribute, int ordinal)

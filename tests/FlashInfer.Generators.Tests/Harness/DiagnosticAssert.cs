@@ -17,9 +17,12 @@ internal static class DiagnosticAssert
     private const int MaxLines = 12;
 
     /// <summary>Fails unless these are all the errors and warnings, in the order of their position.</summary>
-    public static void Reports(string source, params ExpectedDiagnostic[] expected)
+    public static void Reports(string source, params ExpectedDiagnostic[] expected) => ReportsFor("", source, expected);
+
+    /// <summary>As <see cref="Reports"/>, in a project for these architectures.</summary>
+    public static void ReportsFor(string architectures, string source, params ExpectedDiagnostic[] expected)
     {
-        ExpectedDiagnostic[] actual = [.. GeneratorHarness.Run(source).Diagnostics().Select(Describe)];
+        ExpectedDiagnostic[] actual = [.. GeneratorHarness.Run(source).Diagnostics(architectures).Select(Describe)];
         ExpectedDiagnostic[] comparable =
         [
             .. actual.Select((d, i) => i < expected.Length && expected[i].Message is null ? d with { Message = null } : d),

@@ -1,9 +1,11 @@
 extern alias runtime;
 
 using System.Collections.Immutable;
+using System.Diagnostics.CodeAnalysis;
 using System.Text;
 using Basic.Reference.Assemblies;
 using FlashInfer.Generators.Diagnostics;
+using FlashInfer.Generators.Diagnostics.Usage;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
@@ -22,18 +24,50 @@ internal sealed record GeneratedFile(string HintName, string Text);
 /// <param name="Files">The generated files.</param>
 internal sealed record GeneratorRun(Compilation Compilation, IReadOnlyList<GeneratedFile> Files)
 {
-    /// <summary>The errors and warnings of compiler and analyzer. Undocumented snippets are fine, undocumented generated code is not.</summary>
-    public IReadOnlyList<Diagnostic> Diagnostics()
+    /// <summary>
+    /// The errors and warnings of the compiler, and all that our analyzers say. Undocumented snippets are fine, undocumented generated code
+    /// is not.
+    /// </summary>
+    /// <param name="architectures">The project's <c>FlashInferArchitectures</c>.</param>
+    public IReadOnlyList<Diagnostic> Diagnostics(string architectures = "")
     {
-        CompilationWithAnalyzers compilation = Compilation.WithAnalyzers([new AttentionConfigAnalyzer()]);
+        AnalyzerOptions options = new([], new ProjectOptions(architectures));
+        CompilationWithAnalyzers compilation = Compilation.WithAnalyzers(
+            [new AttentionConfigAnalyzer(), new UsageAnalyzer()],
+            new CompilationWithAnalyzersOptions(
+                options,
+                static (failure, _, _) => throw new InvalidOperationException("An analyzer failed.", failure),
+                concurrentAnalysis: false,
+                logAnalyzerExecutionTime: false
+            )
+        );
         ImmutableArray<Diagnostic> all = compilation.GetAllDiagnosticsAsync(CancellationToken.None).GetAwaiter().GetResult();
         return
         [
-            .. all.Where(static d => d.Severity >= DiagnosticSeverity.Warning)
+            .. all.Where(static d => d.Severity >= DiagnosticSeverity.Warning || d.Descriptor.Category == "FlashInfer")
                 .Where(static d => d.Id != "CS1591" || d.Location.SourceTree?.FilePath.EndsWith(".g.cs", StringComparison.Ordinal) == true)
                 .OrderBy(static d => d.Location.SourceSpan.Start)
                 .ThenBy(static d => d.Id, StringComparer.Ordinal),
         ];
+    }
+
+    // What a project file would hand to analyzers.
+    private sealed class ProjectOptions(string architectures) : AnalyzerConfigOptionsProvider
+    {
+        public override AnalyzerConfigOptions GlobalOptions { get; } = new Properties(architectures);
+
+        public override AnalyzerConfigOptions GetOptions(SyntaxTree tree) => GlobalOptions;
+
+        public override AnalyzerConfigOptions GetOptions(AdditionalText textFile) => GlobalOptions;
+    }
+
+    private sealed class Properties(string architectures) : AnalyzerConfigOptions
+    {
+        public override bool TryGetValue(string key, [NotNullWhen(true)] out string? value)
+        {
+            value = key == "build_property.FlashInferArchitectures" ? architectures : null;
+            return value is not null;
+        }
     }
 }
 
@@ -47,6 +81,12 @@ internal static class GeneratorHarness
         AttentionConfigGenerator.ModelStep,
         AttentionConfigGenerator.NamesStep,
     ];
+
+    /// <summary>How sources are parsed.</summary>
+    public static CSharpParseOptions ParseOptions => s_parse;
+
+    /// <summary>The runtime and .NET.</summary>
+    public static IReadOnlyList<MetadataReference> References => s_references;
 
     private static readonly CSharpParseOptions s_parse = new(LanguageVersion.CSharp14, DocumentationMode.Diagnose);
 
