@@ -36,11 +36,14 @@ nvidia-smi >"$out/nvidia-smi.txt" 2>&1
 for s in $steps; do
   case $s in
     tests)
-      # Most of their time is compiling, so the largest classes run beside each other.
-      attention=FlashInfer.Gpu.Tests.Attention
-      step tests-decode "${tests[@]}" -class $attention.DecodeTests &
-      step tests-prefill "${tests[@]}" -class $attention.PrefillTests &
-      step tests-others "${tests[@]}" -class- $attention.DecodeTests -class- $attention.PrefillTests &
+      # Most of their time is compiling and the oracle, on one core each: the tests of attention are dealt to several processes.
+      mapfile -t methods < <("${tests[@]}" -list methods | grep '\.Attention\.')
+      for ((shard = 0; shard < 8; shard++)); do
+        chosen=()
+        for ((i = shard; i < ${#methods[@]}; i += 8)); do chosen+=(-method "${methods[i]}"); done
+        step "tests-attention-$shard" "${tests[@]}" "${chosen[@]}" &
+      done
+      step tests-cuda "${tests[@]}" -namespace FlashInfer.Gpu.Tests.Cuda &
       wait ;;
     sanitizer)
       # They do not slow each other down either: what takes long is the host's side of it.

@@ -169,12 +169,13 @@ public sealed class IncrementalityTests
         );
         driver = driver.RunGenerators(compilation);
         GeneratorHarness.AssertCached(driver.GetRunResult(), GeneratorHarness.Steps);
-        Assert.Equal(Configs, driver.GetRunResult().GeneratedTrees.Length);
+        Assert.Equal(Configs + 1, driver.GetRunResult().GeneratedTrees.Length); // and the attribute that lists them
 
         string changed = trees[50].ToString().Replace("pageSize: 16", "pageSize: 32", StringComparison.Ordinal);
         compilation = compilation.ReplaceSyntaxTree(trees[50], GeneratorHarness.Parse(changed, "50.cs"));
         GeneratorRunResult result = Assert.Single(driver.RunGenerators(compilation).GetRunResult().Results);
-        foreach (string step in GeneratorHarness.Steps)
+        // The list of names is the same.
+        foreach (string step in GeneratorHarness.Steps.Where(static step => step != AttentionConfigGenerator.NamesStep))
         {
             Assert.Single(
                 result.TrackedSteps[step].SelectMany(static s => s.Outputs),

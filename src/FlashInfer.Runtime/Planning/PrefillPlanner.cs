@@ -159,7 +159,8 @@ internal static class PrefillPlanner
         PrefillWork work = PrefillWork.Of(batch, limits);
         int chunk = limits.Determinism == Determinism.BatchInvariant ? int.MaxValue : PrefillCut.Choose(batch, work, limits);
         long section = limits.SectionBytes > 0 ? limits.SectionBytes : Section(work);
-        int heads = limits.HeadTiles / HeadGroupsOf(work, section, limits);
+        // Without a mask all tiles of a head are alike, and head by head was 1 to 2 % faster on an H100, whatever fits the cache.
+        int heads = limits.HeadTiles / HeadGroupsOf(work, batch.Causal ? section : 1, limits);
         bool mixed =
             limits.Interleaves
             && work.Streaming > 0

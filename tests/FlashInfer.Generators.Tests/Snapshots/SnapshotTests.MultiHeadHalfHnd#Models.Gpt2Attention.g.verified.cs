@@ -658,6 +658,7 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 12;
       static constexpr int kHeadDim = 64;
       static constexpr int kPageSize = 1;
+      static constexpr int kValueDim = 64;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
     };
@@ -693,6 +694,7 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 12;
       static constexpr int kHeadDim = 64;
       static constexpr int kPageSize = 0;  // ragged
+      static constexpr int kValueDim = 64;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
     };

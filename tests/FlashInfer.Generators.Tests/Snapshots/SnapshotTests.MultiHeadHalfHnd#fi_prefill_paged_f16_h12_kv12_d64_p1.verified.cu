@@ -15,6 +15,7 @@ struct Config {
   static constexpr int kKvHeads = 12;
   static constexpr int kHeadDim = 64;
   static constexpr int kPageSize = 1;
+  static constexpr int kValueDim = 64;
   static constexpr int kQueryTokens = 1;
   static constexpr bool kChecked = false;
 };

@@ -658,6 +658,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 1;
       static constexpr int kHeadDim = 256;
       static constexpr int kPageSize = 64;
+      static constexpr int kValueDim = 256;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
     };
@@ -693,6 +694,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 1;
       static constexpr int kHeadDim = 256;
       static constexpr int kPageSize = 0;  // ragged
+      static constexpr int kValueDim = 256;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
     };

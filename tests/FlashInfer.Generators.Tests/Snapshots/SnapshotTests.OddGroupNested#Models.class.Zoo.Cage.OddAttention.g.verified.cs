@@ -662,6 +662,7 @@ partial class Zoo
               static constexpr int kKvHeads = 3;
               static constexpr int kHeadDim = 128;
               static constexpr int kPageSize = 32;
+              static constexpr int kValueDim = 128;
               static constexpr int kQueryTokens = 1;
               static constexpr bool kChecked = false;
             };
@@ -697,6 +698,7 @@ partial class Zoo
               static constexpr int kKvHeads = 3;
               static constexpr int kHeadDim = 128;
               static constexpr int kPageSize = 0;  // ragged
+              static constexpr int kValueDim = 128;
               static constexpr int kQueryTokens = 1;
               static constexpr bool kChecked = false;
             };

@@ -15,6 +15,7 @@ struct Config {
   static constexpr int kKvHeads = 3;
   static constexpr int kHeadDim = 128;
   static constexpr int kPageSize = 0;  // ragged
+  static constexpr int kValueDim = 128;
   static constexpr int kQueryTokens = 1;
   static constexpr bool kChecked = false;
 };

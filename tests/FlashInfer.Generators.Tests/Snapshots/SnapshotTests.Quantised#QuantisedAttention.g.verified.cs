@@ -656,6 +656,7 @@ partial class QuantisedAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 8;
       static constexpr int kHeadDim = 192;
       static constexpr int kPageSize = 16;
+      static constexpr int kValueDim = 192;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
     };
@@ -691,6 +692,7 @@ partial class QuantisedAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 8;
       static constexpr int kHeadDim = 192;
       static constexpr int kPageSize = 0;  // ragged
+      static constexpr int kValueDim = 192;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
     };

@@ -15,6 +15,7 @@ struct Config {
   static constexpr int kKvHeads = 8;
   static constexpr int kHeadDim = 192;
   static constexpr int kPageSize = 16;
+  static constexpr int kValueDim = 192;
   static constexpr int kQueryTokens = 1;
   static constexpr bool kChecked = false;
 };

@@ -656,6 +656,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 2;
       static constexpr int kHeadDim = 96;
       static constexpr int kPageSize = 32;
+      static constexpr int kValueDim = 96;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
     };
@@ -691,6 +692,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 2;
       static constexpr int kHeadDim = 96;
       static constexpr int kPageSize = 0;  // ragged
+      static constexpr int kValueDim = 96;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
     };

@@ -15,6 +15,7 @@ struct Config {
   static constexpr int kKvHeads = 2;
   static constexpr int kHeadDim = 96;
   static constexpr int kPageSize = 0;  // ragged
+  static constexpr int kValueDim = 96;
   static constexpr int kQueryTokens = 1;
   static constexpr bool kChecked = false;
 };
