@@ -54,12 +54,12 @@ struct PrefillGather {
     const u32 mine = page < 0 ? 0 : static_cast<u32>(row >> 3);
     const int there = (tile.item.end - first + kWarps - 1) / kWarps;  // of the warp's tokens
     u32 address[kPeriod];
-    int token[kPeriod], chunk[kPeriod], left[kPeriod];
+    int token[kPeriod], chunk[kPeriod];
 #pragma unroll
     for (int k = 0; k < kPeriod; k++) {
-      token[k] = (k * 32 + lane) / kChunks;
-      chunk[k] = (k * 32 + lane) % kChunks;
-      left[k] = there - token[k];
+      // The compiler does not know that a lane is below 32.
+      token[k] = kChunks == 32 ? k : (k * 32 + lane) / kChunks;
+      chunk[k] = kChunks == 32 ? lane : (k * 32 + lane) % kChunks;
       const int at = token[k] * kWarps + warp;
       address[k] = target + (at >> 3) * kStride + (at & 7) * Shape::kRowBytes +
                    chunk[k] / Shape::kRowChunks * Layout::kColumnStride +
@@ -80,7 +80,8 @@ struct PrefillGather {
       for (int k = 0; k < kTogether; k++) {
         const int period = (i + k) / kPeriod;
         copy_async(address[(i + k) % kPeriod] + period * (kPeriodTokens * kWarps / 8 * kStride),
-                   column + static_cast<u64>(from[k]) * 16, period * kPeriodTokens < left[(i + k) % kPeriod] ? 16 : 0);
+                   column + static_cast<u64>(from[k]) * 16,
+                   token[(i + k) % kPeriod] + period * kPeriodTokens < there ? 16 : 0);
       }
     }
     copy_async_commit();
