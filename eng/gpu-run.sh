@@ -63,7 +63,7 @@ for s in $steps; do
         step stories-bf16 dotnet "$work/stories/Stories.dll" --gpu --model "$work/model" --temperature 0 --tokens 256 --dtype bf16
       fi ;;
     bench)
-      grep -h '^ROW|' "$out"/tests-*.log >>"$rows"
+      cat "$out"/tests-*.log 2>/dev/null | grep '^ROW|' >>"$rows"
       step bench "${bench[@]}" --bench compile,decode,append,plan --rows "$rows" ;;
     prefill) step prefill "${bench[@]}" --bench prefill --python "$(command -v python3 || echo python3)" --budget "${PREFILL_BUDGET:-200}" ;;
     *) echo "gpu-run: unknown step '$s'" >&2; exit 2 ;;

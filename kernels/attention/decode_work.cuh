@@ -67,7 +67,7 @@ struct DecodeShape {
   static constexpr bool kTensorCopy = kHopper && kPagePerSlab;
 
   // Columns: a warp has registers for two tiles of 8 (N of the instruction) up to headDim 128, and up to 192 where the copy
-  // engine needs none for addresses. CudaUnits.DecodeColumns tells the host.
+  // engine needs none for addresses.
   static constexpr int kMergeRow = kHeadDim + 4;            // floats; the 4 keep rows on different banks
   static constexpr int kColumnBytes = (kMergeRow + 2) * 4;  // O, max and sum of a warp's column
   static constexpr int kSmall = 512;                        // flag and barriers, at most

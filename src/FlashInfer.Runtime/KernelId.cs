@@ -12,7 +12,7 @@ internal enum KernelFamily
 /// <summary>Which kernel of a configuration.</summary>
 /// <param name="Family">What it does.</param>
 /// <param name="QueryTokens">Decode: the most query tokens of a sequence, one of <see cref="CudaUnits.QueryTokens"/>.</param>
-/// <param name="TeamUnits">Decode: whether each team of warps takes units of its own.</param>
+/// <param name="TeamUnits">Decode: whether each team (a warp) takes units of its own.</param>
 internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 1, bool TeamUnits = false)
 {
     /// <summary>The kernels of some kinds, those needed first in front: the one answer for warm-up, for bundles and for the tool.</summary>

@@ -29,16 +29,6 @@ internal static class CudaUnits
         + (teamUnits ? "_team" : "")
         + (isChecked ? "_checked" : "");
 
-    /// <summary>
-    /// Columns (query tokens times heads of a group) that the decode kernel holds, so that it reads keys and values once for them; of more
-    /// it makes several units, each of which reads them. A warp has registers for 16 up to headDim 128, and up to 192 where the copy engine
-    /// needs none for addresses.
-    /// </summary>
-    /// <param name="shape">A legal shape.</param>
-    /// <param name="architecture">A real architecture, such as <c>sm_90a</c>.</param>
-    public static int DecodeColumns(AttentionShape shape, string architecture) =>
-        shape.HeadDim <= 128 || (shape.HeadDim <= 192 && shape.PageSize % 16 == 0 && architecture == "sm_90a") ? 16 : 8;
-
     /// <summary>Entry point of the append kernel, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string AppendName(AttentionShape shape, bool isChecked = false) =>
         "fi_append_" + Suffix(shape) + (isChecked ? "_checked" : "");
