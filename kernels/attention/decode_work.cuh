@@ -10,6 +10,7 @@
 // block a slice of its tokens.
 #pragma once
 
+#include "attention/variant.cuh"
 #include "core/float8.cuh"
 #include "core/hopper.cuh"
 #include "core/params.cuh"
@@ -25,6 +26,7 @@ struct DecodeShape {
   // Quantised keys and values become halves, which hold each of them exactly; so do query and weights then.
   using MathElement = typename KvElement::MathElement;
 
+  using Variant = typename Config::Variant;
   static constexpr bool kChecked = Config::kChecked;
   static constexpr int kHeads = Config::kHeads;
   static constexpr int kKvHeads = Config::kKvHeads;

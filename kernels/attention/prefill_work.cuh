@@ -8,6 +8,7 @@
 // free. The last block to finish puts the counter back for the next launch.
 #pragma once
 
+#include "attention/variant.cuh"
 #include "core/hopper.cuh"
 #include "core/params.cuh"
 #include "core/ptx.cuh"
@@ -35,6 +36,7 @@ struct PrefillShape {
   using MathElement = typename KvElement::MathElement;
   static constexpr bool kQuantised = KvElement::kBytes == 1;
   static_assert(kQuantised || IsSame<Element, KvElement>::value, "keys and values are of Q's type, or quantised");
+  using Variant = typename Config::Variant;
   static constexpr bool kChecked = Config::kChecked;
 
   static constexpr int kHeads = Config::kHeads;

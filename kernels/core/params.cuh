@@ -32,6 +32,22 @@ struct WorkItem {
 };
 static_assert(sizeof(WorkItem) == 32, "WorkItem is 32 bytes on the host");
 
+// Which sequence an item's query tokens belong to; item i of a list has context i. For variants of attention only.
+struct ItemContext {
+  i32 sequence;   // place of the sequence in the batch
+  i32 first_row;  // row of the sequence's first query token
+  i32 qo_len;     // query tokens of the sequence
+  i32 kv_len;     // tokens of the sequence
+};
+static_assert(sizeof(ItemContext) == 16, "ItemContext is 16 bytes on the host");
+
+// Starts what a plan gives to a variant of attention; the variant's Arguments follow.
+struct alignas(16) VariantData {
+  const ItemContext* contexts;  // one for each item of the list
+  i64 reserved0;
+};
+static_assert(sizeof(VariantData) == 16, "VariantData is 16 bytes on the host");
+
 // A CUtensorMap: what the copy engine knows of a tensor.
 struct alignas(64) TensorMap {
   u64 opaque[16];
@@ -71,7 +87,7 @@ struct alignas(64) DecodeParams {
   KernelFault* fault;         // checked mode: where the first violation goes
   i32 page_count;             // checked mode: pages of the cache
   i32 reserved0;
-  i64 reserved1;     // the map stands at a multiple of 64 bytes
+  const VariantData* variant;  // what the unit's variant of attention is given; null for NoVariant
   TensorMap kv_map;  // the whole cache as {strip, kvHeads, pageSize, pages, strips}; where KernelInfo asks for it
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
@@ -107,8 +123,8 @@ struct alignas(64) PrefillParams {
   KernelFault* fault;         // checked mode: where the first violation goes
   i32 page_count;             // checked mode: pages of the cache
   i32 reserved0;
-  i64 reserved1;  // the maps stand at multiples of 64 bytes
-  i64 reserved2;
+  const VariantData* variant;  // what the unit's variant of attention is given; null for NoVariant
+  i64 reserved2;               // the maps stand at multiples of 64 bytes
   i64 reserved3;
   i64 reserved4;
   // For KernelInfo's kTensorMap. c = 64 columns, or 32 where headDim is no multiple of 64, swizzled over 2c bytes; b =

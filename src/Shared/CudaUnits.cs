@@ -12,10 +12,12 @@ namespace FlashInfer;
 internal static class CudaUnits
 {
     /// <summary>The version of the contract between units, kernel headers and runtime. A cubin of another version is refused.</summary>
-    public const int AbiVersion = 3;
+    public const int AbiVersion = 4;
 
     /// <summary>Query tokens a sequence that decode kernels are made for: a wrapper takes the smallest that is enough.</summary>
     public static readonly IReadOnlyList<int> QueryTokens = new[] { 1, 2, 4, 8 };
+
+    private const string VariantLine = "  using Variant = flashinfer::NoVariant;";
 
     /// <summary>Entry point of the decode kernel, and the name of its unit.</summary>
     /// <param name="shape">A legal shape.</param>
@@ -54,6 +56,7 @@ internal static class CudaUnits
             "Decode",
             shape.PageSize,
             isChecked,
+            VariantLine,
             QueryTokensLine(queryTokens),
             $"  static constexpr bool kTeamUnits = {Word(teamUnits)};"
         );
@@ -72,6 +75,7 @@ internal static class CudaUnits
             "Prefill",
             shape.PageSize,
             isChecked,
+            VariantLine,
             ValueDimLine(shape.HeadDim),
             QueryTokensLine(1)
         );
@@ -86,6 +90,7 @@ internal static class CudaUnits
             "Prefill",
             0,
             false,
+            VariantLine,
             ValueDimLine(shape.HeadDim),
             QueryTokensLine(1)
         );

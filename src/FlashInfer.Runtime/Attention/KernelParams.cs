@@ -27,6 +27,35 @@ internal struct ListHeader
 }
 
 /// <summary>
+/// Which sequence an item's query tokens belong to; item i of a list has context i. For variants of attention only.
+/// </summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct ItemContext
+{
+    /// <summary>Place of the sequence in the batch.</summary>
+    public int Sequence;
+
+    /// <summary>Row of the sequence's first query token.</summary>
+    public int FirstRow;
+
+    /// <summary>Query tokens of the sequence.</summary>
+    public int QoLen;
+
+    /// <summary>Tokens of the sequence.</summary>
+    public int KvLen;
+}
+
+/// <summary>Starts what a plan gives to a variant of attention; the variant's arguments follow. 16 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct VariantData
+{
+    /// <summary>One <see cref="ItemContext"/> for each item of the list.</summary>
+    public nint Contexts;
+
+    private readonly long _reserved0;
+}
+
+/// <summary>
 /// Query tokens of one sequence and a range of its keys and values that they attend to: what planners make and decode and prefill kernels
 /// take; 32 bytes. On the device every item expands over heads.
 /// </summary>
@@ -133,8 +162,8 @@ internal struct DecodeParams
 
     private readonly int _reserved0;
 
-    // The map stands at a multiple of 64 bytes.
-    private readonly long _reserved1;
+    /// <summary>What the unit's variant of attention is given, <see cref="VariantData"/> and its arguments; 0 without a variant.</summary>
+    public nint Variant;
 
     /// <summary>The whole cache as the copy engine sees it; where <see cref="KernelFeatures.TensorMap"/> asks for it.</summary>
     public TensorMap KvMap;

@@ -82,8 +82,10 @@ internal struct PrefillParams
 
     private readonly int _reserved0;
 
+    /// <summary>What the unit's variant of attention is given, <see cref="VariantData"/> and its arguments; 0 without a variant.</summary>
+    public nint Variant;
+
     // The maps stand at multiples of 64 bytes.
-    private readonly long _reserved1;
     private readonly long _reserved2;
     private readonly long _reserved3;
     private readonly long _reserved4;

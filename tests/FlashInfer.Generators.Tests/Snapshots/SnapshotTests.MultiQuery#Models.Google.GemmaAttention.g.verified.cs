@@ -33,7 +33,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 8 heads, 1 kvHeads (group 8), headDim 256, pageSize 64, BFloat16, KV BFloat16 Nhd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        3, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>
@@ -576,7 +576,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
     // 8 heads, 1 kvHeads (group 8), headDim 256, pageSize 64, BFloat16, KV BFloat16.
     #include "attention/decode.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 3,
+    static_assert(flashinfer::kAbiVersion == 4,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -588,6 +588,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 1;
       static constexpr int kHeadDim = 256;
       static constexpr int kPageSize = 64;
+      using Variant = flashinfer::NoVariant;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kTeamUnits = false;
       static constexpr bool kChecked = false;
@@ -612,7 +613,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
     // 8 heads, 1 kvHeads (group 8), headDim 256, pageSize 64, BFloat16, KV BFloat16.
     #include "cache/append.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 3,
+    static_assert(flashinfer::kAbiVersion == 4,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -646,7 +647,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
     // 8 heads, 1 kvHeads (group 8), headDim 256, pageSize 64, BFloat16, KV BFloat16.
     #include "attention/prefill.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 3,
+    static_assert(flashinfer::kAbiVersion == 4,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -658,6 +659,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 1;
       static constexpr int kHeadDim = 256;
       static constexpr int kPageSize = 64;
+      using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 256;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
@@ -682,7 +684,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
     // 8 heads, 1 kvHeads (group 8), headDim 256, BFloat16, KV BFloat16.
     #include "attention/prefill.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 3,
+    static_assert(flashinfer::kAbiVersion == 4,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -694,6 +696,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 1;
       static constexpr int kHeadDim = 256;
       static constexpr int kPageSize = 0;  // ragged
+      using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 256;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;

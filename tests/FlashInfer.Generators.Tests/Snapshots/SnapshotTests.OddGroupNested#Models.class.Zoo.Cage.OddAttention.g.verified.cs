@@ -37,7 +37,7 @@ partial class Zoo
 
             /// <summary>The configuration: 21 heads, 3 kvHeads (group 7), headDim 128, pageSize 32, Float16, KV Float16 Nhd.</summary>
             public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-                3, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+                4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
 
             /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
             /// <param name="device">The device.</param>
@@ -580,7 +580,7 @@ partial class Zoo
             // 21 heads, 3 kvHeads (group 7), headDim 128, pageSize 32, Float16, KV Float16.
             #include "attention/decode.cuh"
 
-            static_assert(flashinfer::kAbiVersion == 3,
+            static_assert(flashinfer::kAbiVersion == 4,
                           "this unit and the kernel headers come from different versions of FlashInfer");
 
             namespace {
@@ -592,6 +592,7 @@ partial class Zoo
               static constexpr int kKvHeads = 3;
               static constexpr int kHeadDim = 128;
               static constexpr int kPageSize = 32;
+              using Variant = flashinfer::NoVariant;
               static constexpr int kQueryTokens = 1;
               static constexpr bool kTeamUnits = false;
               static constexpr bool kChecked = false;
@@ -616,7 +617,7 @@ partial class Zoo
             // 21 heads, 3 kvHeads (group 7), headDim 128, pageSize 32, Float16, KV Float16.
             #include "cache/append.cuh"
 
-            static_assert(flashinfer::kAbiVersion == 3,
+            static_assert(flashinfer::kAbiVersion == 4,
                           "this unit and the kernel headers come from different versions of FlashInfer");
 
             namespace {
@@ -650,7 +651,7 @@ partial class Zoo
             // 21 heads, 3 kvHeads (group 7), headDim 128, pageSize 32, Float16, KV Float16.
             #include "attention/prefill.cuh"
 
-            static_assert(flashinfer::kAbiVersion == 3,
+            static_assert(flashinfer::kAbiVersion == 4,
                           "this unit and the kernel headers come from different versions of FlashInfer");
 
             namespace {
@@ -662,6 +663,7 @@ partial class Zoo
               static constexpr int kKvHeads = 3;
               static constexpr int kHeadDim = 128;
               static constexpr int kPageSize = 32;
+              using Variant = flashinfer::NoVariant;
               static constexpr int kValueDim = 128;
               static constexpr int kQueryTokens = 1;
               static constexpr bool kChecked = false;
@@ -686,7 +688,7 @@ partial class Zoo
             // 21 heads, 3 kvHeads (group 7), headDim 128, Float16, KV Float16.
             #include "attention/prefill.cuh"
 
-            static_assert(flashinfer::kAbiVersion == 3,
+            static_assert(flashinfer::kAbiVersion == 4,
                           "this unit and the kernel headers come from different versions of FlashInfer");
 
             namespace {
@@ -698,6 +700,7 @@ partial class Zoo
               static constexpr int kKvHeads = 3;
               static constexpr int kHeadDim = 128;
               static constexpr int kPageSize = 0;  // ragged
+              using Variant = flashinfer::NoVariant;
               static constexpr int kValueDim = 128;
               static constexpr int kQueryTokens = 1;
               static constexpr bool kChecked = false;

@@ -31,7 +31,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 12 heads, 2 kvHeads (group 6), headDim 96, pageSize 32, Float16, KV Float8E5M2 Hnd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        3, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>
@@ -574,7 +574,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
     // 12 heads, 2 kvHeads (group 6), headDim 96, pageSize 32, Float16, KV Float8E5M2.
     #include "attention/decode.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 3,
+    static_assert(flashinfer::kAbiVersion == 4,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -586,6 +586,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 2;
       static constexpr int kHeadDim = 96;
       static constexpr int kPageSize = 32;
+      using Variant = flashinfer::NoVariant;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kTeamUnits = false;
       static constexpr bool kChecked = false;
@@ -610,7 +611,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
     // 12 heads, 2 kvHeads (group 6), headDim 96, pageSize 32, Float16, KV Float8E5M2.
     #include "cache/append.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 3,
+    static_assert(flashinfer::kAbiVersion == 4,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -644,7 +645,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
     // 12 heads, 2 kvHeads (group 6), headDim 96, pageSize 32, Float16, KV Float8E5M2.
     #include "attention/prefill.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 3,
+    static_assert(flashinfer::kAbiVersion == 4,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -656,6 +657,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 2;
       static constexpr int kHeadDim = 96;
       static constexpr int kPageSize = 32;
+      using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 96;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;
@@ -680,7 +682,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
     // 12 heads, 2 kvHeads (group 6), headDim 96, Float16, KV Float16.
     #include "attention/prefill.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 3,
+    static_assert(flashinfer::kAbiVersion == 4,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {
@@ -692,6 +694,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kKvHeads = 2;
       static constexpr int kHeadDim = 96;
       static constexpr int kPageSize = 0;  // ragged
+      using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 96;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kChecked = false;

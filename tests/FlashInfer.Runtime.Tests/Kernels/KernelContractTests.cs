@@ -25,6 +25,8 @@ public partial class KernelContractTests
         {
             { nameof(ListHeader), Unsafe.SizeOf<ListHeader>() },
             { nameof(WorkItem), Unsafe.SizeOf<WorkItem>() },
+            { nameof(ItemContext), Unsafe.SizeOf<ItemContext>() },
+            { nameof(VariantData), Unsafe.SizeOf<VariantData>() },
             { nameof(DecodeParams), Unsafe.SizeOf<DecodeParams>() },
             { nameof(PrefillParams), Unsafe.SizeOf<PrefillParams>() },
             { nameof(AppendItem), Unsafe.SizeOf<AppendItem>() },
@@ -98,7 +100,7 @@ public partial class KernelContractTests
     {
         Match body = Regex.Match(
             header,
-            $@"^struct (?:alignas\(64\) )?{name} \{{\n(.*?)^\}};",
+            $@"^struct (?:alignas\(\d+\) )?{name} \{{\n(.*?)^\}};",
             RegexOptions.Singleline | RegexOptions.Multiline
         );
         Assert.True(body.Success, $"core/params.cuh has no struct {name}");
@@ -130,7 +132,7 @@ public partial class KernelContractTests
         : type == typeof(int) || type == typeof(float) ? 4
         : throw new ArgumentException($"{type} is no type that kernels share.");
 
-    [GeneratedRegex(@"^struct (?:alignas\(64\) )?(\w+) \{", RegexOptions.Multiline)]
+    [GeneratedRegex(@"^struct (?:alignas\(\d+\) )?(\w+) \{", RegexOptions.Multiline)]
     private static partial Regex Struct();
 
     [GeneratedRegex(@"//.*$", RegexOptions.Multiline)]
