@@ -3,7 +3,7 @@
 // 32 heads, 8 kvHeads (group 4), headDim 128, pageSize 16, BFloat16, KV BFloat16.
 #include "cache/append.cuh"
 
-static_assert(flashinfer::kAbiVersion == 3,
+static_assert(flashinfer::kAbiVersion == 4,
               "this unit and the kernel headers come from different versions of FlashInfer");
 
 namespace {

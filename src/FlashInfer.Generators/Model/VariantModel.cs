@@ -1,0 +1,34 @@
+namespace FlashInfer.Generators.Model;
+
+/// <summary>A variant of attention that a class describes in C#: what the emitted C# and the CUDA units need to know of it.</summary>
+/// <param name="ArgumentsType">Fully qualified name of the struct of arguments; null when the variant takes none.</param>
+/// <param name="Arguments">Its properties, in the order in which they lie in memory.</param>
+/// <param name="Hooks">The methods, at most one of a kind.</param>
+/// <param name="Cuda">Text of <c>struct Variant : flashinfer::NoVariant</c>, which goes into every unit of attention.</param>
+internal sealed record VariantModel(
+    string? ArgumentsType,
+    EquatableArray<VariantArgument> Arguments,
+    EquatableArray<VariantHook> Hooks,
+    string Cuda
+);
+
+/// <summary>A property of a variant's arguments.</summary>
+/// <param name="Name">Name of the property.</param>
+/// <param name="Element">C# keyword of its type, or of the span's elements: int, uint, float, bool, byte.</param>
+/// <param name="IsSpan">Whether it is a span.</param>
+internal sealed record VariantArgument(string Name, string Element, bool IsSpan);
+
+/// <summary>A method of a variant.</summary>
+/// <param name="Kind">What it is asked for.</param>
+/// <param name="Method">Its name.</param>
+/// <param name="TakesArguments">Whether its last parameter is the arguments.</param>
+internal sealed record VariantHook(VariantHookKind Kind, string Method, bool TakesArguments);
+
+/// <summary>What a method of a variant is asked for.</summary>
+internal enum VariantHookKind
+{
+    Transform,
+    Mask,
+    FirstKey,
+    Sink,
+}
