@@ -38,10 +38,10 @@ struct HopperPrefill {
     __syncthreads();  // nobody waits on a barrier before it is initialised
     launch_dependents();
     if (threadIdx.x < 128) {
-      yield_registers<Layout::kProducerRegisters>();
+      if (Layout::kConsumers == 2) yield_registers<Layout::kProducerRegisters>();
       if (threadIdx.x < Layout::kProducerWarps * 32) PrefillProducer<Shape>(params, base).run();
     } else {
-      take_registers<Layout::kConsumerRegisters>();
+      if (Layout::kConsumers == 2) take_registers<Layout::kConsumerRegisters>();
       PrefillConsumer<Shape>(params, base).run();
     }
   }

@@ -10,9 +10,11 @@ namespace flashinfer {
 
 template <typename Shape>
 struct HopperLayout {
-  static constexpr int kConsumers = 2;  // warpgroups
-  static constexpr int kStages = 2;     // of K, and of V
-  static constexpr int kItems = 4;      // slots of items: this tile, the one before and the next
+  static constexpr int kConsumers = Shape::kTileRows / 64;  // warpgroups
+  // Of K, and of V. Decode waits for memory: 64 KB in flight are too few, more than 144 KB were slower again.
+  static constexpr int kPairBytes = Shape::kBlockBytes + Shape::kValueBlockBytes;
+  static constexpr int kStages = Shape::kDecodes ? (128 * 1024 + kPairBytes / 2) / kPairBytes : 2;
+  static constexpr int kItems = 4;  // slots of items: this tile, the one before and the next
 
   // The copy engine takes pages of whole groups of 8 tokens: wgmma wants these evenly spaced. Tokens of other pages are
   // gathered by threads.
@@ -21,12 +23,11 @@ struct HopperLayout {
   // Q lives in registers where these are enough: its slot is then free for the next tile at once.
   static constexpr bool kQueryInRegisters = Shape::kHeadDim <= 128 && Shape::kValueDim <= 128;
 
-  // The pool is what the launch allocated, 168 registers for each of 384 threads.
+  // The pool is what the launch allocated, 168 registers for each of 384 threads; two warpgroups have enough without.
   static constexpr bool kManyRegisters = false;
   static constexpr int kProducerRegisters = kManyRegisters ? 24 : 40;
   static constexpr int kConsumerRegisters = kManyRegisters ? 240 : 232;
-  static_assert(kProducerRegisters + kConsumers * kConsumerRegisters == 168 * (kConsumers + 1),
-                "registers of the pool");
+  static_assert(kProducerRegisters + 2 * kConsumerRegisters == 168 * 3, "registers of the pool");
 
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.

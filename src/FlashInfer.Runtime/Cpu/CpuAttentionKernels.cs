@@ -18,6 +18,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     /// <param name="pool">The threads; not owned.</param>
     /// <param name="vectorBits">Width of the vectors: 128, 256 or 512.</param>
     public CpuAttentionKernels(AttentionSpec spec, CpuWorkerPool pool, int vectorBits)
+        : base(spec)
     {
         _spec = spec;
         _pool = pool;

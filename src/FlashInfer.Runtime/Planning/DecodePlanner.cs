@@ -23,7 +23,7 @@ internal readonly ref struct DecodeBatch(
 /// <summary>What the planner must know of the machine and the kernel.</summary>
 /// <param name="Blocks">Blocks that run at once.</param>
 /// <param name="UnitsPerItem">Units of work that one item expands to on the device (KV heads times tiles of columns).</param>
-/// <param name="MinChunk">The shortest part worth cutting a sequence into, in tokens; a multiple of 16.</param>
+/// <param name="MinChunk">The shortest part worth cutting a sequence into, in tokens; a multiple of <see cref="BlockTokens"/>.</param>
 /// <param name="MaxSlots">Partial-state slots that the workspace has.</param>
 internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, int MinChunk, int MaxSlots)
 {
@@ -41,6 +41,12 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
 
     /// <summary>Clusters of 2 blocks that run at once; 0 when they may not be used.</summary>
     public int ClustersOf2 { get; init; }
+
+    /// <summary>Parts of a sequence begin at multiples of it.</summary>
+    public int BlockTokens { get; init; } = DecodePlanner.TileTokens;
+
+    /// <summary>What the way of a partial state through the workspace costs, in tokens that a block reads in the same time.</summary>
+    public double PartCost { get; init; } = DecodePlanner.PartCost;
 
     /// <summary>The cluster size that every plan must have, since a captured graph launches with it; 0 leaves the choice to the planner.</summary>
     public int Cluster { get; init; }
@@ -88,6 +94,9 @@ internal static class DecodePlanner
 {
     public const int TileTokens = 16;
 
+    /// <summary>Measured on an H100: up to 16 columns.</summary>
+    public const double PartCost = 32;
+
     /// <summary>Up to here a warp has too few tiles of a unit for its block's merge to pay; 200 tokens are 5 % faster so.</summary>
     public const int TeamUnitTokens = 256;
 
@@ -95,6 +104,19 @@ internal static class DecodePlanner
     // and a few dozen blocks draw the whole bandwidth, so that long sequences alone need no shorter ones.
     private const int InvariantChunkTokens = 1024;
     private const int SortBuckets = 256;
+
+    /// <summary>
+    /// Bytes of keys and values from which on the kernel that reads them once is faster than the one that reads them so many times, mostly
+    /// from the L2 cache, and starts 6 µs sooner. Measured on an H100: benchmarks/decode-notes.md.
+    /// </summary>
+    public static long WideBytes(int reads) =>
+        reads switch
+        {
+            <= 2 => 128L << 20,
+            3 => 48L << 20,
+            4 => 24L << 20,
+            _ => 14L << 20,
+        };
 
     /// <summary>Items that a plan of this many sequences may need.</summary>
     public static int MaxItems(int sequences, in DecodePlanLimits limits) => sequences + limits.MaxSlots;
@@ -140,7 +162,7 @@ internal static class DecodePlanner
             busy += length > 0 ? 1 : 0;
         }
 
-        int whole = RoundUp(Math.Max(1, longest));
+        int whole = RoundUp(Math.Max(1, longest), limits);
         if (limits.Determinism == Determinism.BatchInvariant)
         {
             return Emit(batch, Math.Min(whole, InvariantChunk(longest, limits)), 1, false, total, limits, items);
@@ -176,15 +198,18 @@ internal static class DecodePlanner
 
     internal static int Parts(int length, int chunk) => length <= chunk ? 1 : (int)(((uint)length + (uint)chunk - 1) / (uint)chunk);
 
-    internal static int RoundUp(long tokens) =>
-        (int)Math.Min(int.MaxValue / TileTokens * TileTokens, (tokens + TileTokens - 1) / TileTokens * TileTokens);
+    internal static int RoundUp(long tokens, in DecodePlanLimits limits)
+    {
+        int block = limits.BlockTokens;
+        return (int)Math.Min(int.MaxValue / block * block, (tokens + block - 1) / block * block);
+    }
 
     private static int InvariantMaxParts(int blocks, int unitsPerItem) => Math.Max(1, blocks / unitsPerItem);
 
     private static int InvariantChunk(int length, in DecodePlanLimits limits)
     {
         int parts = InvariantMaxParts(limits.Blocks, limits.UnitsPerItem);
-        return Math.Max(InvariantChunkTokens, RoundUp(((long)length + parts - 1) / parts));
+        return Math.Max(InvariantChunkTokens, RoundUp(((long)length + parts - 1) / parts, limits));
     }
 
     /// <summary>
@@ -240,6 +265,8 @@ internal static class DecodePlanner
     )
     {
         ReadOnlySpan<int> lengths = batch.Lengths;
+        ReadOnlySpan<int> pageOffsets = batch.PageOffsets;
+        ReadOnlySpan<int> queryTokens = batch.QueryTokens;
         bool invariant = limits.Determinism == Determinism.BatchInvariant;
 
         // Counting sort by part length: starts[b] is where the items of bucket b begin, longest bucket first.
@@ -266,38 +293,53 @@ internal static class DecodePlanner
         for (int i = 0; i < lengths.Length; i++)
         {
             int length = lengths[i];
-            int queryTokens = batch.QueryTokens.IsEmpty ? 1 : batch.QueryTokens[i];
-            int pageOffset = batch.PageOffsets[i];
+            int rows = queryTokens.IsEmpty ? 1 : queryTokens[i];
+            int visible = batch.Causal ? length - rows + 1 : length;
             int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
             ref int start = ref starts[Bucket(length, parts, shift)];
-            int at = start;
-            start += parts;
-            int visible = batch.Causal ? length - queryTokens + 1 : length;
-            long tiles = ((long)length + TileTokens - 1) / TileTokens;
-            int begin = 0;
-            for (int part = 0; part < parts; part++)
+            WorkItem item = new()
             {
-                // Member by member: a structure put together first would be copied while its stores are still on their way.
-                ref WorkItem item = ref items[at++];
-                item.Row = row;
-                item.Begin = begin;
-                item.End = part == parts - 1 ? length : (int)(tiles * (part + 1) / parts * TileTokens);
-                item.KvStart = pageOffset;
+                Row = row,
+                KvStart = pageOffsets[i],
+                Parts = (ushort)parts,
+                QueryTokens = (ushort)rows,
+                Visible = visible,
+            };
+            if (parts == 1)
+            {
+                item.End = length;
+                items[start++] = item;
+            }
+            else
+            {
                 item.PartOffset = slots;
-                item.Part = (ushort)part;
-                item.Parts = (ushort)parts;
-                item.QueryTokens = (ushort)queryTokens;
-                item.Head = 0;
-                item.Visible = visible;
-                begin = item.End;
+                slots += parts;
+                split++;
+                EmitParts(item, length, limits.BlockTokens, items.Slice(start, parts));
+                start += parts;
             }
 
-            row += queryTokens;
-            slots += parts == 1 ? 0 : parts;
-            split += parts == 1 ? 0 : 1;
+            row += rows;
         }
 
         return new DecodePlan(next, slots, cluster, teamUnits, chunk, split, total);
+    }
+
+    /// <summary>Part p of n begins at block blocks * p / n, rounded down.</summary>
+    private static void EmitParts(WorkItem item, int length, int blockTokens, Span<WorkItem> parts)
+    {
+        (int blocks, int rest) = Math.DivRem((int)(((uint)length + (uint)blockTokens - 1) / (uint)blockTokens), parts.Length);
+        int carried = 0;
+        for (int part = 0; part < parts.Length; part++)
+        {
+            carried += rest;
+            bool carries = carried >= parts.Length;
+            carried -= carries ? parts.Length : 0;
+            item.Part = (ushort)part;
+            item.End = part == parts.Length - 1 ? length : item.Begin + ((blocks + (carries ? 1 : 0)) * blockTokens);
+            parts[part] = item;
+            item.Begin = item.End;
+        }
     }
 
     private static int Bucket(int length, int parts, int shift) =>
