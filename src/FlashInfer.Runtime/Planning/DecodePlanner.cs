@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using FlashInfer.Attention;
 
 namespace FlashInfer.Planning;
@@ -297,26 +298,29 @@ internal static class DecodePlanner
             int visible = batch.Causal ? length - rows + 1 : length;
             int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
             ref int start = ref starts[Bucket(length, parts, shift)];
-            WorkItem item = new()
-            {
-                Row = row,
-                KvStart = pageOffsets[i],
-                Parts = (ushort)parts,
-                QueryTokens = (ushort)rows,
-                Visible = visible,
-            };
             if (parts == 1)
             {
-                item.End = length;
-                items[start++] = item;
+                Write(ref items[start++], row, 0, length, pageOffsets[i], slots, 0, 1, rows, visible);
             }
             else
             {
-                item.PartOffset = slots;
+                // Part p of n begins at block blocks * p / n, rounded down.
+                int blockTokens = limits.BlockTokens;
+                (int blocks, int rest) = Math.DivRem((int)(((uint)length + (uint)blockTokens - 1) / (uint)blockTokens), parts);
+                int carried = 0;
+                int begin = 0;
+                for (int part = 0; part < parts; part++)
+                {
+                    carried += rest;
+                    bool carries = carried >= parts;
+                    carried -= carries ? parts : 0;
+                    int end = part == parts - 1 ? length : begin + ((blocks + (carries ? 1 : 0)) * blockTokens);
+                    Write(ref items[start++], row, begin, end, pageOffsets[i], slots, part, parts, rows, visible);
+                    begin = end;
+                }
+
                 slots += parts;
                 split++;
-                EmitParts(item, length, limits.BlockTokens, items.Slice(start, parts));
-                start += parts;
             }
 
             row += rows;
@@ -325,21 +329,31 @@ internal static class DecodePlanner
         return new DecodePlan(next, slots, cluster, teamUnits, chunk, split, total);
     }
 
-    /// <summary>Part p of n begins at block blocks * p / n, rounded down.</summary>
-    private static void EmitParts(WorkItem item, int length, int blockTokens, Span<WorkItem> parts)
+    /// <summary>Member by member: a structure put together first would be copied while its stores are still on their way.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Write(
+        ref WorkItem item,
+        int row,
+        int begin,
+        int end,
+        int kvStart,
+        int partOffset,
+        int part,
+        int parts,
+        int queryTokens,
+        int visible
+    )
     {
-        (int blocks, int rest) = Math.DivRem((int)(((uint)length + (uint)blockTokens - 1) / (uint)blockTokens), parts.Length);
-        int carried = 0;
-        for (int part = 0; part < parts.Length; part++)
-        {
-            carried += rest;
-            bool carries = carried >= parts.Length;
-            carried -= carries ? parts.Length : 0;
-            item.Part = (ushort)part;
-            item.End = part == parts.Length - 1 ? length : item.Begin + ((blocks + (carries ? 1 : 0)) * blockTokens);
-            parts[part] = item;
-            item.Begin = item.End;
-        }
+        item.Row = row;
+        item.Begin = begin;
+        item.End = end;
+        item.KvStart = kvStart;
+        item.PartOffset = partOffset;
+        item.Part = (ushort)part;
+        item.Parts = (ushort)parts;
+        item.QueryTokens = (ushort)queryTokens;
+        item.Head = 0;
+        item.Visible = visible;
     }
 
     private static int Bucket(int length, int parts, int shift) =>

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using FlashInfer.Attention;
 
 namespace FlashInfer.Planning;
@@ -137,6 +139,17 @@ internal ref struct PrefillEmitter
         int tileTokens = _limits.TileTokens;
         int before = _batch.Before(sequence);
         int step = _batch.Causal ? 1 : 0;
+        if (before + (queryTokens * step) <= _whole)
+        {
+            for (int token = 0; token < queryTokens; token += tileTokens)
+            {
+                int range = Math.Max(0, before + (Math.Min(token + tileTokens, queryTokens) * step));
+                places[range >> _shift]++;
+            }
+
+            return;
+        }
+
         for (int token = 0; token < queryTokens; token += tileTokens)
         {
             int range = Math.Max(0, before + (Math.Min(token + tileTokens, queryTokens) * step));
@@ -152,6 +165,12 @@ internal ref struct PrefillEmitter
         int tileTokens = _limits.TileTokens;
         int before = _batch.Before(sequence);
         int step = _batch.Causal ? 1 : 0;
+        if (before + (queryTokens * step) <= _whole)
+        {
+            EmitWhole(sequence, row, head, kind, places);
+            return;
+        }
+
         Span<WorkItem> items = _items;
         bool isPlaced = _streaming == 0;
         int slots = _slots;
@@ -196,6 +215,52 @@ internal ref struct PrefillEmitter
     }
 
     /// <summary>
+    /// As <see cref="Emit(int, int, int, PrefillKind, Span{int})"/> for a sequence that nothing cuts: one tile differs from the next by so
+    /// many rows and tokens, and is one store.
+    /// </summary>
+    private void EmitWhole(int sequence, int row, int head, PrefillKind kind, Span<int> places)
+    {
+        int queryTokens = _batch.QueryTokens[sequence];
+        int tileTokens = _limits.TileTokens;
+        int before = _batch.Before(sequence);
+        int step = _batch.Causal ? 1 : 0;
+        int stride = tileTokens * step;
+        int start = _batch.Starts[sequence];
+        Span<WorkItem> items = _items;
+        bool isPlaced = _streaming == 0;
+        int shift = _shift;
+        int range = before;
+
+        // The members of a WorkItem, the four of 16 bits in pairs; no range ends below 0.
+        const int Uncut = 1 << 16;
+        int heads = head << 16;
+        Vector256<int> item = Vector256.Create(row, 0, before + stride, start, _slots, Uncut, heads | tileTokens, before + step);
+        Vector256<int> next = Vector256.Create(tileTokens, 0, stride, 0, 0, 0, 0, stride);
+        Vector256<int> least = Vector256.Create(int.MinValue).WithElement(2, 0);
+        for (int token = tileTokens; token <= queryTokens; token += tileTokens)
+        {
+            range += stride;
+            int at = places[Math.Max(0, range) >> shift]++;
+            ref WorkItem place = ref items[isPlaced ? at : Place(at, kind)];
+            Unsafe.As<WorkItem, Vector256<int>>(ref place) = Vector256.Max(item, least);
+            item += next;
+        }
+
+        int rest = queryTokens % tileTokens;
+        if (rest > 0)
+        {
+            range += rest * step;
+            int at = places[Math.Max(0, range) >> shift]++;
+            ref WorkItem place = ref items[isPlaced ? at : Place(at, kind)];
+            Unsafe.As<WorkItem, Vector256<int>>(ref place) = Vector256.Max(item, least);
+            place.End = Math.Max(0, range);
+            place.QueryTokens = (ushort)rest;
+        }
+
+        _longest = Math.Max(_longest, range);
+    }
+
+    /// <summary>
     /// Where an item of its kind's order stands. Of the first places, as many as all streaming items and their share of the others take,
     /// those others have i * places / others (rounded down) and the streaming ones (i + 1) * places / streaming - 1 (rounded up), which
     /// together are all places, each once.
@@ -203,9 +268,13 @@ internal ref struct PrefillEmitter
     private readonly int Place(int rank, PrefillKind kind)
     {
         long places = _streaming + _spread;
-        return kind == PrefillKind.Streaming ? (int)((((rank + 1) * places) + _streaming - 1) / _streaming) - 1
-            : rank < _spread ? (int)(rank * places / _spread)
+        return kind == PrefillKind.Streaming ? Quotient(((rank + 1) * places) + _streaming - 1, _streaming) - 1
+            : rank < _spread ? Quotient(rank * places, _spread)
             : rank + _streaming;
+
+        // Doubles divide sooner than 64-bit integers, and without error: below 2^52 a quotient is a whole number or further from one than
+        // it can be rounded.
+        static int Quotient(long dividend, int divisor) => (int)(dividend / (double)divisor);
     }
 
     private readonly int StreamingItems()

@@ -312,7 +312,7 @@ internal readonly record struct PrefillWork(
                 // Without the tokens that come before the sequence's first: their tiles see nothing.
                 long seen = Math.Min(queryTokens, length);
                 work += batch.Causal
-                    ? own * (length - seen) + (seen * (seen + limits.TileTokens) / (2 * limits.TileTokens))
+                    ? own * (length - seen) + (long)(seen * (seen + limits.TileTokens) / (2.0 * limits.TileTokens))
                     : (long)own * length;
             }
         }
