@@ -27,6 +27,7 @@ import gpu
 
 LAUNCH_TOKENS = 16384
 GRAPH_US = 1500.0  # a graph is at least this long, so that launching it does not count
+TIGHT = False
 WORDS = 32  # of PrefillParams, before its four tensor maps
 
 
@@ -149,7 +150,8 @@ def plan(data, info, causal, parts=1, section=None):
                 before = length - queries if causal else length
                 seen = max(0, before + (token + count if causal else 0))
                 blocks = -(-seen // info["block_tokens"])
-                cuts = [blocks * i // parts * info["block_tokens"] for i in range(parts)] + [seen]
+                # What the last block has of the sequence behind what is seen belongs to the range: nothing to be zeroed there.
+                cuts = [blocks * i // parts * info["block_tokens"] for i in range(parts)] + [seen if TIGHT else min(length, blocks * info["block_tokens"])]
                 for part in range(parts):
                     item = (row + token, cuts[part], cuts[part + 1], start, slots if parts > 1 else 0, part | parts << 16,
                             count | head << 16, before + (token + 1 if causal else 0))
