@@ -27,7 +27,6 @@ import gpu
 
 LAUNCH_TOKENS = 16384
 GRAPH_US = 1500.0  # a graph is at least this long, so that launching it does not count
-TIGHT = False
 WORDS = 32  # of PrefillParams, before its four tensor maps
 
 
@@ -151,7 +150,7 @@ def plan(data, info, causal, parts=1, section=None):
                 seen = max(0, before + (token + count if causal else 0))
                 blocks = -(-seen // info["block_tokens"])
                 # What the last block has of the sequence behind what is seen belongs to the range: nothing to be zeroed there.
-                cuts = [blocks * i // parts * info["block_tokens"] for i in range(parts)] + [seen if TIGHT else min(length, blocks * info["block_tokens"])]
+                cuts = [blocks * i // parts * info["block_tokens"] for i in range(parts)] + [min(length, blocks * info["block_tokens"])]
                 for part in range(parts):
                     item = (row + token, cuts[part], cuts[part + 1], start, slots if parts > 1 else 0, part | parts << 16,
                             count | head << 16, before + (token + 1 if causal else 0))
@@ -203,7 +202,8 @@ class Launch:
 
         rows(q, c.dim, [column, pack, tile, 1], at[0])
         power = pack & (pack - 1) == 0
-        rows(o, c.value_dim, [column, min(pack, 64), max(1, 64 // pack), 1] if power else [column, pack, tile, 1], at[1])
+        columns = 2 if c.value_dim == 256 else c.value_dim // column  # that a warp stages at once
+        rows(o, c.value_dim, [column, min(pack, 16), max(1, 16 // pack), columns] if power else [column, pack, tile, 1], at[1])
         for x, dim, (token, head), target in ((k, c.dim, key_strides, at[2]), (v, c.value_dim, value_strides, at[3])):
             if not c.page:
                 gpu.tensor_map(x.data_ptr(), kind, [column, x.shape[0], dim // column, c.kv_heads], [token, column, head],
