@@ -184,12 +184,15 @@ internal ref struct PrefillEmitter
             int at = place;
             place += parts;
             int visible = before + ((token + 1) * step);
-            int blocks = parts == 1 ? 0 : (range + _limits.BlockTokens - 1) / _limits.BlockTokens;
+            int blocks = (int)(((uint)range + (uint)_limits.BlockTokens - 1) / (uint)_limits.BlockTokens);
+
+            // The sequence's tokens behind what is seen, but in the last block, belong to the range: a kernel must clear what is no token's.
+            int last = Math.Min(_batch.Lengths[sequence], blocks * _limits.BlockTokens);
             int begin = 0;
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
-                int end = part == parts - 1 ? range : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
+                int end = part == parts - 1 ? last : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
                 ref WorkItem item = ref items[isPlaced ? at : Place(at, kind)];
                 at++;
                 item.Row = row + token;
@@ -226,38 +229,39 @@ internal ref struct PrefillEmitter
         int step = _batch.Causal ? 1 : 0;
         int stride = tileTokens * step;
         int start = _batch.Starts[sequence];
+        int length = _batch.Lengths[sequence];
+        int blockTokens = _limits.BlockTokens;
         Span<WorkItem> items = _items;
         bool isPlaced = _streaming == 0;
         int shift = _shift;
         int range = before;
+        int end = Math.Max(0, before) / blockTokens * blockTokens;
 
-        // The members of a WorkItem, the four of 16 bits in pairs; no range ends below 0.
+        // The members of a WorkItem, the four of 16 bits in pairs.
         const int Uncut = 1 << 16;
-        int heads = head << 16;
-        Vector256<int> item = Vector256.Create(row, 0, before + stride, start, _slots, Uncut, heads | tileTokens, before + step);
-        Vector256<int> next = Vector256.Create(tileTokens, 0, stride, 0, 0, 0, 0, stride);
-        Vector256<int> least = Vector256.Create(int.MinValue).WithElement(2, 0);
-        for (int token = tileTokens; token <= queryTokens; token += tileTokens)
+        Vector256<int> item = Vector256.Create(row, 0, 0, start, _slots, Uncut, (head << 16) | tileTokens, before + step);
+        Vector256<int> next = Vector256.Create(tileTokens, 0, 0, 0, 0, 0, 0, stride);
+        for (int token = 0; token < queryTokens; token += tileTokens)
         {
-            range += stride;
+            int tokens = Math.Min(tileTokens, queryTokens - token);
+            range += tokens * step;
+            while (end < range)
+            {
+                end += blockTokens;
+            }
+
             int at = places[Math.Max(0, range) >> shift]++;
             ref WorkItem place = ref items[isPlaced ? at : Place(at, kind)];
-            Unsafe.As<WorkItem, Vector256<int>>(ref place) = Vector256.Max(item, least);
+            Unsafe.As<WorkItem, Vector256<int>>(ref place) = item.WithElement(2, Math.Min(length, end));
+            if (tokens < tileTokens)
+            {
+                place.QueryTokens = (ushort)tokens;
+            }
+
             item += next;
         }
 
-        int rest = queryTokens % tileTokens;
-        if (rest > 0)
-        {
-            range += rest * step;
-            int at = places[Math.Max(0, range) >> shift]++;
-            ref WorkItem place = ref items[isPlaced ? at : Place(at, kind)];
-            Unsafe.As<WorkItem, Vector256<int>>(ref place) = Vector256.Max(item, least);
-            place.End = Math.Max(0, range);
-            place.QueryTokens = (ushort)rest;
-        }
-
-        _longest = Math.Max(_longest, range);
+        _longest = Math.Max(_longest, Math.Min(length, end));
     }
 
     /// <summary>
