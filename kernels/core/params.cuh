@@ -11,7 +11,7 @@ namespace flashinfer {
 struct ListHeader {
   i32 count;         // items in the list
   float scale_log2;  // decode, prefill: smScale * log2(e); prefill wants it above 0
-  i32 heads;         // head tiles that an item expands to, from its own on; where decode's own kernel runs not used
+  i32 heads;         // head tiles that an item expands to, from its own on; decode's own kernel does not ask
   i32 fresh_tokens;  // decode: the last tokens of a sequence that this step may still write, at most
 };
 static_assert(sizeof(ListHeader) == 16, "ListHeader is 16 bytes on the host");

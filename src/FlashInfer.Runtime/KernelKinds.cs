@@ -10,7 +10,10 @@ public enum KernelKinds
     /// <summary>What writes new keys and values into a cache: every cache needs it.</summary>
     Append = 1,
 
-    /// <summary>Batch decode with one query token a sequence, and append: what the first cache makes ready anyway.</summary>
+    /// <summary>
+    /// Batch decode with one query token a sequence, of many query heads for a KV head too where there are so many, and append: what the
+    /// first cache makes ready anyway.
+    /// </summary>
     Decode = Append | 2,
 
     /// <summary>Batch decode for many short sequences.</summary>

@@ -16,7 +16,7 @@ internal struct ListHeader
     /// <summary>Decode and prefill: smScale * log2(e); for prefill above 0. Else 0.</summary>
     public float ScaleLog2;
 
-    /// <summary>Prefill: head tiles that an item expands to, from its <see cref="WorkItem.Head"/> on.</summary>
+    /// <summary>Head tiles that an item expands to, from its <see cref="WorkItem.Head"/> on; decode's own kernel does not ask.</summary>
     public int Heads;
 
     /// <summary>
