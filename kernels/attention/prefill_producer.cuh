@@ -2,8 +2,8 @@
 //
 // Blocks of keys are copied from the last one that the tile sees down to the first, in the order K[n], V[n + 1]. Items and
 // the queue are read a tile ahead, page ids a block ahead, also over the end of a tile, so that no latency shows. Q of the
-// next tile is asked for as soon as this tile cannot need its slot: behind its second K when Q lives in registers; else the
-// first K of the next tile goes ahead of it.
+// next tile is asked for as soon as this tile cannot need its slot: behind its second K when Q lives in registers (or the last
+// but one: decode); else the first K of the next tile goes ahead of it.
 // Ragged: one box for a block. Paged: every lane copies the box of its own page, or piece of a page, or the warp gathers
 // tokens one by one; warps share a block.
 #pragma once
@@ -25,7 +25,8 @@ struct PrefillProducer {
   static constexpr int kItemWords = sizeof(WorkItem) / 4;
   // Decode reads keys and values once: 2 % faster than if they pushed others out of the L2.
   static constexpr u64 kPolicy = Shape::kDecodes ? kEvictFirst : kEvictLast;
-  static constexpr bool kStartsEarly = Shape::kDecodes && !Layout::kGathers;
+  // Beside two consumers there are no registers for it, and nothing was gained.
+  static constexpr bool kStartsEarly = Shape::kDecodes && !Layout::kGathers && Layout::kConsumers == 1;
   // Of a block's boxes, or tokens that are gathered: lane l of warp w has number l * kProducerWarps + w.
   static constexpr int kShare = (Layout::kBoxes + Layout::kProducerWarps - 1) / Layout::kProducerWarps;
   static_assert(kShare <= 32, "each lane of a producing warp has a box");
@@ -48,8 +49,11 @@ struct PrefillProducer {
     }
     if (Layout::kQueryInRegisters) copy_query(0);
     for (u32 number = 0; peek(number).exists(); number++) {
-      words = read(next_index(words));
+      if (!Shape::kDecodes) words = read(next_index(words));
       const int blocks = Layout::blocks_of(peek(number));
+      // Where the next tile is handed over, and its Q asked for. Decode, whose tiles are few and long, does it late: blocks
+      // that take two tiles ahead leave others without.
+      const int next = Shape::kDecodes ? min(blocks - 2, 1) : blocks - 2;
       const bool started = kStartsEarly && number == 0;
 #pragma unroll 1
       for (int n = blocks - 1; n >= -1; n--) {
@@ -58,10 +62,11 @@ struct PrefillProducer {
         if (n > 0) ahead = page_of(number, n - 1);
         if (n >= 0 && !(started && n >= blocks - 2)) copy<false>(number, n, key_page, ring);
         if (!Layout::kQueryInRegisters && n == blocks - 1) copy_query(number);
-        if (n == max(blocks - 2, 0)) hand_over(words, number + 1);
+        if (Shape::kDecodes && n == max(next, 0)) words = read(next_index(words));
+        if (n == max(next, 0)) hand_over(words, number + 1);
         if (n == 0) ahead = last_page_of(number + 1);
         if (n < blocks - 1 && !(started && n == blocks - 2)) copy<true>(number, n + 1, value_page, ring - 1);
-        if (Layout::kQueryInRegisters && n == max(blocks - 2, -1)) copy_query(number + 1);
+        if (Layout::kQueryInRegisters && n == next) copy_query(number + 1);
         if (n >= 0) ring++;
       }
       if (warp_now() > 0) release(number);
