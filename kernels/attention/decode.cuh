@@ -79,12 +79,12 @@ struct Decode {
           phase ^= 1;
         }
       }
-      const float value_scale = query.value_scale;
+      const FloatVector<Shape::kUnitHeads> value_scale = query.value_scale;
       if (!unit.valid) wait_for_dependency();                  // the ring is full: what follows needs the kernel before
       query.load(params, following, crew.lane, cursor.scale);  // travels during the merge
       if (unit.valid) {
         if (crew.place() < tiles) {
-          accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.columns(), crew.lane);
+          accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.head_columns(), crew.lane);
         }
         merge.finish(unit, !following.valid, value_scale);
       } else {

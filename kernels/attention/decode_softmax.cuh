@@ -20,7 +20,7 @@ struct KvFragments {
 
   u32 at[kSteps][4];
 
-  // Steps `step` and following: 16 tokens x 16 elements of headDim each.
+  // Steps `step` and following of the unit's KV heads, one head's behind the other's: 16 tokens x 16 elements of headDim each.
   __device__ __forceinline__ void load_keys(u32 tile, int step, int lane) {
     u32 a[4];
     ldmatrix(a, tile + Shape::chunk_offset(lane & 15, step * (2 / kSteps) + (lane >> 4)));
@@ -75,20 +75,26 @@ struct QueryFragments {
   using Element = typename Shape::Element;
   using MathElement = typename Shape::MathElement;
   static constexpr int kTiles = Shape::kWarpTiles;
+  static constexpr int kHeadTiles = Shape::kHeadTiles;
   static constexpr int kSteps = Shape::kHeadDim / 16;
 
   u32 at[kTiles][kSteps][2];
-  int limit[kTiles][2];  // one past the last token that columns 2c and 2c + 1 see
-  float scale;           // of the logits, in base 2
-  float value_scale;
+  int limit[kTiles][2];                  // one past the last token that columns 2c and 2c + 1 see
+  FloatVector<Shape::kUnitHeads> scale;  // of the logits, in base 2
+  FloatVector<Shape::kUnitHeads> value_scale;
+
+  // The unit's column at a place of a tile; where the head has none it is the head's last one.
+  static __device__ __forceinline__ int column_of(int tile, int place, int last) {
+    return tile / kHeadTiles * Shape::kUnitHeadColumns + min(tile % kHeadTiles * 8 + place, last);
+  }
 
   // Columns beyond the unit's repeat its last one: a column's results depend on nothing else, and nobody reads them.
   __device__ __forceinline__ void load(const DecodeParams& params, const DecodeUnit<Shape>& unit, int lane,
                                        float logits_scale) {
-    const int last = max(unit.columns() - 1, 0);
+    const int last = max(unit.head_columns() - 1, 0);
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile++) {
-      const int column = min(tile * 8 + (lane >> 2), last);
+      const int column = column_of(tile, lane >> 2, last);
       const i64 row = unit.item.row + unit.token_of(column);
       const i64 offset =
           unit.valid ? row * params.query_row_stride + unit.head_of(column) * params.query_head_stride : 0;
@@ -102,13 +108,19 @@ struct QueryFragments {
         }
       }
 #pragma unroll
-      for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(min(tile * 8 + (lane & 3) * 2 + h, last));
+      for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(column_of(tile, (lane & 3) * 2 + h, last));
     }
-    scale = logits_scale;
+#pragma unroll
+    for (int head = 0; head < Shape::kUnitHeads; head++) {
+      scale.at[head] = logits_scale;
+      value_scale.at[head] = 1.f;
+      if constexpr (Shape::KvElement::kBytes == 1) {
+        const int at = unit.valid ? unit.kv_head() + head : 0;
+        scale.at[head] *= params.key_scales[at];
+        value_scale.at[head] = params.value_scales[at];
+      }
+    }
     if constexpr (Shape::KvElement::kBytes == 1) {
-      const int head = unit.valid ? unit.kv_head() : 0;
-      scale *= params.key_scales[head];
-      value_scale = params.value_scales[head];
       if constexpr (!IsSame<Element, MathElement>::value) {
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++) {
@@ -122,8 +134,6 @@ struct QueryFragments {
           }
         }
       }
-    } else {
-      value_scale = 1.f;
     }
   }
 };
@@ -134,6 +144,7 @@ struct DecodeAccumulator {
   using MathElement = typename Shape::MathElement;
   using Fragments = KvFragments<Shape>;
   static constexpr int kTiles = Shape::kWarpTiles;
+  static constexpr int kHeadTiles = Shape::kHeadTiles;
   static constexpr int kSteps = Shape::kHeadDim / 16;
   static constexpr int kSlabs = Shape::kSlabs;
   static constexpr int kChains = kTiles == 1 ? 2 : 1;  // two chains of products hide the latency of the instruction
@@ -165,14 +176,17 @@ struct DecodeAccumulator {
       float s[kTiles][kChains][4] = {};
 #pragma unroll
       for (int step = 0; step < kSteps; step += Fragments::kSteps) {
-        Fragments keys;
-        keys.load_keys(stage + slab * Shape::kSlabBytes, step, lane);
 #pragma unroll
-        for (int i = 0; i < Fragments::kSteps; i++) {
+        for (int head = 0; head < Shape::kUnitHeads; head++) {
+          Fragments keys;
+          keys.load_keys(stage + slab * Shape::kSlabBytes, head * kSteps + step, lane);
 #pragma unroll
-          for (int tile = 0; tile < kTiles; tile++) {
-            MathElement::mma(s[tile][(step + i) % kChains], keys.at[i], q.at[tile][step + i][0],
-                             q.at[tile][step + i][1]);
+          for (int i = 0; i < Fragments::kSteps; i++) {
+#pragma unroll
+            for (int tile = head * kHeadTiles; tile < (head + 1) * kHeadTiles; tile++) {
+              MathElement::mma(s[tile][(step + i) % kChains], keys.at[i], q.at[tile][step + i][0],
+                               q.at[tile][step + i][1]);
+            }
           }
         }
       }
@@ -180,7 +194,8 @@ struct DecodeAccumulator {
       for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-          x[slab][tile][i] = (kChains == 2 ? s[tile][0][i] + s[tile][kChains - 1][i] : s[tile][0][i]) * q.scale;
+          x[slab][tile][i] =
+              (kChains == 2 ? s[tile][0][i] + s[tile][kChains - 1][i] : s[tile][0][i]) * q.scale.at[tile / kHeadTiles];
         }
       }
     }
@@ -237,20 +252,23 @@ struct DecodeAccumulator {
       if (is_empty(slab, left)) continue;
 #pragma unroll
       for (int step = 0; step < kSteps; step += Fragments::kSteps) {
-        Fragments values;
-        values.load_values(stage + Shape::kTileBytes + slab * Shape::kSlabBytes, step, lane);
 #pragma unroll
-        for (int i = 0; i < Fragments::kSteps; i++) {
+        for (int head = 0; head < Shape::kUnitHeads; head++) {
+          Fragments values;
+          values.load_values(stage + Shape::kTileBytes + slab * Shape::kSlabBytes, head * kSteps + step, lane);
 #pragma unroll
-          for (int tile = 0; tile < kTiles; tile++) {
-            MathElement::mma(o[tile][step + i], values.at[i], p[slab][tile][0], p[slab][tile][1]);
+          for (int i = 0; i < Fragments::kSteps; i++) {
+#pragma unroll
+            for (int tile = head * kHeadTiles; tile < (head + 1) * kHeadTiles; tile++) {
+              MathElement::mma(o[tile][step + i], values.at[i], p[slab][tile][0], p[slab][tile][1]);
+            }
           }
         }
       }
     }
   }
 
-  // The sums of all lanes; then puts O, max and sum of the warp's columns where the crew merges them.
+  // The sums of all lanes; then puts O, max and sum of so many columns of each KV head where the crew merges them.
   __device__ __forceinline__ void store(float* output, float2* state, int columns, int lane) {
 #pragma unroll
     for (int step = 4; step < 32; step <<= 1) {
@@ -264,8 +282,9 @@ struct DecodeAccumulator {
     for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        const int column = tile * 8 + (lane & 3) * 2 + h;
-        if (column < columns) {
+        const int in_head = tile % kHeadTiles * 8 + (lane & 3) * 2 + h;
+        if (in_head < columns) {
+          const int column = tile / kHeadTiles * Shape::kUnitHeadColumns + in_head;
           float* target = output + column * Shape::kMergeRow;
 #pragma unroll
           for (int step = 0; step < kSteps; step++) {

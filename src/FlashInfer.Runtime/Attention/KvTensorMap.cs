@@ -12,9 +12,13 @@ internal static class KvTensorMap
 
     /// <summary>
     /// For decode: a row of a head is cut into columns of 128 bytes, or 64 or 32 where that does not divide it. Dimensions {elements of a
-    /// column, kvHeads, pageSize, pages of all layers, columns}, box {elements of a column, 1, 16, 1, columns}: one box is one tile.
+    /// column, pageSize, columns, kvHeads, pages of all layers}, box {elements of a column, 16, columns, KV heads of a unit, 1}: one box
+    /// is one slab.
     /// </summary>
-    public static TensorMap ForDecode(CudaContext context, PagedKvCache cache)
+    /// <param name="context">The device's context.</param>
+    /// <param name="cache">The cache.</param>
+    /// <param name="unitsPerItem">Units of the kernel, as <see cref="KernelInfo.UnitsPerItem"/>: where they are fewer than KV heads, each takes several.</param>
+    public static TensorMap ForDecode(CudaContext context, PagedKvCache cache, int unitsPerItem)
     {
         AttentionSpec spec = cache.Spec;
         int bytes = spec.KvDtype.Size();
@@ -30,9 +34,9 @@ internal static class KvTensorMap
             context,
             spec.KvDtype,
             cache.KeyAddress(0),
-            [column, spec.KvHeads, spec.PageSize, Pages(cache), columns],
-            [cache.HeadElements, cache.TokenElements, cache.PageElements, column],
-            [column, 1, DecodeTokens, 1, columns],
+            [column, spec.PageSize, columns, spec.KvHeads, Pages(cache)],
+            [cache.TokenElements, column, cache.HeadElements, cache.PageElements],
+            [column, DecodeTokens, columns, Math.Max(1, spec.KvHeads / unitsPerItem), 1],
             Promotion(spec, rowBytes)
         );
     }
