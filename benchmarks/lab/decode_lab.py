@@ -98,7 +98,11 @@ class Cache:
         strips, heads = row // strip, max(1, case.kv_heads // kernel.units_per_item)
         token, head = (stride * size for stride in self.strides)
         pages = 2 * self.layers * case.layer_pages
-        promotion = version.promotion or (128 if case.layout == "HND" else 256 if row == 128 and version.old_map else 64 if row > 128 and row % 128 else 128)
+        if version.old_map:
+            chosen = 256 if row == 128 else 64 if row > 128 and row % 128 else 128
+        else:
+            chosen = 128 if row >= 256 or heads * row % 256 == 0 else 256 if heads * row % 128 == 0 else 64
+        promotion = version.promotion or (128 if case.layout == "HND" else chosen)
         if version.joined:
             strip, strips = 128, heads * row // 128
             dims, strides, box = [case.page, strips, case.kv_heads // heads, pages], [token, strip, heads * head, self.page_bytes], [16, strips, 1, 1]
@@ -249,6 +253,8 @@ TEST_SHAPES = [
     dict(heads=8, kv_heads=2, dim=128),
     dict(heads=16, kv_heads=1, dim=128),
     dict(heads=8, kv_heads=2, dim=192),
+    dict(heads=16, kv_heads=4, dim=96),
+    dict(heads=12, kv_heads=4, dim=64, kv="e4m3", query_tokens=3),
     dict(heads=8, kv_heads=2, dim=256, page=64),
 ]
 
@@ -259,22 +265,25 @@ def uniform(batch, length, **shape):
     return [length] * batch, shape
 
 
-def log_normal():
-    r = random.Random(11)
-    return [max(1, int(math.exp(math.log(1200) - 0.5 + r.gauss(0, 1)))) for _ in range(128)], {}
+# As in the benchmark (DecodeCases.cs).
+MIXED = [5344, 4508, 4175, 9793, 7283, 14489, 2367, 14834, 9340, 1920, 15221, 5848, 1183, 1197, 7571, 2471, 15044, 1577, 12694, 3984, 7559, 1258, 13072, 12179, 3044, 11604, 3709, 12277, 14482, 1772, 611, 12040]
+LOG_NORMAL = [int(n) for n in """
+2158,1822,973,4581,469,1871,919,2477,1153,64,335,2902,180,268,2499,465,630,784,1083,895,1020,261,153,550,528,368,606,1790,410,453,310,333,
+1082,1648,167,197,872,179,557,611,796,1446,366,3719,111,547,287,336,1980,413,1016,1099,5176,921,1048,2276,1208,998,533,415,453,898,1010,4428,
+1836,1034,86,490,106,3139,1798,5727,1439,1190,235,2361,4398,993,766,606,1079,1876,320,6223,371,400,2222,596,1865,919,978,1676,1155,1539,525,
+1526,677,226,920,1258,752,1409,1481,1740,5307,1834,1164,559,121,223,2065,303,1590,1005,682,670,418,2160,208,185,267,790,321,3092,392,1458,473,
+921""".split(",")]
 
 
 CASES = {
     "d128": uniform(128, 2048), "d64": uniform(256, 2048, dim=64), "d96": uniform(170, 2048, dim=96), "d96b": uniform(165, 2048, dim=96), "d192b": uniform(99, 2048, dim=192), "d192": uniform(85, 2048, dim=192), "d256": uniform(64, 2048, dim=256),
     "e4m3": uniform(128, 2048, kv="e4m3"), "e5m2": uniform(128, 2048, kv="e5m2"), "e4m3-1g": uniform(256, 2048, kv="e4m3"), "e4m3-d64": uniform(512, 2048, dim=64, kv="e4m3"),
     "mqa512": uniform(512, 2048, heads=16, kv_heads=1), "mqa1024": uniform(1024, 2048, heads=16, kv_heads=1), "g8": uniform(128, 2048, heads=64), "g16": uniform(128, 2048, heads=128),
-    "qo4": uniform(128, 2048, query_tokens=4), "mixed": ([random.Random(5).randint(100, 15600) for _ in range(1)], {}), "lognormal": log_normal(), "skewed": ([32000] + [500] * 31, {}),
-    "1x512": uniform(1, 512), "8x512": uniform(8, 512), "32x512": uniform(32, 512), "32x2k": uniform(32, 2048), "256x512": uniform(256, 512), "1024x64": uniform(1024, 64), "1024x200": uniform(1024, 200),
+    "qo4": uniform(128, 2048, query_tokens=4), "mixed": (MIXED, {}), "lognormal": (LOG_NORMAL, {}), "skewed": ([32000] + [500] * 31, {}),
+    "1x512": uniform(1, 512), "1x8k": uniform(1, 8192), "8x512": uniform(8, 512), "32x512": uniform(32, 512), "32x2k": uniform(32, 2048), "256x512": uniform(256, 512), "1024x64": uniform(1024, 64), "1024x200": uniform(1024, 200),
     "d64-1x512": uniform(1, 512, dim=64), "d64-8x512": uniform(8, 512, dim=64), "d64-32x512": uniform(32, 512, dim=64), "d64-1024x64": uniform(1024, 64, dim=64), "d64-1x8k": uniform(1, 8192, dim=64), "d64-32x2k": uniform(32, 2048, dim=64),
     "e4m3-8x512": uniform(8, 512, kv="e4m3"), "e4m3-32x2k": uniform(32, 2048, kv="e4m3"), "e4m3-1x8k": uniform(1, 8192, kv="e4m3"), "p1-d64": uniform(256, 2048, dim=64, page=1), "p1-e4m3": uniform(128, 2048, kv="e4m3", page=1),
 }
-_mixed = random.Random(5)
-CASES["mixed"] = [_mixed.randint(100, 15600) for _ in range(32)], {}
 
 
 def make_case(name):
@@ -364,7 +373,7 @@ def sweep(pattern, version):
         rest = len(case.lengths) - whole
         if len(set(case.lengths)) == 1 and whole and rest:  # what fills whole rounds of blocks stays whole
             most = max(1, sms // (rest * kernel.units_per_item))
-            plans += [(f"last {rest} in {parts}", dict(chunk=longest, tail=(rest, parts))) for parts in sorted({most, 2 * most, max(2, most // 2)})]
+            plans += [(f"last {rest} in {parts}", dict(chunk=longest, tail=(whole, decode_plan.round_up(-(-longest // parts))))) for parts in sorted({most, 2 * most, max(2, most // 2)})]
         launches = [Launch(version, cache, **plan) for _, plan in plans]
         times = [us / cache.layers for us in interleave([launch.record() for launch in launches], 3, 8000.0)]
         print(f"{case.name} ({ceiling:.0f} GB/s):", ", ".join(f"{name}{f' ({l.plan.chunk})' if name == 'planner' else ''} {us:.2f} {case.kv_bytes / us / 1e3 / ceiling:.3f}" for (name, _), us, l in zip(plans, times, launches)), flush=True)

@@ -16,8 +16,8 @@ def parts_of(length, chunk):
     return 1 if length <= chunk else -(-length // chunk)
 
 
-def make(lengths, limits, page_size, query_tokens=1, chunk=None, cluster=None, team=None, tail=(0, 1)):
-    """The planner's plan, or one with this chunk, cluster or team, or with the last so many sequences in so many parts each."""
+def make(lengths, limits, page_size, query_tokens=1, chunk=None, cluster=None, team=None, tail=None):
+    """The planner's plan, or one with this chunk, cluster or team, or with a tail: sequences from one on, and their chunk."""
     total, longest, busy = sum(lengths), max(lengths), sum(1 for n in lengths if n)
     whole = round_up(max(1, longest))
     if team is None:
@@ -26,6 +26,8 @@ def make(lengths, limits, page_size, query_tokens=1, chunk=None, cluster=None, t
         cluster = 1 if team or chunk else choose_cluster(total, longest, busy, limits)
     if chunk is None:
         chunk = whole if team or cluster > 1 or longest <= limits.min_chunk else choose_chunk(lengths, total, longest, busy, limits)
+    if tail is None:
+        tail = (len(lengths), 0) if team or cluster > 1 or chunk < longest else choose_tail(lengths, total, longest, busy, limits)
     return emit(lengths, chunk, cluster, team, page_size, query_tokens, tail)
 
 
@@ -107,14 +109,25 @@ def cost(classes, chunk, limits):
     return time * 1.1 if 0.11 < idle < 0.48 else time
 
 
-def emit(lengths, chunk, cluster, team, page_size, query_tokens, tail=(0, 1)):
+def choose_tail(lengths, total, longest, busy, limits):
+    mean, rounds = total // max(1, busy), busy * limits.units // limits.blocks
+    left = busy - rounds * limits.blocks // limits.units
+    if rounds == 0 or left == 0 or longest > mean + mean // 8:
+        return len(lengths), 0
+    slots = 8 * max(1, -(-limits.blocks // limits.units))
+    parts = min(limits.blocks // (left * limits.units), slots // left, longest // limits.min_chunk)
+    alone = longest * max(left * limits.units / limits.blocks, 1 / 3.1)
+    if parts > 1 and longest / parts + 32 + 64 < alone:
+        return len(lengths) - left, round_up(-(-longest // parts))
+    return len(lengths), 0
+
+
+def emit(lengths, chunk, cluster, team, page_size, query_tokens, tail):
     shift = max(0, chunk.bit_length() - 8)
     bucket = lambda length, parts: min(255, length // parts >> shift)
     items, row, page, slots = [], 0, 0, 0
     for i, length in enumerate(lengths):
-        parts, begin, tiles = parts_of(length, chunk), 0, -(-length // TILE)
-        if i >= len(lengths) - tail[0]:
-            parts = tail[1]
+        parts, begin, tiles = parts_of(length, chunk if i < tail[0] else tail[1]), 0, -(-length // TILE)
         for part in range(parts):
             end = length if part == parts - 1 else tiles * (part + 1) // parts * TILE
             words = struct.pack("<5i4Hi", row, begin, end, page, slots, part, parts, query_tokens, 0, length - query_tokens + 1)

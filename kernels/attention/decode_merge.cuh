@@ -74,8 +74,8 @@ struct DecodeMerge {
     return reinterpret_cast<float2*>(shared + Shape::kStateOffset) + warp * Shape::kUnitColumns;
   }
 
-  // Called by all threads of the crew when every warp with tiles has stored its state. `last`: of the crew's units.
-  __device__ __forceinline__ void finish(const Unit& unit, bool last, const HeadScales& value_scale) {
+  // Called by all threads of the crew when every warp with tiles has stored its state.
+  __device__ __forceinline__ void finish(const Unit& unit, const HeadScales& value_scale) {
     crew.sync();  // all warps' states are in shared memory
     const int outputs = unit.columns() * Shape::kHeadDim;
     const int first = crew.thread() * kVector;
@@ -115,7 +115,6 @@ struct DecodeMerge {
         write(unit, column, d, merged, value_scale);
       }
     }
-    if (!last) crew.sync();  // the place to merge in and the verdict may be overwritten
   }
 
  private:

@@ -18,11 +18,12 @@
 
 namespace flashinfer {
 
-// KV heads of a unit. Memory gives its full bandwidth to 256 neighbouring bytes, and short rows are that only together with
-// the next head's (NHD): heads are added as long as a warp has registers for O of all, 2048 floats.
-constexpr __host__ __device__ int unit_heads(int row_bytes, int kv_heads, int head_outputs) {
+// KV heads of a unit. Memory gives its full bandwidth to rows of whole 256 bytes, and shorter ones or ones between are that
+// only together with the next heads' (NHD). So heads are added, as long as none is left over and a warp has room for the
+// column tiles of all.
+constexpr __host__ __device__ int unit_heads(int kv_heads, int row_bytes, int tiles, int most_tiles) {
   int heads = 1;
-  while (heads * row_bytes < 256 && kv_heads % (2 * heads) == 0 && 2 * heads * head_outputs <= 2048) heads *= 2;
+  while (heads * row_bytes % 256 != 0 && kv_heads % (2 * heads) == 0 && 2 * heads * tiles <= most_tiles) heads *= 2;
   return heads;
 }
 
@@ -62,33 +63,39 @@ struct DecodeShape {
   static constexpr int kSharedLimit = (kRingBytes > 64 * 1024 ? 163 : 99) * 1024;
 #endif
 
+  static constexpr int kSlabTokens = 16;  // M of mma.m16n8k16
+  // A slab that lies in one page is one box for the copy engine.
+  static constexpr bool kPagePerSlab = kPageSize % kSlabTokens == 0;
+  static constexpr bool kTensorCopy = kHopper && kPagePerSlab;
+
+  // Tiles of 8 columns (N of the instruction) that a warp has registers for; of headDim 192 two, where the copy engine needs
+  // none for addresses.
+  static constexpr int kMostTiles = kHeadDim <= 64 && kQueryTokens == 1                   ? 4
+                                    : kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy) ? 2
+                                                                                          : 1;
   static constexpr int kHeadColumns = kGroup * kQueryTokens;
   static constexpr int kRowBytes = kHeadDim * KvElement::kBytes;  // of a KV head's token
-
-  static constexpr int kUnitHeads = unit_heads(kRowBytes, kKvHeads, round_up(kHeadColumns, 8) * kHeadDim);
+  // Widening 8-bit elements of two heads would need more.
+  static constexpr int kUnitHeads = unit_heads(kKvHeads, kRowBytes, (kHeadColumns + 7) / 8,
+                                               kHeadDim > 128 && KvElement::kBytes == 1 ? 1 : kMostTiles);
 
   // A slab of tokens in shared memory: head after head, strips of all its rows, as wide as the copy engine's swizzle. A
   // tile is what a stage holds of K and of V: two slabs of 2 KB are 1 % faster than one; two of 1 KB were slower.
-  static constexpr int kSlabTokens = 16;  // M of mma.m16n8k16
   static constexpr int kStripBytes = kRowBytes % 128 == 0 ? 128 : kRowBytes % 64 == 0 ? 64 : 32;
   static constexpr int kSlabBytes = kSlabTokens * kUnitHeads * kRowBytes;
   static constexpr int kSlabs = kSlabBytes == 2048 ? 2 : 1;
   static constexpr int kTileTokens = kSlabs * kSlabTokens;
   static constexpr int kTileBytes = kSlabs * kSlabBytes;
   static constexpr int kStageBytes = 2 * kTileBytes;  // K and V
-  // A slab that lies in one page is one box for the copy engine.
-  static constexpr bool kPagePerSlab = kPageSize % kSlabTokens == 0;
-  static constexpr bool kTensorCopy = kHopper && kPagePerSlab;
 
-  // Columns: a warp has registers for two tiles of 8 (N of the instruction) up to headDim 128, and up to 192 where the copy
-  // engine needs none for addresses.
+  // Columns, and where the warps' are merged.
   static constexpr int kMergeRow = kHeadDim + 4;            // floats; the 4 keep rows on different banks
   static constexpr int kColumnBytes = (kMergeRow + 2) * 4;  // O, max and sum of a warp's column
   static constexpr int kSmall = 512;                        // flag and barriers, at most
   static constexpr int kRingAlign = 1024;                   // of the copy engine's swizzle
-  static constexpr bool kTwoFit = kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy);
-  static constexpr int kHeadTiles = kUnitHeads > 1 ? (kHeadColumns + 7) / 8
-                                                   : (kHeadColumns > 8 && kTwoFit ? 2 : 1);  // of one KV head
+  static constexpr int kHeadTiles = kUnitHeads > 1                       ? (kHeadColumns + 7) / 8
+                                    : kHeadColumns > 8 && kMostTiles > 1 ? 2
+                                                                         : 1;  // of a KV head
   static constexpr int kWarpTiles = kUnitHeads * kHeadTiles;
   static constexpr int kColumnTiles = (kHeadColumns + kHeadTiles * 8 - 1) / (kHeadTiles * 8);
   static constexpr int kUnitHeadColumns = (kHeadColumns + kColumnTiles - 1) / kColumnTiles;  // of one KV head

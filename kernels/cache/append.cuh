@@ -24,7 +24,7 @@ struct Append {
   static constexpr int kChunks = Config::kHeadDim / 8;  // of 8 elements, in one head
   static_assert(Config::kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
   static constexpr int kThreads = 128;
-  static constexpr int kAtOnce = 2;  // copies of a thread whose loads overlap
+  static constexpr int kAtOnce = 3;  // copies of a thread whose loads overlap
   static constexpr int kBlocksPerSm = 8;
 
   static constexpr __host__ __device__ KernelInfo info() {
