@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Tests and times versions of the decode kernel side by side on a Hopper GPU, without .NET: needs PyTorch and NVRTC.
 
-  decode_lab.py test [VERSION...]                  against a float64 oracle; small enough for compute-sanitizer
+  decode_lab.py test [VERSION...]                  against a float64 oracle
+  decode_lab.py sanitize 0,3,...                   some of its shapes, small enough for compute-sanitizer
   decode_lab.py bench CASES VERSION [VERSION...]   by graph replay, interleaved; CASES is a regular expression of names
   decode_lab.py sweep CASES VERSION                other plans than the planner's
 
@@ -36,7 +37,7 @@ class Version:
         options = runpy.run_path(edits) if edits else {}
         self.headers = cuda.read_headers(folder or os.path.join(HERE, "../../kernels"), options.get("edits", ()))
         self.promotion, self.old_map = options.get("promotion"), options.get("old_map", False)
-        self.joined = options.get("joined", False)
+        self.joined, self.token_major = options.get("joined", False), options.get("token_major", False)
         self.kernels = {}
 
     def kernel(self, case, team=False):
@@ -48,6 +49,7 @@ class Version:
 
 class Case:
     def __init__(self, name, lengths, heads=32, kv_heads=8, dim=128, page=16, dtype="bf16", kv=None, layout="NHD", query_tokens=1):
+        self.ordered = name.endswith("+ordered")
         self.name, self.lengths, self.heads, self.kv_heads, self.dim, self.page = name, lengths, heads, kv_heads, dim, page
         self.dtype, self.kv, self.layout, self.query_tokens = dtype, kv or dtype, layout, query_tokens
         self.kv_bytes = sum(lengths) * kv_heads * dim * 2 * self.kv_dtype.itemsize
@@ -85,7 +87,8 @@ class Cache:
         row = case.dim
         self.strides = (row, case.page * row) if case.layout == "HND" else (case.kv_heads * row, row)  # token, head
         order = list(range(case.layer_pages))
-        random.Random(7).shuffle(order)
+        if not case.ordered:
+            random.Random(7).shuffle(order)
         self.pages = torch.tensor(order, dtype=torch.int32, device="cuda")
 
     def address(self, layer, values):
@@ -101,11 +104,13 @@ class Cache:
         if version.old_map:
             chosen = 256 if row == 128 else 64 if row > 128 and row % 128 else 128
         else:
-            chosen = 128 if row >= 256 or heads * row % 256 == 0 else 256 if heads * row % 128 == 0 else 64
+            chosen = 256 if heads * row == 128 or (row < 128 and heads * row % 256 == 0) else 64 if row > 128 and heads * row % 128 else 128
         promotion = version.promotion or (128 if case.layout == "HND" else chosen)
         if version.joined:
             strip, strips = 128, heads * row // 128
             dims, strides, box = [case.page, strips, case.kv_heads // heads, pages], [token, strip, heads * head, self.page_bytes], [16, strips, 1, 1]
+        elif version.token_major:
+            dims, strides, box = [strips, case.kv_heads, case.page, pages], [strip, head, token, self.page_bytes], [strips, heads, 16, 1]
         elif version.old_map:
             dims, strides, box = [case.kv_heads, case.page, pages, strips], [head, token, self.page_bytes, strip], [1, 16, 1, strips]
         else:
@@ -218,11 +223,11 @@ def test_case(version, case, seed=0, **plan):
     return worst, worst_lse, same
 
 
-def test(versions):
+def test(versions, shapes, all_lengths):
     bad = count = 0
     for version in versions:
-        for shape in TEST_SHAPES:
-            lengths = [n for n in TEST_LENGTHS if n == 0 or n >= shape.get("query_tokens", 1)]
+        for shape in shapes:
+            lengths = [n for n in all_lengths if n == 0 or n >= shape.get("query_tokens", 1)]
             plans = [(lengths, {}), (lengths, dict(chunk=128)), ([200, 256, 33], dict(team=True)), ([700, 650], dict(cluster=2)), ([511, 512], dict(cluster=8))]
             for layout in ("NHD", "HND"):
                 for lengths, plan in plans:
@@ -287,7 +292,7 @@ CASES = {
 
 
 def make_case(name):
-    base, _, layout = name.partition("@")
+    base, _, layout = name.removesuffix("+ordered").partition("@")
     lengths, shape = CASES[base]
     return Case(name, lengths, layout=layout or "NHD", **shape)
 
@@ -373,6 +378,9 @@ def sweep(pattern, version):
         rest = len(case.lengths) - whole
         if len(set(case.lengths)) == 1 and whole and rest:  # what fills whole rounds of blocks stays whole
             most = max(1, sms // (rest * kernel.units_per_item))
+            half = sms // 2 // kernel.units_per_item
+            if rest > half:
+                plans += [(f"last {rest - half} in {parts}", dict(chunk=longest, tail=(whole + half, decode_plan.round_up(-(-longest // parts))))) for parts in (2, 4, 5, 10)]
             plans += [(f"last {rest} in {parts}", dict(chunk=longest, tail=(whole, decode_plan.round_up(-(-longest // parts))))) for parts in sorted({most, 2 * most, max(2, most // 2)})]
         launches = [Launch(version, cache, **plan) for _, plan in plans]
         times = [us / cache.layers for us in interleave([launch.record() for launch in launches], 3, 8000.0)]
@@ -381,11 +389,14 @@ def sweep(pattern, version):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in ("test", "bench", "sweep"):
+    if len(sys.argv) < 2 or sys.argv[1] not in ("test", "sanitize", "bench", "sweep"):
         sys.exit(__doc__)
     torch.zeros(1, device="cuda")  # makes the context
     if sys.argv[1] == "test":
-        sys.exit(1 if test([Version(text) for text in sys.argv[2:] or ["new="]]) else 0)
+        sys.exit(1 if test([Version(text) for text in sys.argv[2:] or ["new="]], TEST_SHAPES, TEST_LENGTHS) else 0)
+    if sys.argv[1] == "sanitize":
+        shapes = [TEST_SHAPES[int(i)] for i in sys.argv[2].split(",")]
+        sys.exit(1 if test([Version("new=")], shapes, [1, 17, 33, 0, 300]) else 0)
     versions = [Version(text) for text in sys.argv[3:]]
     if sys.argv[1] == "bench":
         bench(sys.argv[2], versions)

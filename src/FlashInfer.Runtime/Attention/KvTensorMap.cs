@@ -30,14 +30,15 @@ internal static class KvTensorMap
                 : 32
             ) / bytes;
         int columns = spec.HeadDim / column;
+        int heads = Math.Max(1, spec.KvHeads / unitsPerItem);
         return TensorMapEncoder.Encode(
             context,
             spec.KvDtype,
             cache.KeyAddress(0),
             [column, spec.PageSize, columns, spec.KvHeads, Pages(cache)],
             [cache.TokenElements, column, cache.HeadElements, cache.PageElements],
-            [column, DecodeTokens, columns, Math.Max(1, spec.KvHeads / unitsPerItem), 1],
-            Promotion(spec, rowBytes)
+            [column, DecodeTokens, columns, heads, 1],
+            Promotion(spec, rowBytes, heads)
         );
     }
 
@@ -67,12 +68,16 @@ internal static class KvTensorMap
     private static int GreatestDivisor(int a, int b) => b == 0 ? a : GreatestDivisor(b, a % b);
 
     /// <summary>
-    /// How much the L2 cache fetches at once. Where the rows of the heads alternate (NHD), a row of 128 bytes takes the next head's along, to
-    /// be read by another block soon; rows that do not start at multiples of 128 bytes would take along what nobody wants.
+    /// How much the L2 cache fetches at once. Where the rows of the heads alternate (NHD), one row of 128 bytes takes the next head's along, to
+    /// be read by another block soon; short ones take those along that the same box reads; and a row alone that does not end at a multiple of
+    /// 128 bytes would take along what nobody wants.
     /// </summary>
-    private static L2Promotion Promotion(AttentionSpec spec, int rowBytes) =>
-        spec.KvLayout == KvLayout.Hnd ? L2Promotion.Bytes128
-        : rowBytes == 128 ? L2Promotion.Bytes256
-        : rowBytes > 128 && rowBytes % 128 != 0 ? L2Promotion.Bytes64
-        : L2Promotion.Bytes128;
+    private static L2Promotion Promotion(AttentionSpec spec, int rowBytes, int heads)
+    {
+        int unitBytes = heads * rowBytes;
+        return spec.KvLayout == KvLayout.Hnd ? L2Promotion.Bytes128
+            : unitBytes == 128 || (rowBytes < 128 && unitBytes % 256 == 0) ? L2Promotion.Bytes256
+            : rowBytes > 128 && unitBytes % 128 != 0 ? L2Promotion.Bytes64
+            : L2Promotion.Bytes128;
+    }
 }
