@@ -166,14 +166,15 @@ internal static class DecodePlanner
         int whole = RoundUp(Math.Max(1, longest), limits);
         if (limits.Determinism == Determinism.BatchInvariant)
         {
-            return Emit(batch, Math.Min(whole, InvariantChunk(longest, limits)), 1, false, total, limits, items);
+            return Emit(batch, Math.Min(whole, InvariantChunk(longest, limits)), Tail.None, 1, false, total, limits, items);
         }
 
         bool teamUnits = ChooseTeamUnits(longest, busy, limits);
         int cluster = teamUnits ? 1 : ChooseCluster(total, longest, busy, limits);
         int chunk =
             teamUnits || cluster > 1 || longest <= limits.MinChunk ? whole : ChunkChooser.Choose(lengths, total, longest, busy, limits);
-        return Emit(batch, chunk, cluster, teamUnits, total, limits, items);
+        Tail tail = teamUnits || cluster > 1 || chunk < longest ? Tail.None : ChooseTail(lengths.Length, total, longest, busy, limits);
+        return Emit(batch, chunk, tail, cluster, teamUnits, total, limits, items);
     }
 
     /// <summary>Tokens of the busiest walker over the mean, 1 at best: what the placement of these items comes to. Not for the hot path.</summary>
@@ -255,9 +256,32 @@ internal static class DecodePlanner
         return units >= limits.Blocks / 4 - 1 && units <= limits.ClustersOf(2) && mean <= 8192 ? 2 : 1;
     }
 
+    /// <summary>
+    /// What whole sequences of about one length leave over after whole rounds of blocks: a few units, which draw less than the whole
+    /// bandwidth while all other blocks are done. They are cut so that every block gets a part.
+    /// </summary>
+    private static Tail ChooseTail(int sequences, long total, int longest, int busy, in DecodePlanLimits limits)
+    {
+        long mean = total / Math.Max(1, busy);
+        long rounds = (long)busy * limits.UnitsPerItem / limits.Blocks;
+        long left = busy - (rounds * limits.Blocks / limits.UnitsPerItem);
+        if (rounds == 0 || left == 0 || longest > mean + (mean / 8))
+        {
+            return Tail.None;
+        }
+
+        int parts = (int)Math.Min(limits.Blocks / (left * limits.UnitsPerItem), limits.MaxSlots / left);
+        parts = Math.Min(parts, longest / limits.MinChunk);
+        double alone = longest * Math.Max((double)left * limits.UnitsPerItem / limits.Blocks, 1 / ChunkChooser.AloneShare);
+        return parts > 1 && ((double)longest / parts) + limits.PartCost + ChunkChooser.SplitCost < alone
+            ? new Tail(sequences - (int)left, RoundUp((longest + parts - 1) / parts, limits))
+            : Tail.None;
+    }
+
     private static DecodePlan Emit(
         in DecodeBatch batch,
         int chunk,
+        Tail tail,
         int cluster,
         bool teamUnits,
         long total,
@@ -274,9 +298,10 @@ internal static class DecodePlanner
         int shift = Math.Max(0, 32 - int.LeadingZeroCount(chunk) - 8);
         Span<int> starts = stackalloc int[SortBuckets];
         starts.Clear();
-        foreach (int length in lengths)
+        for (int i = 0; i < lengths.Length; i++)
         {
-            int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
+            int length = lengths[i];
+            int parts = invariant ? InvariantParts(length, limits) : Parts(length, i < tail.First ? chunk : tail.ChunkTokens);
             starts[Bucket(length, parts, shift)] += parts;
         }
 
@@ -296,7 +321,7 @@ internal static class DecodePlanner
             int length = lengths[i];
             int rows = queryTokens.IsEmpty ? 1 : queryTokens[i];
             int visible = batch.Causal ? length - rows + 1 : length;
-            int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
+            int parts = invariant ? InvariantParts(length, limits) : Parts(length, i < tail.First ? chunk : tail.ChunkTokens);
             ref int start = ref starts[Bucket(length, parts, shift)];
             if (parts == 1)
             {
@@ -354,6 +379,12 @@ internal static class DecodePlanner
         item.QueryTokens = (ushort)queryTokens;
         item.Head = 0;
         item.Visible = visible;
+    }
+
+    /// <summary>The sequences from one on are cut into shorter parts than the others.</summary>
+    private readonly record struct Tail(int First, int ChunkTokens)
+    {
+        public static Tail None => new(int.MaxValue, 0);
     }
 
     private static int Bucket(int length, int parts, int shift) =>
