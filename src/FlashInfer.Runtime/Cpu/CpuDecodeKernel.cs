@@ -1,5 +1,6 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
+using FlashInfer.Observability;
 
 namespace FlashInfer.Cpu;
 
@@ -58,6 +59,7 @@ internal sealed class CpuDecodeKernel(AttentionSpec spec, CpuWorkerPool pool, in
             PageCount = args.PageCount,
         };
         _attention.Run(attention, UnitsPerItem, stream);
+        Telemetry.Launched("cpu_decode");
         return false;
     }
 
