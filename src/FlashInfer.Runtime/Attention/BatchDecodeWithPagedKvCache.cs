@@ -1,6 +1,7 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 using FlashInfer.Planning;
 
 namespace FlashInfer;
@@ -24,7 +25,7 @@ namespace FlashInfer;
 /// there already, or for a part of the batch.
 /// </para>
 /// </remarks>
-public class BatchDecodeWithPagedKvCache : IDisposable
+public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
 {
     private const float Log2E = 1.44269504f;
     private static readonly string s_advice =

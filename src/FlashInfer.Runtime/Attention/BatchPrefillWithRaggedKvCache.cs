@@ -1,6 +1,7 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 using FlashInfer.Planning;
 
 namespace FlashInfer;
@@ -16,7 +17,7 @@ namespace FlashInfer;
 /// the one before it all but one. A wrapper belongs to one caller at a time. <c>Run</c> can be captured in a CUDA graph; a replay after a
 /// new <c>Plan</c> reads the new plan.
 /// </remarks>
-public class BatchPrefillWithRaggedKvCache : IDisposable
+public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
 {
     private readonly UseGuard _guard = new(nameof(BatchPrefillWithRaggedKvCache));
     private readonly PrefillCore _core;
@@ -111,6 +112,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable
     )
     {
         using UseGuard.Use use = Enter();
+        long start = Telemetry.StartPlan(Device.Log);
         Device.CheckStream(stream);
         int sequences = qoIndptr.Length - 1;
         if (sequences < 1 || sequences > MaxSequences)
@@ -156,6 +158,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable
             stream
         );
         _planned = sequences;
+        Telemetry.EndPlan(start, nameof(BatchPrefillWithRaggedKvCache), this, Device.Log);
     }
 
     /// <summary>Attends with the query tokens of the planned sequences.</summary>
