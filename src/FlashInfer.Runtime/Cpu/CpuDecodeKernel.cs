@@ -56,6 +56,7 @@ internal sealed class CpuDecodeKernel(AttentionSpec spec, CpuWorkerPool pool, in
             ValueScales = args.ValueScales,
             Fault = args.Fault,
             PageCount = args.PageCount,
+            Variant = args.Variant,
         };
         _attention.Run(attention, UnitsPerItem, stream);
         return false;

@@ -3,21 +3,24 @@ using FlashInfer.Attention;
 namespace FlashInfer.Planning;
 
 /// <summary>The sequences of a step that have query tokens, one element of each span for each of them, in the order of their rows.</summary>
-/// <param name="lengths">Tokens of each sequence, 0 allowed.</param>
+/// <param name="lengths">Tokens of each sequence that its query tokens see, from the first of them on; 0 allowed.</param>
 /// <param name="pageOffsets">Where each sequence's pages start in the page table.</param>
 /// <param name="queryTokens">Query tokens of each, 1 or more; empty when each has one.</param>
 /// <param name="causal">Whether a query token sees no token behind itself; the query tokens are the sequence's last.</param>
+/// <param name="begins">The first token that each sequence's query tokens see, a multiple of 16; empty when they see all.</param>
 internal readonly ref struct DecodeBatch(
     ReadOnlySpan<int> lengths,
     ReadOnlySpan<int> pageOffsets,
     ReadOnlySpan<int> queryTokens = default,
-    bool causal = true
+    bool causal = true,
+    ReadOnlySpan<int> begins = default
 )
 {
     public readonly ReadOnlySpan<int> Lengths = lengths;
     public readonly ReadOnlySpan<int> PageOffsets = pageOffsets;
     public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
     public readonly bool Causal = causal;
+    public readonly ReadOnlySpan<int> Begins = begins;
 }
 
 /// <summary>What the planner must know of the machine and the kernel.</summary>
@@ -122,6 +125,10 @@ internal static class DecodePlanner
     /// </summary>
     public static int InvariantParts(int length, in DecodePlanLimits limits) =>
         length <= InvariantChunkTokens ? 1 : Parts(length, InvariantChunk(length, limits));
+
+    /// <summary>Parts that a sequence of up to this many tokens has at most in such a plan.</summary>
+    public static int InvariantPartsUpTo(int length, in DecodePlanLimits limits) =>
+        Math.Min(Parts(length, InvariantChunkTokens), InvariantMaxParts(limits.Blocks, limits.UnitsPerItem));
 
     /// <summary>Makes the plan.</summary>
     /// <param name="batch">The sequences.</param>
@@ -272,16 +279,17 @@ internal static class DecodePlanner
             ref int start = ref starts[Bucket(length, parts, shift)];
             int at = start;
             start += parts;
-            int visible = batch.Causal ? length - queryTokens + 1 : length;
+            int first = batch.Begins.IsEmpty ? 0 : batch.Begins[i];
+            int visible = first + (batch.Causal ? length - queryTokens + 1 : length);
             long tiles = ((long)length + TileTokens - 1) / TileTokens;
-            int begin = 0;
+            int begin = first;
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
                 ref WorkItem item = ref items[at++];
                 item.Row = row;
                 item.Begin = begin;
-                item.End = part == parts - 1 ? length : (int)(tiles * (part + 1) / parts * TileTokens);
+                item.End = first + (part == parts - 1 ? length : (int)(tiles * (part + 1) / parts * TileTokens));
                 item.KvStart = pageOffset;
                 item.PartOffset = slots;
                 item.Part = (ushort)part;

@@ -134,12 +134,10 @@ internal ref struct PrefillEmitter
     private readonly void Count(int sequence, Span<int> places)
     {
         int queryTokens = _batch.QueryTokens[sequence];
-        int tileTokens = _limits.TileTokens;
-        int before = _batch.Before(sequence);
-        int step = _batch.Causal ? 1 : 0;
-        for (int token = 0; token < queryTokens; token += tileTokens)
+        for (int token = 0; token < queryTokens; token += _limits.TileTokens)
         {
-            int range = Math.Max(0, before + (Math.Min(token + tileTokens, queryTokens) * step));
+            (int first, int last) = _batch.Range(sequence, token, _limits);
+            int range = last - first;
             int parts = Parts(queryTokens, range);
             places[Bucket(range, parts)] += parts;
         }
@@ -159,18 +157,19 @@ internal ref struct PrefillEmitter
         for (int token = 0; token < queryTokens; token += tileTokens)
         {
             int tokens = Math.Min(tileTokens, queryTokens - token);
-            int range = Math.Max(0, before + ((token + tokens) * step));
+            (int begin, int last) = _batch.Range(sequence, token, _limits);
+            int range = last - begin;
             int parts = Parts(queryTokens, range);
             ref int place = ref places[Bucket(range, parts)];
             int at = place;
             place += parts;
             int visible = before + ((token + 1) * step);
             int blocks = parts == 1 ? 0 : (range + _limits.BlockTokens - 1) / _limits.BlockTokens;
-            int begin = 0;
+            int first = begin;
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
-                int end = part == parts - 1 ? range : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
+                int end = part == parts - 1 ? last : first + ((int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens);
                 ref WorkItem item = ref items[isPlaced ? at : Place(at, kind)];
                 at++;
                 item.Row = row + token;
@@ -213,7 +212,11 @@ internal ref struct PrefillEmitter
         int items = 0;
         for (int i = 0; i < _batch.Lengths.Length; i++)
         {
-            items += Takes(i, PrefillKind.Streaming) ? Parts(_batch.QueryTokens[i], _batch.Lengths[i]) : 0;
+            if (Takes(i, PrefillKind.Streaming))
+            {
+                (int begin, int end) = _batch.Range(i, 0, _limits);
+                items += Parts(_batch.QueryTokens[i], end - begin);
+            }
         }
 
         return items;
