@@ -24,6 +24,9 @@ internal enum Precedence
 /// <param name="Range">What it may be, if it is an integer.</param>
 internal sealed record Expression(string Text, Precedence Precedence, Interval Range)
 {
+    /// <summary>The value of a constant; null for anything else.</summary>
+    public object? Constant { get; init; }
+
     public static Expression Primary(string text, Interval range = default) => new(text, Precedence.Primary, range);
 
     /// <summary>Stands for what could not be lowered and was reported.</summary>

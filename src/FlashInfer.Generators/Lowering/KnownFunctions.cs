@@ -40,7 +40,7 @@ internal static class KnownFunctions
         ["Sign(float)"] = "csharp::sign",
         ["Sign(int)"] = "csharp::sign",
         ["Sin(float)"] = "csharp::sin",
-        ["Sqrt(float)"] = "sqrtf",
+        ["Sqrt(float)"] = "csharp::sqrt",
         ["Tanh(float)"] = "csharp::tanh",
         ["Truncate(float)"] = "truncf",
     };
@@ -66,7 +66,7 @@ internal static class KnownFunctions
             "System.Numerics.BitOperations" => s_bits,
             _ => null,
         };
-        return functions is not null && functions.TryGetValue(Signature(method), out string? name) ? Qualified(name) : null;
+        return functions is not null && functions.TryGetValue(Signature(method), out string? name) ? name : null;
     }
 
     /// <summary>Whether there is a function of this name for float: the one to use where the one for double was called.</summary>
@@ -90,9 +90,6 @@ internal static class KnownFunctions
             "pop_count" or "leading_zero_count" or "trailing_zero_count" => new(0, 32),
             _ => default,
         };
-
-    private static string Qualified(string name) =>
-        name.StartsWith("csharp::", System.StringComparison.Ordinal) ? "flashinfer::" + name : name;
 
     private static string Signature(IMethodSymbol method) =>
         $"{method.Name}({string.Join(",", method.Parameters.Select(static p => p.Type.ToDisplayString()))})";

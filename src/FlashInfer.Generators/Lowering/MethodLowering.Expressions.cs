@@ -1,3 +1,4 @@
+using System;
 using System.Linq;
 using FlashInfer.Generators.Diagnostics;
 using Microsoft.CodeAnalysis;
@@ -8,7 +9,8 @@ namespace FlashInfer.Generators.Lowering;
 /// <content>Expressions: the same operators where C++ means the same, functions of core/csharp.cuh where it does not.</content>
 internal sealed partial class MethodLowering
 {
-    private const string CSharp = "flashinfer::csharp::";
+    // Names core/csharp.cuh's namespace in the text, see VariantLowering.
+    private const string CSharp = "csharp::";
 
     private Expression Lower(IOperation operation)
     {
@@ -68,7 +70,7 @@ internal sealed partial class MethodLowering
             byte number => new Interval(number, number),
             _ => default,
         };
-        return new Expression(text, text[0] == '-' ? Precedence.Unary : Precedence.Primary, range);
+        return new Expression(text, text[0] == '-' ? Precedence.Unary : Precedence.Primary, range) { Constant = value };
     }
 
     private Expression Field(IFieldReferenceOperation reference)
@@ -155,7 +157,7 @@ internal sealed partial class MethodLowering
         {
             Expression[] values = Arguments(call);
             // 2 to a power is an instruction, any other base is not.
-            if (function == "powf" && values[0].Text == "2.f")
+            if (function == "powf" && values[0].Constant is 2f)
             {
                 return Expression.Primary($"exp2f({values[1].Text})");
             }
@@ -163,6 +165,13 @@ internal sealed partial class MethodLowering
             Interval range = KnownFunctions.Range(function, values);
             string text = $"{function}({string.Join(", ", values.Select(static value => value.Text))})";
             return Expression.Primary(text, range == default ? Interval.Of(Scalars.Of(target.ReturnType)) : range);
+        }
+
+        if (target.MethodKind == MethodKind.LocalFunction)
+        {
+            // Its declaration is reported.
+            variant.Problems.Broken();
+            return Expression.None;
         }
 
         if (ProblemOf(call) is { } problem)
@@ -211,7 +220,7 @@ internal sealed partial class MethodLowering
 
         if (!variant.Types.IsClass(target.ContainingType))
         {
-            return target.ContainingType.ToDisplayString().StartsWith("System", System.StringComparison.Ordinal)
+            return target.ContainingType.ToDisplayString().StartsWith("System", StringComparison.Ordinal)
                 ? "is not among the functions that kernels have; docs/variants.md lists them"
                 : $"is not a method of {variant.Types.Class.Name}; only those are lowered with it. Move it there";
         }
@@ -247,8 +256,7 @@ internal sealed partial class MethodLowering
         return null;
     }
 
-    private static string NameOf(IMethodSymbol method) =>
-        method.MethodKind == MethodKind.LocalFunction ? method.Name : $"{method.ContainingType.Name}.{method.Name}";
+    private static string NameOf(IMethodSymbol method) => $"{method.ContainingType.Name}.{method.Name}";
 
     private Expression Unary(IUnaryOperation unary, Scalar type)
     {
@@ -302,7 +310,10 @@ internal sealed partial class MethodLowering
             case BinaryOperatorKind.Multiply:
                 return Arithmetic("multiply", left.Range * right.Range);
             case BinaryOperatorKind.Divide when type == Scalar.Float:
-                return Plain(default);
+                // By a power of two it is a multiplication; else the GPU's division calls a function, which stops all tensor products.
+                return right.Constant is float divisor && IsPowerOfTwo(divisor)
+                    ? Plain(default)
+                    : Function("divide", default, left, right);
             case BinaryOperatorKind.Remainder when type == Scalar.Float:
                 return Expression.Primary($"fmodf({left.Text}, {right.Text})");
             case BinaryOperatorKind.Divide or BinaryOperatorKind.Remainder:
@@ -316,7 +327,7 @@ internal sealed partial class MethodLowering
                 return Infix("!=", Precedence.Equality, left, right, default);
             case BinaryOperatorKind.And:
                 return Plain(
-                    left.Range.Min >= 0 && right.Range.Min >= 0 ? new Interval(0, System.Math.Min(left.Range.Max, right.Range.Max))
+                    left.Range.Min >= 0 && right.Range.Min >= 0 ? new Interval(0, Math.Min(left.Range.Max, right.Range.Max))
                     : right.Range.Min >= 0 ? new Interval(0, right.Range.Max)
                     : left.Range.Min >= 0 ? new Interval(0, left.Range.Max)
                     : all
@@ -374,6 +385,14 @@ internal sealed partial class MethodLowering
         Expression Plain(Interval range) => Infix(Operator(kind), PrecedenceOf(kind), left, right, range);
     }
 
+    private static bool IsPowerOfTwo(float value)
+    {
+        int bits = BitConverter.ToInt32(BitConverter.GetBytes(value), 0);
+        int exponent = (bits >> 23) & 0xFF;
+        // With an inverse that is one too, and no subnormal.
+        return (bits & 0x7FFFFF) == 0 && exponent is > 0 and < 254;
+    }
+
     /// <summary>Two operands and their operator, with parentheses where C++ or a reader needs them.</summary>
     private static Expression Infix(string symbol, Precedence precedence, Expression left, Expression right, Interval range)
     {
@@ -411,7 +430,7 @@ internal sealed partial class MethodLowering
             BinaryOperatorKind.LessThanOrEqual => "<=",
             BinaryOperatorKind.GreaterThan => ">",
             BinaryOperatorKind.GreaterThanOrEqual => ">=",
-            _ => throw new System.InvalidOperationException($"C# has no binary operator {kind}."),
+            _ => throw new InvalidOperationException($"C# has no binary operator {kind}."),
         };
 
     private static Precedence PrecedenceOf(BinaryOperatorKind kind) =>

@@ -1,8 +1,10 @@
 using System.Collections.Generic;
+using System.Linq;
 using FlashInfer.Generators.Diagnostics;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
 using Microsoft.CodeAnalysis.Operations;
+using Microsoft.CodeAnalysis.Text;
 
 namespace FlashInfer.Generators.Lowering;
 
@@ -34,7 +36,6 @@ internal sealed partial class MethodLowering
         [OperationKind.Using] = ("'using'", "kernels own no resources; leave it out"),
         [OperationKind.UsingDeclaration] = ("'using'", "kernels own no resources; leave it out"),
         [OperationKind.Await] = ("'await'", "a method of a variant is computed where it is called"),
-        [OperationKind.Labeled] = ("A label", "use a loop with 'break' and 'continue', or a method that returns"),
         [OperationKind.Branch] = ("'goto'", "use a loop with 'break' and 'continue', or a method that returns"),
         [OperationKind.YieldReturn] = ("'yield'", "return one value"),
         [OperationKind.YieldBreak] = ("'yield'", "return one value"),
@@ -52,7 +53,6 @@ internal sealed partial class MethodLowering
         ),
         [OperationKind.ConditionalAccess] = ("'?.'", "nothing is null in a kernel"),
         [OperationKind.Coalesce] = ("'??'", "nothing is null in a kernel"),
-        [OperationKind.ImplicitIndexerReference] = ("An index from the end or a range", "write span[span.Length - 1]"),
         [OperationKind.Range] = ("A range", "pass the first index on instead"),
     };
 
@@ -73,59 +73,71 @@ internal sealed partial class MethodLowering
     /// <summary>Whether an operation has a type that kernels know and is of a kind that may be.</summary>
     private bool IsSupported(IOperation operation) =>
         !s_unsupported.ContainsKey(operation.Kind)
-        && operation.Kind != OperationKind.Invalid
+        && operation.Kind is not (OperationKind.Invalid or OperationKind.ImplicitIndexerReference)
         && operation.Type is { TypeKind: not TypeKind.Error } type
         && (variant.Types.Declare(type) is not null || operation is IInvocationOperation or IFieldReferenceOperation);
 
+    private static bool IsUnsupportedConstruct(IOperation operation) =>
+        s_unsupported.ContainsKey(operation.Kind)
+        || (operation is IConversionOperation { IsImplicit: true } conversion && IsUnsupportedConstruct(conversion.Operand));
+
     private void Unsupported(IOperation operation)
     {
-        if (operation is IInvalidOperation || operation.Type is { TypeKind: TypeKind.Error })
+        if (IsKnownAlready(operation))
         {
             variant.Problems.Broken();
+            return;
         }
-        else if (operation is IForEachLoopOperation loop)
+
+        switch (operation)
         {
-            Location header = loop.Syntax is CommonForEachStatementSyntax syntax
-                ? Location.Create(
+            case IConversionOperation { IsImplicit: true } conversion when IsUnsupportedConstruct(conversion):
+                Unsupported(conversion.Operand);
+                return;
+            case IForEachLoopOperation { Syntax: CommonForEachStatementSyntax syntax }:
+                Location header = Location.Create(
                     syntax.SyntaxTree,
-                    Microsoft.CodeAnalysis.Text.TextSpan.FromBounds(syntax.ForEachKeyword.SpanStart, syntax.CloseParenToken.Span.End)
-                )
-                : loop.Syntax.GetLocation();
-            Unsupported(header, "'foreach'", "write a for loop over the index: for (int i = 0; i < span.Length; i++)");
+                    TextSpan.FromBounds(syntax.ForEachKeyword.SpanStart, syntax.CloseParenToken.Span.End)
+                );
+                Unsupported(header, "'foreach'", "write a for loop over the index: for (int i = 0; i < span.Length; i++)");
+                return;
+            case IImplicitIndexerReferenceOperation index:
+                Unsupported(index.Argument.Syntax, "An index from the end or a range", "write span[span.Length - 1]");
+                return;
+            case IBinaryOperation { IsChecked: true }
+            or IUnaryOperation { IsChecked: true }
+            or IConversionOperation { IsChecked: true }
+            or ICompoundAssignmentOperation { IsChecked: true }
+            or IIncrementOrDecrementOperation { IsChecked: true }:
+                Unsupported(operation.Syntax, "Checked arithmetic", "nothing throws in a kernel; write unchecked(...)");
+                return;
+            default:
+                break;
         }
-        else if (
-            operation is IConversionOperation { OperatorMethod: null, IsChecked: false } conversion
-            && Scalars.Of(operation.Type) == Scalar.None
-            && !IsSupported(conversion.Operand)
-            && conversion.IsImplicit
-        )
-        {
-            Unsupported(conversion.Operand);
-        }
-        else if (s_unsupported.TryGetValue(operation.Kind, out (string Construct, string Instead) known))
+
+        if (s_unsupported.TryGetValue(operation.Kind, out (string Construct, string Instead) known))
         {
             Unsupported(operation.Syntax, known.Construct, known.Instead);
         }
-        else if (operation.Type is { } type && variant.Types.Declare(type) is null && type.SpecialType != SpecialType.System_Void)
+        else if (operation.Type is { SpecialType: not SpecialType.System_Void } type && variant.Types.Declare(type) is null)
         {
             UnsupportedType(operation.Syntax, type);
         }
-        else if (
-            operation
-            is IBinaryOperation { IsChecked: true }
-                or IUnaryOperation { IsChecked: true }
-                or IConversionOperation { IsChecked: true }
-                or ICompoundAssignmentOperation { IsChecked: true }
-                or IIncrementOrDecrementOperation { IsChecked: true }
-        )
-        {
-            Unsupported(operation.Syntax, "Checked arithmetic", "nothing throws in a kernel; write unchecked(...)");
-        }
         else
         {
-            Unsupported(operation.Syntax, "This", "docs/variants.md says what is; write it with locals, operators and calls");
+            Unsupported(operation.Syntax, "This", "docs/variants.md says what can; write it with locals, operators and calls");
         }
     }
+
+    /// <summary>Whether the compiler reports something inside, or a local was reported where it is declared.</summary>
+    private bool IsKnownAlready(IOperation operation) =>
+        operation
+            .DescendantsAndSelf()
+            .Any(inner =>
+                inner is IInvalidOperation
+                || inner.Type is { TypeKind: TypeKind.Error }
+                || (inner is ILocalReferenceOperation local && _reported.Contains(local.Local))
+            );
 
     private void Unsupported(SyntaxNode syntax, string construct, string instead) => Unsupported(syntax.GetLocation(), construct, instead);
 

@@ -15,6 +15,9 @@ internal sealed partial class MethodLowering(VariantLowering variant, CudaNames 
     private readonly CudaNames _names = new(methods);
     private readonly HashSet<ISymbol> _assigned = new(SymbolEqualityComparer.Default);
     private readonly Dictionary<ISymbol, Interval> _ranges = new(SymbolEqualityComparer.Default);
+
+    // Locals that have no type in a kernel: where they are declared it is said, where they are used not again.
+    private readonly HashSet<ISymbol> _reported = new(SymbolEqualityComparer.Default);
     private CudaWriter _text = new(1);
 
     /// <summary>Whether it, or a method that it calls, reads what <c>[FirstKey]</c> is not given.</summary>
@@ -93,6 +96,14 @@ internal sealed partial class MethodLowering(VariantLowering variant, CudaNames 
             case IWhileLoopOperation loop:
                 Unbounded(loop);
                 break;
+            case ILabeledOperation { Operation: var labeled }:
+                // What jumps there is reported.
+                if (labeled is not null)
+                {
+                    Statement(labeled);
+                }
+
+                break;
             case IBranchOperation { BranchKind: BranchKind.Break }:
                 _text.Line("break;");
                 break;
@@ -157,22 +168,24 @@ internal sealed partial class MethodLowering(VariantLowering variant, CudaNames 
         if (local.RefKind != RefKind.None)
         {
             Unsupported(declarator.Syntax, "A ref local", "copy the value");
+            _reported.Add(local);
             return null;
         }
 
         bool isReference = variant.Types.IsContext(local.Type) || variant.Types.IsArguments(local.Type);
         if (isReference || variant.Types.Declare(local.Type) is not { } type)
         {
-            // An unsupported value says more than its type does.
-            if (!isReference && declarator.GetVariableInitializer() is { } initializer && !IsSupported(initializer.Value))
+            // A construct that makes such a value says more than its type does.
+            if (declarator.GetVariableInitializer()?.Value is { } value && IsUnsupportedConstruct(value))
             {
-                Lower(initializer.Value);
+                Lower(value);
             }
             else
             {
                 UnsupportedType(declarator.Syntax, local.Type);
             }
 
+            _reported.Add(local);
             return null;
         }
 
@@ -299,7 +312,7 @@ internal sealed partial class MethodLowering(VariantLowering variant, CudaNames 
         Expression one = Constant(
             computed == Scalar.Float ? 1f
             : computed == Scalar.UInt ? 1u
-            : 1
+            : (object)1
         );
         Expression left = Convert(step.Syntax, Lower(step.Target), target, computed);
         Expression result = Binary(isUp ? BinaryOperatorKind.Add : BinaryOperatorKind.Subtract, computed, left, one);

@@ -64,12 +64,12 @@ internal static class Scalars
     {
         if (float.IsNaN(value))
         {
-            return "flashinfer::csharp::nan()";
+            return "csharp::nan()";
         }
 
         if (float.IsInfinity(value))
         {
-            return value > 0 ? "flashinfer::csharp::infinity()" : "-flashinfer::csharp::infinity()";
+            return value > 0 ? "csharp::infinity()" : "-csharp::infinity()";
         }
 
         if (value == 0)

@@ -40,6 +40,8 @@ internal sealed class VariantLowering(
         }
 
         CudaWriter text = new(0);
+        text.Line("namespace csharp = flashinfer::csharp;");
+        text.Line();
         text.Open("struct Variant : flashinfer::NoVariant");
         text.Open("struct Arguments");
         foreach (VariantArgument argument in arguments)

@@ -1,4 +1,5 @@
 using System.Collections.Generic;
+using System.Linq;
 using FlashInfer.Generators.Diagnostics;
 using FlashInfer.Generators.Lowering;
 using FlashInfer.Generators.Model;
@@ -10,6 +11,12 @@ namespace FlashInfer.Generators.Parsing;
 internal static class VariantArgumentsReader
 {
     public const string Attribute = "VariantArguments";
+
+    private const int ScalarSize = 4;
+    private const int SpanSize = 16;
+
+    // With the 16 bytes before them, a kilobyte: what a plan has room for.
+    private const int MaxSize = 1008;
 
     /// <summary>The struct of a class; null when there is none.</summary>
     public static INamedTypeSymbol? Find(INamedTypeSymbol type, VariantProblems problems)
@@ -78,9 +85,9 @@ internal static class VariantArgumentsReader
             {
                 Report(property, "is an indexer, which is not one value; use a ReadOnlySpan");
             }
-            else if (property.GetMethod is not { DeclaredAccessibility: Accessibility.Public or Accessibility.Internal })
+            else if (!IsUsable(property.GetMethod) || !(IsUsable(property.SetMethod) || IsComputed(property)))
             {
-                Report(property, "cannot be read by the generated code; give it a public or internal 'get'");
+                Report(property, "cannot be read and set by the generated code; give it a public or internal 'get' and 'init'");
             }
             else if (property.Type.TypeKind == TypeKind.Error)
             {
@@ -96,13 +103,30 @@ internal static class VariantArgumentsReader
             else
             {
                 bool isSpan = element != Scalar.None;
-                arguments.Add(new VariantArgument(property.Name, Scalars.Keyword(isSpan ? element : scalar), isSpan));
+                arguments.Add(new VariantArgument(property.Name, Scalars.Keyword(isSpan ? element : scalar), isSpan, property.SetMethod is null));
             }
         }
 
-        return arguments.ToArray();
+        int size = arguments.Sum(static argument => argument.IsSpan ? SpanSize : ScalarSize);
+        if (size > MaxSize)
+        {
+            Report(type, $"takes {size} bytes, {ScalarSize} for each value and {SpanSize} for each span; at most {MaxSize} are copied. Use one span for several values");
+        }
+
+        return arguments.OrderBy(static argument => argument.IsComputed).ToArray();
 
         void Report(ISymbol symbol, string problem) =>
             problems.Report(Descriptors.VariantArguments, symbol.Locations[0], symbol.Name, problem);
     }
+
+    private static bool IsUsable(IMethodSymbol? accessor) =>
+        accessor is { DeclaredAccessibility: Accessibility.Public or Accessibility.Internal };
+
+    // A property with a body. One with 'get' alone is set by a constructor, which the generated code does not call.
+    private static bool IsComputed(IPropertySymbol property) =>
+        property.SetMethod is null
+        && !property
+            .ContainingType.GetMembers()
+            .OfType<IFieldSymbol>()
+            .Any(field => SymbolEqualityComparer.Default.Equals(field.AssociatedSymbol, property));
 }
