@@ -21,6 +21,7 @@ internal sealed class PlannedBatch : IDisposable
     private readonly int[] _pageOffsets;
     private readonly int[] _queryTokens;
     private readonly int[] _attends;
+    private readonly int[] _firstRows;
     private int _attending;
     private int _cacheRevision;
     private int _cacheCommits;
@@ -47,6 +48,7 @@ internal sealed class PlannedBatch : IDisposable
         _pageOffsets = new int[maxSequences];
         _queryTokens = new int[maxSequences];
         _attends = new int[maxSequences];
+        _firstRows = new int[maxSequences];
     }
 
     /// <summary>The cache that holds the sequences.</summary>
@@ -72,6 +74,12 @@ internal sealed class PlannedBatch : IDisposable
 
     /// <summary>Query tokens of each sequence that has any.</summary>
     public ReadOnlySpan<int> QueryTokens => _queryTokens.AsSpan(0, _attending);
+
+    /// <summary>Place in the batch of each sequence that has query tokens.</summary>
+    public ReadOnlySpan<int> Places => _attends.AsSpan(0, _attending);
+
+    /// <summary>The sequences that have query tokens.</summary>
+    public PlannedSequences Attending => new(QueryTokens, Lengths, Places, _firstRows);
 
     /// <summary>The one caller's entry.</summary>
     public UseGuard.Use Enter()

@@ -22,7 +22,7 @@ public enum DeviceKind
 /// </summary>
 public sealed partial class Device : IDisposable
 {
-    private readonly ConcurrentDictionary<AttentionShape, Lazy<AttentionKernels>> _kernels = new();
+    private readonly ConcurrentDictionary<(AttentionShape, AttentionVariant?), Lazy<AttentionKernels>> _kernels = new();
     private readonly Backend _backend;
     private int _disposed;
 
@@ -164,7 +164,9 @@ public sealed partial class Device : IDisposable
     internal AttentionKernels Kernels(AttentionSpec spec)
     {
         ThrowIfDisposed();
-        Lazy<AttentionKernels> entry = _kernels.GetOrAdd(spec.Shape, _ => new Lazy<AttentionKernels>(() => Backend.LoadKernels(spec)));
+        // Variants of one text may still differ on the CPU device.
+        (AttentionShape, AttentionVariant?) key = (spec.Shape, spec.Variant);
+        Lazy<AttentionKernels> entry = _kernels.GetOrAdd(key, _ => new Lazy<AttentionKernels>(() => Backend.LoadKernels(spec)));
         try
         {
             return entry.Value;
@@ -172,7 +174,7 @@ public sealed partial class Device : IDisposable
         catch
         {
             // A failed compile is tried again by the next caller: the cause (no NVRTC, say) may be gone by then.
-            _kernels.TryRemove(KeyValuePair.Create(spec.Shape, entry));
+            _kernels.TryRemove(KeyValuePair.Create(key, entry));
             throw;
         }
     }

@@ -4,21 +4,24 @@ using FlashInfer.Attention;
 namespace FlashInfer.Planning;
 
 /// <summary>The sequences of a step that have query tokens, one element of each span for each of them, in the order of their rows.</summary>
-/// <param name="lengths">Tokens of each sequence, 0 allowed.</param>
+/// <param name="lengths">Tokens of each sequence that its query tokens see, from the first of them on; 0 allowed.</param>
 /// <param name="pageOffsets">Where each sequence's pages start in the page table.</param>
 /// <param name="queryTokens">Query tokens of each, 1 or more; empty when each has one.</param>
 /// <param name="causal">Whether a query token sees no token behind itself; the query tokens are the sequence's last.</param>
+/// <param name="begins">The first token that each sequence's query tokens see, a multiple of 16; empty when they see all.</param>
 internal readonly ref struct DecodeBatch(
     ReadOnlySpan<int> lengths,
     ReadOnlySpan<int> pageOffsets,
     ReadOnlySpan<int> queryTokens = default,
-    bool causal = true
+    bool causal = true,
+    ReadOnlySpan<int> begins = default
 )
 {
     public readonly ReadOnlySpan<int> Lengths = lengths;
     public readonly ReadOnlySpan<int> PageOffsets = pageOffsets;
     public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
     public readonly bool Causal = causal;
+    public readonly ReadOnlySpan<int> Begins = begins;
 }
 
 /// <summary>What the planner must know of the machine and the kernel.</summary>
@@ -145,6 +148,10 @@ internal static class DecodePlanner
     /// </summary>
     public static int InvariantParts(int length, in DecodePlanLimits limits) =>
         length <= InvariantChunkTokens ? 1 : Parts(length, InvariantChunk(length, limits));
+
+    /// <summary>Parts that a sequence of up to this many tokens has at most in such a plan.</summary>
+    public static int InvariantPartsUpTo(int length, in DecodePlanLimits limits) =>
+        Math.Min(Parts(length, InvariantChunkTokens), InvariantMaxParts(limits.Blocks, limits.UnitsPerItem));
 
     /// <summary>Makes the plan.</summary>
     /// <param name="batch">The sequences.</param>
@@ -323,9 +330,11 @@ internal static class DecodePlanner
             int visible = batch.Causal ? length - rows + 1 : length;
             int parts = invariant ? InvariantParts(length, limits) : Parts(length, i < tail.First ? chunk : tail.ChunkTokens);
             ref int start = ref starts[Bucket(length, parts, shift)];
+            int first = batch.Begins.IsEmpty ? 0 : batch.Begins[i];
+            visible += first;
             if (parts == 1)
             {
-                Write(ref items[start++], row, 0, length, pageOffsets[i], slots, 0, 1, rows, visible);
+                Write(ref items[start++], row, first, first + length, pageOffsets[i], slots, 0, 1, rows, visible);
             }
             else
             {
@@ -333,13 +342,13 @@ internal static class DecodePlanner
                 int blockTokens = limits.BlockTokens;
                 (int blocks, int rest) = Math.DivRem((int)(((uint)length + (uint)blockTokens - 1) / (uint)blockTokens), parts);
                 int carried = 0;
-                int begin = 0;
+                int begin = first;
                 for (int part = 0; part < parts; part++)
                 {
                     carried += rest;
                     bool carries = carried >= parts;
                     carried -= carries ? parts : 0;
-                    int end = part == parts - 1 ? length : begin + ((blocks + (carries ? 1 : 0)) * blockTokens);
+                    int end = part == parts - 1 ? first + length : begin + ((blocks + (carries ? 1 : 0)) * blockTokens);
                     Write(ref items[start++], row, begin, end, pageOffsets[i], slots, part, parts, rows, visible);
                     begin = end;
                 }

@@ -33,7 +33,7 @@ internal sealed record GeneratorRun(Compilation Compilation, IReadOnlyList<Gener
     {
         AnalyzerOptions options = new([], new ProjectOptions(architectures));
         CompilationWithAnalyzers compilation = Compilation.WithAnalyzers(
-            [new AttentionConfigAnalyzer(), new UsageAnalyzer()],
+            [new AttentionConfigAnalyzer(), new VariantAnalyzer(), new UsageAnalyzer()],
             new CompilationWithAnalyzersOptions(
                 options,
                 static (failure, _, _) => throw new InvalidOperationException("An analyzer failed.", failure),
