@@ -132,9 +132,9 @@ struct DecodeMerge {
     return (static_cast<i64>(unit.item.part_offset + part) * Shape::kUnitsPerItem + unit.index) * Shape::kUnitColumns;
   }
 
-  // A column that has seen no token gives output 0 and LSE -inf.
-  __device__ __forceinline__ void write(const Unit& unit, int column, int d, const State& merged,
-                                        float value_scale) const {
+  // A column that has seen no token gives output 0 and LSE -inf, or its sink.
+  __device__ __forceinline__ void write(const Unit& unit, int column, int d, State& merged, float value_scale) const {
+    if constexpr (Shape::Hooks::kHasSink) merged.join(Shape::Hooks::sink(params.variant, unit.head_of(column)));
     const float scale = merged.sum > 0.f ? value_scale * reciprocal(merged.sum) : 0.f;
     const i64 row = unit.item.row + unit.token_of(column);
     const int head = unit.head_of(column);

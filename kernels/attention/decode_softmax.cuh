@@ -69,9 +69,39 @@ struct KvFragments {
   }
 };
 
+// What a variant wants to know of the unit's columns 2c and 2c + 1 of lane column c.
+template <typename Shape, bool kWanted = Shape::Hooks::kShapes>
+struct ColumnPlaces {};
+template <typename Shape>
+struct ColumnPlaces<Shape, true> {
+  using Hooks = typename Shape::Hooks;
+  static constexpr int kTiles = Shape::kWarpTiles;
+
+  LogitsContext place[kTiles][2];
+  int first[kTiles][2];  // the first token that the column sees
+  typename Hooks::Arguments arguments;
+
+  __device__ __forceinline__ void load_places(const DecodeParams& params, const DecodeUnit<Shape>& unit,
+                                              const ItemContext& context, int lane) {
+    if (!unit.valid) return;  // hooks are asked about what there is
+    arguments = Hooks::arguments(params.variant);
+    const int last = max(unit.columns() - 1, 0);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int column = min(tile * 8 + (lane & 3) * 2 + h, last);
+        place[tile][h] =
+            Hooks::place(context, unit.item.row + unit.token_of(column), unit.head_of(column), unit.kv_head());
+        first[tile][h] = Shape::Variant::first_key(place[tile][h], arguments);
+      }
+    }
+  }
+};
+
 // Q of one unit as B operands (lane = 4 * column + row), and what else its columns need.
 template <typename Shape>
-struct QueryFragments {
+struct QueryFragments : ColumnPlaces<Shape> {
   using Element = typename Shape::Element;
   using MathElement = typename Shape::MathElement;
   static constexpr int kTiles = Shape::kWarpTiles;
@@ -79,7 +109,7 @@ struct QueryFragments {
 
   u32 at[kTiles][kSteps][2];
   int limit[kTiles][2];  // one past the last token that columns 2c and 2c + 1 see
-  float scale;           // of the logits, in base 2
+  float scale;           // of the logits, in base 2; in natural units for a variant that transforms them
   float value_scale;
 
   // Columns beyond the unit's repeat its last one: a column's results depend on nothing else, and nobody reads them.
@@ -105,6 +135,7 @@ struct QueryFragments {
       for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(min(tile * 8 + (lane & 3) * 2 + h, last));
     }
     scale = logits_scale;
+    if constexpr (Shape::Hooks::kTransforms) scale *= Shape::Hooks::kLn2;
     if constexpr (Shape::KvElement::kBytes == 1) {
       const int head = unit.valid ? unit.kv_head() : 0;
       scale *= params.key_scales[head];
@@ -132,6 +163,7 @@ struct QueryFragments {
 template <typename Shape>
 struct DecodeAccumulator {
   using MathElement = typename Shape::MathElement;
+  using Hooks = typename Shape::Hooks;
   using Fragments = KvFragments<Shape>;
   static constexpr int kTiles = Shape::kWarpTiles;
   static constexpr int kSteps = Shape::kHeadDim / 16;
@@ -184,7 +216,9 @@ struct DecodeAccumulator {
         }
       }
     }
-    if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
+    if constexpr (Hooks::kShapes) {
+      shape(x, q, begin, left, lane);
+    } else if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
 #pragma unroll
       for (int slab = 0; slab < kSlabs; slab++) {
         // Rows before the slab's first token: a box ends where the sequence does.
@@ -279,10 +313,32 @@ struct DecodeAccumulator {
   }
 
  private:
-  // What logits are taken from: with several query tokens a column may have seen no token yet, and -inf minus -inf
-  // would be NaN.
+  // What logits are taken from: with several query tokens, or a variant that hides some, a column may have seen no token
+  // yet, and -inf minus -inf would be NaN.
   static __device__ __forceinline__ float origin(float high) {
-    return Shape::kQueryTokens == 1 || high > negative_infinity() ? high : 0.f;
+    return (Shape::kQueryTokens == 1 && !Hooks::kShapes) || high > negative_infinity() ? high : 0.f;
+  }
+
+  // What a variant makes of the scores of a tile; those that a column does not see become -inf.
+  static __device__ __forceinline__ void shape(float (&x)[kSlabs][kTiles][4], const QueryFragments<Shape>& q, int begin,
+                                               int left, int lane) {
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; slab++) {
+      const int missing = Shape::kTensorCopy ? ::max(0, (slab + 1) * Shape::kSlabTokens - left) : 0;
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int row = (lane >> 2) + (i >> 1) * 8, token = begin + slab * Shape::kSlabTokens + row - missing;
+          const bool sees = row >= missing && token < q.limit[tile][i & 1] && token >= q.first[tile][i & 1];
+          LogitsContext at = q.place[tile][i & 1];
+          at.kv_position = token;
+          float& score = x[slab][tile][i];
+          score = sees ? Hooks::shape(score, 1.f, at, q.arguments) : negative_infinity();
+          if constexpr (Hooks::kTransforms) score *= Hooks::kLog2E;
+        }
+      }
+    }
   }
 
   // Whether a slab of the tile has no token: what lies there may be anything.
