@@ -7,6 +7,7 @@
 // Both warpgroups run this one body: a second copy would not fit the instruction cache beside it.
 #pragma once
 
+#include "attention/prefill_hooks.cuh"
 #include "attention/prefill_layout.cuh"
 #include "attention/prefill_parts.cuh"
 #include "attention/prefill_softmax.cuh"
@@ -21,6 +22,7 @@ struct PrefillConsumer {
   using Layout = HopperLayout<Shape>;
   using Tile = PrefillTile<Shape>;
   using Parts = PrefillParts<Shape>;
+  using Hooks = typename Shape::Hooks;
   using Element = typename Shape::Element;
 
   static constexpr int kHeadDim = Shape::kHeadDim;
@@ -42,12 +44,14 @@ struct PrefillConsumer {
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
-  float slack;      // 2^8 in terms of scores
-  int there;        // tokens in the tile's range
-  int seen_by_all;  // of these, those that every row of this consumer sees
-  bool idle;        // whether rows of the tile are nobody's
-  u32 ring = 0;     // blocks of K taken so far
-  int fresh = 0;    // 1: the pending P V is the first of its tile and overwrites O
+  float slack;        // 2^8 in terms of scores
+  float score_scale;  // for a variant that transforms logits: smScale; scale is that of its logits then
+  int there;          // tokens in the tile's range
+  int seen_by_all;    // of these, those that every row of this consumer sees
+  int not_seen;       // for a variant that bounds keys: so many from the range's start are hidden from its last row
+  bool idle;          // whether rows of the tile are nobody's
+  u32 ring = 0;       // blocks of K taken so far
+  int fresh = 0;      // 1: the pending P V is the first of its tile and overwrites O
 
   float o[kValueDim / 2];
   float s[kBlockTokens / 2];
@@ -64,6 +68,11 @@ struct PrefillConsumer {
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
     softmax.clear();
+    if constexpr (Hooks::kTransforms) {
+      score_scale = scale * Hooks::kLn2;
+      scale = Hooks::kLog2E;
+      slack = 8.f / Hooks::kLog2E;
+    }
   }
 
   __device__ __forceinline__ void run() {
@@ -94,9 +103,9 @@ struct PrefillConsumer {
       if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base));
       const PrefillSoftmax finished = softmax;
       softmax.clear();
-      const bool masked = blocks * kBlockTokens > seen_by_all;
-      if (masked) mask(number, blocks - 1);
-      softmax.take(s, scale, slack, masked);
+      const bool masked = hides(blocks - 1);
+      shape(number, blocks - 1, masked);
+      softmax.take(s, scale, slack, masked || Hooks::kShapes);
       wgmma_wait<0>();
       keep(o);
       if (number > 0) release(Layout::value_empty(base, stage(ring - 1)));
@@ -113,7 +122,7 @@ struct PrefillConsumer {
 
       // The other blocks, downwards.
       for (int n = blocks - 2; n >= 0; n--) {
-        const bool masked = (n + 1) * kBlockTokens > seen_by_all;
+        const bool masked = hides(n);
         mbarrier_wait(Layout::key_full(base, stage(ring)), phase(ring));
         begin_turn();
         multiply_keys(stage(ring));
@@ -125,8 +134,8 @@ struct PrefillConsumer {
         keep(s);
         release(Layout::key_empty(base, stage(ring)));
         if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
-        if (masked) mask(number, n);
-        const float2 factor = softmax.take(s, scale, slack, masked);
+        shape(number, n, masked);
+        const float2 factor = softmax.take(s, scale, slack, masked || Hooks::kShapes);
         wgmma_wait<0>();
         keep(o);
         release(Layout::value_empty(base, stage(ring - 1)));
@@ -154,6 +163,13 @@ struct PrefillConsumer {
     there = tile.item.end - tile.item.begin;
     seen_by_all = tile.limit_of(group * 64) - tile.item.begin;
     idle = tile.rows() < Shape::kTileRows;
+    if constexpr (Hooks::kBounds) {
+      if (tile.exists()) {
+        not_seen = PrefillHooks<Shape>::first_key(tile, Layout::context(base, number), group * 64 + 63,
+                                                  Hooks::arguments(params.variant)) -
+                   tile.item.begin;
+      }
+    }
     return Layout::blocks_of(tile);
   }
 
@@ -237,6 +253,22 @@ struct PrefillConsumer {
     wgmma_commit();
   }
 
+  // Whether a row of this consumer does not see all of block n.
+  __device__ __forceinline__ bool hides(int n) const {
+    return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
+  }
+
+  // Hides what rows do not see of block n, and lets the variant have its say.
+  __device__ __forceinline__ void shape(u32 number, int n, bool masked) {
+    if constexpr (Hooks::kShapes) {
+      const Tile tile = Layout::tile(base, number);
+      PrefillHooks<Shape>::shape(s, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
+                                 score_scale, masked, Hooks::arguments(params.variant), lane);
+    } else if (masked) {
+      mask(number, n);
+    }
+  }
+
   __device__ __forceinline__ void mask(u32 number, int n) {
     const Tile tile = Layout::tile(base, number);
     const int first = tile.item.begin + n * kBlockTokens;
@@ -289,6 +321,14 @@ struct PrefillConsumer {
       Parts::finish(params, tile, group, kOutput + group, first, first + rows);
       rows = 0;
     }
+    float sinks[2];
+    if constexpr (Hooks::kHasSink) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        sinks[r] = Hooks::sink(params.variant, tile.head_of(row + 8 * r));
+        finished.join(r, sinks[r], scale);
+      }
+    }
     const float inverse0 = finished.inverse(0), inverse1 = finished.inverse(1);
     const u32 staged = base + Layout::kOutputOffset + group * Layout::kOutputBytes;
     const int at = (thread >> 5) * 16 + (lane & 15);
@@ -330,8 +370,11 @@ struct PrefillConsumer {
       }
     }
     if (params.lse != nullptr && (lane & 3) == 0) {
-      if (row < first + rows) *lse(tile, row) = finished.lse(0, scale);
-      if (row + 8 < first + rows) *lse(tile, row + 8) = finished.lse(1, scale);
+      const auto value = [&](int r) {
+        return Hooks::kHasSink ? fmaxf(finished.lse(r, scale), sinks[r]) : finished.lse(r, scale);
+      };
+      if (row < first + rows) *lse(tile, row) = value(0);
+      if (row + 8 < first + rows) *lse(tile, row + 8) = value(1);
     }
   }
 };

@@ -37,6 +37,7 @@ struct PrefillShape {
   static constexpr bool kQuantised = KvElement::kBytes == 1;
   static_assert(kQuantised || IsSame<Element, KvElement>::value, "keys and values are of Q's type, or quantised");
   using Variant = typename Config::Variant;
+  using Hooks = VariantHooks<Variant>;
   static constexpr bool kChecked = Config::kChecked;
 
   static constexpr int kHeads = Config::kHeads;
