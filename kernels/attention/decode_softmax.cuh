@@ -334,7 +334,7 @@ struct DecodeAccumulator {
           LogitsContext at = q.place[tile][i & 1];
           at.kv_position = token;
           float& score = x[slab][tile][i];
-          score = sees ? Hooks::shape(score, 1.f, at, q.arguments) : negative_infinity();
+          score = sees ? Hooks::shape(score, at, q.arguments) : negative_infinity();
           if constexpr (Hooks::kTransforms) score *= Hooks::kLog2E;
         }
       }

@@ -48,10 +48,10 @@ struct PrefillConsumer {
   float score_scale;  // for a variant that transforms logits: smScale; scale is that of its logits then
   int there;          // tokens in the tile's range
   int seen_by_all;    // of these, those that every row of this consumer sees
-  int not_seen;       // for a variant that bounds keys: so many from the range's start are hidden from its last row
-  bool idle;          // whether rows of the tile are nobody's
-  u32 ring = 0;       // blocks of K taken so far
-  int fresh = 0;      // 1: the pending P V is the first of its tile and overwrites O
+  int not_seen;   // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
+  bool idle;      // whether rows of the tile are nobody's
+  u32 ring = 0;   // blocks of K taken so far
+  int fresh = 0;  // 1: the pending P V is the first of its tile and overwrites O
 
   float o[kValueDim / 2];
   float s[kBlockTokens / 2];
@@ -70,8 +70,8 @@ struct PrefillConsumer {
     softmax.clear();
     if constexpr (Hooks::kTransforms) {
       score_scale = scale * Hooks::kLn2;
-      scale = Hooks::kLog2E;
-      slack = 8.f / Hooks::kLog2E;
+      scale = Hooks::softmax_scale(score_scale, params.variant);
+      slack = __fdividef(8.f, scale);
     }
   }
 
@@ -165,7 +165,7 @@ struct PrefillConsumer {
     idle = tile.rows() < Shape::kTileRows;
     if constexpr (Hooks::kBounds) {
       if (tile.exists()) {
-        not_seen = PrefillHooks<Shape>::first_key(tile, Layout::context(base, number), group * 64 + 63,
+        not_seen = PrefillHooks<Shape>::first_key(tile, Layout::context(base, number), Shape::kTileRows - 1,
                                                   Hooks::arguments(params.variant)) -
                    tile.item.begin;
       }
@@ -253,7 +253,7 @@ struct PrefillConsumer {
     wgmma_commit();
   }
 
-  // Whether a row of this consumer does not see all of block n.
+  // Whether a row of the tile may not see all of block n.
   __device__ __forceinline__ bool hides(int n) const {
     return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
   }
@@ -321,7 +321,7 @@ struct PrefillConsumer {
       Parts::finish(params, tile, group, kOutput + group, first, first + rows);
       rows = 0;
     }
-    float sinks[2];
+    float sinks[2] = {};
     if constexpr (Hooks::kHasSink) {
 #pragma unroll
       for (int r = 0; r < 2; r++) {

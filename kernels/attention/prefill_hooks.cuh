@@ -45,13 +45,18 @@ struct PrefillHooks {
   template <int r, int N>
   static __device__ __forceinline__ void shape_row(float (&s)[N], LogitsContext at, int begin, float scale,
                                                    const Arguments& a) {
+    u32 bits[(2 * N + 31) / 32];
+    at.kv_position = begin;
+    if constexpr (Variant::kMasksBits) Variant::keep_bits(bits, at, a);
 #pragma unroll
     for (int j = 0; j < N / 4; j++) {
 #pragma unroll
       for (int e = 0; e < 2; e++) {
         float& score = s[4 * j + 2 * r + e];
-        at.kv_position = begin + j * 8 + e;
+        const int column = j * 8 + e;
+        at.kv_position = begin + column;
         score = Hooks::shape(score, scale, at, a);
+        if (Variant::kMasksBits && !(bits[column / 32] >> column % 32 & 1)) score = negative_infinity();
       }
     }
   }

@@ -86,7 +86,7 @@ struct PortablePrefill {
   // What turns that of which the softmax is made into logits of base 2: the product of Q and K, or what a variant makes of it.
   __device__ __forceinline__ float softmax_scale() const {
     if constexpr (Hooks::kTransforms) {
-      return Hooks::kLog2E;
+      return Hooks::softmax_scale(unit_scale() * Hooks::kLn2, params.variant);
     } else {
       return unit_scale();
     }

@@ -7,8 +7,8 @@
 
 namespace flashinfer {
 
-// Elements that a plan gave to a variant. Outside of them there is nothing but zeros: on the CPU it throws, here a stray index must not
-// end the process.
+// Elements that a plan gave to a variant, at an address that can be read even if there are none. Outside of them there is
+// nothing but zeros: on the CPU it throws, here a stray index must not end the process.
 template <typename T>
 struct Span {
   const T* data;
@@ -16,11 +16,14 @@ struct Span {
   i32 reserved0;
 
   __device__ __forceinline__ T operator[](i32 at) const {
-    if (static_cast<u32>(at) >= static_cast<u32>(length)) return T();
+    // No branch: behind one the compiler would load the same element again and again.
+    const bool exists = static_cast<u32>(at) < static_cast<u32>(length);
+    at = exists ? at : 0;
     if constexpr (IsSame<T, bool>::value) {
-      return __ldg(reinterpret_cast<const u8*>(data) + at) != 0;
+      return exists & (__ldg(reinterpret_cast<const u8*>(data) + at) != 0);
     } else {
-      return __ldg(data + at);
+      const T value = __ldg(data + at);
+      return exists ? value : T();
     }
   }
 };
@@ -44,7 +47,9 @@ struct NoVariant {
   struct Arguments {};
 
   static constexpr bool kTransformsLogits = false;
+  static constexpr bool kTransformsScores = false;
   static constexpr bool kMasksLogits = false;
+  static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
   static constexpr bool kHasSink = false;
 
@@ -53,9 +58,30 @@ struct NoVariant {
   static __device__ __forceinline__ float transform(float logit, const LogitsContext&, const A&) {
     return logit;
   }
+  // With kTransformsScores, prefill asks for the same in two steps, which saves it products: what a score becomes, where score * scale
+  // is the logit; and what turns that into a logit, the same for all, above 0.
+  template <typename A>
+  static __device__ __forceinline__ float transform_score(float score, float, const LogitsContext&, const A&) {
+    return score;
+  }
+  template <typename A>
+  static __device__ __forceinline__ float score_scale(float scale, const A&) {
+    return scale;
+  }
   // Whether the query token sees the key; asked beside causality, not instead of it.
   template <typename A>
   static __device__ __forceinline__ bool keep(const LogitsContext&, const A&) {
+    return true;
+  }
+  // For a mask that lies as bits: those of 32 N keys from kv_position on, the first one lowest. Prefill asks for them instead of
+  // keep, and asks keep_rest for what else the variant hides.
+  template <int N, typename A>
+  static __device__ __forceinline__ void keep_bits(u32 (&bits)[N], const LogitsContext&, const A&) {
+#pragma unroll
+    for (int i = 0; i < N; i++) bits[i] = ~0u;
+  }
+  template <typename A>
+  static __device__ __forceinline__ bool keep_rest(const LogitsContext&, const A&) {
     return true;
   }
   // The first key that the query token may see; kv_position is not set. Never falls from a query token to the next.
@@ -71,7 +97,8 @@ struct NoVariant {
   }
 };
 
-// How kernels call a variant: only about keys that the query token sees, so that its indices are as valid as on the CPU.
+// How kernels call a variant. Decode asks only about keys that the query token sees; prefill also about others in the blocks at the
+// border, even past the sequence's end, and drops what it is told.
 template <typename Variant>
 struct VariantHooks {
   using Arguments = typename Variant::Arguments;
@@ -102,11 +129,32 @@ struct VariantHooks {
     return {head, kv_head, item.sequence, index, item.kv_len - item.qo_len + index, 0, item.qo_len, item.kv_len};
   }
 
-  // The score of a key that the query token sees, before any scaling; what it becomes is a logit if kTransforms.
+  // Decode: what becomes of a logit if kTransforms, else of a score; -inf if hidden.
+  static __device__ __forceinline__ float shape(float logit, const LogitsContext& at, const Arguments& a) {
+    if constexpr (kTransforms) logit = Variant::transform(logit, at, a);
+    if constexpr (Variant::kMasksLogits) logit = Variant::keep(at, a) ? logit : negative_infinity();
+    return logit;
+  }
+
+  // Prefill: what becomes of a score, where score * scale is the logit, but for the bits of a mask; and what turns that into a logit of
+  // base 2.
   static __device__ __forceinline__ float shape(float score, float scale, const LogitsContext& at, const Arguments& a) {
-    if constexpr (kTransforms) score = Variant::transform(score * scale, at, a);
-    if constexpr (Variant::kMasksLogits) score = Variant::keep(at, a) ? score : negative_infinity();
+    if constexpr (Variant::kTransformsScores) {
+      score = Variant::transform_score(score, scale, at, a);
+    } else if constexpr (kTransforms) {
+      score = Variant::transform(score * scale, at, a);
+    }
+    if constexpr (Variant::kMasksLogits) score = keep<true>(at, a) ? score : negative_infinity();
     return score;
+  }
+  static __device__ __forceinline__ float softmax_scale(float scale, const VariantData* data) {
+    if constexpr (Variant::kTransformsScores) return Variant::score_scale(scale, arguments(data)) * kLog2E;
+    return kTransforms ? kLog2E : scale * kLog2E;
+  }
+
+  template <bool kBits>
+  static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
+    return kBits && Variant::kMasksBits ? Variant::keep_rest(at, a) : Variant::keep(at, a);
   }
 
   // The sink of a head, in base 2.
