@@ -2,11 +2,12 @@
 //
 // Grid: at most one block an SM, persistent. Block: 384 threads. Warpgroup 0 produces: one warp reads the items, and up to
 //   four copy (prefill_producer.cuh). Warpgroups 1 and 2 consume: 64 query rows each (prefill_consumer.cuh).
-// Shared memory, at HopperLayout's offsets: Q | K, two stages | V, two stages | output of each consumer | mbarriers | items.
+// Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | output of each consumer warp | mbarriers | items.
 // mbarriers, each a pair of full (one arrival of each producing warp, and the bytes copied) and empty (one arrival of each
 //   consumer warp): Q, every stage of K and of V, and every slot of items, which producing warps but the first read too.
-// Named barriers: 1 zeroed rows of V, both consumers; 2 and 3 the consumers' turns on the tensor cores; 4 and 5 the output
-//   and the partial states of one consumer.
+//   For items every thread arrives: racecheck does not see that __syncwarp orders the others' accesses before one's arrival.
+// Named barriers: 1 zeroed rows of V, both consumers; 2 and 3 the consumers' turns on the tensor cores; 4 and 5 the partial
+//   states of one consumer.
 // Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale.
 #pragma once
 

@@ -29,8 +29,7 @@ struct PrefillProducer {
 
   const PrefillParams& params;
   u32 base;
-  u32 ring = 0;  // blocks copied so far
-  PrefillGather<Shape> gather;
+  u32 ring = 0;  // blocks of K copied so far
 
   __device__ __forceinline__ PrefillProducer(const PrefillParams& arguments, u32 shared_base)
       : params(arguments), base(shared_base) {}
@@ -59,19 +58,10 @@ struct PrefillProducer {
       }
       if (warp_now() > 0) release(number);
     }
-    gather.flush();
     if (threadIdx.x == kItemWords + 1) finish_queue(params.queue);  // the thread that has taken from it
   }
 
  private:
-  __device__ __forceinline__ void wait(u32 barrier, u32 parity) {
-    if constexpr (Layout::kGathers) {
-      // Consumers may wait for what is under way before they arrive here. The warp decides as one.
-      if (!__all_sync(~0u, mbarrier_test(barrier, parity))) gather.flush();
-    }
-    mbarrier_wait(barrier, parity);
-  }
-
   // First warp: each lane has a word of the item, the one behind them the head tile, and the next the index of the unit to
   // read after it. A unit beyond the list has no query tokens, which ends producers and consumers.
   __device__ __forceinline__ i32 read(u32 index) const {
@@ -100,13 +90,12 @@ struct PrefillProducer {
     number = anew(number);
     const u32 slot = slot_of(number), phase = (number / Layout::kItems) & 1;
     if (warp == 0) {
-      wait(Layout::item_empty(base, slot), phase ^ 1);
+      mbarrier_wait(Layout::item_empty(base, slot), phase ^ 1);
       if (lane < Tile::kWords || is_context(lane))
         store_shared(Layout::item(base, slot) + lane * 4, static_cast<u32>(words));
-      __syncwarp();  // the item is there before the arrival
-      if (lane == 0) mbarrier_arrive(Layout::item_full(base, slot));
+      mbarrier_arrive(Layout::item_full(base, slot));
     } else {
-      wait(Layout::item_full(base, slot), phase);
+      mbarrier_wait(Layout::item_full(base, slot), phase);
     }
   }
 
@@ -114,8 +103,7 @@ struct PrefillProducer {
   __device__ __forceinline__ Tile peek(u32 number) const { return Layout::tile(base, anew(number)); }
 
   __device__ __forceinline__ void release(u32 number) const {
-    __syncwarp();
-    if (lane_now() == 0) mbarrier_arrive(Layout::item_empty(base, slot_of(number)));
+    mbarrier_arrive(Layout::item_empty(base, slot_of(number)));
   }
 
   __device__ __forceinline__ void copy_query(u32 number) {
@@ -124,7 +112,7 @@ struct PrefillProducer {
     number = anew(number);
     const Tile tile = peek(number);
     const u32 full = Layout::query_full(base);
-    wait(Layout::query_empty(base), (number & 1) ^ 1);
+    mbarrier_wait(Layout::query_empty(base), (number & 1) ^ 1);
     if (lane == 0 && tile.exists()) {
       mbarrier_expect(full, Shape::kTileTokens * Shape::kPack * Shape::kRowTotalBytes);
       for (int c = 0; c < Shape::kColumns; c++) {
@@ -164,16 +152,14 @@ struct PrefillProducer {
   __device__ __forceinline__ void copy(u32 number, int n, i32 page, u32 position) {
     const int warp = warp_now(), lane = lane_now();
     constexpr int kBytes = kValues ? Shape::kValueBlockBytes : Shape::kBlockBytes;
-    const u32 stage = position % Layout::kStages;
+    constexpr u32 kStages = kValues ? Layout::kValueStages : Layout::kKeyStages;
+    const u32 stage = position % kStages;
     const u32 target = base + (kValues ? Layout::kValueOffset : Layout::kKeyOffset) + stage * kBytes;
     const u32 full = kValues ? Layout::value_full(base, stage) : Layout::key_full(base, stage);
     const auto wait_for_stage = [&] {
-      wait(kValues ? Layout::value_empty(base, stage) : Layout::key_empty(base, stage),
-           ((position / Layout::kStages) & 1) ^ 1);
+      mbarrier_wait(kValues ? Layout::value_empty(base, stage) : Layout::key_empty(base, stage),
+                    ((position / kStages) & 1) ^ 1);
     };
-    // What gathers tells of its last block in here, and the sooner the better. Copies by the engine know all that can be known
-    // when the stage is free.
-    if (Layout::kGathers) wait_for_stage();
     const Tile tile = peek(number);
     const TensorMap& map = kValues ? params.value_map : params.key_map;
     const int kv_head = tile.kv_head();
@@ -181,7 +167,8 @@ struct PrefillProducer {
       const int token = token_of(tile, n);
       if (page >= 0) page = checked_page<Shape::kChecked>(params, page, tile.item.row, token);
       if constexpr (Layout::kGathers) {
-        gather.template copy<kValues>(params, tile, n, page, target, full);
+        wait_for_stage();
+        PrefillGather<Shape>::template copy<kValues>(params, tile, n, page, target, full);
       } else {
         constexpr int kWarps = Layout::kProducerWarps, kBoxBytes = kBytes / Layout::kBoxes;
         const int box = lane * kWarps + warp;

@@ -132,7 +132,7 @@ struct alignas(64) PrefillParams {
   // {c, b, headDim/c, 1}; paged, pages of 8 tokens or multiples: {c, 8, headDim/c, kvHeads (NHD) or 1 (HND), 8-token groups
   // of all pages}, box {c, 8, headDim/c, 1, gcd(pageSize, b) / 8}.
   TensorMap query_map;   // {c, heads, rows, headDim/c}, box {c, p, t, 1}
-  TensorMap output_map;  // as query_map, box {c, min(p, 64), max(1, 64/p), 1}; used where p is a power of two
+  TensorMap output_map;  // as query_map, box {c, min(p, 16), max(1, 16/p), headDim/c, but 2 of 4}; p a power of two
   TensorMap key_map;
   TensorMap value_map;
 };

@@ -96,7 +96,7 @@ internal struct PrefillParams
     /// <summary>With p = <see cref="KernelInfo.Pack"/>: {c, heads, rows, headDim / c}, box {c, p, <see cref="KernelInfo.TileTokens"/>, 1}.</summary>
     public TensorMap QueryMap;
 
-    /// <summary>As <see cref="QueryMap"/>, box {c, min(p, 64), max(1, 64 / p), 1}; used where p is a power of two.</summary>
+    /// <summary>As <see cref="QueryMap"/>, box {c, min(p, 16), max(1, 16 / p), headDim / c, but 2 of 4}; used where p is a power of two.</summary>
     public TensorMap OutputMap;
 
     /// <summary>

@@ -165,12 +165,15 @@ internal ref struct PrefillEmitter
             int at = place;
             place += parts;
             int visible = before + ((token + 1) * step);
-            int blocks = parts == 1 ? 0 : (range + _limits.BlockTokens - 1) / _limits.BlockTokens;
+            int blocks = (int)(((uint)range + (uint)_limits.BlockTokens - 1) / (uint)_limits.BlockTokens);
+
+            // The sequence's tokens behind what is seen, but in the last block, belong to the range: a kernel must clear what is no token's.
+            int last = Math.Min(_batch.Lengths[sequence], blocks * _limits.BlockTokens);
             int begin = 0;
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
-                int end = part == parts - 1 ? range : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
+                int end = part == parts - 1 ? last : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
                 ref WorkItem item = ref items[isPlaced ? at : Place(at, kind)];
                 at++;
                 item.Row = row + token;
