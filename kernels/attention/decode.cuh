@@ -80,8 +80,9 @@ struct Decode {
         }
       }
       const FloatVector<Shape::kUnitHeads> value_scale = query.value_scale;
-      if (!unit.valid) wait_for_dependency();  // the ring is full: what follows needs the kernel before
+      if (!unit.valid) wait_for_dependency();              // the ring is full: what follows needs the kernel before
       query.fetch(params, following, crew, cursor.scale);  // travels during the merge
+      if constexpr (Shape::Hooks::kShapes) query.load_places(params, following, cursor.contexts.unit(), crew.lane);
       if (unit.valid) {
         if (crew.place() < tiles) {
           accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.head_columns(), crew.lane);

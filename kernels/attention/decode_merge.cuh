@@ -132,10 +132,11 @@ struct DecodeMerge {
     return (static_cast<i64>(unit.item.part_offset + part) * Shape::kUnitsPerItem + unit.index) * Shape::kUnitColumns;
   }
 
-  // A column that has seen no token gives output 0 and LSE -inf.
-  __device__ __forceinline__ void write(const Unit& unit, int column, int d, const State& merged,
+  // A column that has seen no token gives output 0 and LSE -inf, or its sink.
+  __device__ __forceinline__ void write(const Unit& unit, int column, int d, State& merged,
                                         const HeadScales& value_scale) const {
     if (!unit.has(column)) return;
+    if constexpr (Shape::Hooks::kHasSink) merged.join(Shape::Hooks::sink(params.variant, unit.head_of(column)));
     float scale = value_scale.at[0];
 #pragma unroll
     for (int i = 1; i < Shape::kUnitHeads; i++) {

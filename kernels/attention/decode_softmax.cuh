@@ -74,6 +74,42 @@ struct KvFragments {
   }
 };
 
+// The column of a unit at a place of a tile of 8; those beyond its head's last are that one.
+template <typename Shape>
+__device__ __forceinline__ int unit_column(int tile, int place, int last) {
+  return tile / Shape::kHeadTiles * Shape::kUnitHeadColumns + min(tile % Shape::kHeadTiles * 8 + place, last);
+}
+
+// What a variant wants to know of the unit's columns 2c and 2c + 1 of lane column c.
+template <typename Shape, bool kWanted = Shape::Hooks::kShapes>
+struct ColumnPlaces {};
+template <typename Shape>
+struct ColumnPlaces<Shape, true> {
+  using Hooks = typename Shape::Hooks;
+  static constexpr int kTiles = Shape::kWarpTiles;
+
+  LogitsContext place[kTiles][2];
+  int first[kTiles][2];  // the first token that the column sees
+  typename Hooks::Arguments arguments;
+
+  __device__ __forceinline__ void load_places(const DecodeParams& params, const DecodeUnit<Shape>& unit,
+                                              const ItemContext& context, int lane) {
+    if (!unit.valid) return;  // hooks are asked about what there is
+    arguments = Hooks::arguments(params.variant);
+    const int last = max(unit.head_columns() - 1, 0);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int column = unit_column<Shape>(tile, (lane & 3) * 2 + h, last);
+        const int head = unit.head_of(column);
+        place[tile][h] = Hooks::place(context, unit.item.row + unit.token_of(column), head, head / Shape::kGroup);
+        first[tile][h] = Shape::Variant::first_key(place[tile][h], arguments);
+      }
+    }
+  }
+};
+
 // Q of one unit as B operands (lane = 4 * column + row), and what else its columns need.
 //
 // The threads of the crew fetch Q once, 16 bytes each, and hand it to all warps through the place to merge in, where a warp
@@ -81,7 +117,7 @@ struct KvFragments {
 // for 0.07 us a column and unit, and with it the merge.) A thread puts what it fetched where in that place only itself
 // reads when it merges, once for each warp, so that no further barrier is needed.
 template <typename Shape>
-struct QueryFragments {
+struct QueryFragments : ColumnPlaces<Shape> {
   using Element = typename Shape::Element;
   using MathElement = typename Shape::MathElement;
   using Fragments = KvFragments<Shape>;
@@ -94,8 +130,9 @@ struct QueryFragments {
 
   uint4 fetched[kFetches];
   u32 at[kTiles][kSteps][2];
-  int limit[kTiles][2];                  // one past the last token that columns 2c and 2c + 1 see
-  FloatVector<Shape::kUnitHeads> scale;  // of the logits, in base 2
+  int limit[kTiles][2];  // one past the last token that columns 2c and 2c + 1 see
+  FloatVector<Shape::kUnitHeads>
+      scale;  // of the logits, in base 2; in natural units for a variant that transforms them
   FloatVector<Shape::kUnitHeads> value_scale;
 
   // Starts to fetch, scales too. Columns beyond the unit's repeat its last one: a column's results depend on nothing else, and nobody
@@ -117,7 +154,7 @@ struct QueryFragments {
     }
 #pragma unroll
     for (int head = 0; head < Shape::kUnitHeads; head++) {
-      scale.at[head] = logits_scale;
+      scale.at[head] = Shape::Hooks::kTransforms ? logits_scale * Shape::Hooks::kLn2 : logits_scale;
       value_scale.at[head] = 1.f;
       if constexpr (Shape::KvElement::kBytes == 1) {
         scale.at[head] *= params.key_scales[unit.kv_head() + head];
@@ -147,7 +184,7 @@ struct QueryFragments {
     const int last = max(unit.head_columns() - 1, 0);
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile++) {
-      const int column = column_of(tile, lane & 7, Shape::kUnitHeadColumns - 1);
+      const int column = unit_column<Shape>(tile, lane & 7, Shape::kUnitHeadColumns - 1);
 #pragma unroll
       for (int step = 0; step < kSteps; step += 2) {
         u32 b[4];
@@ -158,7 +195,7 @@ struct QueryFragments {
         at[tile][step + 1][1] = b[3];
       }
 #pragma unroll
-      for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(column_of(tile, (lane & 3) * 2 + h, last));
+      for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(unit_column<Shape>(tile, (lane & 3) * 2 + h, last));
     }
   }
 
@@ -166,10 +203,6 @@ struct QueryFragments {
   // The unit's column nearest to one, in the same head, that the head has: `last` is its last.
   static __device__ __forceinline__ int nearest(int column, int last) {
     return column / Shape::kUnitHeadColumns * Shape::kUnitHeadColumns + min(column % Shape::kUnitHeadColumns, last);
-  }
-
-  static __device__ __forceinline__ int column_of(int tile, int place, int last) {
-    return tile / kHeadTiles * Shape::kUnitHeadColumns + min(tile % kHeadTiles * 8 + place, last);
   }
 
   // Where, in floats, vector `index` of a merge starts.
@@ -189,6 +222,7 @@ struct QueryFragments {
 template <typename Shape>
 struct DecodeAccumulator {
   using MathElement = typename Shape::MathElement;
+  using Hooks = typename Shape::Hooks;
   using Fragments = KvFragments<Shape>;
   static constexpr int kTiles = Shape::kWarpTiles;
   static constexpr int kHeadTiles = Shape::kHeadTiles;
@@ -246,7 +280,9 @@ struct DecodeAccumulator {
         }
       }
     }
-    if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
+    if constexpr (Hooks::kShapes) {
+      shape(x, q, begin, left, lane);
+    } else if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
 #pragma unroll
       for (int slab = 0; slab < kSlabs; slab++) {
         // Rows before the slab's first token: a box ends where the sequence does.
@@ -346,10 +382,32 @@ struct DecodeAccumulator {
   }
 
  private:
-  // What logits are taken from: with several query tokens a column may have seen no token yet, and -inf minus -inf
-  // would be NaN.
+  // What logits are taken from: with several query tokens, or a variant that hides some, a column may have seen no token
+  // yet, and -inf minus -inf would be NaN.
   static __device__ __forceinline__ float origin(float high) {
-    return Shape::kQueryTokens == 1 || high > negative_infinity() ? high : 0.f;
+    return (Shape::kQueryTokens == 1 && !Hooks::kShapes) || high > negative_infinity() ? high : 0.f;
+  }
+
+  // What a variant makes of the scores of a tile; those that a column does not see become -inf.
+  static __device__ __forceinline__ void shape(float (&x)[kSlabs][kTiles][4], const QueryFragments<Shape>& q, int begin,
+                                               int left, int lane) {
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; slab++) {
+      const int missing = Shape::kTensorCopy ? ::max(0, (slab + 1) * Shape::kSlabTokens - left) : 0;
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int row = (lane >> 2) + (i >> 1) * 8, token = begin + slab * Shape::kSlabTokens + row - missing;
+          const bool sees = row >= missing && token < q.limit[tile][i & 1] && token >= q.first[tile][i & 1];
+          LogitsContext at = q.place[tile][i & 1];
+          at.kv_position = token;
+          float& score = x[slab][tile][i];
+          score = sees ? Hooks::shape(score, at, q.arguments) : negative_infinity();
+          if constexpr (Hooks::kTransforms) score *= Hooks::kLog2E;
+        }
+      }
+    }
   }
 
   // Whether a slab of the tile has no token: what lies there may be anything.

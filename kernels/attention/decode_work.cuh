@@ -36,6 +36,7 @@ struct DecodeShape {
   using MathElement = typename KvElement::MathElement;
 
   using Variant = typename Config::Variant;
+  using Hooks = VariantHooks<Variant>;
   static constexpr bool kChecked = Config::kChecked;
   static constexpr int kHeads = Config::kHeads;
   static constexpr int kKvHeads = Config::kKvHeads;
@@ -221,9 +222,25 @@ struct DecodeCrew {
   }
 };
 
+// For variants, the contexts of a list's items: of the unit that was handed out last, and of the one after it.
+struct UnitContexts {
+  const int4* all;
+  int4 current, next;
+
+  __device__ __forceinline__ void read(int at) { next = load_ahead(all + at); }
+  __device__ __forceinline__ ItemContext unit() const { return {current.x, current.y, current.z, current.w}; }
+};
+
+template <bool kWanted>
+struct UnitContextsFor {};
+template <>
+struct UnitContextsFor<true> {
+  UnitContexts contexts;
+};
+
 // Walks the units of this crew. The next one's item is already on its way when a unit is handed out.
 template <typename Shape>
-struct UnitCursor {
+struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
   using Unit = DecodeUnit<Shape>;
 
   const WorkItem* items;
@@ -252,6 +269,10 @@ struct UnitCursor {
     count = header.x;
     fresh_tokens = header.w;
     scale = __int_as_float(header.y);
+    if constexpr (Shape::Hooks::kShapes) {
+      this->contexts.all = reinterpret_cast<const int4*>(params.variant->contexts);
+      if (walker / Shape::kUnitsPerItem < count) this->contexts.read(walker / Shape::kUnitsPerItem);
+    }
   }
 
   __device__ __forceinline__ Unit next() {
@@ -271,6 +292,7 @@ struct UnitCursor {
       unit.index = index % Shape::kUnitsPerItem;
       unit.settled = unit.item.visible - fresh_tokens;
       unit.valid = true;
+      if constexpr (Shape::Hooks::kShapes) this->contexts.current = this->contexts.next;
       if (Shape::kClusters && slice_shift > 0) {  // this block's slice, maybe an empty one
         const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;
         unit.item.begin = min(last, first + (slice * tiles >> slice_shift) * Shape::kTileTokens);
@@ -279,7 +301,10 @@ struct UnitCursor {
     }
     round++;
     const int at = position() / Shape::kUnitsPerItem;
-    if (at < count) read(at);
+    if (at < count) {
+      read(at);
+      if constexpr (Shape::Hooks::kShapes) this->contexts.read(at);
+    }
     return unit;
   }
 
