@@ -7,6 +7,7 @@
 // Both warpgroups run this one body: a second copy would not fit the instruction cache beside it.
 #pragma once
 
+#include "attention/prefill_hooks.cuh"
 #include "attention/prefill_layout.cuh"
 #include "attention/prefill_parts.cuh"
 #include "attention/prefill_softmax.cuh"
@@ -33,6 +34,7 @@ struct PrefillConsumer {
   using Layout = HopperLayout<Shape>;
   using Tile = PrefillTile<Shape>;
   using Parts = PrefillParts<Shape>;
+  using Hooks = typename Shape::Hooks;
   using Element = typename Shape::Element;
 
   static constexpr int kHeadDim = Shape::kHeadDim;
@@ -54,11 +56,13 @@ struct PrefillConsumer {
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
-  float slack;      // 2^8 in terms of scores
-  int there;        // tokens in the tile's range
-  int seen_by_all;  // of these, those that every row of the tile sees: one number for both consumers, or the compiler
-                    // takes the loops for divergent and moves descriptors of wgmma through registers of threads
-  bool idle;        // whether rows of the tile are nobody's
+  float slack;        // 2^8 in terms of scores
+  float score_scale;  // for a variant that transforms logits: smScale; scale is that of its logits then
+  int there;          // tokens in the tile's range
+  int seen_by_all;    // of these, those that every row of the tile sees: one number for both consumers, or the compiler
+                      // takes the loops for divergent and moves descriptors of wgmma through registers of threads
+  int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
+  bool idle;     // whether rows of the tile are nobody's
   RingPlace<Layout::kKeyStages> keys;  // of the next K, and the next V
   RingPlace<Layout::kValueStages> values;
   int fresh = 0;  // 1: the pending P V is the first of its tile and overwrites O
@@ -78,6 +82,11 @@ struct PrefillConsumer {
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
     softmax.clear();
+    if constexpr (Hooks::kTransforms) {
+      score_scale = scale * Hooks::kLn2;
+      scale = Hooks::softmax_scale(score_scale, params.variant);
+      slack = __fdividef(8.f, scale);
+    }
   }
 
   __device__ __forceinline__ void run() {
@@ -109,9 +118,9 @@ struct PrefillConsumer {
       PrefillSoftmax finished = softmax;
       finished.gather();
       softmax.clear();
-      const bool masked = blocks * kBlockTokens > seen_by_all;
-      if (masked) mask(number, blocks - 1);
-      softmax.take(s, scale, slack, masked);
+      const bool masked = hides(blocks - 1);
+      shape(number, blocks - 1, masked);
+      softmax.take(s, scale, slack, masked || Hooks::kShapes);
       wgmma_wait<0>();
       keep(o);
       if (number > 0) release_values();
@@ -125,12 +134,15 @@ struct PrefillConsumer {
       // Of K what lies behind the end is masked, and gathered tokens are zero there.
       if (!Layout::kGathers && there < blocks * kBlockTokens) zero_values(there - (blocks - 1) * kBlockTokens);
 
-      // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own.
+      // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own. Only a variant
+      // that bounds keys comes back to it.
       int n = blocks - 2;
+      do {
 #pragma unroll 1
-      for (; n >= 0 && (n + 1) * kBlockTokens > seen_by_all; n--) step<true>(number, n);
+        for (; n >= 0 && hides(n); n--) step<true>(number, n);
 #pragma unroll 1
-      for (; n >= 0; n--) step<false>(number, n);
+        for (; n >= 0 && !(Hooks::kBounds && hides(n)); n--) step<false>(number, n);
+      } while (Hooks::kBounds && n >= 0);
     }
     if (lane == 0) bulk_wait();
   }
@@ -150,8 +162,8 @@ struct PrefillConsumer {
     keep(s);
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
-    if (kMasked) mask(number, n);
-    const float2 factor = softmax.take(s, scale, slack, kMasked);
+    shape(number, n, kMasked);
+    const float2 factor = softmax.take(s, scale, slack, kMasked || Hooks::kShapes);
     wgmma_wait<0>();
     keep(o);
     release_values();
@@ -187,6 +199,13 @@ struct PrefillConsumer {
     there = tile.item.end - tile.item.begin;
     seen_by_all = tile.limit_of(0) - tile.item.begin;
     idle = tile.rows() < Shape::kTileRows;
+    if constexpr (Hooks::kBounds) {
+      if (tile.exists()) {
+        not_seen = PrefillHooks<Shape>::first_key(tile, Layout::context(base, number), Shape::kTileRows - 1,
+                                                  Hooks::arguments(params.variant)) -
+                   tile.item.begin;
+      }
+    }
     return Layout::blocks_of(tile);
   }
 
@@ -271,6 +290,22 @@ struct PrefillConsumer {
     wgmma_commit();
   }
 
+  // Whether a row of the tile may not see all of block n.
+  __device__ __forceinline__ bool hides(int n) const {
+    return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
+  }
+
+  // Hides what rows do not see of block n, and lets the variant have its say.
+  __device__ __forceinline__ void shape(u32 number, int n, bool masked) {
+    if constexpr (Hooks::kShapes) {
+      const Tile tile = Layout::tile(base, number);
+      PrefillHooks<Shape>::shape(s, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
+                                 score_scale, masked, Hooks::arguments(params.variant), lane);
+    } else if (masked) {
+      mask(number, n);
+    }
+  }
+
   __device__ __forceinline__ void mask(u32 number, int n) {
     const Tile tile = Layout::tile(base, number);
     const int first = tile.item.begin + n * kBlockTokens;
@@ -314,7 +349,7 @@ struct PrefillConsumer {
 
   // O and log-sum-exp of a finished tile, each warp for itself: through shared memory, by the copy engine when all of its rows
   // are the item's. A part leaves its state in the workspace instead.
-  __device__ __forceinline__ void write(const Tile& tile, const PrefillSoftmax& finished) {
+  __device__ __forceinline__ void write(const Tile& tile, PrefillSoftmax finished) {
     if (tile.item.parts > 1) {
       Parts::store(params, tile, row, o, finished, scale);
       Parts::finish(params, tile, group, kParts + group, group * 64, min(tile.rows(), group * 64 + 64));
@@ -322,6 +357,14 @@ struct PrefillConsumer {
     }
     const int warp = group * 4 + (thread >> 5), first = warp * Layout::kWarpRows;
     const int rows = min(tile.rows() - first, Layout::kWarpRows);  // of this warp; 0 or below when it has none
+    float sinks[2] = {};
+    if constexpr (Hooks::kHasSink) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        sinks[r] = Hooks::sink(params.variant, tile.head_of(row + 8 * r));
+        finished.join(r, sinks[r], scale);
+      }
+    }
     const float inverse0 = finished.inverse(0), inverse1 = finished.inverse(1);
     const u32 staged = base + Layout::kOutputOffset + warp * Layout::kOutputBytes;
     const int at = lane & 15;
@@ -360,8 +403,11 @@ struct PrefillConsumer {
       }
     }
     if (params.lse != nullptr && (lane & 3) == 0) {
-      if (row < first + rows) *lse(tile, row) = finished.lse(0, scale);
-      if (row + 8 < first + rows) *lse(tile, row + 8) = finished.lse(1, scale);
+      const auto value = [&](int r) {
+        return Hooks::kHasSink ? fmaxf(finished.lse(r, scale), sinks[r]) : finished.lse(r, scale);
+      };
+      if (row < first + rows) *lse(tile, row) = value(0);
+      if (row + 8 < first + rows) *lse(tile, row + 8) = value(1);
     }
   }
 };

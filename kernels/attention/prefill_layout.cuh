@@ -67,7 +67,8 @@ struct HopperLayout {
   static constexpr int kBarrierOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
   static constexpr int kBarriers = 2 + 2 * (kItems + kKeyStages + kValueStages);
   static constexpr int kItemOffset = kBarrierOffset + round_up(kBarriers * 8, 16);
-  static constexpr int kItemBytes = 48;
+  static constexpr int kContextPlace = 48;  // of a slot, where a variant wants the item's context
+  static constexpr int kItemBytes = Shape::Hooks::kShapes ? 64 : 48;
   static constexpr int kSharedBytes = kItemOffset + kItems * kItemBytes;
   static_assert(kSharedBytes - kBarrierOffset <= kBarrierBytes, "barriers and items take more than was left for them");
   static_assert(kSharedBytes <= 227 * 1024, "a block needs more shared memory than the chip has");
@@ -120,6 +121,10 @@ struct HopperLayout {
     const u32 address = item(base, number % kItems);
     const int4 a = load_shared(address), b = load_shared(address + 16);
     return PrefillTile<Shape>::unpack({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_word(address + 32)});
+  }
+  static __device__ __forceinline__ ItemContext context(u32 base, u32 number) {
+    const int4 words = load_shared(item(base, number % kItems) + kContextPlace);
+    return {words.x, words.y, words.z, words.w};
   }
   static __device__ __forceinline__ u32 item(u32 base, u32 slot) { return base + kItemOffset + slot * kItemBytes; }
 };

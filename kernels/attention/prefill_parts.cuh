@@ -64,7 +64,7 @@ struct PrefillParts {
     return (static_cast<i64>(tile.item.part_offset + part) * params.plan->heads + tile.unit()) * Shape::kUsedRows + row;
   }
 
-  // A row that has seen no token gives output 0 and LSE -inf.
+  // A row that has seen no token gives output 0 and LSE -inf, or its sink.
   static __device__ __forceinline__ void merge(const PrefillParams& params, const Tile& tile, int first, int end) {
     const i64 next = static_cast<i64>(params.plan->heads) * Shape::kUsedRows;  // between the slots of two parts
     const int count = tile.item.parts;
@@ -98,6 +98,7 @@ struct PrefillParts {
 #pragma unroll
         for (int p = 0; p < kAtOnce; p++) merged.add(found[p], parts[p]);
       }
+      if constexpr (Shape::Hooks::kHasSink) merged.join(Shape::Hooks::sink(params.variant, tile.head_of(at)));
       const float inverse = merged.sum > 0.f ? reciprocal(merged.sum) : 0.f;
       const i64 row = tile.item.row + tile.token_of(at);
       const int head = tile.head_of(at);

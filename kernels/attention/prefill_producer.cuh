@@ -100,6 +100,11 @@ struct PrefillProducer {
     if (warp > 0) return 0;
     if (lane == kItemWords + 1) return kStartsEarly && index == blockIdx.x ? 0 : take_next();
     const u32 heads = load_ahead(&params.plan->heads), item = index / heads;
+    if constexpr (Shape::Hooks::kShapes) {
+      if (is_context(lane) && item < static_cast<u32>(load_ahead(&params.plan->count))) {
+        return load_ahead(reinterpret_cast<const i32*>(params.variant->contexts + item) + lane - kContextLane);
+      }
+    }
     if (lane > kItemWords || item >= static_cast<u32>(load_ahead(&params.plan->count))) return 0;
     const i32* source = reinterpret_cast<const i32*>(items_of<WorkItem>(params.plan) + item);
     const i32 word = load_ahead(source + (lane == kItemWords ? kHeadWord : lane));
@@ -119,7 +124,8 @@ struct PrefillProducer {
     const u32 slot = slot_of(number), phase = (number / Layout::kItems) & 1;
     if (warp == 0) {
       mbarrier_wait(Layout::item_empty(base, slot), phase ^ 1);
-      if (lane < Tile::kWords) store_shared(Layout::item(base, slot) + lane * 4, static_cast<u32>(words));
+      if (lane < Tile::kWords || is_context(lane))
+        store_shared(Layout::item(base, slot) + lane * 4, static_cast<u32>(words));
       mbarrier_arrive(Layout::item_full(base, slot));
     } else {
       mbarrier_wait(Layout::item_full(base, slot), phase);
@@ -227,6 +233,12 @@ struct PrefillProducer {
         copy_tensor(target, map, full, 0, row, 0, kv_head, kPolicy);
       }
     }
+  }
+
+  // For variants: lanes that have the words of the item's context, at their place in the slot.
+  static constexpr int kContextLane = Layout::kContextPlace / 4;
+  static __device__ __forceinline__ bool is_context(int lane) {
+    return Shape::Hooks::kShapes && lane >= kContextLane && lane < kContextLane + 4;
   }
 
   static constexpr int kHeadWord = 6;  // of an item: query tokens and first head tile

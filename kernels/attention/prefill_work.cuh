@@ -37,6 +37,7 @@ struct PrefillShape {
   static constexpr bool kQuantised = KvElement::kBytes == 1;
   static_assert(kQuantised || IsSame<Element, KvElement>::value, "keys and values are of Q's type, or quantised");
   using Variant = typename Config::Variant;
+  using Hooks = VariantHooks<Variant>;
   static constexpr bool kChecked = Config::kChecked;
   // Decode of more columns than its own kernel reads keys and values once for: at most kQueryTokens of a sequence. Prefill
   // has any number of them, which 0 stands for.

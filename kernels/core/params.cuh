@@ -88,7 +88,7 @@ struct alignas(64) DecodeParams {
   i32 page_count;             // checked mode: pages of the cache
   i32 reserved0;
   const VariantData* variant;  // what the unit's variant of attention is given; null for NoVariant
-  TensorMap kv_map;  // the whole cache as {strip, kvHeads, pageSize, pages, strips}; where KernelInfo asks for it
+  TensorMap kv_map;  // the whole cache as {strip, pageSize, strips, kvHeads, pages}; where KernelInfo asks for it
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
 

@@ -19,7 +19,6 @@ internal static class CudaUnits
 
     private const int WideRows = 128;
 
-    private const string VariantLine = "  using Variant = flashinfer::NoVariant;";
     private const string AnyQueryTokensLine = "  static constexpr int kQueryTokens = 0;  // any number";
 
     /// <summary>Entry point of the decode kernel, and the name of its unit.</summary>
@@ -30,6 +29,7 @@ internal static class CudaUnits
     public static string DecodeName(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
         "fi_decode_"
         + Suffix(shape)
+        + VariantSuffix(shape)
         + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "")
         + (teamUnits ? "_team" : "")
         + (isChecked ? "_checked" : "");
@@ -56,14 +56,15 @@ internal static class CudaUnits
 
     /// <summary>Entry point of the prefill kernel over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
     public static string PrefillPagedName(AttentionShape shape, bool isChecked = false) =>
-        "fi_prefill_paged_" + Suffix(shape) + (isChecked ? "_checked" : "");
+        "fi_prefill_paged_" + Suffix(shape) + VariantSuffix(shape) + (isChecked ? "_checked" : "");
 
     /// <summary>
     /// Entry point of the prefill kernel over ragged keys and values, packed rows of no page size; there is nothing that a checked one
     /// would check.
     /// </summary>
     /// <param name="shape">A legal shape; its page size, layout and KV element type do not matter.</param>
-    public static string PrefillRaggedName(AttentionShape shape) => "fi_prefill_ragged_" + HeadSuffix(WithoutCache(shape));
+    public static string PrefillRaggedName(AttentionShape shape) =>
+        "fi_prefill_ragged_" + HeadSuffix(WithoutCache(shape)) + VariantSuffix(shape);
 
     /// <summary>The unit of batch decode over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
     public static string Decode(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
@@ -75,7 +76,7 @@ internal static class CudaUnits
             "Decode",
             shape.PageSize,
             isChecked,
-            VariantLine,
+            VariantLine(shape),
             QueryTokensLine(queryTokens),
             $"  static constexpr bool kTeamUnits = {Word(teamUnits)};"
         );
@@ -90,14 +91,25 @@ internal static class CudaUnits
             "Prefill",
             shape.PageSize,
             isChecked,
-            VariantLine,
+            VariantLine(shape),
             ValueDimLine(shape.HeadDim),
             QueryTokensLine(queryTokens)
         );
 
     /// <summary>The unit that writes new keys and values into the pages; parameters as <see cref="DecodeName"/>.</summary>
     public static string Append(AttentionShape shape, bool isChecked = false) =>
-        Unit(shape, "append to a paged KV cache", "cache/append.cuh", AppendName(shape, isChecked), "Append", shape.PageSize, isChecked);
+        Unit(
+            shape with
+            {
+                Variant = null,
+            },
+            "append to a paged KV cache",
+            "cache/append.cuh",
+            AppendName(shape, isChecked),
+            "Append",
+            shape.PageSize,
+            isChecked
+        );
 
     /// <summary>The unit of batch prefill over the paged KV cache; parameters as <see cref="PrefillPagedName"/>.</summary>
     public static string PrefillPaged(AttentionShape shape, bool isChecked = false) =>
@@ -109,7 +121,7 @@ internal static class CudaUnits
             "Prefill",
             shape.PageSize,
             isChecked,
-            VariantLine,
+            VariantLine(shape),
             ValueDimLine(shape.HeadDim),
             AnyQueryTokensLine
         );
@@ -124,7 +136,7 @@ internal static class CudaUnits
             "Prefill",
             0,
             false,
-            VariantLine,
+            VariantLine(shape),
             ValueDimLine(shape.HeadDim),
             AnyQueryTokensLine
         );
@@ -148,13 +160,21 @@ internal static class CudaUnits
             text,
             $"// {s.Heads} heads, {s.KvHeads} kvHeads (group {s.GroupSize}), headDim {s.HeadDim}, {(pageSize > 0 ? $"pageSize {pageSize}, " : "")}{s.Dtype}, KV {s.KvDtype}."
         );
+        (string includes, string variant) = Split(s.Variant);
         Line(text, $"#include \"{header}\"");
+        text.Append(includes);
         Line(text, "");
         Line(text, $"static_assert(flashinfer::kAbiVersion == {AbiVersion},");
         Line(text, "              \"this unit and the kernel headers come from different versions of FlashInfer\");");
         Line(text, "");
         Line(text, "namespace {");
         Line(text, "");
+        if (variant.Length > 0)
+        {
+            Line(text, variant.TrimEnd());
+            Line(text, "");
+        }
+
         Line(text, "struct Config {");
         Line(text, $"  using Element = flashinfer::{Element(s.Dtype)};");
         Line(text, $"  using KvElement = flashinfer::{Element(s.KvDtype)};");
@@ -202,6 +222,38 @@ internal static class CudaUnits
 
     private static string HeadSuffix(AttentionShape s) =>
         Short(s.Dtype) + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype)) + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim);
+
+    /// <summary>The <c>#include</c> lines that a variant's text begins with, and the rest.</summary>
+    private static (string Includes, string Body) Split(string? variant)
+    {
+        int at = 0;
+        while (variant is not null && string.CompareOrdinal(variant, at, "#include", 0, 8) == 0)
+        {
+            at = variant.IndexOf('\n', at) + 1;
+        }
+
+        return variant is null ? ("", "") : (variant.Substring(0, at), variant.Substring(at));
+    }
+
+    /// <summary>Tells units of different variants apart: 32 bits of FNV-1a over the text.</summary>
+    private static string VariantSuffix(AttentionShape s)
+    {
+        if (s.Variant is not { } variant)
+        {
+            return "";
+        }
+
+        uint hash = 2166136261;
+        foreach (byte value in Encoding.UTF8.GetBytes(variant))
+        {
+            hash = unchecked((hash ^ value) * 16777619);
+        }
+
+        return Format("_v{0:x8}", hash);
+    }
+
+    private static string VariantLine(AttentionShape s) =>
+        s.Variant is null ? "  using Variant = flashinfer::NoVariant;" : "  using Variant = ::Variant;";
 
     private static string QueryTokensLine(int queryTokens) => Format("  static constexpr int kQueryTokens = {0};", queryTokens);
 

@@ -2,6 +2,7 @@ using System.Text.RegularExpressions;
 using FlashInfer.Generators.Diagnostics;
 using FlashInfer.Generators.Diagnostics.Usage;
 using FlashInfer.Generators.Tests.Harness;
+using FlashInfer.Generators.Tests.Variants;
 using Microsoft.CodeAnalysis;
 
 namespace FlashInfer.Generators.Tests;
@@ -18,7 +19,12 @@ public sealed partial class DocumentationTests
     public void Ids_are_unique_and_an_analyzer_supports_each()
     {
         Assert.Equal(Descriptors.All.Length, Descriptors.All.Select(static d => d.Id).Distinct().Count());
-        Assert.Equal(Descriptors.All, new AttentionConfigAnalyzer().SupportedDiagnostics.Concat(new UsageAnalyzer().SupportedDiagnostics));
+        Assert.Equal(
+            Descriptors.All,
+            new AttentionConfigAnalyzer()
+                .SupportedDiagnostics.Concat(new VariantAnalyzer().SupportedDiagnostics)
+                .Concat(new UsageAnalyzer().SupportedDiagnostics)
+        );
         Assert.Equal(AttentionRules.All.Select(static r => r.Id), Descriptors.Rules.Select(static d => d.Id));
         Assert.Equal(ArchitectureRules.All.Select(static r => r.Id), Descriptors.ArchitectureRules.Select(static d => d.Id));
     }
@@ -54,8 +60,8 @@ public sealed partial class DocumentationTests
     [MemberData(nameof(Ids))]
     public void It_has_a_test(string id) =>
         Assert.Contains(
-            new[] { typeof(RuleDiagnosticTests), typeof(TargetDiagnosticTests), typeof(UsageDiagnosticTests) }.SelectMany(static type =>
-                type.GetMethods()
+            new[] { typeof(RuleDiagnosticTests), typeof(TargetDiagnosticTests), typeof(UsageDiagnosticTests), typeof(VariantDiagnosticTests) }.SelectMany(
+                static type => type.GetMethods()
             ),
             method => method.Name.StartsWith(id + "_", StringComparison.Ordinal)
         );

@@ -31,7 +31,20 @@ internal sealed record DecodeCase(
     /// <summary>Whether decode plans for the kernel of many columns, where there is one; null leaves the choice to it.</summary>
     public bool? Wide { get; init; }
 
-    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout);
+    /// <summary>A variant of attention.</summary>
+    public VariantCase? Variant { get; init; }
+
+    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, Variant?.Variant);
+
+    /// <summary>
+    /// The case with a variant and arguments drawn for it. Beside a sink logits stay small: else there are rows whose outputs are all below
+    /// the smallest half.
+    /// </summary>
+    public DecodeCase With(TestVariant variant)
+    {
+        DecodeCase varied = this with { Variant = VariantCase.Draw(variant, this) };
+        return variant.Hooks.HasFlag(VariantHooks.Sink) ? varied with { Amplitude = 1, SmScale = null } : varied;
+    }
 
     /// <summary>Draws a case whose sequences have about this many tokens together.</summary>
     public static DecodeCase Draw(int seed, int tokens)
@@ -78,5 +91,5 @@ internal sealed record DecodeCase(
     }
 
     public override string ToString() =>
-        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}{(Wide is { } wide ? $", wide {wide}" : "")}";
+        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}{(Wide is { } wide ? $", wide {wide}" : "")}{(Variant is null ? "" : $", {Variant}")}";
 }

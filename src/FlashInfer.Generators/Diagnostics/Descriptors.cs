@@ -92,6 +92,72 @@ internal static class Descriptors
         DiagnosticSeverity.Warning
     );
 
+    /// <summary>{0}: the method; {1}: the attribute; {2}: what is wrong and what was expected.</summary>
+    public static readonly DiagnosticDescriptor VariantSignature = Create(
+        "FI0201",
+        "A method cannot be a hook of a variant",
+        "{0} is marked [{1}], but {2}"
+    );
+
+    /// <summary>{0}: the method; {1}: the attribute; {2}: the other method.</summary>
+    public static readonly DiagnosticDescriptor VariantTwice = Create(
+        "FI0202",
+        "A variant has two hooks of a kind",
+        "{0} is marked [{1}] and so is {2}; a variant has one, so call one from the other"
+    );
+
+    /// <summary>{0}: the struct or its member; {1}: what is wrong and what to do.</summary>
+    public static readonly DiagnosticDescriptor VariantArguments = Create(
+        "FI0203",
+        "The arguments of a variant cannot be given to kernels",
+        "{0} {1}"
+    );
+
+    /// <summary>{0}: the method or struct; {1}: the attribute; {2}: the class around it.</summary>
+    public static readonly DiagnosticDescriptor VariantWithoutConfig = Create(
+        "FI0204",
+        "A variant is in no attention configuration",
+        "{0} is marked [{1}], but {2} has no [AttentionConfig], so nothing asks it; move it into the configuration that it is for"
+    );
+
+    /// <summary>{0}: the construct; {1}: what to write instead.</summary>
+    public static readonly DiagnosticDescriptor VariantConstruct = Create(
+        "FI0205",
+        "A construct cannot become part of a kernel",
+        "{0} cannot become part of a kernel; {1}"
+    );
+
+    /// <summary>{0}: the type; {1}: what to write instead.</summary>
+    public static readonly DiagnosticDescriptor VariantType = Create(
+        "FI0206",
+        "A type cannot become part of a kernel",
+        "{0} is no type of kernels; {1}"
+    );
+
+    /// <summary>{0}: the method; {1}: why not and what to do.</summary>
+    public static readonly DiagnosticDescriptor VariantCall = Create(
+        "FI0207",
+        "A method cannot be called in a kernel",
+        "{0} cannot be called in a kernel: it {1}"
+    );
+
+    /// <summary>{0}: the loop's keyword.</summary>
+    public static readonly DiagnosticDescriptor VariantLoop = Create(
+        "FI0208",
+        "A loop has no bound that can be seen",
+        "This '{0}' has no bound that can be seen, and a loop that does not end hangs the GPU; write for (int i = start; i < end; i++), where the body changes neither i nor end, with further conditions behind &&"
+    );
+
+    /// <summary>{0}: the field or property; {1}: why not and what to do.</summary>
+    public static readonly DiagnosticDescriptor VariantState = Create("FI0209", "A variant reads state that no plan gives it", "{0} {1}");
+
+    /// <summary>{0}: what is read.</summary>
+    public static readonly DiagnosticDescriptor VariantFirstKey = Create(
+        "FI0210",
+        "FirstKey reads a key or a head",
+        "{0} 0 in a [FirstKey], which is asked once for all heads and before there is a key; compute the bound from QoPosition, Sequence, QoLen and KvLen"
+    );
+
     /// <summary>One descriptor for each rule of <see cref="AttentionRules.All"/>, in the same order.</summary>
     public static readonly ImmutableArray<DiagnosticDescriptor> Rules = AttentionRules
         .All.Select(static rule => Create(rule.Id, rule.Title, "{0}"))
@@ -122,8 +188,22 @@ internal static class Descriptors
         LseBases
     );
 
-    /// <summary>All of them, each in one of the two.</summary>
-    public static readonly ImmutableArray<DiagnosticDescriptor> All = Config.AddRange(Usage);
+    /// <summary>What is said of variants of attention.</summary>
+    public static readonly ImmutableArray<DiagnosticDescriptor> Variant = ImmutableArray.Create(
+        VariantSignature,
+        VariantTwice,
+        VariantArguments,
+        VariantWithoutConfig,
+        VariantConstruct,
+        VariantType,
+        VariantCall,
+        VariantLoop,
+        VariantState,
+        VariantFirstKey
+    );
+
+    /// <summary>All of them, each in one of the three.</summary>
+    public static readonly ImmutableArray<DiagnosticDescriptor> All = Config.AddRange(Variant).AddRange(Usage);
 
     private static DiagnosticDescriptor Create(
         string id,

@@ -16,7 +16,8 @@ internal sealed record VariantModel(
 /// <param name="Name">Name of the property.</param>
 /// <param name="Element">C# keyword of its type, or of the span's elements: int, uint, float, bool, byte.</param>
 /// <param name="IsSpan">Whether it is a span.</param>
-internal sealed record VariantArgument(string Name, string Element, bool IsSpan);
+/// <param name="IsComputed">Whether it cannot be set but follows from the others; such ones come last.</param>
+internal sealed record VariantArgument(string Name, string Element, bool IsSpan, bool IsComputed = false);
 
 /// <summary>A method of a variant.</summary>
 /// <param name="Kind">What it is asked for.</param>

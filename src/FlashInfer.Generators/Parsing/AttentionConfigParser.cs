@@ -33,23 +33,29 @@ internal static class AttentionConfigParser
             return null;
         }
 
-        List<TypeDeclaration> containing = new();
-        for (INamedTypeSymbol? t = type.ContainingType; t is not null; t = t.ContainingType)
-        {
-            containing.Insert(0, Declaration(t));
-        }
-
         cancellationToken.ThrowIfCancellationRequested();
         return new AttentionModel(
             Namespace(type.ContainingNamespace),
-            new EquatableArray<TypeDeclaration>(containing.ToArray()),
+            new EquatableArray<TypeDeclaration>(ContainingTypes(type)),
             Declaration(type),
             type.IsStatic,
             AttributeReader.Read(attribute)
         );
     }
 
-    private static TypeDeclaration Declaration(INamedTypeSymbol type)
+    /// <summary>The types around a type, outermost first.</summary>
+    public static TypeDeclaration[] ContainingTypes(INamedTypeSymbol type)
+    {
+        List<TypeDeclaration> containing = new();
+        for (INamedTypeSymbol? t = type.ContainingType; t is not null; t = t.ContainingType)
+        {
+            containing.Insert(0, Declaration(t));
+        }
+
+        return containing.ToArray();
+    }
+
+    public static TypeDeclaration Declaration(INamedTypeSymbol type)
     {
         string keyword = (type.TypeKind, type.IsRecord) switch
         {
@@ -63,7 +69,7 @@ internal static class AttentionConfigParser
         return new TypeDeclaration(keyword, Identifier(type.Name), parameters);
     }
 
-    private static string Namespace(INamespaceSymbol symbol) =>
+    public static string Namespace(INamespaceSymbol symbol) =>
         symbol.IsGlobalNamespace ? ""
         : symbol.ContainingNamespace.IsGlobalNamespace ? Identifier(symbol.Name)
         : $"{Namespace(symbol.ContainingNamespace)}.{Identifier(symbol.Name)}";

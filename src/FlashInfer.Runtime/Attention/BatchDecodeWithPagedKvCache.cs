@@ -1,6 +1,7 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 using FlashInfer.Planning;
 
 namespace FlashInfer;
@@ -24,7 +25,7 @@ namespace FlashInfer;
 /// there already, or for a part of the batch.
 /// </para>
 /// </remarks>
-public class BatchDecodeWithPagedKvCache : IDisposable
+public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
 {
     private const float Log2E = 1.44269504f;
     private static readonly string s_advice =
@@ -34,7 +35,12 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     private readonly DecodePath _own;
     private readonly DecodePath? _wide;
     private DecodeKernel? _teamKernel;
-    private readonly UploadList<WorkItem> _list;
+    private readonly PlanList _list;
+
+    // Of each sequence that has query tokens: the tile of the first key that they see, and tokens from there on. Empty without a variant
+    // that bounds keys.
+    private readonly int[] _begins = [];
+    private readonly int[] _seen = [];
     private DecodePath _path;
     private DecodePlan _plan;
     private bool _several;
@@ -89,7 +95,13 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             DecodePlanner.MaxItems(maxSequences, _own.Limits),
             _wide is null ? 0 : DecodePlanner.MaxItems(maxSequences, _wide.Limits)
         );
-        _list = new UploadList<WorkItem>(cache.Device.Backend, items);
+        _list = new PlanList(cache.Device, items, cache.Spec.Variant);
+        if (BoundsKeys)
+        {
+            _begins = new int[maxSequences];
+            _seen = new int[maxSequences];
+        }
+
         _batch = new PlannedBatch(this, nameof(BatchDecodeWithPagedKvCache), cache, maxSequences);
     }
 
@@ -154,7 +166,19 @@ public class BatchDecodeWithPagedKvCache : IDisposable
 
     private DecodeKernel Kernel => _plan.TeamUnits ? _teamKernel! : _path.Kernel;
 
-    private DecodeBatch Batch => new(_batch.Lengths, _batch.PageOffsets, _several ? _batch.QueryTokens : default, _causal);
+    private bool BoundsKeys => Cache.Spec.Variant is { } variant && variant.Does(VariantHooks.FirstKey);
+
+    private DecodeBatch Batch
+    {
+        get
+        {
+            ReadOnlySpan<int> queryTokens = _several ? _batch.QueryTokens : default;
+            int sequences = _batch.Lengths.Length;
+            return BoundsKeys
+                ? new DecodeBatch(_seen.AsSpan(0, sequences), _batch.PageOffsets, queryTokens, _causal, _begins.AsSpan(0, sequences))
+                : new DecodeBatch(_batch.Lengths, _batch.PageOffsets, queryTokens, _causal);
+        }
+    }
 
     /// <summary>
     /// Plans a step with one query token for each sequence, its last: from here on <c>Append</c> and <c>Run</c> mean these sequences as they
@@ -163,8 +187,31 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     /// <param name="sequences">Sequences of the cache; empty ones give output 0 and LSE -infinity. One without an open forward may stand in the batch more than once.</param>
     /// <param name="smScale">What logits are multiplied by before the softmax; 1 / sqrt(headDim) when null.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
-    public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, CudaStream? stream = null) =>
+    public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, CudaStream? stream = null)
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _list.RequireNoArguments();
         Plan(sequences, several: false, default, smScale, causal: true, stream);
+    }
+
+    /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
+    /// <typeparam name="TArguments">As of the variant.</typeparam>
+    /// <param name="sequences">As there.</param>
+    /// <param name="arguments">The arguments of the variant, which are copied.</param>
+    /// <param name="smScale">As there.</param>
+    /// <param name="stream">As there.</param>
+    public void Plan<TArguments>(
+        ReadOnlySpan<Sequence> sequences,
+        VariantArguments<TArguments> arguments,
+        float? smScale = null,
+        CudaStream? stream = null
+    )
+        where TArguments : allows ref struct
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _list.Take(arguments);
+        Plan(sequences, several: false, default, smScale, causal: true, stream);
+    }
 
     /// <summary>
     /// Plans a step with several query tokens for each sequence, its last ones: the verification of drafted tokens, say. Their rows in query
@@ -184,7 +231,35 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         float? smScale = null,
         bool causal = true,
         CudaStream? stream = null
-    ) => Plan(sequences, several: true, queryTokens, smScale, causal, stream);
+    )
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _list.RequireNoArguments();
+        Plan(sequences, several: true, queryTokens, smScale, causal, stream);
+    }
+
+    /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
+    /// <typeparam name="TArguments">As of the variant.</typeparam>
+    /// <param name="sequences">As there.</param>
+    /// <param name="queryTokens">As there.</param>
+    /// <param name="arguments">The arguments of the variant, which are copied.</param>
+    /// <param name="smScale">As there.</param>
+    /// <param name="causal">As there.</param>
+    /// <param name="stream">As there.</param>
+    public void Plan<TArguments>(
+        ReadOnlySpan<Sequence> sequences,
+        ReadOnlySpan<int> queryTokens,
+        VariantArguments<TArguments> arguments,
+        float? smScale = null,
+        bool causal = true,
+        CudaStream? stream = null
+    )
+        where TArguments : allows ref struct
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _list.Take(arguments);
+        Plan(sequences, several: true, queryTokens, smScale, causal, stream);
+    }
 
     /// <summary>
     /// Writes the keys and values of the planned sequences' open forwards into one layer; the cache's own <c>Append</c> does it without a
@@ -245,6 +320,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             PageCount = Cache.TotalPages,
             KeyScales = Cache.KeyScaleAddress(layer),
             ValueScales = Cache.ValueScaleAddress(layer),
+            Variant = _list.VariantAddress,
             KvMap = _path.KvMap,
         };
         _batch.Check?.Before(stream);
@@ -255,6 +331,8 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         };
         if (Kernel.Run(args, launch, stream))
         {
+            _list.Capture();
+
             // The graph keeps the kernel and the cluster size of its launches: every later plan has to be made for them.
             Wide = _path == _wide;
             _path.Limits = _path.Limits with { Cluster = _plan.Cluster, TeamUnits = _plan.TeamUnits };
@@ -299,7 +377,6 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         CudaStream? stream
     )
     {
-        using UseGuard.Use use = _batch.Enter();
         using UseGuard.Use cacheUse = Cache.Enter();
         Cache.Device.CheckStream(stream);
         _batch.CheckSequences(sequences);
@@ -321,6 +398,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _several = several;
         _causal = causal;
         _path = path;
+        FindBegins();
         _plan = DecodePlanner.Plan(Batch, path.Limits, _list.Begin());
         if (_plan.TeamUnits)
         {
@@ -334,7 +412,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             Heads = path.Limits.UnitsPerItem,
             FreshTokens = _batch.FreshTokens,
         };
-        _list.Commit(_plan.Items, stream, header);
+        _list.Commit(_plan.Items, header, _batch.Attending, stream);
         _overlaps = false;
         _batch.Commit(sequences, stream);
     }
@@ -377,6 +455,20 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         return bytes >= DecodePlanner.WideBytes(_own.Limits.UnitsPerItem / _wide.Limits.UnitsPerItem) ? _wide : _own;
     }
 
+    private void FindBegins()
+    {
+        if (BoundsKeys)
+        {
+            KeyBounds bounds = _list.Bounds(_batch.Places);
+            for (int i = 0; i < _batch.Lengths.Length; i++)
+            {
+                int length = _batch.Lengths[i];
+                _begins[i] = bounds.Begin(i, 0, _batch.QueryTokens[i], length, length, _path.Limits.BlockTokens);
+                _seen[i] = length - _begins[i];
+            }
+        }
+    }
+
     /// <summary>Batch-invariant plans cut every sequence as if it were alone: the workspace is made for a full cache, not for sequences that stand in a batch twice.</summary>
     private void CheckSlots(ReadOnlySpan<Sequence> sequences, in DecodePlanLimits limits)
     {
@@ -388,7 +480,10 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         long slots = 0;
         foreach (Sequence sequence in sequences)
         {
-            int parts = DecodePlanner.InvariantParts(sequence.KvLength, limits);
+            // Where keys are bounded there may be fewer tokens, but they may come to more parts.
+            int parts = BoundsKeys
+                ? DecodePlanner.InvariantPartsUpTo(sequence.KvLength, limits)
+                : DecodePlanner.InvariantParts(sequence.KvLength, limits);
             slots += parts > 1 ? parts : 0;
         }
 

@@ -1,5 +1,6 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
+using FlashInfer.Observability;
 
 namespace FlashInfer.Cpu;
 
@@ -32,6 +33,7 @@ internal sealed class CpuDecodeKernel(AttentionSpec spec, CpuWorkerPool pool, in
     {
         PrefillParams attention = PrefillParams.Of(args);
         _attention.Run(attention, UnitsPerItem, stream);
+        Telemetry.Launched("cpu_decode");
         return false;
     }
 

@@ -17,8 +17,8 @@ internal static class ChunkChooser
 
     // In tokens that a block reads at its fair share of the bandwidth; measured on an H100, like the shape of the model.
     private const double UnitCost = 16; // a unit's start and the merge of its warps
-    private const double SplitCost = 64; // and out of it, at the very end
-    private const double AloneShare = 3.1; // what one block can draw at most, in fair shares
+    public const double SplitCost = 64; // and out of it, at the very end
+    public const double AloneShare = 3.1; // what one block can draw at most, in fair shares
 
     // Sequences this much shorter than what a block has to do even out by themselves.
     private const int ShortShare = 32;

@@ -4,21 +4,24 @@ using FlashInfer.Attention;
 namespace FlashInfer.Planning;
 
 /// <summary>The sequences of a step that have query tokens, one element of each span for each of them, in the order of their rows.</summary>
-/// <param name="lengths">Tokens of each sequence, 0 allowed.</param>
+/// <param name="lengths">Tokens of each sequence that its query tokens see, from the first of them on; 0 allowed.</param>
 /// <param name="pageOffsets">Where each sequence's pages start in the page table.</param>
 /// <param name="queryTokens">Query tokens of each, 1 or more; empty when each has one.</param>
 /// <param name="causal">Whether a query token sees no token behind itself; the query tokens are the sequence's last.</param>
+/// <param name="begins">The first token that each sequence's query tokens see, a multiple of 16; empty when they see all.</param>
 internal readonly ref struct DecodeBatch(
     ReadOnlySpan<int> lengths,
     ReadOnlySpan<int> pageOffsets,
     ReadOnlySpan<int> queryTokens = default,
-    bool causal = true
+    bool causal = true,
+    ReadOnlySpan<int> begins = default
 )
 {
     public readonly ReadOnlySpan<int> Lengths = lengths;
     public readonly ReadOnlySpan<int> PageOffsets = pageOffsets;
     public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
     public readonly bool Causal = causal;
+    public readonly ReadOnlySpan<int> Begins = begins;
 }
 
 /// <summary>What the planner must know of the machine and the kernel.</summary>
@@ -146,6 +149,10 @@ internal static class DecodePlanner
     public static int InvariantParts(int length, in DecodePlanLimits limits) =>
         length <= InvariantChunkTokens ? 1 : Parts(length, InvariantChunk(length, limits));
 
+    /// <summary>Parts that a sequence of up to this many tokens has at most in such a plan.</summary>
+    public static int InvariantPartsUpTo(int length, in DecodePlanLimits limits) =>
+        Math.Min(Parts(length, InvariantChunkTokens), InvariantMaxParts(limits.Blocks, limits.UnitsPerItem));
+
     /// <summary>Makes the plan.</summary>
     /// <param name="batch">The sequences.</param>
     /// <param name="limits">Machine and kernel.</param>
@@ -166,14 +173,15 @@ internal static class DecodePlanner
         int whole = RoundUp(Math.Max(1, longest), limits);
         if (limits.Determinism == Determinism.BatchInvariant)
         {
-            return Emit(batch, Math.Min(whole, InvariantChunk(longest, limits)), 1, false, total, limits, items);
+            return Emit(batch, Math.Min(whole, InvariantChunk(longest, limits)), Tail.None, 1, false, total, limits, items);
         }
 
         bool teamUnits = ChooseTeamUnits(longest, busy, limits);
         int cluster = teamUnits ? 1 : ChooseCluster(total, longest, busy, limits);
         int chunk =
             teamUnits || cluster > 1 || longest <= limits.MinChunk ? whole : ChunkChooser.Choose(lengths, total, longest, busy, limits);
-        return Emit(batch, chunk, cluster, teamUnits, total, limits, items);
+        Tail tail = teamUnits || cluster > 1 || chunk < longest ? Tail.None : ChooseTail(lengths.Length, total, longest, busy, limits);
+        return Emit(batch, chunk, tail, cluster, teamUnits, total, limits, items);
     }
 
     /// <summary>Tokens of the busiest walker over the mean, 1 at best: what the placement of these items comes to. Not for the hot path.</summary>
@@ -255,9 +263,32 @@ internal static class DecodePlanner
         return units >= limits.Blocks / 4 - 1 && units <= limits.ClustersOf(2) && mean <= 8192 ? 2 : 1;
     }
 
+    /// <summary>
+    /// What whole sequences of about one length leave over after whole rounds of blocks: a few units, which draw less than the whole
+    /// bandwidth while all other blocks are done. They are cut so that every block gets a part.
+    /// </summary>
+    private static Tail ChooseTail(int sequences, long total, int longest, int busy, in DecodePlanLimits limits)
+    {
+        long mean = total / Math.Max(1, busy);
+        long rounds = (long)busy * limits.UnitsPerItem / limits.Blocks;
+        long left = busy - (rounds * limits.Blocks / limits.UnitsPerItem);
+        if (rounds == 0 || left == 0 || longest > mean + (mean / 8))
+        {
+            return Tail.None;
+        }
+
+        int parts = (int)Math.Min(limits.Blocks / (left * limits.UnitsPerItem), limits.MaxSlots / left);
+        parts = Math.Min(parts, longest / limits.MinChunk);
+        double alone = longest * Math.Max((double)left * limits.UnitsPerItem / limits.Blocks, 1 / ChunkChooser.AloneShare);
+        return parts > 1 && ((double)longest / parts) + limits.PartCost + ChunkChooser.SplitCost < alone
+            ? new Tail(sequences - (int)left, RoundUp((longest + parts - 1) / parts, limits))
+            : Tail.None;
+    }
+
     private static DecodePlan Emit(
         in DecodeBatch batch,
         int chunk,
+        Tail tail,
         int cluster,
         bool teamUnits,
         long total,
@@ -274,9 +305,10 @@ internal static class DecodePlanner
         int shift = Math.Max(0, 32 - int.LeadingZeroCount(chunk) - 8);
         Span<int> starts = stackalloc int[SortBuckets];
         starts.Clear();
-        foreach (int length in lengths)
+        for (int i = 0; i < lengths.Length; i++)
         {
-            int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
+            int length = lengths[i];
+            int parts = invariant ? InvariantParts(length, limits) : Parts(length, i < tail.First ? chunk : tail.ChunkTokens);
             starts[Bucket(length, parts, shift)] += parts;
         }
 
@@ -296,11 +328,13 @@ internal static class DecodePlanner
             int length = lengths[i];
             int rows = queryTokens.IsEmpty ? 1 : queryTokens[i];
             int visible = batch.Causal ? length - rows + 1 : length;
-            int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
+            int parts = invariant ? InvariantParts(length, limits) : Parts(length, i < tail.First ? chunk : tail.ChunkTokens);
             ref int start = ref starts[Bucket(length, parts, shift)];
+            int first = batch.Begins.IsEmpty ? 0 : batch.Begins[i];
+            visible += first;
             if (parts == 1)
             {
-                Write(ref items[start++], row, 0, length, pageOffsets[i], slots, 0, 1, rows, visible);
+                Write(ref items[start++], row, first, first + length, pageOffsets[i], slots, 0, 1, rows, visible);
             }
             else
             {
@@ -308,13 +342,13 @@ internal static class DecodePlanner
                 int blockTokens = limits.BlockTokens;
                 (int blocks, int rest) = Math.DivRem((int)(((uint)length + (uint)blockTokens - 1) / (uint)blockTokens), parts);
                 int carried = 0;
-                int begin = 0;
+                int begin = first;
                 for (int part = 0; part < parts; part++)
                 {
                     carried += rest;
                     bool carries = carried >= parts;
                     carried -= carries ? parts : 0;
-                    int end = part == parts - 1 ? length : begin + ((blocks + (carries ? 1 : 0)) * blockTokens);
+                    int end = part == parts - 1 ? first + length : begin + ((blocks + (carries ? 1 : 0)) * blockTokens);
                     Write(ref items[start++], row, begin, end, pageOffsets[i], slots, part, parts, rows, visible);
                     begin = end;
                 }
@@ -354,6 +388,12 @@ internal static class DecodePlanner
         item.QueryTokens = (ushort)queryTokens;
         item.Head = 0;
         item.Visible = visible;
+    }
+
+    /// <summary>The sequences from one on are cut into shorter parts than the others.</summary>
+    private readonly record struct Tail(int First, int ChunkTokens)
+    {
+        public static Tail None => new(int.MaxValue, 0);
     }
 
     private static int Bucket(int length, int parts, int shift) =>

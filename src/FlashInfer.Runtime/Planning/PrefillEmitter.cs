@@ -139,7 +139,7 @@ internal ref struct PrefillEmitter
         int tileTokens = _limits.TileTokens;
         int before = _batch.Before(sequence);
         int step = _batch.Causal ? 1 : 0;
-        if (before + (queryTokens * step) <= _whole)
+        if (_batch.SeesBeginnings && before + (queryTokens * step) <= _whole)
         {
             for (int token = 0; token < queryTokens; token += tileTokens)
             {
@@ -152,7 +152,8 @@ internal ref struct PrefillEmitter
 
         for (int token = 0; token < queryTokens; token += tileTokens)
         {
-            int range = Math.Max(0, before + (Math.Min(token + tileTokens, queryTokens) * step));
+            (int first, int last) = _batch.Range(sequence, token, _limits);
+            int range = last - first;
             int parts = Parts(queryTokens, range);
             places[Bucket(range, parts)] += parts;
         }
@@ -165,7 +166,7 @@ internal ref struct PrefillEmitter
         int tileTokens = _limits.TileTokens;
         int before = _batch.Before(sequence);
         int step = _batch.Causal ? 1 : 0;
-        if (before + (queryTokens * step) <= _whole)
+        if (_batch.SeesBeginnings && before + (queryTokens * step) <= _whole)
         {
             EmitWhole(sequence, row, head, kind, places);
             return;
@@ -178,7 +179,8 @@ internal ref struct PrefillEmitter
         for (int token = 0; token < queryTokens; token += tileTokens)
         {
             int tokens = Math.Min(tileTokens, queryTokens - token);
-            int range = Math.Max(0, before + ((token + tokens) * step));
+            (int begin, int last) = _batch.Range(sequence, token, _limits);
+            int range = last - begin;
             int parts = Parts(queryTokens, range);
             ref int place = ref places[Bucket(range, parts)];
             int at = place;
@@ -187,12 +189,12 @@ internal ref struct PrefillEmitter
             int blocks = (int)(((uint)range + (uint)_limits.BlockTokens - 1) / (uint)_limits.BlockTokens);
 
             // The sequence's tokens behind what is seen, but in the last block, belong to the range: a kernel must clear what is no token's.
-            int last = Math.Min(_batch.Lengths[sequence], blocks * _limits.BlockTokens);
-            int begin = 0;
+            last = Math.Min(_batch.Lengths[sequence], begin + (blocks * _limits.BlockTokens));
+            int first = begin;
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
-                int end = part == parts - 1 ? last : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
+                int end = part == parts - 1 ? last : first + ((int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens);
                 ref WorkItem item = ref items[isPlaced ? at : Place(at, kind)];
                 at++;
                 item.Row = row + token;
@@ -286,7 +288,11 @@ internal ref struct PrefillEmitter
         int items = 0;
         for (int i = 0; i < _batch.Lengths.Length; i++)
         {
-            items += Takes(i, PrefillKind.Streaming) ? Parts(_batch.QueryTokens[i], _batch.Lengths[i]) : 0;
+            if (Takes(i, PrefillKind.Streaming))
+            {
+                (int begin, int end) = _batch.Range(i, 0, _limits);
+                items += Parts(_batch.QueryTokens[i], end - begin);
+            }
         }
 
         return items;

@@ -33,7 +33,7 @@ internal sealed record GeneratorRun(Compilation Compilation, IReadOnlyList<Gener
     {
         AnalyzerOptions options = new([], new ProjectOptions(architectures));
         CompilationWithAnalyzers compilation = Compilation.WithAnalyzers(
-            [new AttentionConfigAnalyzer(), new UsageAnalyzer()],
+            [new AttentionConfigAnalyzer(), new VariantAnalyzer(), new UsageAnalyzer()],
             new CompilationWithAnalyzersOptions(
                 options,
                 static (failure, _, _) => throw new InvalidOperationException("An analyzer failed.", failure),
@@ -99,6 +99,7 @@ internal static class GeneratorHarness
     [
         .. Net100.References.All,
         MetadataReference.CreateFromFile(typeof(runtime::FlashInfer.AttentionConfigAttribute).Assembly.Location),
+        MetadataReference.CreateFromFile(typeof(Microsoft.Extensions.Logging.ILoggerFactory).Assembly.Location),
     ];
 
     public static SyntaxTree Parse(string source, string path = "Test.cs") =>

@@ -1,4 +1,3 @@
-using System.Text;
 using Microsoft.CodeAnalysis;
 
 namespace FlashInfer.Generators.Tests.Harness;
@@ -28,9 +27,9 @@ internal static class UsageAssert
     /// <param name="members">Members of a class that has <c>device</c>, <c>cache</c>, <c>decode</c> and <c>context</c>.</param>
     public static void Reports(string id, string members)
     {
-        (string source, IReadOnlyList<string> marked) = Unmark(Program(members));
+        (string source, IReadOnlyList<string> marked) = MarkedSource.Unmark(Program(members));
         string[] expected = [.. marked.Select(text => $"{id} {text}")];
-        string[] actual = [.. Diagnostics(source).Select(static d => $"{d.Id} {Where(d)}")];
+        string[] actual = [.. Diagnostics(source).Select(static d => $"{d.Id} {MarkedSource.Where(d)}")];
         Assert.True(expected.SequenceEqual(actual), $"expected\n{string.Join('\n', expected)}\nbut got\n{string.Join('\n', actual)}");
     }
 
@@ -49,40 +48,4 @@ internal static class UsageAssert
     // CS9113, CS9124: a parameter of the class that an example does not use, or uses twice.
     private static IEnumerable<Diagnostic> Diagnostics(string source) =>
         GeneratorHarness.RunProgram(source, Config).Diagnostics().Where(static d => d.Id is not ("CS9113" or "CS9124"));
-
-    private static string Where(Diagnostic diagnostic)
-    {
-        FileLinePositionSpan span = diagnostic.Location.GetLineSpan();
-        string text = diagnostic.Location.SourceTree?.GetText().ToString(diagnostic.Location.SourceSpan) ?? "";
-        return $"line {span.StartLinePosition.Line + 1}: {text}";
-    }
-
-    private static (string Source, IReadOnlyList<string> Marked) Unmark(string marked)
-    {
-        StringBuilder source = new();
-        List<string> found = [];
-        int line = 1;
-        int start = -1;
-        int startLine = 0;
-        for (int i = 0; i < marked.Length; i++)
-        {
-            if (marked.AsSpan(i).StartsWith("[|"))
-            {
-                (start, startLine) = (source.Length, line);
-                i++;
-            }
-            else if (marked.AsSpan(i).StartsWith("|]"))
-            {
-                found.Add($"line {startLine}: {source.ToString(start, source.Length - start)}");
-                i++;
-            }
-            else
-            {
-                line += marked[i] == '\n' ? 1 : 0;
-                source.Append(marked[i]);
-            }
-        }
-
-        return (source.ToString(), found);
-    }
 }

@@ -127,6 +127,51 @@ public class DecodePlannerTests
     }
 
     [Fact]
+    public void Items_of_bounded_sequences_begin_at_the_tile_of_the_first_key()
+    {
+        Gen.Select(s_anyBatches, Gen.Int[0, 9000])
+            .Sample(
+                (batch, window) =>
+                {
+                    (int[] lengths, DecodePlanLimits limits) = batch;
+                    KeyBounds bounds = new(new WindowVariant(window), default, default);
+                    int[] begins = new int[lengths.Length];
+                    for (int i = 0; i < lengths.Length; i++)
+                    {
+                        begins[i] = bounds.Begin(i, 0, 1, lengths[i], lengths[i], DecodePlanner.TileTokens);
+                        int first = Math.Max(0, Math.Min(lengths[i] - 1 - window, lengths[i] - 1));
+                        Assert.Equal(first / 16 * 16, begins[i]);
+                    }
+
+                    // As many tokens without a beginning are cut alike.
+                    int[] seen = [.. lengths.Select((length, i) => length - begins[i])];
+                    DecodePlanLimits roomy = limits with { MaxSlots = limits.MaxSlots + 1000 };
+                    WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(lengths.Length, roomy)];
+                    DecodePlan plan = DecodePlanner.Plan(new DecodeBatch(seen, lengths, default, true, begins), roomy, items);
+                    WorkItem[] expected = new WorkItem[items.Length];
+                    Assert.Equal(DecodePlanner.Plan(new DecodeBatch(seen, lengths), roomy, expected), plan);
+                    for (int at = 0; at < plan.Items; at++)
+                    {
+                        int begin = begins[items[at].Row];
+                        expected[at].Begin += begin;
+                        expected[at].End += begin;
+                        expected[at].Visible += begin;
+                        Assert.Equal(expected[at], items[at]);
+                        Assert.True(items[at].End <= lengths[items[at].Row] && items[at].Visible == lengths[items[at].Row]);
+                    }
+
+                    int most = lengths.Sum(length => DecodePlanner.InvariantPartsUpTo(length, limits));
+                    Assert.InRange(
+                        seen.Sum(tokens => DecodePlanner.InvariantParts(tokens, limits)),
+                        lengths.Length,
+                        Math.Max(most, lengths.Length)
+                    );
+                },
+                iter: 1000
+            );
+    }
+
+    [Fact]
     public void A_batch_invariant_cut_is_the_sequences_own()
     {
         Gen.Select(s_anyBatches, Gen.Int[0, 100_000], Gen.Int[0, 400])

@@ -1,0 +1,187 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Reflection;
+using System.Runtime.InteropServices;
+using System.Text;
+using FlashInfer.Generators.Tests.Harness;
+using FlashInfer.Tests.Fuzz;
+using Microsoft.CodeAnalysis;
+using Microsoft.CodeAnalysis.CSharp;
+using Microsoft.CodeAnalysis.Emit;
+using Xunit.Abstractions;
+
+namespace FlashInfer.Generators.Tests.Variants;
+
+/// <summary>
+/// Random variants: what C# computes against what their CUDA text computes, compiled for the host by the C++ compiler with a check of
+/// undefined behaviour. On a GPU <c>FlashInfer.Gpu.Tests</c> does the same.
+/// </summary>
+public sealed class VariantFuzzTests(ITestOutputHelper output)
+{
+    private const int Programs = 24;
+    private const int Rows = 64;
+
+    // As in attention/variant.cuh, which the host has no compiler for.
+    private const string Preamble = """
+        #include <cstdio>
+        #include <vector>
+        #include "core/csharp.cuh"
+
+        namespace flashinfer {
+        template <typename T>
+        struct Span {
+          const T* data;
+          int length;
+          int reserved0;
+          T operator[](int at) const { return unsigned(at) < unsigned(length) ? data[at] : T(); }
+        };
+        struct LogitsContext {
+          int head, kv_head, sequence, qo_index, qo_position, kv_position, qo_len, kv_len;
+        };
+        struct NoVariant {};
+        }  // namespace flashinfer
+
+
+        """;
+
+    [SkippableFact]
+    public void CSharp_and_CUDA_compute_the_same()
+    {
+        Skip.If(Compiler() is null, "There is no g++ here, which compiles the CUDA text for the host.");
+        int seed = Environment.GetEnvironmentVariable("FLASHINFER_FUZZ_SEED") is { Length: > 0 } given
+            ? int.Parse(given, CultureInfo.InvariantCulture)
+            : Environment.TickCount & 0xFFFFFF;
+        output.WriteLine($"FLASHINFER_FUZZ_SEED={seed}");
+        Case[] cases = [.. Enumerable.Range(seed, Programs).Select(Make)];
+
+        uint[][] results = RunOnHost(cases);
+
+        int compared = 0;
+        for (int i = 0; i < cases.Length; i++)
+        {
+            Case one = cases[i];
+            for (int at = 0; at < one.Expected.Length; at++)
+            {
+                if (one.Threw[at])
+                {
+                    continue;
+                }
+
+                compared++;
+                Assert.True(
+                    Same(one.Expected[at], results[i][at], isFloat: at % 4 is 0 or 3),
+                    $"seed {one.Seed}, row {at / 4}, hook {at % 4}: C# {one.Expected[at]:x8}, CUDA {results[i][at]:x8}\n{one.Source}\n{one.Cuda}"
+                );
+            }
+        }
+
+        output.WriteLine($"{compared} of {cases.Length * Rows * 4} values compared");
+        Assert.True(compared > cases.Length * Rows * 2, $"only {compared} values could be compared");
+    }
+
+    private static Case Make(int seed)
+    {
+        string source = VariantHarness.Config(FuzzProgram.Members(seed, exactOnly: false));
+        CSharpCompilation compilation = VariantHarness.Compile(source);
+        string cuda = VariantHarness.Model(compilation).Cuda;
+        Assert.True(cuda.Length > 0, $"seed {seed} cannot be lowered\n{source}\n{string.Join('\n', Problems(compilation, source))}");
+        uint[] data = FuzzData.Words(new Random(seed), Rows);
+        uint[] expected = new uint[Rows * FuzzData.ResultWords];
+        bool[] threw = new bool[expected.Length];
+        Driver(compilation, source).Invoke(null, [data, expected, threw]);
+        return new Case(seed, source, cuda, data, expected, threw);
+    }
+
+    private static IEnumerable<Diagnostic> Problems(CSharpCompilation compilation, string source) =>
+        GeneratorHarness.RunProgram(source, VariantHarness.Usings).Diagnostics().Concat(compilation.GetDiagnostics());
+
+    private static MethodInfo Driver(CSharpCompilation compilation, string source)
+    {
+        using MemoryStream image = new();
+        EmitResult result = compilation
+            .AddSyntaxTrees(GeneratorHarness.Parse(FuzzData.Driver, "Driver.cs"))
+            .WithOptions(compilation.Options.WithOptimizationLevel(OptimizationLevel.Release))
+            .Emit(image);
+        Assert.True(result.Success, string.Join('\n', result.Diagnostics.Where(static d => d.Severity == DiagnosticSeverity.Error)) + source);
+        return Assembly.Load(image.ToArray()).GetType("Driver")!.GetMethod("Run")!;
+    }
+
+    /// <summary>One program for all variants: words come in through its input and answers go out through its output.</summary>
+    private static uint[][] RunOnHost(Case[] cases)
+    {
+        StringBuilder text = new(Preamble);
+        text.Append(FuzzData.Evaluate);
+        foreach (Case one in cases)
+        {
+            text.Append(CultureInfo.InvariantCulture, $"namespace p{one.Seed} {{\n{one.Cuda}}}\n");
+        }
+
+        text.Append("template <typename Variant>\nvoid run() {\n");
+        text.Append(CultureInfo.InvariantCulture, $"  std::vector<unsigned> data({FuzzData.SpanWords + (Rows * FuzzData.RowWords)}), results({Rows * 4});\n");
+        text.Append("  if (fread(data.data(), 4, data.size(), stdin) != data.size()) __builtin_trap();\n");
+        text.Append(CultureInfo.InvariantCulture, $"  for (int row = 0; row < {Rows}; ++row) evaluate<Variant>(data.data(), results.data(), row);\n");
+        text.Append("  fwrite(results.data(), 4, results.size(), stdout);\n}\n\nint main() {\n");
+        foreach (Case one in cases)
+        {
+            text.Append(CultureInfo.InvariantCulture, $"  run<p{one.Seed}::Variant>();\n");
+        }
+
+        text.Append("}\n");
+        DirectoryInfo folder = Directory.CreateTempSubdirectory("flashinfer-fuzz-");
+        try
+        {
+            string source = Path.Combine(folder.FullName, "fuzz.cpp");
+            string program = Path.Combine(folder.FullName, "fuzz");
+            File.WriteAllText(source, text.ToString());
+            // Without contraction and folding by other rules than those of .NET's own library.
+            string options =
+                $"-std=c++17 -O1 -ffp-contract=off -fno-builtin -fsanitize=undefined -fsanitize-undefined-trap-on-error -I{Path.Combine(TestPaths.RepositoryRoot, "kernels")}";
+            (int code, _, string errors) = Run(Compiler()!, [.. options.Split(' '), source, "-o", program, "-lm"], []);
+            Assert.True(code == 0, errors + text);
+            byte[] input = MemoryMarshal.AsBytes<uint>([.. cases.SelectMany(static one => one.Data)]).ToArray();
+            (code, byte[] answers, errors) = Run(program, [], input);
+            int size = Rows * 4;
+            uint[] words = MemoryMarshal.Cast<byte, uint>(answers).ToArray();
+            Assert.True(code == 0, $"undefined behaviour after seed {cases[0].Seed} + {words.Length / size}: {errors}{cases[Math.Min(words.Length / size, cases.Length - 1)].Cuda}");
+            return [.. cases.Select((_, i) => words[(i * size)..((i + 1) * size)])];
+        }
+        finally
+        {
+            folder.Delete(recursive: true);
+        }
+    }
+
+    private static string? Compiler() =>
+        (Environment.GetEnvironmentVariable("PATH") ?? "")
+            .Split(Path.PathSeparator)
+            .Select(static folder => Path.Combine(folder, "g++"))
+            .FirstOrDefault(File.Exists);
+
+    private static (int Code, byte[] Output, string Errors) Run(string program, string[] arguments, byte[] input)
+    {
+        ProcessStartInfo start = new(program, arguments)
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
+        using Process process = Process.Start(start)!;
+        Task<string> errors = process.StandardError.ReadToEndAsync();
+        Task writing = Task.Run(() =>
+        {
+            using Stream stream = process.StandardInput.BaseStream;
+            stream.Write(input);
+        });
+        using MemoryStream output = new();
+        process.StandardOutput.BaseStream.CopyTo(output);
+        process.WaitForExit();
+        _ = writing.Exception;
+        return (process.ExitCode, output.ToArray(), errors.Result);
+    }
+
+    private static bool Same(uint expected, uint actual, bool isFloat) =>
+        expected == actual
+        || (isFloat && float.IsNaN(BitConverter.UInt32BitsToSingle(expected)) && float.IsNaN(BitConverter.UInt32BitsToSingle(actual)));
+
+    private sealed record Case(int Seed, string Source, string Cuda, uint[] Data, uint[] Expected, bool[] Threw);
+}

@@ -1,0 +1,15 @@
+namespace FlashInfer.Tests.Variants;
+
+/// <summary>Logits that cannot leave (-cap, cap).</summary>
+[AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16)]
+public partial class SoftCapAttention
+{
+    [VariantArguments]
+    public readonly ref struct Arguments
+    {
+        public required float Cap { get; init; }
+    }
+
+    [LogitsTransform]
+    private static float Transform(float logit, in LogitsContext at, in Arguments a) => a.Cap * MathF.Tanh(logit / a.Cap);
+}
