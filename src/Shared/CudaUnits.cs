@@ -48,7 +48,12 @@ internal static class CudaUnits
 
     /// <summary>Entry point of the decode kernel for many columns, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string WideDecodeName(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
-        "fi_decode_" + Suffix(shape) + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "") + "_wide" + (isChecked ? "_checked" : "");
+        "fi_decode_"
+        + Suffix(shape)
+        + VariantSuffix(shape)
+        + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "")
+        + "_wide"
+        + (isChecked ? "_checked" : "");
 
     /// <summary>Entry point of the append kernel, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string AppendName(AttentionShape shape, bool isChecked = false) =>
