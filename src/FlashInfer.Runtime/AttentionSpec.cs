@@ -107,12 +107,13 @@ public sealed class AttentionSpec
     /// <param name="isChecked">Whether for checked mode; see <see cref="DeviceOptions.IsChecked"/>.</param>
     public IEnumerable<TranslationUnit> UnitsFor(KernelKinds kernels, bool isChecked = false) =>
         KernelId
-            .Of(kernels)
+            .Of(kernels, Shape)
             .Select(kernel =>
                 kernel.Family switch
                 {
                     KernelFamily.Append => AppendUnitFor(isChecked),
                     KernelFamily.Decode => DecodeUnitFor(kernel.QueryTokens, kernel.TeamUnits, isChecked),
+                    KernelFamily.WideDecode => WideDecodeUnitFor(kernel.QueryTokens, isChecked),
                     _ => PrefillUnitFor(kernel.Family == KernelFamily.PrefillPaged, isChecked),
                 }
             );
@@ -125,6 +126,10 @@ public sealed class AttentionSpec
                 CudaUnits.DecodeName(Shape, queryTokens, teamUnits, isChecked),
                 CudaUnits.Decode(Shape, queryTokens, teamUnits, isChecked)
             );
+
+    /// <summary>A unit of batch decode for many columns; parameters as <see cref="CudaUnits.WideDecode"/>.</summary>
+    internal TranslationUnit WideDecodeUnitFor(int queryTokens = 1, bool isChecked = false) =>
+        Unit(CudaUnits.WideDecodeName(Shape, queryTokens, isChecked), CudaUnits.WideDecode(Shape, queryTokens, isChecked));
 
     /// <summary>The unit of append, with checks or without.</summary>
     internal TranslationUnit AppendUnitFor(bool isChecked) =>

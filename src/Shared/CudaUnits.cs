@@ -17,6 +17,10 @@ internal static class CudaUnits
     /// <summary>Query tokens a sequence that decode kernels are made for: a wrapper takes the smallest that is enough.</summary>
     public static readonly IReadOnlyList<int> QueryTokens = new[] { 1, 2, 4, 8 };
 
+    private const int WideRows = 128;
+
+    private const string AnyQueryTokensLine = "  static constexpr int kQueryTokens = 0;  // any number";
+
     /// <summary>Entry point of the decode kernel, and the name of its unit.</summary>
     /// <param name="shape">A legal shape.</param>
     /// <param name="queryTokens">The most query tokens of a sequence, one of <see cref="QueryTokens"/>.</param>
@@ -29,6 +33,22 @@ internal static class CudaUnits
         + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "")
         + (teamUnits ? "_team" : "")
         + (isChecked ? "_checked" : "");
+
+    /// <summary>
+    /// Whether there is a kernel of decode that reads keys and values for more columns (query tokens times heads of a group) at once than
+    /// decode's own, which has room for 16, or 8 where the head dimension is large, and reads them again for the next. It is that of
+    /// prefill, which widens quantised values slowly: there it only pays from the third time on.
+    /// </summary>
+    public static bool HasWideDecode(AttentionShape shape, int queryTokens)
+    {
+        int columns = shape.HeadDim <= 128 || (shape.HeadDim <= 192 && shape.PageSize % 16 == 0) ? 16 : 8;
+        int reads = ((shape.GroupSize * queryTokens) + columns - 1) / columns;
+        return reads > (shape.KvDtype == shape.Dtype ? 1 : 2) && WideReads(shape.GroupSize, queryTokens) < reads;
+    }
+
+    /// <summary>Entry point of the decode kernel for many columns, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
+    public static string WideDecodeName(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
+        "fi_decode_" + Suffix(shape) + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "") + "_wide" + (isChecked ? "_checked" : "");
 
     /// <summary>Entry point of the append kernel, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string AppendName(AttentionShape shape, bool isChecked = false) =>
@@ -61,6 +81,21 @@ internal static class CudaUnits
             $"  static constexpr bool kTeamUnits = {Word(teamUnits)};"
         );
 
+    /// <summary>The unit of batch decode for many columns; parameters as <see cref="WideDecodeName"/>.</summary>
+    public static string WideDecode(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
+        Unit(
+            shape,
+            "batch decode over a paged KV cache, many query heads a KV head",
+            "attention/prefill.cuh",
+            WideDecodeName(shape, queryTokens, isChecked),
+            "Prefill",
+            shape.PageSize,
+            isChecked,
+            VariantLine(shape),
+            ValueDimLine(shape.HeadDim),
+            QueryTokensLine(queryTokens)
+        );
+
     /// <summary>The unit that writes new keys and values into the pages; parameters as <see cref="DecodeName"/>.</summary>
     public static string Append(AttentionShape shape, bool isChecked = false) =>
         Unit(
@@ -88,7 +123,7 @@ internal static class CudaUnits
             isChecked,
             VariantLine(shape),
             ValueDimLine(shape.HeadDim),
-            QueryTokensLine(1)
+            AnyQueryTokensLine
         );
 
     /// <summary>The unit of batch prefill over ragged keys and values; parameters as <see cref="PrefillRaggedName"/>.</summary>
@@ -103,7 +138,7 @@ internal static class CudaUnits
             false,
             VariantLine(shape),
             ValueDimLine(shape.HeadDim),
-            QueryTokensLine(1)
+            AnyQueryTokensLine
         );
 
     /// <summary>A unit's text; a page size of 0 stands for ragged keys and values.</summary>
@@ -166,6 +201,18 @@ internal static class CudaUnits
         Line(text, "  Kernel::run(params);");
         Line(text, "}");
         return text.ToString();
+    }
+
+    /// <summary>How often a KV head is read for a group: heads share a tile as packed_heads of attention/prefill_work.cuh has it.</summary>
+    private static int WideReads(int group, int queryTokens)
+    {
+        int pack = 1;
+        for (int heads = 2; heads <= group && heads * queryTokens <= WideRows; heads++)
+        {
+            pack = group % heads == 0 ? heads : pack;
+        }
+
+        return group / pack;
     }
 
     /// <summary>Ragged keys and values have the query's type, whatever a cache holds.</summary>

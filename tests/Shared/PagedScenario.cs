@@ -60,7 +60,7 @@ internal sealed class PagedScenario<T>
 
         using IPagedWrapper wrapper = _prefill
             ? new PrefillWrapper(cache, Math.Max(4, sequences.Length), Math.Max(1, _queryTokens.Sum()), _case.Determinism)
-            : new DecodeWrapper(cache, Math.Max(4, sequences.Length), _queryTokens.Max(), _case.Determinism);
+            : new DecodeWrapper(cache, Math.Max(4, sequences.Length), _queryTokens.Max(), _case.Determinism) { Wide = _case.Wide };
         Sequence[] last = [.. sequences.Where((s, i) => s.Length < _case.Lengths[i])];
         cache.BeginForward(last, [.. Enumerable.Range(0, sequences.Length).Select(Drafted).Where(tokens => tokens > 0)]);
         bool implied = _prefill

@@ -1,6 +1,7 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 using FlashInfer.Planning;
 
 namespace FlashInfer;
@@ -15,7 +16,7 @@ namespace FlashInfer;
 /// the one before it all but one. A wrapper belongs to one caller at a time. <c>Append</c> and <c>Run</c> can be captured in a CUDA graph;
 /// a replay after a new <c>Plan</c> reads the new plan.
 /// </remarks>
-public class BatchPrefillWithPagedKvCache : IDisposable
+public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
 {
     private const string Advice = "The wrapper's constructor takes a larger maxQueryTokens, the query tokens of all sequences of a step.";
 

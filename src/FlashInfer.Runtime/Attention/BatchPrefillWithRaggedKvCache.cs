@@ -1,6 +1,7 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 using FlashInfer.Planning;
 
 namespace FlashInfer;
@@ -16,7 +17,7 @@ namespace FlashInfer;
 /// the one before it all but one. A wrapper belongs to one caller at a time. <c>Run</c> can be captured in a CUDA graph; a replay after a
 /// new <c>Plan</c> reads the new plan.
 /// </remarks>
-public class BatchPrefillWithRaggedKvCache : IDisposable
+public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
 {
     private readonly UseGuard _guard = new(nameof(BatchPrefillWithRaggedKvCache));
     private readonly PrefillCore _core;
@@ -202,6 +203,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable
 
     private void PlanEntered(ReadOnlySpan<int> qoIndptr, ReadOnlySpan<int> kvIndptr, float? smScale, bool causal, CudaStream? stream)
     {
+        long start = Telemetry.StartPlan(Device.Log);
         Device.CheckStream(stream);
         int sequences = qoIndptr.Length - 1;
         if (sequences < 1 || sequences > MaxSequences)
@@ -244,6 +246,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable
         PrefillBatch batch = Batch(sequences);
         _core.Plan(batch, new PlannedSequences(batch.QueryTokens, batch.Lengths, default, _firstRows), scaleLog2, stream);
         _planned = sequences;
+        Telemetry.EndPlan(start, nameof(BatchPrefillWithRaggedKvCache), this, Device.Log);
     }
 
     private static void CheckIndptr(ReadOnlySpan<int> indptr, string name)

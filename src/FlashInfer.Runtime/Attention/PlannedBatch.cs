@@ -1,5 +1,6 @@
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 
 namespace FlashInfer.Attention;
 
@@ -9,7 +10,8 @@ namespace FlashInfer.Attention;
 /// </summary>
 internal sealed class PlannedBatch : IDisposable
 {
-    private readonly object _owner;
+    private readonly IExplainsPlan _owner;
+    private readonly string _name;
     private readonly UseGuard _guard;
     private readonly AppendList _appends;
     private readonly Sequence[] _sequences;
@@ -24,15 +26,17 @@ internal sealed class PlannedBatch : IDisposable
     private int _cacheRevision;
     private int _cacheCommits;
     private int _forwardTokens;
+    private long _start;
     private bool _disposed;
 
     /// <param name="owner">The wrapper.</param>
     /// <param name="name">Its name, for messages.</param>
     /// <param name="cache">The cache that holds the sequences.</param>
     /// <param name="maxSequences">Sequences of the largest batch.</param>
-    public PlannedBatch(object owner, string name, PagedKvCache cache, int maxSequences)
+    public PlannedBatch(IExplainsPlan owner, string name, PagedKvCache cache, int maxSequences)
     {
         _owner = owner;
+        _name = name;
         _guard = new UseGuard(name);
         Cache = cache;
         _appends = new AppendList(cache, $"{name}.Append");
@@ -85,9 +89,10 @@ internal sealed class PlannedBatch : IDisposable
         return _guard.Enter();
     }
 
-    /// <summary>Throws unless the sequences can be planned.</summary>
+    /// <summary>Throws unless the sequences can be planned; the time of a plan counts from here.</summary>
     public void CheckSequences(ReadOnlySpan<Sequence> sequences)
     {
+        _start = Telemetry.StartPlan(Cache.Device.Log);
         if (sequences.Length == 0 || sequences.Length > _sequences.Length)
         {
             throw new ArgumentException(
@@ -177,6 +182,7 @@ internal sealed class PlannedBatch : IDisposable
         _cacheRevision = Cache.Revision;
         _cacheCommits = Cache.Commits;
         Planned = sequences.Length;
+        Telemetry.EndPlan(_start, _name, _owner, Cache.Device.Log);
     }
 
     /// <summary>Throws when there is no plan.</summary>

@@ -1,5 +1,8 @@
 using System.Collections.Concurrent;
 using FlashInfer.Cuda;
+using FlashInfer.Observability;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 
 namespace FlashInfer;
 
@@ -23,12 +26,14 @@ public sealed partial class Device : IDisposable
     private readonly Backend _backend;
     private int _disposed;
 
-    internal Device(Backend backend, DeviceKind kind, string name, string reason)
+    internal Device(Backend backend, DeviceKind kind, string name, string reason, ILoggerFactory? loggers = null)
     {
         _backend = backend;
         Kind = kind;
         Name = name;
         Reason = reason;
+        Log = loggers?.CreateLogger<Device>() ?? (ILogger)NullLogger.Instance;
+        Log.DeviceOpened(ToString(), reason);
     }
 
     /// <summary>GPU or CPU.</summary>
@@ -51,6 +56,9 @@ public sealed partial class Device : IDisposable
             return _backend;
         }
     }
+
+    /// <summary>The device's log.</summary>
+    internal ILogger Log { get; }
 
     internal bool IsDisposed => Volatile.Read(ref _disposed) != 0;
 

@@ -332,7 +332,7 @@ internal readonly record struct PrefillWork(
                 total += length;
                 longest = Math.Max(longest, length);
                 work += batch.Causal
-                    ? own * (length - seen) + (seen * (seen + limits.TileTokens) / (2 * limits.TileTokens))
+                    ? own * (length - seen) + (long)(seen * (seen + limits.TileTokens) / (2.0 * limits.TileTokens))
                     : (long)own * length;
             }
             else

@@ -17,7 +17,7 @@ struct Config {
   static constexpr int kPageSize = 1;
   using Variant = flashinfer::NoVariant;
   static constexpr int kValueDim = 64;
-  static constexpr int kQueryTokens = 1;
+  static constexpr int kQueryTokens = 0;  // any number
   static constexpr bool kChecked = false;
 };
 

@@ -17,7 +17,7 @@ struct Config {
   static constexpr int kPageSize = 32;
   using Variant = flashinfer::NoVariant;
   static constexpr int kValueDim = 128;
-  static constexpr int kQueryTokens = 1;
+  static constexpr int kQueryTokens = 0;  // any number
   static constexpr bool kChecked = false;
 };
 

@@ -15,9 +15,13 @@ public class DecodePlannerTests
         ),
         Gen.Int[1, 160],
         Gen.Int[1, 40],
-        Gen.Int[1, 16],
-        (lengths, blocks, units, minChunk) =>
-            (lengths, new DecodePlanLimits(blocks, units, minChunk * DecodePlanner.TileTokens, DecodePlanner.SlotsFor(blocks, units)))
+        Gen.Select(Gen.Int[1, 16], Gen.OneOf(Gen.Const(DecodePlanner.TileTokens), Gen.Const(80), Gen.Const(128))),
+        (lengths, blocks, units, parts) =>
+        {
+            (int blocksOfPart, int block) = parts;
+            int slots = DecodePlanner.SlotsFor(blocks, units);
+            return (lengths, new DecodePlanLimits(blocks, units, blocksOfPart * block, slots) { BlockTokens = block });
+        }
     );
 
     private static readonly Gen<(int[] Lengths, DecodePlanLimits Limits)> s_anyBatches = Gen.Select(
@@ -47,7 +51,7 @@ public class DecodePlannerTests
                     for (int part = 0; part < parts.Length; part++)
                     {
                         Assert.Equal(at, parts[part].Begin);
-                        Assert.Equal(0, parts[part].Begin % DecodePlanner.TileTokens);
+                        Assert.Equal(0, parts[part].Begin % batch.Limits.BlockTokens);
                         Assert.Equal(part, parts[part].Part);
                         Assert.Equal(parts.Length, parts[part].Parts);
                         Assert.Equal(row * 7, parts[part].KvStart);
@@ -78,7 +82,7 @@ public class DecodePlannerTests
             batch =>
             {
                 (DecodePlan plan, WorkItem[] items) = Make(batch.Lengths, batch.Limits);
-                int bucket = (plan.ChunkTokens / 128) + 1 + DecodePlanner.TileTokens;
+                int bucket = (plan.ChunkTokens / 128) + 1 + batch.Limits.BlockTokens;
                 int longest = items.Max(item => item.End - item.Begin);
                 for (int i = 1; i < items.Length; i++)
                 {

@@ -83,7 +83,9 @@ public class PrefillPlannerTests
                                     }
                                 }
 
-                                Assert.Equal(range, at);
+                                // To the end of the last block, as far as there are tokens.
+                                int blocks = (range + limits.BlockTokens - 1) / limits.BlockTokens;
+                                Assert.Equal(Math.Min(length, blocks * limits.BlockTokens), at);
                             }
                         }
 
@@ -177,8 +179,9 @@ public class PrefillPlannerTests
             Assert.InRange(inside.Select(item => (item.KvStart, item.Head)).Distinct().Count(), 1, sequences);
             for (int i = 1; i < inside.Length; i++)
             {
-                // By buckets of a 256th of the longest.
-                Assert.True(inside[i].End - inside[i - 1].End <= Math.Max(32, length / 128), "not the longest first");
+                // By buckets of a 256th of the longest, and ends stand at those of blocks.
+                int bucket = Math.Max(32, length / 128) + s_h100.BlockTokens;
+                Assert.True(inside[i].End - inside[i - 1].End <= bucket, "not the longest first");
             }
         }
 
@@ -195,7 +198,7 @@ public class PrefillPlannerTests
         ];
         (PrefillPlan plan, WorkItem[] items) = Make(sequences, s_h100);
         Assert.Equal(8, plan.Heads);
-        int bucket = Math.Max(32, sequences.Max(s => s.Item1) / 128);
+        int bucket = Math.Max(32, sequences.Max(s => s.Item1) / 128) + s_h100.BlockTokens;
         for (int i = 1; i < items.Length; i++)
         {
             Assert.True(items[i].End <= items[i - 1].End + bucket);
