@@ -877,7 +877,7 @@ partial class SlopedAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 16;
       using Variant = ::Variant;
       static constexpr int kValueDim = 128;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 
@@ -947,7 +947,7 @@ partial class SlopedAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 0;  // ragged
       using Variant = ::Variant;
       static constexpr int kValueDim = 128;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 

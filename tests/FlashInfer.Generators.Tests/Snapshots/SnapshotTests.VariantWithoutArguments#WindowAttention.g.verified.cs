@@ -714,7 +714,7 @@ partial class WindowAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 16;
       using Variant = ::Variant;
       static constexpr int kValueDim = 64;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 
@@ -765,7 +765,7 @@ partial class WindowAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 0;  // ragged
       using Variant = ::Variant;
       static constexpr int kValueDim = 64;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 
