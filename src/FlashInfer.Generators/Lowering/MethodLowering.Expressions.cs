@@ -311,9 +311,7 @@ internal sealed partial class MethodLowering
                 return Arithmetic("multiply", left.Range * right.Range);
             case BinaryOperatorKind.Divide when type == Scalar.Float:
                 // By a power of two it is a multiplication; else the GPU's division calls a function, which stops all tensor products.
-                return right.Constant is float divisor && IsPowerOfTwo(divisor)
-                    ? Plain(default)
-                    : Function("divide", default, left, right);
+                return right.Constant is float divisor && IsPowerOfTwo(divisor) ? Plain(default) : Function("divide", default, left, right);
             case BinaryOperatorKind.Remainder when type == Scalar.Float:
                 return Expression.Primary($"fmodf({left.Text}, {right.Text})");
             case BinaryOperatorKind.Divide or BinaryOperatorKind.Remainder:

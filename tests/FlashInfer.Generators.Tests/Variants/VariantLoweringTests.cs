@@ -217,7 +217,9 @@ public sealed class VariantLoweringTests
         Assert.Empty(VariantHarness.Cuda("[LogitsMask] private static bool Keep(in LogitsContext at) => Unknown(at);"));
         Assert.Empty(VariantHarness.Cuda("[LogitsMask] private static bool Keep(in LogitsContext at);"));
         Assert.Empty(VariantHarness.Cuda("[LogitsMask] private static bool Keep(Nothing at) => true;"));
-        Assert.Empty(VariantHarness.Cuda("[LogitsMask] private static bool Keep(in LogitsContext at) { double x = at.Head; return x > 0; }"));
+        Assert.Empty(
+            VariantHarness.Cuda("[LogitsMask] private static bool Keep(in LogitsContext at) { double x = at.Head; return x > 0; }")
+        );
     }
 
     [Fact]
@@ -244,7 +246,16 @@ public sealed class VariantLoweringTests
             )
         );
         Assert.Equal("global::Subject.Given", model.ArgumentsType);
-        Assert.Equal([new("Bits", "uint", false), new("States", "byte", true), new("IsOn", "bool", false), new("Scale", "float", false), new("Half", "float", false, IsComputed: true)], model.Arguments);
+        Assert.Equal(
+            [
+                new("Bits", "uint", false),
+                new("States", "byte", true),
+                new("IsOn", "bool", false),
+                new("Scale", "float", false),
+                new("Half", "float", false, IsComputed: true),
+            ],
+            model.Arguments
+        );
         Assert.Equal([new(VariantHookKind.Mask, "Keep", true), new(VariantHookKind.Sink, "Sink", false)], model.Hooks);
     }
 
@@ -278,7 +289,9 @@ public sealed class VariantLoweringTests
             }
 
             [LogitsMask]
-            private static bool Keep(in LogitsContext at, in Arguments a) => {{(type == "bool" ? "Compute(at, a)" : "Compute(at, a) == 0")}};
+            private static bool Keep(in LogitsContext at, in Arguments a) => {{(
+                type == "bool" ? "Compute(at, a)" : "Compute(at, a) == 0"
+            )}};
 
             private static {{type}} Compute(in LogitsContext at, in Arguments a)
             {
