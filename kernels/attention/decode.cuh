@@ -79,19 +79,25 @@ struct Decode {
           phase ^= 1;
         }
       }
-      const float value_scale = query.value_scale;
-      if (!unit.valid) wait_for_dependency();                  // the ring is full: what follows needs the kernel before
-      query.load(params, following, crew.lane, cursor.scale);  // travels during the merge
+      const FloatVector<Shape::kUnitHeads> value_scale = query.value_scale;
+      if (!unit.valid) wait_for_dependency();              // the ring is full: what follows needs the kernel before
+      query.fetch(params, following, crew, cursor.scale);  // travels during the merge
+      if constexpr (Shape::Hooks::kShapes) query.load_places(params, following, cursor.contexts.unit(), crew.lane);
       if (unit.valid) {
         if (crew.place() < tiles) {
-          accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.columns(), crew.lane);
+          accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.head_columns(), crew.lane);
         }
-        merge.finish(unit, !following.valid, value_scale);
+        merge.finish(unit, value_scale);
       } else {
         merge.wait_for_peers();
       }
       unit = following;
       tile = crew.place();
+      if (unit.valid) {
+        query.put(merge.warp_output(crew.index() * Shape::kCrewWarps), crew);
+        crew.sync();  // and the place to merge in and the verdict may be overwritten
+        query.take(merge.warp_output(crew.warp), unit, crew.lane);
+      }
     } while (unit.valid);
   }
 };

@@ -31,7 +31,8 @@ struct DecodeLoader {
   static constexpr int kBatchTiles = (kPagePerSlab ? 32 : 2) / kSlabs;
 
   // How cp.async loads a tile: 16-byte chunks of token rows, as many at once as a warp has lanes.
-  static constexpr int kChunks = Shape::kRowBytes / 16;  // of a row
+  static constexpr int kHeadChunks = Shape::kRowBytes / 16;  // of a row
+  static constexpr int kChunks = Shape::kUnitHeads * kHeadChunks;
   static constexpr int kCopies = (Shape::kTileTokens * kChunks + 31) / 32;
 
   const DecodeParams& params;
@@ -142,10 +143,10 @@ struct DecodeLoader {
         if (i < slabs) {
           const int token = first + i * kSlabTokens;
           const int slot = token % kPageSize - max(0, kSlabTokens - (current.item.end - token));  // -15 and up
-          copy_tensor(target + i * Shape::kSlabBytes, params.kv_map, barrier, 0, current.kv_head(), slot,
-                      static_cast<i32>(params.key_page) + page[i], 0, policy);
-          copy_tensor(target + Shape::kTileBytes + i * Shape::kSlabBytes, params.kv_map, barrier, 0, current.kv_head(),
-                      slot, static_cast<i32>(params.value_page) + page[i], 0, policy);
+          copy_tensor(target + i * Shape::kSlabBytes, params.kv_map, barrier, 0, slot, 0, current.kv_head(),
+                      static_cast<i32>(params.key_page) + page[i], policy);
+          copy_tensor(target + Shape::kTileBytes + i * Shape::kSlabBytes, params.kv_map, barrier, 0, slot, 0,
+                      current.kv_head(), static_cast<i32>(params.value_page) + page[i], policy);
         }
       }
     }
@@ -162,14 +163,16 @@ struct DecodeLoader {
       const int row = index / kChunks, chunk = index % kChunks, token = first + row;
       const int lane = kPagePerSlab ? row / kSlabTokens : row % Shape::kTileTokens;  // who holds its page
       const int page = __shfl_sync(~0u, pages, (tile - batch) * (kPagePerSlab ? kSlabs : Shape::kTileTokens) + lane);
-      const i64 offset = page * params.page_stride + (token % kPageSize) * params.token_stride + head;
+      const i64 offset = page * params.page_stride + (token % kPageSize) * params.token_stride + head +
+                         chunk / kHeadChunks * params.head_stride;
       if (Shape::kTileTokens * kChunks % 32 == 0 || row < Shape::kTileTokens) {
         // Rows behind the end become zeros: 0 * NaN would poison the output, and unused slots may hold anything.
         const u32 bytes = token < current.item.end ? 16 : 0;
         const u32 target = stage_address(stage) + row / kSlabTokens * Shape::kSlabBytes +
                            Shape::chunk_offset(row % kSlabTokens, chunk);
-        copy_async(target, params.key + offset * kKvBytes + chunk * 16, bytes, policy);
-        copy_async(target + Shape::kTileBytes, params.value + offset * kKvBytes + chunk * 16, bytes, policy);
+        const i64 place = offset * kKvBytes + chunk % kHeadChunks * 16;
+        copy_async(target, params.key + place, bytes, policy);
+        copy_async(target + Shape::kTileBytes, params.value + place, bytes, policy);
       }
     }
   }

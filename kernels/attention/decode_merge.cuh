@@ -20,6 +20,7 @@ struct DecodeMerge {
   using Unit = DecodeUnit<Shape>;
   using Element = typename Shape::Element;
   using State = MergedState<Shape::kVector>;
+  using HeadScales = FloatVector<Shape::kUnitHeads>;
 
   static constexpr int kVector = Shape::kVector;
   static constexpr int kAtOnce = Shape::kMergeAtOnce;
@@ -73,8 +74,8 @@ struct DecodeMerge {
     return reinterpret_cast<float2*>(shared + Shape::kStateOffset) + warp * Shape::kUnitColumns;
   }
 
-  // Called by all threads of the crew when every warp with tiles has stored its state. `last`: of the crew's units.
-  __device__ __forceinline__ void finish(const Unit& unit, bool last, float value_scale) {
+  // Called by all threads of the crew when every warp with tiles has stored its state.
+  __device__ __forceinline__ void finish(const Unit& unit, const HeadScales& value_scale) {
     crew.sync();  // all warps' states are in shared memory
     const int outputs = unit.columns() * Shape::kHeadDim;
     const int first = crew.thread() * kVector;
@@ -114,7 +115,6 @@ struct DecodeMerge {
         write(unit, column, d, merged, value_scale);
       }
     }
-    if (!last) crew.sync();  // the place to merge in and the verdict may be overwritten
   }
 
  private:
@@ -132,10 +132,17 @@ struct DecodeMerge {
     return (static_cast<i64>(unit.item.part_offset + part) * Shape::kUnitsPerItem + unit.index) * Shape::kUnitColumns;
   }
 
-  // A column that has seen no token gives output 0 and LSE -inf.
-  __device__ __forceinline__ void write(const Unit& unit, int column, int d, const State& merged,
-                                        float value_scale) const {
-    const float scale = merged.sum > 0.f ? value_scale * reciprocal(merged.sum) : 0.f;
+  // A column that has seen no token gives output 0 and LSE -inf, or its sink.
+  __device__ __forceinline__ void write(const Unit& unit, int column, int d, State& merged,
+                                        const HeadScales& value_scale) const {
+    if (!unit.has(column)) return;
+    if constexpr (Shape::Hooks::kHasSink) merged.join(Shape::Hooks::sink(params.variant, unit.head_of(column)));
+    float scale = value_scale.at[0];
+#pragma unroll
+    for (int i = 1; i < Shape::kUnitHeads; i++) {
+      if (column >= i * Shape::kUnitHeadColumns) scale = value_scale.at[i];
+    }
+    scale = merged.sum > 0.f ? scale * reciprocal(merged.sum) : 0.f;
     const i64 row = unit.item.row + unit.token_of(column);
     const int head = unit.head_of(column);
     u16* target = params.output + row * params.output_row_stride + head * params.output_head_stride + d;

@@ -20,7 +20,7 @@ struct KvFragments {
 
   u32 at[kSteps][4];
 
-  // Steps `step` and following: 16 tokens x 16 elements of headDim each.
+  // Steps `step` and following of the unit's KV heads, one head's behind the other's: 16 tokens x 16 elements of headDim each.
   __device__ __forceinline__ void load_keys(u32 tile, int step, int lane) {
     u32 a[4];
     ldmatrix(a, tile + Shape::chunk_offset(lane & 15, step * (2 / kSteps) + (lane >> 4)));
@@ -58,9 +58,14 @@ struct KvFragments {
     }
   }
 
-  // Where in headDim a lane's two query elements of half `half` of a step stand.
-  static __device__ __forceinline__ int query_element(int step, int half, int lane) {
-    return step * 16 + (kIs8Bit ? (lane & 3) * 4 + half * 2 : (lane & 3) * 2 + half * 8);
+  // Eight elements of Q: those that a lane quartet wants first (even chunks) or second (odd) of a step, in its order.
+  static __device__ __forceinline__ uint4 load_query(const u16* row, int chunk) {
+    if constexpr (kIs8Bit) {
+      const u32* source = reinterpret_cast<const u32*>(row + chunk / 2 * 16) + chunk % 2;
+      return make_uint4(source[0], source[2], source[4], source[6]);
+    } else {
+      return *reinterpret_cast<const uint4*>(row + chunk * 8);
+    }
   }
 
   // Where in headDim row lane / 4 + 8 * half of a step's output stands.
@@ -69,62 +74,147 @@ struct KvFragments {
   }
 };
 
-// Q of one unit as B operands (lane = 4 * column + row), and what else its columns need.
+// The column of a unit at a place of a tile of 8; those beyond its head's last are that one.
 template <typename Shape>
-struct QueryFragments {
-  using Element = typename Shape::Element;
-  using MathElement = typename Shape::MathElement;
+__device__ __forceinline__ int unit_column(int tile, int place, int last) {
+  return tile / Shape::kHeadTiles * Shape::kUnitHeadColumns + min(tile % Shape::kHeadTiles * 8 + place, last);
+}
+
+// What a variant wants to know of the unit's columns 2c and 2c + 1 of lane column c.
+template <typename Shape, bool kWanted = Shape::Hooks::kShapes>
+struct ColumnPlaces {};
+template <typename Shape>
+struct ColumnPlaces<Shape, true> {
+  using Hooks = typename Shape::Hooks;
   static constexpr int kTiles = Shape::kWarpTiles;
-  static constexpr int kSteps = Shape::kHeadDim / 16;
 
-  u32 at[kTiles][kSteps][2];
-  int limit[kTiles][2];  // one past the last token that columns 2c and 2c + 1 see
-  float scale;           // of the logits, in base 2
-  float value_scale;
+  LogitsContext place[kTiles][2];
+  int first[kTiles][2];  // the first token that the column sees
+  typename Hooks::Arguments arguments;
 
-  // Columns beyond the unit's repeat its last one: a column's results depend on nothing else, and nobody reads them.
-  __device__ __forceinline__ void load(const DecodeParams& params, const DecodeUnit<Shape>& unit, int lane,
-                                       float logits_scale) {
-    const int last = max(unit.columns() - 1, 0);
+  __device__ __forceinline__ void load_places(const DecodeParams& params, const DecodeUnit<Shape>& unit,
+                                              const ItemContext& context, int lane) {
+    if (!unit.valid) return;  // hooks are asked about what there is
+    arguments = Hooks::arguments(params.variant);
+    const int last = max(unit.head_columns() - 1, 0);
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile++) {
-      const int column = min(tile * 8 + (lane >> 2), last);
-      const i64 row = unit.item.row + unit.token_of(column);
-      const i64 offset =
-          unit.valid ? row * params.query_row_stride + unit.head_of(column) * params.query_head_stride : 0;
-      const u16* source = params.query + offset;
 #pragma unroll
-      for (int step = 0; step < kSteps; step++) {
+      for (int h = 0; h < 2; h++) {
+        const int column = unit_column<Shape>(tile, (lane & 3) * 2 + h, last);
+        const int head = unit.head_of(column);
+        place[tile][h] = Hooks::place(context, unit.item.row + unit.token_of(column), head, head / Shape::kGroup);
+        first[tile][h] = Shape::Variant::first_key(place[tile][h], arguments);
+      }
+    }
+  }
+};
+
+// Q of one unit as B operands (lane = 4 * column + row), and what else its columns need.
+//
+// The threads of the crew fetch Q once, 16 bytes each, and hand it to all warps through the place to merge in, where a warp
+// takes it with ldmatrix. (Every warp fetching its fragments, 4 bytes a lane from 8 rows at a time, kept the load unit busy
+// for 0.07 us a column and unit, and with it the merge.) A thread puts what it fetched where in that place only itself
+// reads when it merges, once for each warp, so that no further barrier is needed.
+template <typename Shape>
+struct QueryFragments : ColumnPlaces<Shape> {
+  using Element = typename Shape::Element;
+  using MathElement = typename Shape::MathElement;
+  using Fragments = KvFragments<Shape>;
+  static constexpr int kTiles = Shape::kWarpTiles;
+  static constexpr int kHeadTiles = Shape::kHeadTiles;
+  static constexpr int kSteps = Shape::kHeadDim / 16;
+  static constexpr int kChunks = Shape::kHeadDim / 8;  // of 16 bytes, in a column
+  static constexpr int kUnitChunks = Shape::kUnitColumns * kChunks;
+  static constexpr int kFetches = (kUnitChunks + Shape::kCrewThreads - 1) / Shape::kCrewThreads;
+
+  uint4 fetched[kFetches];
+  u32 at[kTiles][kSteps][2];
+  int limit[kTiles][2];  // one past the last token that columns 2c and 2c + 1 see
+  FloatVector<Shape::kUnitHeads>
+      scale;  // of the logits, in base 2; in natural units for a variant that transforms them
+  FloatVector<Shape::kUnitHeads> value_scale;
+
+  // Starts to fetch, scales too. Columns beyond the unit's repeat its last one: a column's results depend on nothing else, and nobody
+  // reads them.
+  __device__ __forceinline__ void fetch(const DecodeParams& params, const DecodeUnit<Shape>& unit,
+                                        const DecodeCrew<Shape>& crew, float logits_scale) {
+    if (!unit.valid) return;
+    const int last = max(unit.head_columns() - 1, 0);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          at[tile][step][half] =
-              *reinterpret_cast<const u32*>(source + KvFragments<Shape>::query_element(step, half, lane));
+    for (int i = 0; i < kFetches; i++) {
+      const int index = crew.thread() + i * Shape::kCrewThreads;
+      if (kUnitChunks % Shape::kCrewThreads == 0 || index < kUnitChunks) {
+        const int column = nearest(index / kChunks, last);
+        const i64 row = unit.item.row + unit.token_of(column);
+        const u16* source =
+            params.query + row * params.query_row_stride + unit.head_of(column) * params.query_head_stride;
+        fetched[i] = Fragments::load_query(source, index % kChunks);
+      }
+    }
+#pragma unroll
+    for (int head = 0; head < Shape::kUnitHeads; head++) {
+      scale.at[head] = Shape::Hooks::kTransforms ? logits_scale * Shape::Hooks::kLn2 : logits_scale;
+      value_scale.at[head] = 1.f;
+      if constexpr (Shape::KvElement::kBytes == 1) {
+        scale.at[head] *= params.key_scales[unit.kv_head() + head];
+        value_scale.at[head] = params.value_scales[unit.kv_head() + head];
+      }
+    }
+  }
+
+  // Puts what this thread fetched into the places of the crew's warps: chunk i where the merge has its vector i.
+  __device__ __forceinline__ void put(float* first_output, const DecodeCrew<Shape>& crew) const {
+#pragma unroll
+    for (int i = 0; i < kFetches; i++) {
+      const int index = crew.thread() + i * Shape::kCrewThreads;
+      if (kUnitChunks % Shape::kCrewThreads == 0 || index < kUnitChunks) {
+        const uint4 chunk = {to_math(fetched[i].x), to_math(fetched[i].y), to_math(fetched[i].z),
+                             to_math(fetched[i].w)};
+#pragma unroll
+        for (int w = 0; w < Shape::kCrewWarps; w++) {
+          *reinterpret_cast<uint4*>(first_output + w * Shape::kWarpOutput + place_of(index)) = chunk;
         }
       }
-#pragma unroll
-      for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(min(tile * 8 + (lane & 3) * 2 + h, last));
     }
-    scale = logits_scale;
-    if constexpr (Shape::KvElement::kBytes == 1) {
-      const int head = unit.valid ? unit.kv_head() : 0;
-      scale *= params.key_scales[head];
-      value_scale = params.value_scales[head];
-      if constexpr (!IsSame<Element, MathElement>::value) {
+  }
+
+  // Takes the fragments from the warp's place.
+  __device__ __forceinline__ void take(const float* output, const DecodeUnit<Shape>& unit, int lane) {
+    const int last = max(unit.head_columns() - 1, 0);
 #pragma unroll
-        for (int tile = 0; tile < kTiles; tile++) {
+    for (int tile = 0; tile < kTiles; tile++) {
+      const int column = unit_column<Shape>(tile, lane & 7, Shape::kUnitHeadColumns - 1);
 #pragma unroll
-          for (int step = 0; step < kSteps; step++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-              const float2 two = Element::unpack(at[tile][step][half]);
-              at[tile][step][half] = MathElement::pack(two.x, two.y);
-            }
-          }
-        }
+      for (int step = 0; step < kSteps; step += 2) {
+        u32 b[4];
+        ldmatrix(b, shared_address(output + place_of(column * kChunks + step * 2 + (lane >> 3))));
+        at[tile][step][0] = b[0];
+        at[tile][step][1] = b[1];
+        at[tile][step + 1][0] = b[2];
+        at[tile][step + 1][1] = b[3];
       }
-    } else {
-      value_scale = 1.f;
+#pragma unroll
+      for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(unit_column<Shape>(tile, (lane & 3) * 2 + h, last));
     }
+  }
+
+ private:
+  // The unit's column nearest to one, in the same head, that the head has: `last` is its last.
+  static __device__ __forceinline__ int nearest(int column, int last) {
+    return column / Shape::kUnitHeadColumns * Shape::kUnitHeadColumns + min(column % Shape::kUnitHeadColumns, last);
+  }
+
+  // Where, in floats, vector `index` of a merge starts.
+  static __device__ __forceinline__ int place_of(int index) {
+    constexpr int kVectors = Shape::kHeadDim / Shape::kVector;
+    return index / kVectors * Shape::kMergeRow + index % kVectors * Shape::kVector;
+  }
+
+  static __device__ __forceinline__ u32 to_math(u32 two) {
+    if constexpr (IsSame<Element, MathElement>::value) return two;
+    const float2 v = Element::unpack(two);
+    return MathElement::pack(v.x, v.y);
   }
 };
 
@@ -132,8 +222,10 @@ struct QueryFragments {
 template <typename Shape>
 struct DecodeAccumulator {
   using MathElement = typename Shape::MathElement;
+  using Hooks = typename Shape::Hooks;
   using Fragments = KvFragments<Shape>;
   static constexpr int kTiles = Shape::kWarpTiles;
+  static constexpr int kHeadTiles = Shape::kHeadTiles;
   static constexpr int kSteps = Shape::kHeadDim / 16;
   static constexpr int kSlabs = Shape::kSlabs;
   static constexpr int kChains = kTiles == 1 ? 2 : 1;  // two chains of products hide the latency of the instruction
@@ -165,14 +257,17 @@ struct DecodeAccumulator {
       float s[kTiles][kChains][4] = {};
 #pragma unroll
       for (int step = 0; step < kSteps; step += Fragments::kSteps) {
-        Fragments keys;
-        keys.load_keys(stage + slab * Shape::kSlabBytes, step, lane);
 #pragma unroll
-        for (int i = 0; i < Fragments::kSteps; i++) {
+        for (int head = 0; head < Shape::kUnitHeads; head++) {
+          Fragments keys;
+          keys.load_keys(stage + slab * Shape::kSlabBytes, head * kSteps + step, lane);
 #pragma unroll
-          for (int tile = 0; tile < kTiles; tile++) {
-            MathElement::mma(s[tile][(step + i) % kChains], keys.at[i], q.at[tile][step + i][0],
-                             q.at[tile][step + i][1]);
+          for (int i = 0; i < Fragments::kSteps; i++) {
+#pragma unroll
+            for (int tile = head * kHeadTiles; tile < (head + 1) * kHeadTiles; tile++) {
+              MathElement::mma(s[tile][(step + i) % kChains], keys.at[i], q.at[tile][step + i][0],
+                               q.at[tile][step + i][1]);
+            }
           }
         }
       }
@@ -180,11 +275,14 @@ struct DecodeAccumulator {
       for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-          x[slab][tile][i] = (kChains == 2 ? s[tile][0][i] + s[tile][kChains - 1][i] : s[tile][0][i]) * q.scale;
+          x[slab][tile][i] =
+              (kChains == 2 ? s[tile][0][i] + s[tile][kChains - 1][i] : s[tile][0][i]) * q.scale.at[tile / kHeadTiles];
         }
       }
     }
-    if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
+    if constexpr (Hooks::kShapes) {
+      shape(x, q, begin, left, lane);
+    } else if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
 #pragma unroll
       for (int slab = 0; slab < kSlabs; slab++) {
         // Rows before the slab's first token: a box ends where the sequence does.
@@ -194,7 +292,8 @@ struct DecodeAccumulator {
 #pragma unroll
           for (int i = 0; i < 4; i++) {
             const int row = (lane >> 2) + (i >> 1) * 8, token = begin + slab * Shape::kSlabTokens + row - missing;
-            if (row < missing || token >= q.limit[tile][i & 1]) x[slab][tile][i] = negative_infinity();
+            const int limit = Shape::kQueryTokens == 1 ? end : q.limit[tile][i & 1];
+            if (row < missing || token >= limit) x[slab][tile][i] = negative_infinity();
           }
         }
       }
@@ -237,20 +336,23 @@ struct DecodeAccumulator {
       if (is_empty(slab, left)) continue;
 #pragma unroll
       for (int step = 0; step < kSteps; step += Fragments::kSteps) {
-        Fragments values;
-        values.load_values(stage + Shape::kTileBytes + slab * Shape::kSlabBytes, step, lane);
 #pragma unroll
-        for (int i = 0; i < Fragments::kSteps; i++) {
+        for (int head = 0; head < Shape::kUnitHeads; head++) {
+          Fragments values;
+          values.load_values(stage + Shape::kTileBytes + slab * Shape::kSlabBytes, head * kSteps + step, lane);
 #pragma unroll
-          for (int tile = 0; tile < kTiles; tile++) {
-            MathElement::mma(o[tile][step + i], values.at[i], p[slab][tile][0], p[slab][tile][1]);
+          for (int i = 0; i < Fragments::kSteps; i++) {
+#pragma unroll
+            for (int tile = head * kHeadTiles; tile < (head + 1) * kHeadTiles; tile++) {
+              MathElement::mma(o[tile][step + i], values.at[i], p[slab][tile][0], p[slab][tile][1]);
+            }
           }
         }
       }
     }
   }
 
-  // The sums of all lanes; then puts O, max and sum of the warp's columns where the crew merges them.
+  // The sums of all lanes; then puts O, max and sum of so many columns of each KV head where the crew merges them.
   __device__ __forceinline__ void store(float* output, float2* state, int columns, int lane) {
 #pragma unroll
     for (int step = 4; step < 32; step <<= 1) {
@@ -264,8 +366,9 @@ struct DecodeAccumulator {
     for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        const int column = tile * 8 + (lane & 3) * 2 + h;
-        if (column < columns) {
+        const int in_head = tile % kHeadTiles * 8 + (lane & 3) * 2 + h;
+        if (in_head < columns) {
+          const int column = tile / kHeadTiles * Shape::kUnitHeadColumns + in_head;
           float* target = output + column * Shape::kMergeRow;
 #pragma unroll
           for (int step = 0; step < kSteps; step++) {
@@ -279,10 +382,32 @@ struct DecodeAccumulator {
   }
 
  private:
-  // What logits are taken from: with several query tokens a column may have seen no token yet, and -inf minus -inf
-  // would be NaN.
+  // What logits are taken from: with several query tokens, or a variant that hides some, a column may have seen no token
+  // yet, and -inf minus -inf would be NaN.
   static __device__ __forceinline__ float origin(float high) {
-    return Shape::kQueryTokens == 1 || high > negative_infinity() ? high : 0.f;
+    return (Shape::kQueryTokens == 1 && !Hooks::kShapes) || high > negative_infinity() ? high : 0.f;
+  }
+
+  // What a variant makes of the scores of a tile; those that a column does not see become -inf.
+  static __device__ __forceinline__ void shape(float (&x)[kSlabs][kTiles][4], const QueryFragments<Shape>& q, int begin,
+                                               int left, int lane) {
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; slab++) {
+      const int missing = Shape::kTensorCopy ? ::max(0, (slab + 1) * Shape::kSlabTokens - left) : 0;
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int row = (lane >> 2) + (i >> 1) * 8, token = begin + slab * Shape::kSlabTokens + row - missing;
+          const bool sees = row >= missing && token < q.limit[tile][i & 1] && token >= q.first[tile][i & 1];
+          LogitsContext at = q.place[tile][i & 1];
+          at.kv_position = token;
+          float& score = x[slab][tile][i];
+          score = sees ? Hooks::shape(score, at, q.arguments) : negative_infinity();
+          if constexpr (Hooks::kTransforms) score *= Hooks::kLog2E;
+        }
+      }
+    }
   }
 
   // Whether a slab of the tile has no token: what lies there may be anything.

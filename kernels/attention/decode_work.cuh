@@ -1,8 +1,8 @@
 // What a decode kernel is made for, and how its warps share the work.
 //
 // Column = one query head of one query token; the columns of a KV head are its group's heads, token after token.
-// Unit of work = (item of the host's list, KV head, column tile): up to kUnitColumns columns, as many as a warp holds, over
-//   one range of tokens.
+// Unit of work = (item of the host's list, KV heads, column tile): up to kUnitColumns columns, as many as a warp holds, over
+//   one range of tokens. Where rows are short, neighbouring KV heads share a unit (kUnitHeads).
 // Crew = the warps that share a unit, each taking every so-manieth tile of its tokens: all warps of a block, or, in the
 //   kernel for short sequences (kTeamUnits), one warp alone, so that nothing has to be merged.
 // Units stand longest first; crew w of n takes units w, 2n-1-w, 2n+w, ... (there and back), so that the loads even out. In
@@ -18,6 +18,15 @@
 
 namespace flashinfer {
 
+// KV heads of a unit. Memory gives its full bandwidth to rows of whole 256 bytes, and shorter ones or ones between are that
+// only together with the next heads' (NHD). So heads are added, as long as none is left over and a warp has room for the
+// column tiles of all.
+constexpr __host__ __device__ int unit_heads(int kv_heads, int row_bytes, int tiles, int most_tiles) {
+  int heads = 1;
+  while (heads * row_bytes % 256 != 0 && kv_heads % (2 * heads) == 0 && 2 * heads * tiles <= most_tiles) heads *= 2;
+  return heads;
+}
+
 // All constants of a configuration on this architecture. Tuning numbers stand here, each with its reason.
 template <typename Config>
 struct DecodeShape {
@@ -27,6 +36,7 @@ struct DecodeShape {
   using MathElement = typename KvElement::MathElement;
 
   using Variant = typename Config::Variant;
+  using Hooks = VariantHooks<Variant>;
   static constexpr bool kChecked = Config::kChecked;
   static constexpr int kHeads = Config::kHeads;
   static constexpr int kKvHeads = Config::kKvHeads;
@@ -54,33 +64,45 @@ struct DecodeShape {
   static constexpr int kSharedLimit = (kRingBytes > 64 * 1024 ? 163 : 99) * 1024;
 #endif
 
-  // A slab of tokens in shared memory: strips of all its rows, as wide as the copy engine's swizzle. A tile is what a stage
-  // holds of K and of V: two slabs of 2 KB are 1 % faster than one; two of 1 KB were slower.
   static constexpr int kSlabTokens = 16;  // M of mma.m16n8k16
-  static constexpr int kRowBytes = kHeadDim * KvElement::kBytes;
-  static constexpr int kStripBytes = kRowBytes % 128 == 0 ? 128 : kRowBytes % 64 == 0 ? 64 : 32;
-  static constexpr int kSlabBytes = kSlabTokens * kRowBytes;
-  static constexpr int kSlabs = kSlabBytes == 2048 ? 2 : 1;
-  static constexpr int kTileTokens = kSlabs * kSlabTokens;
-  static constexpr int kTileBytes = kSlabs * kSlabBytes;
-  static constexpr int kStageBytes = 2 * kTileBytes;  // K and V
   // A slab that lies in one page is one box for the copy engine.
   static constexpr bool kPagePerSlab = kPageSize % kSlabTokens == 0;
   static constexpr bool kTensorCopy = kHopper && kPagePerSlab;
 
-  // Columns: a warp has registers for two tiles of 8 (N of the instruction) up to headDim 128, and up to 192 where the copy
-  // engine needs none for addresses.
+  // Tiles of 8 columns (N of the instruction) that a warp has registers for; of headDim 192 two, where the copy engine needs
+  // none for addresses.
+  static constexpr int kMostTiles = kHeadDim <= 64 && kQueryTokens == 1                   ? 4
+                                    : kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy) ? 2
+                                                                                          : 1;
+  static constexpr int kHeadColumns = kGroup * kQueryTokens;
+  static constexpr int kRowBytes = kHeadDim * KvElement::kBytes;  // of a KV head's token
+  // Widening 8-bit elements of two heads would need more.
+  static constexpr int kUnitHeads = unit_heads(kKvHeads, kRowBytes, (kHeadColumns + 7) / 8,
+                                               kHeadDim > 128 && KvElement::kBytes == 1 ? 1 : kMostTiles);
+
+  // A slab of tokens in shared memory: head after head, strips of all its rows, as wide as the copy engine's swizzle. A
+  // tile is what a stage holds of K and of V: two slabs of 2 KB are 1 % faster than one; two of 1 KB were slower.
+  static constexpr int kStripBytes = kRowBytes % 128 == 0 ? 128 : kRowBytes % 64 == 0 ? 64 : 32;
+  static constexpr int kSlabBytes = kSlabTokens * kUnitHeads * kRowBytes;
+  static constexpr int kSlabs = kSlabBytes == 2048 ? 2 : 1;
+  static constexpr int kTileTokens = kSlabs * kSlabTokens;
+  static constexpr int kTileBytes = kSlabs * kSlabBytes;
+  static constexpr int kStageBytes = 2 * kTileBytes;  // K and V
+
+  // Columns, and where the warps' are merged.
   static constexpr int kMergeRow = kHeadDim + 4;            // floats; the 4 keep rows on different banks
   static constexpr int kColumnBytes = (kMergeRow + 2) * 4;  // O, max and sum of a warp's column
   static constexpr int kSmall = 512;                        // flag and barriers, at most
   static constexpr int kRingAlign = 1024;                   // of the copy engine's swizzle
-  static constexpr int kHeadColumns = kGroup * kQueryTokens;
-  static constexpr bool kTwoFit = kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy);
-  static constexpr int kWarpTiles = kHeadColumns > 8 && kTwoFit ? 2 : 1;
-  static constexpr int kWarpColumns = kWarpTiles * 8;
-  static constexpr int kColumnTiles = (kHeadColumns + kWarpColumns - 1) / kWarpColumns;
-  static constexpr int kUnitColumns = (kHeadColumns + kColumnTiles - 1) / kColumnTiles;
-  static constexpr int kUnitsPerItem = kKvHeads * kColumnTiles;
+  static constexpr int kHeadTiles = kUnitHeads > 1                       ? (kHeadColumns + 7) / 8
+                                    : kHeadColumns > 8 && kMostTiles > 1 ? 2
+                                                                         : 1;  // of a KV head
+  static constexpr int kWarpTiles = kUnitHeads * kHeadTiles;
+  static constexpr int kColumnTiles = (kHeadColumns + kHeadTiles * 8 - 1) / (kHeadTiles * 8);
+  static constexpr int kUnitHeadColumns = (kHeadColumns + kColumnTiles - 1) / kColumnTiles;  // of one KV head
+  static constexpr int kUnitColumns = kUnitHeads * kUnitHeadColumns;                         // head after head
+  static constexpr int kUnitsPerItem = kKvHeads / kUnitHeads * kColumnTiles;
+  static_assert(kUnitHeads == 1 || kColumnTiles == 1, "a unit of several heads has all their columns");
 
   // Two stages a warp matter more than eight warps; and where shared memory is small, so does a place to merge in.
   static constexpr int kWarps =
@@ -123,7 +145,7 @@ struct DecodeShape {
   static_assert(kSharedBytes <= kSharedLimit, "a block needs more shared memory than the chip has");
   static_assert(kBarrierOffset % 8 == 0 && kClusterBuffer % 8 == 0, "vector stores need aligned buffers");
 
-  // Where 16-byte chunk `chunk` of a slab's row starts: inside a strip the chunks of 8 rows are xored apart against bank
+  // Where 16-byte chunk `chunk` of the unit's row of a token, one head behind the other, starts: inside a strip the chunks of 8 rows are xored apart against bank
   // conflicts (which is the copy engine's swizzle of this width).
   static __device__ __forceinline__ u32 chunk_offset(int row, int chunk) {
     constexpr int kChunks = kStripBytes / 16;
@@ -143,21 +165,32 @@ struct DecodeUnit {
   __device__ __forceinline__ int tiles() const {
     return valid ? (item.end - item.begin + Shape::kTileTokens - 1) / Shape::kTileTokens : 0;
   }
-  __device__ __forceinline__ int kv_head() const { return index / Shape::kColumnTiles; }
+  // The first of the unit's KV heads.
+  __device__ __forceinline__ int kv_head() const { return index / Shape::kColumnTiles * Shape::kUnitHeads; }
   // Columns of the KV head before this unit's.
   __device__ __forceinline__ int first_column() const {
-    return Shape::kColumnTiles > 1 ? index % Shape::kColumnTiles * Shape::kUnitColumns : 0;
+    return Shape::kColumnTiles > 1 ? index % Shape::kColumnTiles * Shape::kUnitHeadColumns : 0;
   }
+  // Columns of each of the unit's KV heads.
+  __device__ __forceinline__ int head_columns() const {
+    if (Shape::kQueryTokens == 1 && Shape::kColumnTiles == 1) return Shape::kUnitHeadColumns;
+    return max(0, min(item.query_tokens * Shape::kGroup - first_column(), Shape::kUnitHeadColumns));
+  }
+  // Columns from the first to the last; of several KV heads' each has room for kUnitHeadColumns.
   __device__ __forceinline__ int columns() const {
-    if (Shape::kQueryTokens == 1 && Shape::kColumnTiles == 1) return Shape::kUnitColumns;
-    return max(0, min(item.query_tokens * Shape::kGroup - first_column(), Shape::kUnitColumns));
+    return Shape::kUnitHeads == 1 ? head_columns() : Shape::kUnitColumns;
+  }
+  // Whether there is such a column between the first and the last.
+  __device__ __forceinline__ bool has(int column) const {
+    return Shape::kUnitHeads == 1 || column % Shape::kUnitHeadColumns < head_columns();
   }
   // The query token and the query head of one of the unit's columns.
   __device__ __forceinline__ int token_of(int column) const {
-    return Shape::kQueryTokens == 1 ? 0 : (first_column() + column) / Shape::kGroup;
+    return Shape::kQueryTokens == 1 ? 0 : (first_column() + column % Shape::kUnitHeadColumns) / Shape::kGroup;
   }
   __device__ __forceinline__ int head_of(int column) const {
-    return kv_head() * Shape::kGroup + (first_column() + column) % Shape::kGroup;
+    return (kv_head() + column / Shape::kUnitHeadColumns) * Shape::kGroup +
+           (first_column() + column % Shape::kUnitHeadColumns) % Shape::kGroup;
   }
   // One past the last token that a column sees.
   __device__ __forceinline__ int limit_of(int column) const {
@@ -189,9 +222,25 @@ struct DecodeCrew {
   }
 };
 
+// For variants, the contexts of a list's items: of the unit that was handed out last, and of the one after it.
+struct UnitContexts {
+  const int4* all;
+  int4 current, next;
+
+  __device__ __forceinline__ void read(int at) { next = load_ahead(all + at); }
+  __device__ __forceinline__ ItemContext unit() const { return {current.x, current.y, current.z, current.w}; }
+};
+
+template <bool kWanted>
+struct UnitContextsFor {};
+template <>
+struct UnitContextsFor<true> {
+  UnitContexts contexts;
+};
+
 // Walks the units of this crew. The next one's item is already on its way when a unit is handed out.
 template <typename Shape>
-struct UnitCursor {
+struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
   using Unit = DecodeUnit<Shape>;
 
   const WorkItem* items;
@@ -220,6 +269,10 @@ struct UnitCursor {
     count = header.x;
     fresh_tokens = header.w;
     scale = __int_as_float(header.y);
+    if constexpr (Shape::Hooks::kShapes) {
+      this->contexts.all = reinterpret_cast<const int4*>(params.variant->contexts);
+      if (walker / Shape::kUnitsPerItem < count) this->contexts.read(walker / Shape::kUnitsPerItem);
+    }
   }
 
   __device__ __forceinline__ Unit next() {
@@ -239,6 +292,7 @@ struct UnitCursor {
       unit.index = index % Shape::kUnitsPerItem;
       unit.settled = unit.item.visible - fresh_tokens;
       unit.valid = true;
+      if constexpr (Shape::Hooks::kShapes) this->contexts.current = this->contexts.next;
       if (Shape::kClusters && slice_shift > 0) {  // this block's slice, maybe an empty one
         const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;
         unit.item.begin = min(last, first + (slice * tiles >> slice_shift) * Shape::kTileTokens);
@@ -247,7 +301,10 @@ struct UnitCursor {
     }
     round++;
     const int at = position() / Shape::kUnitsPerItem;
-    if (at < count) read(at);
+    if (at < count) {
+      read(at);
+      if constexpr (Shape::Hooks::kShapes) this->contexts.read(at);
+    }
     return unit;
   }
 

@@ -31,6 +31,12 @@ struct MergedState {
     for (int e = 0; e < N; e++) o.at[e] += factor * part.at[e];
   }
 
+  // A logit without a value, in base 2.
+  __device__ __forceinline__ void join(float sink) {
+    raise(sink);
+    sum += exp2_fast(sink - finite(max));
+  }
+
   // -inf minus -inf would be NaN; -inf minus anything else is as empty as it should be.
   static __device__ __forceinline__ float finite(float high) { return high > negative_infinity() ? high : 0.f; }
 };

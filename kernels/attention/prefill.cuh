@@ -34,7 +34,7 @@ struct Prefill {
             kBlocksPerSm,
             1,
             Shape::kHopper ? kTensorMap : 0,
-            Shape::kTileRows,
+            Shape::kUsedRows,
             1,
             1,
             Shape::kPack,

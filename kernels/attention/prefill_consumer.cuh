@@ -7,6 +7,7 @@
 // Both warpgroups run this one body: a second copy would not fit the instruction cache beside it.
 #pragma once
 
+#include "attention/prefill_hooks.cuh"
 #include "attention/prefill_layout.cuh"
 #include "attention/prefill_parts.cuh"
 #include "attention/prefill_softmax.cuh"
@@ -16,11 +17,24 @@ namespace flashinfer {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
+// A place in a ring of slots, and whether it is in an odd round.
+template <int kSlots>
+struct RingPlace {
+  u32 slot = 0;
+  u32 phase = 0;
+
+  __device__ __forceinline__ void next() {
+    slot = slot == kSlots - 1 ? 0 : slot + 1;
+    phase ^= slot == 0 ? 1 : 0;
+  }
+};
+
 template <typename Shape>
 struct PrefillConsumer {
   using Layout = HopperLayout<Shape>;
   using Tile = PrefillTile<Shape>;
   using Parts = PrefillParts<Shape>;
+  using Hooks = typename Shape::Hooks;
   using Element = typename Shape::Element;
 
   static constexpr int kHeadDim = Shape::kHeadDim;
@@ -30,10 +44,10 @@ struct PrefillConsumer {
   static constexpr int kQuerySteps = kHeadDim / 16;
   static constexpr int kValueSteps = kBlockTokens / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
-  // The copy engine stores a consumer's 64 rows where the heads of a tile divide them.
+  // The copy engine stores a warp's rows where the heads of a tile divide them, or they the heads.
   static constexpr bool kStoresTensor = 128 % Shape::kPack == 0;
 
-  enum Barrier { kZeroedValues = 1, kTurn = 2, kOutput = 4 };
+  enum Barrier { kZeroedValues = 1, kTurn = 2, kParts = 4 };
 
   const PrefillParams& params;
   u32 base;
@@ -42,12 +56,16 @@ struct PrefillConsumer {
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
-  float slack;      // 2^8 in terms of scores
-  int there;        // tokens in the tile's range
-  int seen_by_all;  // of these, those that every row of this consumer sees
-  bool idle;        // whether rows of the tile are nobody's
-  u32 ring = 0;     // blocks of K taken so far
-  int fresh = 0;    // 1: the pending P V is the first of its tile and overwrites O
+  float slack;        // 2^8 in terms of scores
+  float score_scale;  // for a variant that transforms logits: smScale; scale is that of its logits then
+  int there;          // tokens in the tile's range
+  int seen_by_all;    // of these, those that every row of the tile sees: one number for both consumers, or the compiler
+                      // takes the loops for divergent and moves descriptors of wgmma through registers of threads
+  int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
+  bool idle;     // whether rows of the tile are nobody's
+  RingPlace<Layout::kKeyStages> keys;  // of the next K, and the next V
+  RingPlace<Layout::kValueStages> values;
+  int fresh = 0;  // 1: the pending P V is the first of its tile and overwrites O
 
   float o[kValueDim / 2];
   float s[kBlockTokens / 2];
@@ -64,6 +82,11 @@ struct PrefillConsumer {
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
     softmax.clear();
+    if constexpr (Hooks::kTransforms) {
+      score_scale = scale * Hooks::kLn2;
+      scale = Hooks::softmax_scale(score_scale, params.variant);
+      slack = __fdividef(8.f, scale);
+    }
   }
 
   __device__ __forceinline__ void run() {
@@ -82,65 +105,87 @@ struct PrefillConsumer {
         load_query();
         if (exists) release(Layout::query_empty(base));
       }
-      if (exists) mbarrier_wait(Layout::key_full(base, stage(ring)), phase(ring));
-      if (number > 0) mbarrier_wait(Layout::value_full(base, stage(ring - 1)), phase(ring - 1));
+      if (exists) wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
+      if (number > 0) wait_for_block(Layout::value_full(base, values.slot), values.phase);
       begin_turn();
-      multiply_keys(stage(ring));
-      multiply_values(stage(ring - 1));
+      multiply_keys();
+      multiply_values();
       end_turn();
       wgmma_wait<1>();
       keep(s);
-      if (exists) release(Layout::key_empty(base, stage(ring)));
+      if (exists) release_keys();
       if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base));
-      const PrefillSoftmax finished = softmax;
+      PrefillSoftmax finished = softmax;
+      finished.gather();
       softmax.clear();
-      const bool masked = blocks * kBlockTokens > seen_by_all;
-      if (masked) mask(number, blocks - 1);
-      softmax.take(s, scale, slack, masked);
+      const bool masked = hides(blocks - 1);
+      shape(number, blocks - 1, masked);
+      softmax.take(s, scale, slack, masked || Hooks::kShapes);
       wgmma_wait<0>();
       keep(o);
-      if (number > 0) release(Layout::value_empty(base, stage(ring - 1)));
+      if (number > 0) release_values();
       round_probabilities();
       if (number > 0) {
         write(Layout::tile(base, number - 1), finished);
-        release(Layout::item_empty(base, (number - 1) % Layout::kItems));
+        mbarrier_arrive(Layout::item_empty(base, (number - 1) % Layout::kItems));
       }
       if (!exists) break;
       fresh = 1;
       // Of K what lies behind the end is masked, and gathered tokens are zero there.
       if (!Layout::kGathers && there < blocks * kBlockTokens) zero_values(there - (blocks - 1) * kBlockTokens);
-      ring++;
 
-      // The other blocks, downwards.
-      for (int n = blocks - 2; n >= 0; n--) {
-        const bool masked = (n + 1) * kBlockTokens > seen_by_all;
-        mbarrier_wait(Layout::key_full(base, stage(ring)), phase(ring));
-        begin_turn();
-        multiply_keys(stage(ring));
-        mbarrier_wait(Layout::value_full(base, stage(ring - 1)), phase(ring - 1));
-        multiply_values(stage(ring - 1));
-        fresh = 0;
-        end_turn();
-        wgmma_wait<1>();
-        keep(s);
-        release(Layout::key_empty(base, stage(ring)));
-        if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
-        if (masked) mask(number, n);
-        const float2 factor = softmax.take(s, scale, slack, masked);
-        wgmma_wait<0>();
-        keep(o);
-        release(Layout::value_empty(base, stage(ring - 1)));
-        round_probabilities();
-        if (__any_sync(~0u, factor.x != 1.f || factor.y != 1.f)) rescale(factor);
-        ring++;
-      }
+      // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own. Only a variant
+      // that bounds keys comes back to it.
+      int n = blocks - 2;
+      do {
+#pragma unroll 1
+        for (; n >= 0 && hides(n); n--) step<true>(number, n);
+#pragma unroll 1
+        for (; n >= 0 && !(Hooks::kBounds && hides(n)); n--) step<false>(number, n);
+      } while (Hooks::kBounds && n >= 0);
     }
-    if (thread == 0) bulk_wait();
+    if (lane == 0) bulk_wait();
   }
 
  private:
-  static __device__ __forceinline__ u32 stage(u32 position) { return position % Layout::kStages; }
-  static __device__ __forceinline__ u32 phase(u32 position) { return (position / Layout::kStages) & 1; }
+  // Block n of tile `number`, which is not the tile's first.
+  template <bool kMasked>
+  __device__ __forceinline__ void step(u32 number, int n) {
+    wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
+    begin_turn();
+    multiply_keys();
+    wait_for_block(Layout::value_full(base, values.slot), values.phase);
+    multiply_values();
+    fresh = 0;
+    end_turn();
+    wgmma_wait<1>();
+    keep(s);
+    release_keys();
+    if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
+    shape(number, n, kMasked);
+    const float2 factor = softmax.take(s, scale, slack, kMasked || Hooks::kShapes);
+    wgmma_wait<0>();
+    keep(o);
+    release_values();
+    round_probabilities();
+    if (__any_sync(~0u, factor.x != 1.f || factor.y != 1.f)) rescale(factor);
+  }
+
+  // A block of K or V. What threads copied becomes visible to wgmma here.
+  static __device__ __forceinline__ void wait_for_block(u32 barrier, u32 phase) {
+    mbarrier_wait(barrier, phase);
+    if (Layout::kGathers) async_proxy_fence();
+  }
+
+  __device__ __forceinline__ void release_keys() {
+    release(Layout::key_empty(base, keys.slot));
+    keys.next();
+  }
+
+  __device__ __forceinline__ void release_values() {
+    release(Layout::value_empty(base, values.slot));
+    values.next();
+  }
 
   // One arrival of each warp.
   __device__ __forceinline__ void release(u32 barrier) const {
@@ -152,8 +197,15 @@ struct PrefillConsumer {
     mbarrier_wait(Layout::item_full(base, number % Layout::kItems), (number / Layout::kItems) & 1);
     const Tile tile = Layout::tile(base, number);
     there = tile.item.end - tile.item.begin;
-    seen_by_all = tile.limit_of(group * 64) - tile.item.begin;
+    seen_by_all = tile.limit_of(0) - tile.item.begin;
     idle = tile.rows() < Shape::kTileRows;
+    if constexpr (Hooks::kBounds) {
+      if (tile.exists()) {
+        not_seen = PrefillHooks<Shape>::first_key(tile, Layout::context(base, number), Shape::kTileRows - 1,
+                                                  Hooks::arguments(params.variant)) -
+                   tile.item.begin;
+      }
+    }
     return Layout::blocks_of(tile);
   }
 
@@ -207,15 +259,15 @@ struct PrefillConsumer {
 
   __device__ __forceinline__ void end_turn() { named_barrier_arrive(kTurn + 1 - group, kThreads); }
 
-  __device__ __forceinline__ void multiply_keys(u32 at) {
-    const u64 keys = matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset + at * Shape::kBlockBytes, 16,
-                                                         Layout::kKeyGroupStride);
+  __device__ __forceinline__ void multiply_keys() {
+    const u64 block = matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset + keys.slot * Shape::kBlockBytes,
+                                                          16, Layout::kKeyGroupStride);
     // Else the descriptors of all steps would wait for the next block in registers that are not there.
     const u64 query =
         anew(matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes));
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
-      const u64 key = advance(keys, k / kColumnSteps * Layout::kColumnStride + k % kColumnSteps * 32);
+      const u64 key = advance(block, k / kColumnSteps * Layout::kColumnStride + k % kColumnSteps * 32);
       if constexpr (Layout::kQueryInRegisters) {
         wgmma<Element, false>(s, q[k], key, k);
       } else {
@@ -226,15 +278,32 @@ struct PrefillConsumer {
     wgmma_commit();
   }
 
-  __device__ __forceinline__ void multiply_values(u32 at) {
+  __device__ __forceinline__ void multiply_values() {
     wgmma_fence();
-    const u64 values = matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset + at * Shape::kValueBlockBytes,
-                                                           Layout::kColumnStride, Layout::kValueGroupStride);
+    const u64 block =
+        matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset + values.slot * Shape::kValueBlockBytes,
+                                            Layout::kColumnStride, Layout::kValueGroupStride);
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
-      wgmma<Element, true>(o, p[k], advance(values, k * 2 * Layout::kValueGroupStride), k > 0 ? 1 : 1 - fresh);
+      wgmma<Element, true>(o, p[k], advance(block, k * 2 * Layout::kValueGroupStride), k > 0 ? 1 : 1 - fresh);
     }
     wgmma_commit();
+  }
+
+  // Whether a row of the tile may not see all of block n.
+  __device__ __forceinline__ bool hides(int n) const {
+    return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
+  }
+
+  // Hides what rows do not see of block n, and lets the variant have its say.
+  __device__ __forceinline__ void shape(u32 number, int n, bool masked) {
+    if constexpr (Hooks::kShapes) {
+      const Tile tile = Layout::tile(base, number);
+      PrefillHooks<Shape>::shape(s, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
+                                 score_scale, masked, Hooks::arguments(params.variant), lane);
+    } else if (masked) {
+      mask(number, n);
+    }
   }
 
   __device__ __forceinline__ void mask(u32 number, int n) {
@@ -264,13 +333,13 @@ struct PrefillConsumer {
   // Zeroes the rows of V behind the last token, in the stage of the tile's first block: they may hold NaN, and 0 * NaN is
   // NaN. Of K they are masked.
   __device__ __forceinline__ void zero_values(int first) {
-    mbarrier_wait(Layout::value_full(base, stage(ring)), phase(ring));
-    const u32 values = base + Layout::kValueOffset + stage(ring) * Shape::kValueBlockBytes;
+    mbarrier_wait(Layout::value_full(base, values.slot), values.phase);
+    const u32 block = base + Layout::kValueOffset + values.slot * Shape::kValueBlockBytes;
 #pragma unroll 1
     for (int i = first * Shape::kValueChunks + threadIdx.x - 128; i < kBlockTokens * Shape::kValueChunks;
          i += kThreads) {
       const int token = i / Shape::kValueChunks, chunk = i % Shape::kValueChunks;
-      store_shared(values + (token >> 3) * Layout::kValueGroupStride + (token & 7) * Shape::kRowBytes +
+      store_shared(block + (token >> 3) * Layout::kValueGroupStride + (token & 7) * Shape::kRowBytes +
                        chunk / Shape::kRowChunks * Layout::kColumnStride + chunk % Shape::kRowChunks * 16,
                    make_int4(0, 0, 0, 0));
     }
@@ -278,24 +347,31 @@ struct PrefillConsumer {
     named_barrier_sync(kZeroedValues, kThreads);
   }
 
-  // O and log-sum-exp of a finished tile: through shared memory, by the copy engine when all 64 rows are the item's. A part
-  // leaves its state in the workspace instead.
+  // O and log-sum-exp of a finished tile, each warp for itself: through shared memory, by the copy engine when all of its rows
+  // are the item's. A part leaves its state in the workspace instead.
   __device__ __forceinline__ void write(const Tile& tile, PrefillSoftmax finished) {
-    const int first = group * 64;
-    int rows = min(tile.rows() - first, 64);  // of this consumer; 0 or below when it has none
-    finished.gather();
     if (tile.item.parts > 1) {
       Parts::store(params, tile, row, o, finished, scale);
-      Parts::finish(params, tile, group, kOutput + group, first, first + rows);
-      rows = 0;
+      Parts::finish(params, tile, group, kParts + group, group * 64, min(tile.rows(), group * 64 + 64));
+      return;
+    }
+    const int warp = group * 4 + (thread >> 5), first = warp * Layout::kWarpRows;
+    const int rows = min(tile.rows() - first, Layout::kWarpRows);  // of this warp; 0 or below when it has none
+    float sinks[2] = {};
+    if constexpr (Hooks::kHasSink) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        sinks[r] = Hooks::sink(params.variant, tile.head_of(row + 8 * r));
+        finished.join(r, sinks[r], scale);
+      }
     }
     const float inverse0 = finished.inverse(0), inverse1 = finished.inverse(1);
-    const u32 staged = base + Layout::kOutputOffset + group * Layout::kOutputBytes;
-    const int at = (thread >> 5) * 16 + (lane & 15);
+    const u32 staged = base + Layout::kOutputOffset + warp * Layout::kOutputBytes;
+    const int at = lane & 15;
 #pragma unroll
     for (int column = 0; column < Shape::kValueColumns; column += Layout::kOutputColumns) {
-      if (thread == 0) bulk_wait_read();  // what was staged before has left
-      named_barrier_sync(kOutput + group, 128);
+      if (lane == 0) bulk_wait_read();  // what was staged before has left
+      __syncwarp();
 #pragma unroll
       for (int c = 0; c < Layout::kOutputColumns; c++) {
 #pragma unroll
@@ -310,19 +386,16 @@ struct PrefillConsumer {
         }
       }
       async_proxy_fence();  // before the copy engine reads what was staged
-      named_barrier_sync(kOutput + group, 128);
-      if (kStoresTensor && rows == 64) {
-        if (thread == 0) {
-          for (int c = 0; c < Layout::kOutputColumns; c++) {
-            store_tensor(params.output_map, staged + c * Layout::kOutputColumnBytes, 0, tile.head_of(first),
-                         tile.item.row + tile.token_of(first), column + c);
-          }
+      __syncwarp();
+      if (kStoresTensor && rows == Layout::kWarpRows) {
+        if (lane == 0) {
+          store_tensor(params.output_map, staged, 0, tile.head_of(first), tile.item.row + tile.token_of(first), column);
           bulk_commit();
         }
       } else {
         constexpr int kChunks = Layout::kOutputColumns * Shape::kRowChunks;
 #pragma unroll 1
-        for (int i = thread; i < rows * kChunks; i += 128) {
+        for (int i = lane; i < rows * kChunks; i += 32) {
           const int r = i / kChunks, c = i % kChunks / Shape::kRowChunks, chunk = i % Shape::kRowChunks;
           *reinterpret_cast<int4*>(output(tile, first + r) + (column + c) * Shape::kColumn + chunk * 8) = load_shared(
               staged + c * Layout::kOutputColumnBytes + r * Shape::kRowBytes + Shape::swizzled(chunk, r) * 16);
@@ -330,8 +403,11 @@ struct PrefillConsumer {
       }
     }
     if (params.lse != nullptr && (lane & 3) == 0) {
-      if (row < first + rows) *lse(tile, row) = finished.lse(0, scale);
-      if (row + 8 < first + rows) *lse(tile, row + 8) = finished.lse(1, scale);
+      const auto value = [&](int r) {
+        return Hooks::kHasSink ? fmaxf(finished.lse(r, scale), sinks[r]) : finished.lse(r, scale);
+      };
+      if (row < first + rows) *lse(tile, row) = value(0);
+      if (row + 8 < first + rows) *lse(tile, row + 8) = value(1);
     }
   }
 };

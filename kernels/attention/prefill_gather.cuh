@@ -1,8 +1,8 @@
 // Keys and values of pages that are no multiple of 8 tokens: the producing warpgroup of the Hopper prefill kernel gathers them
 // token by token with cp.async, into the layout that the copy engine would leave.
 //
-// A block's full barrier is told when its copies are done, which is looked at when those of the next block are under way,
-// or at once before a wait. What threads wrote becomes visible to wgmma by a fence of each of them ahead of the arrival.
+// Nobody waits for copies: they arrive at the block's full barrier themselves when they are done. What they wrote becomes
+// visible to wgmma by a fence of each consumer behind its wait.
 #pragma once
 
 #include "attention/prefill_layout.cuh"
@@ -19,21 +19,11 @@ struct PrefillGather {
   static constexpr int kWarps = Layout::kProducerWarps;
   static constexpr int kTokens = Shape::kBlockTokens / kWarps;  // of a block, for each warp
 
-  u32 pending = 0;  // full barrier of the block whose copies are under way
-
-  // Waits for all copies and tells.
-  __device__ __forceinline__ void flush() {
-    if constexpr (Layout::kGathers) {
-      if (pending != 0) tell<0>();
-      pending = 0;
-    }
-  }
-
   // This warp's share of block n: token t of it is number t * kWarps + warp of the block; lane t brings its page. Tokens
   // behind the end become zeros.
   template <bool kValues>
-  __device__ __forceinline__ void copy(const PrefillParams& params, const Tile& tile, int n, i32 page, u32 target,
-                                       u32 full) {
+  static __device__ __forceinline__ void copy(const PrefillParams& params, const Tile& tile, int n, i32 page,
+                                              u32 target, u32 full) {
     constexpr int kChunks = kValues ? Shape::kValueChunks : Shape::kHeadChunks;
     constexpr int kStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
     // A lane copies a chunk of each round. After so many rounds it meets the same chunk of another token, whole groups of 8
@@ -84,18 +74,7 @@ struct PrefillGather {
                    token[(i + k) % kPeriod] + period * kPeriodTokens < there ? 16 : 0);
       }
     }
-    copy_async_commit();
-    if (pending != 0) tell<1>();
-    pending = full;
-  }
-
- private:
-  template <int kUnderWay>
-  __device__ __forceinline__ void tell() {
-    copy_async_wait<kUnderWay>();
-    async_proxy_fence();
-    __syncwarp();
-    if (lane_now() == 0) mbarrier_arrive(pending);
+    copy_async_arrive(full);
   }
 };
 

@@ -10,9 +10,8 @@ namespace flashinfer {
 
 template <typename Shape>
 struct HopperLayout {
-  static constexpr int kConsumers = 2;  // warpgroups
-  static constexpr int kStages = 2;     // of K, and of V
-  static constexpr int kItems = 4;      // slots of items: this tile, the one before and the next
+  static constexpr int kConsumers = Shape::kTileRows / 64;  // warpgroups
+  static constexpr int kItems = 4;                          // slots of items: this tile, the one before and the next
 
   // The copy engine takes pages of whole groups of 8 tokens: wgmma wants these evenly spaced. Tokens of other pages are
   // gathered by threads.
@@ -21,12 +20,11 @@ struct HopperLayout {
   // Q lives in registers where these are enough: its slot is then free for the next tile at once.
   static constexpr bool kQueryInRegisters = Shape::kHeadDim <= 128 && Shape::kValueDim <= 128;
 
-  // The pool is what the launch allocated, 168 registers for each of 384 threads.
+  // The pool is what the launch allocated, 168 registers for each of 384 threads; two warpgroups have enough without.
   static constexpr bool kManyRegisters = false;
   static constexpr int kProducerRegisters = kManyRegisters ? 24 : 40;
   static constexpr int kConsumerRegisters = kManyRegisters ? 240 : 232;
-  static_assert(kProducerRegisters + kConsumers * kConsumerRegisters == 168 * (kConsumers + 1),
-                "registers of the pool");
+  static_assert(kProducerRegisters + 2 * kConsumerRegisters == 168 * 3, "registers of the pool");
 
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.
@@ -42,19 +40,37 @@ struct HopperLayout {
   static constexpr int kBoxes = Shape::kBlockTokens / kBoxTokens;  // of a block
   static constexpr int kProducerWarps = kBoxes >= 4 ? 4 : kBoxes;
 
-  // Output of a consumer, [column][64 rows][kRowBytes]; headDim 256 has room for half of it.
+  // Output of a consumer's warp, [column][16 rows][kRowBytes]; headDim 256 has room for half of it.
+  static constexpr int kWarpRows = 16;
   static constexpr int kOutputColumns = Shape::kValueDim == 256 ? 2 : Shape::kValueColumns;
-  static constexpr int kOutputColumnBytes = 64 * Shape::kRowBytes;
+  static constexpr int kOutputColumnBytes = kWarpRows * Shape::kRowBytes;
   static constexpr int kOutputBytes = kOutputColumns * kOutputColumnBytes;
+  static constexpr int kConsumerWarps = kConsumers * 4;
   static constexpr int kQueryColumnBytes = Shape::kTileRows * Shape::kRowBytes;
 
+  // Blocks of K and of V there may be at once: at a tile's edge and with short sequences what the next steps need is under way
+  // for longer. V's slot is the later one to be free.
+  static constexpr int kBarrierBytes = 1024;  // and items
+  static constexpr int kBlockRoom = 227 * 1024 - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes;
+  // Decode waits for memory: about 128 KB under way were the fastest, fewer and more lost 1 to 3 %.
+  static constexpr int kPairBytes = Shape::kBlockBytes + Shape::kValueBlockBytes;
+  static constexpr int kKeyStages = Shape::kDecodes                ? (128 * 1024 + kPairBytes / 2) / kPairBytes
+                                    : 4 * kPairBytes <= kBlockRoom ? 4
+                                    : 3 * kPairBytes <= kBlockRoom ? 3
+                                                                   : 2;
+  static constexpr int kValueStages =
+      !Shape::kDecodes && kKeyStages == 2 && kPairBytes * 2 + Shape::kValueBlockBytes <= kBlockRoom ? 3 : kKeyStages;
+
   static constexpr int kKeyOffset = Shape::kQueryBytes;
-  static constexpr int kValueOffset = kKeyOffset + kStages * Shape::kBlockBytes;
-  static constexpr int kOutputOffset = kValueOffset + kStages * Shape::kValueBlockBytes;
-  static constexpr int kBarrierOffset = kOutputOffset + kConsumers * kOutputBytes;
-  static constexpr int kItemOffset = kBarrierOffset + 16 + (2 * kItems + 4 * kStages) * 8;
-  static constexpr int kItemBytes = 48;
+  static constexpr int kValueOffset = kKeyOffset + kKeyStages * Shape::kBlockBytes;
+  static constexpr int kOutputOffset = kValueOffset + kValueStages * Shape::kValueBlockBytes;
+  static constexpr int kBarrierOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
+  static constexpr int kBarriers = 2 + 2 * (kItems + kKeyStages + kValueStages);
+  static constexpr int kItemOffset = kBarrierOffset + round_up(kBarriers * 8, 16);
+  static constexpr int kContextPlace = 48;  // of a slot, where a variant wants the item's context
+  static constexpr int kItemBytes = Shape::Hooks::kShapes ? 64 : 48;
   static constexpr int kSharedBytes = kItemOffset + kItems * kItemBytes;
+  static_assert(kSharedBytes - kBarrierOffset <= kBarrierBytes, "barriers and items take more than was left for them");
   static_assert(kSharedBytes <= 227 * 1024, "a block needs more shared memory than the chip has");
   static_assert(PrefillTile<Shape>::kWords * 4 <= kItemBytes, "an item fills its slot");
 
@@ -69,26 +85,31 @@ struct HopperLayout {
   static __device__ __forceinline__ u32 item_full(u32 base, u32 slot) { return base + kBarrierOffset + 16 + slot * 8; }
   static __device__ __forceinline__ u32 item_empty(u32 base, u32 slot) { return item_full(base, slot) + kItems * 8; }
   static __device__ __forceinline__ u32 key_full(u32 base, u32 stage) { return item_full(base, 2 * kItems + stage); }
-  static __device__ __forceinline__ u32 key_empty(u32 base, u32 stage) { return key_full(base, stage) + kStages * 8; }
+  static __device__ __forceinline__ u32 key_empty(u32 base, u32 stage) {
+    return key_full(base, stage) + kKeyStages * 8;
+  }
   static __device__ __forceinline__ u32 value_full(u32 base, u32 stage) {
-    return key_full(base, stage) + 2 * kStages * 8;
+    return key_full(base, stage) + 2 * kKeyStages * 8;
   }
   static __device__ __forceinline__ u32 value_empty(u32 base, u32 stage) {
-    return key_full(base, stage) + 3 * kStages * 8;
+    return value_full(base, stage) + kValueStages * 8;
   }
 
   static __device__ __forceinline__ void init_barriers(u32 base) {
-    constexpr int kConsumerWarps = kConsumers * 4;
+    // Gathered blocks: every thread's copies arrive.
+    constexpr int kArrivals = kGathers ? kProducerWarps * 32 : kProducerWarps;
     mbarrier_init(query_full(base), 1);
     mbarrier_init(query_empty(base), kConsumerWarps);
     for (int i = 0; i < kItems; i++) {
-      mbarrier_init(item_full(base, i), 1);
-      mbarrier_init(item_empty(base, i), kConsumerWarps + kProducerWarps - 1);
+      mbarrier_init(item_full(base, i), 32);
+      mbarrier_init(item_empty(base, i), 32 * (kConsumerWarps + kProducerWarps - 1));
     }
-    for (int i = 0; i < kStages; i++) {
-      mbarrier_init(key_full(base, i), kProducerWarps);
+    for (int i = 0; i < kKeyStages; i++) {
+      mbarrier_init(key_full(base, i), kArrivals);
       mbarrier_init(key_empty(base, i), kConsumerWarps);
-      mbarrier_init(value_full(base, i), kProducerWarps);
+    }
+    for (int i = 0; i < kValueStages; i++) {
+      mbarrier_init(value_full(base, i), kArrivals);
       mbarrier_init(value_empty(base, i), kConsumerWarps);
     }
     mbarrier_init_fence();
@@ -100,6 +121,10 @@ struct HopperLayout {
     const u32 address = item(base, number % kItems);
     const int4 a = load_shared(address), b = load_shared(address + 16);
     return PrefillTile<Shape>::unpack({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_word(address + 32)});
+  }
+  static __device__ __forceinline__ ItemContext context(u32 base, u32 number) {
+    const int4 words = load_shared(item(base, number % kItems) + kContextPlace);
+    return {words.x, words.y, words.z, words.w};
   }
   static __device__ __forceinline__ u32 item(u32 base, u32 slot) { return base + kItemOffset + slot * kItemBytes; }
 };

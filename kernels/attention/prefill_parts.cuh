@@ -61,12 +61,12 @@ struct PrefillParts {
   static __device__ __forceinline__ int crew_thread() { return threadIdx.x % kCrewThreads; }
 
   static __device__ __forceinline__ i64 slot_of(const PrefillParams& params, const Tile& tile, int part, int row) {
-    return (static_cast<i64>(tile.item.part_offset + part) * params.plan->heads + tile.unit()) * Shape::kTileRows + row;
+    return (static_cast<i64>(tile.item.part_offset + part) * params.plan->heads + tile.unit()) * Shape::kUsedRows + row;
   }
 
-  // A row that has seen no token gives output 0 and LSE -inf.
+  // A row that has seen no token gives output 0 and LSE -inf, or its sink.
   static __device__ __forceinline__ void merge(const PrefillParams& params, const Tile& tile, int first, int end) {
-    const i64 next = static_cast<i64>(params.plan->heads) * Shape::kTileRows;  // between the slots of two parts
+    const i64 next = static_cast<i64>(params.plan->heads) * Shape::kUsedRows;  // between the slots of two parts
     const int count = tile.item.parts;
 #pragma unroll 1
     for (int i = crew_thread(); i < (end - first) * kVectors; i += kCrewThreads) {
@@ -98,6 +98,7 @@ struct PrefillParts {
 #pragma unroll
         for (int p = 0; p < kAtOnce; p++) merged.add(found[p], parts[p]);
       }
+      if constexpr (Shape::Hooks::kHasSink) merged.join(Shape::Hooks::sink(params.variant, tile.head_of(at)));
       const float inverse = merged.sum > 0.f ? reciprocal(merged.sum) : 0.f;
       const i64 row = tile.item.row + tile.token_of(at);
       const int head = tile.head_of(at);

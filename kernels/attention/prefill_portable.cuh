@@ -13,6 +13,7 @@
 #pragma once
 
 #include "attention/prefill_copies.cuh"
+#include "attention/prefill_hooks.cuh"
 #include "attention/prefill_parts.cuh"
 #include "attention/prefill_products.cuh"
 #include "attention/prefill_softmax.cuh"
@@ -26,6 +27,7 @@ struct PortablePrefill {
   using Products = PortableProducts<Shape>;
   using Parts = PrefillParts<Shape>;
   using Tile = PrefillTile<Shape>;
+  using Hooks = typename Shape::Hooks;
   using Element = typename Shape::Element;
 
   static constexpr int kThreads = Layout::kThreads;
@@ -81,6 +83,14 @@ struct PortablePrefill {
   }
 
   __device__ __forceinline__ float unit_scale() const { return __int_as_float(load_word<Layout::kScalePlace>()); }
+  // What turns that of which the softmax is made into logits of base 2: the product of Q and K, or what a variant makes of it.
+  __device__ __forceinline__ float softmax_scale() const {
+    if constexpr (Hooks::kTransforms) {
+      return Hooks::softmax_scale(unit_scale() * Hooks::kLn2, params.variant);
+    } else {
+      return unit_scale();
+    }
+  }
 
   __device__ __forceinline__ void attend() {
     const Tile tile = unit_tile();
@@ -131,15 +141,19 @@ struct PortablePrefill {
       float s[kSlabs][kBlockTokens / 2];
       u32 p[kSlabs][kBlockTokens / 16][4];
       Products::multiply_keys(s, base, base + Layout::keys_of(n));
-      const float scale = unit_scale(), slack = __fdividef(8.f, scale);
+      const float scale = softmax_scale(), slack = __fdividef(8.f, scale);
       const bool masked = hides(n);
-      if (masked) mask(s, n);
+      if constexpr (Hooks::kShapes) {
+        shape(s, n, masked);
+      } else if (masked) {
+        mask(s, n);
+      }
       take_back(softmax);
 #pragma unroll
       for (int m = 0; m < kSlabs; m++) {
         float2 factor;
         if (softmax[m].raise(s[m], scale, slack, factor)) Products::rescale(o[m], factor);
-        softmax[m].weigh(s[m], scale, masked);
+        softmax[m].weigh(s[m], scale, masked || Hooks::kShapes);
         Products::round_probabilities(p[m], s[m]);
       }
       put_aside(softmax);
@@ -189,9 +203,15 @@ struct PortablePrefill {
     }
   }
 
-  // Whether this warp's first row does not see all of block n: the others see as much or more.
+  // Whether a row of this warp does not see all of block n: the first row sees the fewest tokens, and the last one's first
+  // token is the latest.
   __device__ __forceinline__ bool hides(int n) const {
     const Tile tile = unit_tile();
+    if constexpr (Hooks::kBounds) {
+      const int first = PrefillHooks<Shape>::first_key(
+          tile, Layout::context_at(place), Layout::first_row(kSlabs - 1) + 15, Hooks::arguments(params.variant));
+      if (tile.item.begin + n * kBlockTokens < first) return true;
+    }
     return tile.item.begin + (n + 1) * kBlockTokens > tile.limit_of(Layout::first_row(0));
   }
 
@@ -203,6 +223,18 @@ struct PortablePrefill {
     for (int m = 0; m < kSlabs; m++) {
       const int row = Layout::own_row(m);
       PrefillSoftmax::mask(s[m], tile.limit_of(row) - start, tile.limit_of(row + 8) - start, threadIdx.x & 31);
+    }
+  }
+
+  // Lets the variant have its say on the scores with block n.
+  __device__ __forceinline__ void shape(float (&s)[kSlabs][kBlockTokens / 2], int n, bool masked) const {
+    const Tile tile = unit_tile();
+    const ItemContext context = Layout::context_at(place);
+    const auto arguments = Hooks::arguments(params.variant);
+#pragma unroll
+    for (int m = 0; m < kSlabs; m++) {
+      PrefillHooks<Shape>::shape(s[m], tile, context, Layout::own_row(m), tile.item.begin + n * kBlockTokens,
+                                 unit_scale() * Hooks::kLn2, masked, arguments, threadIdx.x & 31);
     }
   }
 
@@ -237,7 +269,7 @@ struct PortablePrefill {
   }
 
   __device__ __forceinline__ void finish(float (&o)[kSlabs][kValueDim / 2], PrefillSoftmax (&softmax)[kSlabs]) const {
-    const float scale = unit_scale();
+    const float scale = softmax_scale();
     const Tile tile = unit_tile();
     if (Layout::first_row(0) < tile.rows()) {
 #pragma unroll
@@ -258,6 +290,13 @@ struct PortablePrefill {
     if constexpr (Shape::kQuantised) value_scale = __ldg(params.value_scales + tile.kv_head());
     softmax.gather();
     const bool whole = tile.item.parts <= 1;
+    if constexpr (Hooks::kHasSink) {
+      if (whole) {
+        const int row = Layout::own_row(slab);
+        softmax.join(0, Hooks::sink(params.variant, tile.head_of(row)), scale);
+        softmax.join(1, Hooks::sink(params.variant, tile.head_of(row + 8)), scale);
+      }
+    }
     Products::rescale(o, make_float2(whole ? softmax.inverse(0) * value_scale : value_scale,
                                      whole ? softmax.inverse(1) * value_scale : value_scale));
     if constexpr (Shape::kQuantised) {  // of two tiles one had the even elements of headDim, one the odd ones
@@ -312,9 +351,10 @@ struct PortablePrefill {
       for (int r = 0; r < 2; r++) {
         const int at = row + 8 * r;
         if (at < tile.rows()) {
+          float lse = softmax.lse(r, scale);
+          if constexpr (Hooks::kHasSink) lse = fmaxf(lse, Hooks::sink(params.variant, tile.head_of(at)));
           // Below 2^32: the query has a hundred times as many bytes.
-          params.lse[static_cast<u32>(tile.item.row + Tile::token_of(at)) * Shape::kHeads + tile.head_of(at)] =
-              softmax.lse(r, scale);
+          params.lse[static_cast<u32>(tile.item.row + Tile::token_of(at)) * Shape::kHeads + tile.head_of(at)] = lse;
         }
       }
     }

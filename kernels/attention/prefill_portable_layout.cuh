@@ -25,8 +25,10 @@ struct PortableLayout {
   static constexpr int kKeyBytes = kBlockTokens * Shape::kHeadDim * KvElement::kBytes;
   static constexpr int kValueBytes = kBlockTokens * Shape::kValueDim * KvElement::kBytes;
 
-  // A unit: its item, which of the item's units it is (-1: the list has ended), the scale of its scores.
+  // A unit: its item, which of the item's units it is (-1: the list has ended), the scale of its scores; for variants, the item's
+  // context.
   static constexpr int kUnitBytes = 64, kIndexPlace = sizeof(WorkItem), kScalePlace = kIndexPlace + 4;
+  static constexpr int kContextPlace = 48;
   static constexpr int kPagesBytes = Shape::kPaged ? kBlockTokens * 4 : 0;  // of the tokens of a block
   static constexpr bool kStateInShared = Shape::kStateBytes > 0 && kBlockTokens == Shape::kMostTokens;
 
@@ -59,6 +61,11 @@ struct PortableLayout {
     const int4 low = load_shared(place), high = load_shared(place + 16);
     return Tile::unpack({low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w,
                          static_cast<u16>(high.z >> 16) + load_shared_word(place + kIndexPlace)});
+  }
+
+  static __device__ __forceinline__ ItemContext context_at(u32 place) {
+    const int4 words = load_shared(place + kContextPlace);
+    return {words.x, words.y, words.z, words.w};
   }
 
   // a rows of a stride, which is below 2^31: one instruction.

@@ -96,6 +96,12 @@ struct PrefillSoftmax {
     }
   }
 
+  // After gather: a logit without a value, in base 2, joins row r's softmax. One that towers above all others, or is alone, weighs
+  // 2^100, which leaves nothing of them; the row's log-sum-exp is no less than it.
+  __device__ __forceinline__ void join(int r, float sink, float scale) {
+    sum[r] += exp2_fast(fminf(sink - max[r] * scale, 100.f));
+  }
+
   // After gather: what normalises row r's output, 0 for a row that saw nothing; and its base-2 log-sum-exp.
   __device__ __forceinline__ float inverse(int r) const { return sum[r] > 0.f ? __fdividef(1.f, sum[r]) : 0.f; }
   __device__ __forceinline__ float lse(int r, float scale) const {

@@ -17,12 +17,12 @@ namespace flashinfer {
 
 constexpr __host__ __device__ int greatest_divisor(int a, int b) { return b == 0 ? a : greatest_divisor(b, a % b); }
 
-// How many of a group's heads share a tile: as many as divide the group, leave room for so many query tokens, and leave no
-// more than 8 rows idle.
+// How many of a group's heads share a tile: as many as divide the group and fit with so many query tokens each. Any number
+// of query tokens (0) should fill tiles, so that no more than 8 rows may be idle.
 constexpr __host__ __device__ int packed_heads(int group, int rows, int query_tokens) {
   int pack = 1;
   for (int heads = 2; heads <= group && heads * query_tokens <= rows; heads++) {
-    if (group % heads == 0 && rows % heads <= 8) pack = heads;
+    if (group % heads == 0 && (query_tokens > 0 || rows % heads <= 8)) pack = heads;
   }
   return pack;
 }
@@ -37,7 +37,11 @@ struct PrefillShape {
   static constexpr bool kQuantised = KvElement::kBytes == 1;
   static_assert(kQuantised || IsSame<Element, KvElement>::value, "keys and values are of Q's type, or quantised");
   using Variant = typename Config::Variant;
+  using Hooks = VariantHooks<Variant>;
   static constexpr bool kChecked = Config::kChecked;
+  // Decode of more columns than its own kernel reads keys and values once for: at most kQueryTokens of a sequence. Prefill
+  // has any number of them, which 0 stands for.
+  static constexpr bool kDecodes = Config::kQueryTokens > 0;
 
   static constexpr int kHeads = Config::kHeads;
   static constexpr int kKvHeads = Config::kKvHeads;
@@ -116,9 +120,11 @@ struct PrefillShape {
       2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
-  static constexpr int kTileRows = kHopper ? 128 : kPortableRows;
-  static constexpr int kPack = packed_heads(kGroup, kTileRows, Config::kQueryTokens);
-  static constexpr int kTileTokens = kTileRows / kPack;
+  static constexpr int kMostRows = kHopper ? 128 : kPortableRows;
+  static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);
+  static constexpr int kTileTokens = kDecodes ? Config::kQueryTokens : kMostRows / kPack;
+  static constexpr int kUsedRows = kPack * kTileTokens;
+  static constexpr int kTileRows = kHopper && kUsedRows <= 64 ? 64 : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
   static constexpr int kHopperTokens = kWiderDim <= 128                      ? 128
                                        : kHeadDim <= 192 && kValueDim <= 128 ? 112

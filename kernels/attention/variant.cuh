@@ -3,8 +3,31 @@
 #pragma once
 
 #include "core/params.cuh"
+#include "core/ptx.cuh"
 
 namespace flashinfer {
+
+// Elements that a plan gave to a variant, at an address that can be read even if there are none. Outside of them there is
+// nothing but zeros: on the CPU it throws, here a stray index must not end the process.
+template <typename T>
+struct Span {
+  const T* data;
+  i32 length;
+  i32 reserved0;
+
+  __device__ __forceinline__ T operator[](i32 at) const {
+    // No branch: behind one the compiler would load the same element again and again.
+    const bool exists = static_cast<u32>(at) < static_cast<u32>(length);
+    at = exists ? at : 0;
+    if constexpr (IsSame<T, bool>::value) {
+      return exists & (__ldg(reinterpret_cast<const u8*>(data) + at) != 0);
+    } else {
+      const T value = __ldg(data + at);
+      return exists ? value : T();
+    }
+  }
+};
+static_assert(sizeof(Span<float>) == 16, "a span is 16 bytes on the host");
 
 // Where a logit stands.
 struct LogitsContext {
@@ -18,27 +41,126 @@ struct LogitsContext {
   i32 kv_len;       // tokens of the sequence, the query tokens' own included
 };
 
-// Attention without a variant, and the base of all: a variant hides what it does by members of its own.
+// Attention without a variant, and the base of all: a variant hides what it does by members of its own, the arguments among them.
 // Logits are smScale * q . k with all scales of keys, in natural units (not times log2 e), before and after transform.
 struct NoVariant {
   struct Arguments {};
 
   static constexpr bool kTransformsLogits = false;
+  static constexpr bool kTransformsScores = false;
   static constexpr bool kMasksLogits = false;
+  static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
   static constexpr bool kHasSink = false;
 
   // The logit that takes this one's place.
-  static __device__ __forceinline__ float transform(float logit, const LogitsContext&, const Arguments&) {
+  template <typename A>
+  static __device__ __forceinline__ float transform(float logit, const LogitsContext&, const A&) {
     return logit;
   }
+  // With kTransformsScores, prefill asks for the same in two steps, which saves it products: what a score becomes, where score * scale
+  // is the logit; and what turns that into a logit, the same for all, above 0.
+  template <typename A>
+  static __device__ __forceinline__ float transform_score(float score, float, const LogitsContext&, const A&) {
+    return score;
+  }
+  template <typename A>
+  static __device__ __forceinline__ float score_scale(float scale, const A&) {
+    return scale;
+  }
   // Whether the query token sees the key; asked beside causality, not instead of it.
-  static __device__ __forceinline__ bool keep(const LogitsContext&, const Arguments&) { return true; }
+  template <typename A>
+  static __device__ __forceinline__ bool keep(const LogitsContext&, const A&) {
+    return true;
+  }
+  // For a mask that lies as bits: those of 32 N keys from kv_position on, the first one lowest. Prefill asks for them instead of
+  // keep, and asks keep_rest for what else the variant hides.
+  template <int N, typename A>
+  static __device__ __forceinline__ void keep_bits(u32 (&bits)[N], const LogitsContext&, const A&) {
+#pragma unroll
+    for (int i = 0; i < N; i++) bits[i] = ~0u;
+  }
+  template <typename A>
+  static __device__ __forceinline__ bool keep_rest(const LogitsContext&, const A&) {
+    return true;
+  }
   // The first key that the query token may see; kv_position is not set. Never falls from a query token to the next.
   // Planners leave whole tiles of keys before it out.
-  static __device__ __forceinline__ i32 first_key(const LogitsContext&, const Arguments&) { return 0; }
+  template <typename A>
+  static __device__ __forceinline__ i32 first_key(const LogitsContext&, const A&) {
+    return 0;
+  }
   // A logit without a value that joins the head's softmax.
-  static __device__ __forceinline__ float sink(i32, const Arguments&) { return 0.f; }
+  template <typename A>
+  static __device__ __forceinline__ float sink(i32, const A&) {
+    return 0.f;
+  }
+};
+
+// How kernels call a variant. Decode asks only about keys that the query token sees; prefill also about others in the blocks at the
+// border, even past the sequence's end, and drops what it is told.
+template <typename Variant>
+struct VariantHooks {
+  using Arguments = typename Variant::Arguments;
+
+  static constexpr bool kTransforms = Variant::kTransformsLogits;
+  static constexpr bool kBounds = Variant::kBoundsKeys;
+  static constexpr bool kHasSink = Variant::kHasSink;
+  // Whether scores are its business: then it wants an item's context, and a row may see none of its keys.
+  static constexpr bool kShapes = kTransforms || Variant::kMasksLogits || kBounds;
+  static constexpr float kLog2E = 1.44269504f;
+  static constexpr float kLn2 = 0.693147181f;
+
+  static __device__ __forceinline__ Arguments arguments(const VariantData* data) {
+    Arguments a;
+    if constexpr (sizeof(Arguments) >= 4) {
+      const u32* words = reinterpret_cast<const u32*>(data + 1);
+#pragma unroll
+      for (int i = 0; i < static_cast<int>(sizeof(Arguments) / 4); i++) {
+        reinterpret_cast<u32*>(&a)[i] = __ldg(words + i);
+      }
+    }
+    return a;
+  }
+
+  // A query token, by its row of the query, and a head; kv_position is set for each key.
+  static __device__ __forceinline__ LogitsContext place(const ItemContext& item, i32 row, i32 head, i32 kv_head) {
+    const i32 index = row - item.first_row;
+    return {head, kv_head, item.sequence, index, item.kv_len - item.qo_len + index, 0, item.qo_len, item.kv_len};
+  }
+
+  // Decode: what becomes of a logit if kTransforms, else of a score; -inf if hidden.
+  static __device__ __forceinline__ float shape(float logit, const LogitsContext& at, const Arguments& a) {
+    if constexpr (kTransforms) logit = Variant::transform(logit, at, a);
+    if constexpr (Variant::kMasksLogits) logit = Variant::keep(at, a) ? logit : negative_infinity();
+    return logit;
+  }
+
+  // Prefill: what becomes of a score, where score * scale is the logit, but for the bits of a mask; and what turns that into a logit of
+  // base 2.
+  static __device__ __forceinline__ float shape(float score, float scale, const LogitsContext& at, const Arguments& a) {
+    if constexpr (Variant::kTransformsScores) {
+      score = Variant::transform_score(score, scale, at, a);
+    } else if constexpr (kTransforms) {
+      score = Variant::transform(score * scale, at, a);
+    }
+    if constexpr (Variant::kMasksLogits) score = keep<true>(at, a) ? score : negative_infinity();
+    return score;
+  }
+  static __device__ __forceinline__ float softmax_scale(float scale, const VariantData* data) {
+    if constexpr (Variant::kTransformsScores) return Variant::score_scale(scale, arguments(data)) * kLog2E;
+    return kTransforms ? kLog2E : scale * kLog2E;
+  }
+
+  template <bool kBits>
+  static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
+    return kBits && Variant::kMasksBits ? Variant::keep_rest(at, a) : Variant::keep(at, a);
+  }
+
+  // The sink of a head, in base 2.
+  static __device__ __forceinline__ float sink(const VariantData* data, i32 head) {
+    return Variant::sink(head, arguments(data)) * kLog2E;
+  }
 };
 
 }  // namespace flashinfer

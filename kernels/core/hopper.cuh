@@ -44,16 +44,6 @@ __device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
       : "memory");
 }
 
-// Whether a wait would return at once.
-__device__ __forceinline__ bool mbarrier_test(u32 barrier, u32 parity) {
-  u32 done;
-  asm volatile("{\n .reg .pred p;\n mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
-               : "=r"(done)
-               : "r"(barrier), "r"(parity)
-               : "memory");
-  return done != 0;
-}
-
 __device__ __forceinline__ void prefetch_tensor_map(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
@@ -130,6 +120,11 @@ __device__ __forceinline__ void store_cluster(u32 address, u32 barrier, const fl
 
 __device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// This thread arrives when all its copies so far (copy_async) are done; its arrival is one of those the barrier waits for.
+__device__ __forceinline__ void copy_async_arrive(u32 barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 // Orders this thread's plain accesses to shared memory before what the copy engine and wgmma do there afterwards.

@@ -11,7 +11,7 @@ namespace flashinfer {
 struct ListHeader {
   i32 count;         // items in the list
   float scale_log2;  // decode, prefill: smScale * log2(e); prefill wants it above 0
-  i32 heads;         // prefill: head tiles that an item expands to, from its own on
+  i32 heads;         // head tiles that an item expands to, from its own on; where decode's own kernel runs not used
   i32 fresh_tokens;  // decode: the last tokens of a sequence that this step may still write, at most
 };
 static_assert(sizeof(ListHeader) == 16, "ListHeader is 16 bytes on the host");
@@ -88,7 +88,7 @@ struct alignas(64) DecodeParams {
   i32 page_count;             // checked mode: pages of the cache
   i32 reserved0;
   const VariantData* variant;  // what the unit's variant of attention is given; null for NoVariant
-  TensorMap kv_map;  // the whole cache as {strip, kvHeads, pageSize, pages, strips}; where KernelInfo asks for it
+  TensorMap kv_map;  // the whole cache as {strip, pageSize, strips, kvHeads, pages}; where KernelInfo asks for it
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
 
@@ -132,7 +132,7 @@ struct alignas(64) PrefillParams {
   // {c, b, headDim/c, 1}; paged, pages of 8 tokens or multiples: {c, 8, headDim/c, kvHeads (NHD) or 1 (HND), 8-token groups
   // of all pages}, box {c, 8, headDim/c, 1, gcd(pageSize, b) / 8}.
   TensorMap query_map;   // {c, heads, rows, headDim/c}, box {c, p, t, 1}
-  TensorMap output_map;  // as query_map, box {c, min(p, 64), max(1, 64/p), 1}; used where p is a power of two
+  TensorMap output_map;  // as query_map, box {c, min(p, 16), max(1, 16/p), headDim/c, but 2 of 4}; p a power of two
   TensorMap key_map;
   TensorMap value_map;
 };

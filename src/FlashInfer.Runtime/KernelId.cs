@@ -5,18 +5,19 @@ internal enum KernelFamily
 {
     Append,
     Decode,
+    WideDecode,
     PrefillPaged,
     PrefillRagged,
 }
 
 /// <summary>Which kernel of a configuration.</summary>
 /// <param name="Family">What it does.</param>
-/// <param name="QueryTokens">Decode: the most query tokens of a sequence, one of <see cref="CudaUnits.QueryTokens"/>.</param>
+/// <param name="QueryTokens">Decode, wide or not: the most query tokens of a sequence, one of <see cref="CudaUnits.QueryTokens"/>.</param>
 /// <param name="TeamUnits">Decode: whether each team (a warp) takes units of its own.</param>
 internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 1, bool TeamUnits = false)
 {
-    /// <summary>The kernels of some kinds, those needed first in front: the one answer for warm-up, for bundles and for the tool.</summary>
-    public static IEnumerable<KernelId> Of(KernelKinds kinds)
+    /// <summary>A configuration's kernels of some kinds, those needed first in front: the one answer for warm-up, for bundles and for the tool.</summary>
+    public static IEnumerable<KernelId> Of(KernelKinds kinds, AttentionShape shape)
     {
         if (kinds.HasFlag(KernelKinds.Append))
         {
@@ -29,6 +30,10 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
             if (kinds.HasFlag(KernelKinds.Decode | several))
             {
                 yield return new KernelId(KernelFamily.Decode, queryTokens);
+                if (CudaUnits.HasWideDecode(shape, queryTokens))
+                {
+                    yield return new KernelId(KernelFamily.WideDecode, queryTokens);
+                }
             }
 
             if (kinds.HasFlag(KernelKinds.ShortDecode | several))

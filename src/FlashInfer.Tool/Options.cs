@@ -141,7 +141,7 @@ internal static class Options
                 CacheDirectory = line.GetValue(CacheDirectory),
                 UseBundles = bundles is not null,
                 BundleDirectory = bundles,
-                OnWarning = Output.Note,
+                LoggerFactory = WarningNotes.Instance,
             }
         );
 }

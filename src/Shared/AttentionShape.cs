@@ -21,6 +21,9 @@ internal readonly record struct AttentionShape(
     KvLayout KvLayout
 )
 {
+    /// <summary>CUDA text of <c>struct Variant : flashinfer::NoVariant</c>, behind the <c>#include</c>s that it needs, where the configuration has a variant of attention; else null.</summary>
+    public string? Variant { get; init; }
+
     /// <summary>Query heads that share one key/value head. Only meaningful when the shape is legal.</summary>
     public int GroupSize => Heads / KvHeads;
 

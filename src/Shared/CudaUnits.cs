@@ -17,7 +17,9 @@ internal static class CudaUnits
     /// <summary>Query tokens a sequence that decode kernels are made for: a wrapper takes the smallest that is enough.</summary>
     public static readonly IReadOnlyList<int> QueryTokens = new[] { 1, 2, 4, 8 };
 
-    private const string VariantLine = "  using Variant = flashinfer::NoVariant;";
+    private const int WideRows = 128;
+
+    private const string AnyQueryTokensLine = "  static constexpr int kQueryTokens = 0;  // any number";
 
     /// <summary>Entry point of the decode kernel, and the name of its unit.</summary>
     /// <param name="shape">A legal shape.</param>
@@ -27,9 +29,26 @@ internal static class CudaUnits
     public static string DecodeName(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
         "fi_decode_"
         + Suffix(shape)
+        + VariantSuffix(shape)
         + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "")
         + (teamUnits ? "_team" : "")
         + (isChecked ? "_checked" : "");
+
+    /// <summary>
+    /// Whether there is a kernel of decode that reads keys and values for more columns (query tokens times heads of a group) at once than
+    /// decode's own, which has room for 16, or 8 where the head dimension is large, and reads them again for the next. It is that of
+    /// prefill, which widens quantised values slowly: there it only pays from the third time on.
+    /// </summary>
+    public static bool HasWideDecode(AttentionShape shape, int queryTokens)
+    {
+        int columns = shape.HeadDim <= 128 || (shape.HeadDim <= 192 && shape.PageSize % 16 == 0) ? 16 : 8;
+        int reads = ((shape.GroupSize * queryTokens) + columns - 1) / columns;
+        return reads > (shape.KvDtype == shape.Dtype ? 1 : 2) && WideReads(shape.GroupSize, queryTokens) < reads;
+    }
+
+    /// <summary>Entry point of the decode kernel for many columns, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
+    public static string WideDecodeName(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
+        "fi_decode_" + Suffix(shape) + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "") + "_wide" + (isChecked ? "_checked" : "");
 
     /// <summary>Entry point of the append kernel, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string AppendName(AttentionShape shape, bool isChecked = false) =>
@@ -37,14 +56,15 @@ internal static class CudaUnits
 
     /// <summary>Entry point of the prefill kernel over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
     public static string PrefillPagedName(AttentionShape shape, bool isChecked = false) =>
-        "fi_prefill_paged_" + Suffix(shape) + (isChecked ? "_checked" : "");
+        "fi_prefill_paged_" + Suffix(shape) + VariantSuffix(shape) + (isChecked ? "_checked" : "");
 
     /// <summary>
     /// Entry point of the prefill kernel over ragged keys and values, packed rows of no page size; there is nothing that a checked one
     /// would check.
     /// </summary>
     /// <param name="shape">A legal shape; its page size, layout and KV element type do not matter.</param>
-    public static string PrefillRaggedName(AttentionShape shape) => "fi_prefill_ragged_" + HeadSuffix(WithoutCache(shape));
+    public static string PrefillRaggedName(AttentionShape shape) =>
+        "fi_prefill_ragged_" + HeadSuffix(WithoutCache(shape)) + VariantSuffix(shape);
 
     /// <summary>The unit of batch decode over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
     public static string Decode(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
@@ -56,14 +76,40 @@ internal static class CudaUnits
             "Decode",
             shape.PageSize,
             isChecked,
-            VariantLine,
+            VariantLine(shape),
             QueryTokensLine(queryTokens),
             $"  static constexpr bool kTeamUnits = {Word(teamUnits)};"
         );
 
+    /// <summary>The unit of batch decode for many columns; parameters as <see cref="WideDecodeName"/>.</summary>
+    public static string WideDecode(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
+        Unit(
+            shape,
+            "batch decode over a paged KV cache, many query heads a KV head",
+            "attention/prefill.cuh",
+            WideDecodeName(shape, queryTokens, isChecked),
+            "Prefill",
+            shape.PageSize,
+            isChecked,
+            VariantLine(shape),
+            ValueDimLine(shape.HeadDim),
+            QueryTokensLine(queryTokens)
+        );
+
     /// <summary>The unit that writes new keys and values into the pages; parameters as <see cref="DecodeName"/>.</summary>
     public static string Append(AttentionShape shape, bool isChecked = false) =>
-        Unit(shape, "append to a paged KV cache", "cache/append.cuh", AppendName(shape, isChecked), "Append", shape.PageSize, isChecked);
+        Unit(
+            shape with
+            {
+                Variant = null,
+            },
+            "append to a paged KV cache",
+            "cache/append.cuh",
+            AppendName(shape, isChecked),
+            "Append",
+            shape.PageSize,
+            isChecked
+        );
 
     /// <summary>The unit of batch prefill over the paged KV cache; parameters as <see cref="PrefillPagedName"/>.</summary>
     public static string PrefillPaged(AttentionShape shape, bool isChecked = false) =>
@@ -75,9 +121,9 @@ internal static class CudaUnits
             "Prefill",
             shape.PageSize,
             isChecked,
-            VariantLine,
+            VariantLine(shape),
             ValueDimLine(shape.HeadDim),
-            QueryTokensLine(1)
+            AnyQueryTokensLine
         );
 
     /// <summary>The unit of batch prefill over ragged keys and values; parameters as <see cref="PrefillRaggedName"/>.</summary>
@@ -90,9 +136,9 @@ internal static class CudaUnits
             "Prefill",
             0,
             false,
-            VariantLine,
+            VariantLine(shape),
             ValueDimLine(shape.HeadDim),
-            QueryTokensLine(1)
+            AnyQueryTokensLine
         );
 
     /// <summary>A unit's text; a page size of 0 stands for ragged keys and values.</summary>
@@ -114,13 +160,21 @@ internal static class CudaUnits
             text,
             $"// {s.Heads} heads, {s.KvHeads} kvHeads (group {s.GroupSize}), headDim {s.HeadDim}, {(pageSize > 0 ? $"pageSize {pageSize}, " : "")}{s.Dtype}, KV {s.KvDtype}."
         );
+        (string includes, string variant) = Split(s.Variant);
         Line(text, $"#include \"{header}\"");
+        text.Append(includes);
         Line(text, "");
         Line(text, $"static_assert(flashinfer::kAbiVersion == {AbiVersion},");
         Line(text, "              \"this unit and the kernel headers come from different versions of FlashInfer\");");
         Line(text, "");
         Line(text, "namespace {");
         Line(text, "");
+        if (variant.Length > 0)
+        {
+            Line(text, variant.TrimEnd());
+            Line(text, "");
+        }
+
         Line(text, "struct Config {");
         Line(text, $"  using Element = flashinfer::{Element(s.Dtype)};");
         Line(text, $"  using KvElement = flashinfer::{Element(s.KvDtype)};");
@@ -149,6 +203,18 @@ internal static class CudaUnits
         return text.ToString();
     }
 
+    /// <summary>How often a KV head is read for a group: heads share a tile as packed_heads of attention/prefill_work.cuh has it.</summary>
+    private static int WideReads(int group, int queryTokens)
+    {
+        int pack = 1;
+        for (int heads = 2; heads <= group && heads * queryTokens <= WideRows; heads++)
+        {
+            pack = group % heads == 0 ? heads : pack;
+        }
+
+        return group / pack;
+    }
+
     /// <summary>Ragged keys and values have the query's type, whatever a cache holds.</summary>
     private static AttentionShape WithoutCache(AttentionShape s) => s with { KvDtype = s.Dtype };
 
@@ -156,6 +222,38 @@ internal static class CudaUnits
 
     private static string HeadSuffix(AttentionShape s) =>
         Short(s.Dtype) + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype)) + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim);
+
+    /// <summary>The <c>#include</c> lines that a variant's text begins with, and the rest.</summary>
+    private static (string Includes, string Body) Split(string? variant)
+    {
+        int at = 0;
+        while (variant is not null && string.CompareOrdinal(variant, at, "#include", 0, 8) == 0)
+        {
+            at = variant.IndexOf('\n', at) + 1;
+        }
+
+        return variant is null ? ("", "") : (variant.Substring(0, at), variant.Substring(at));
+    }
+
+    /// <summary>Tells units of different variants apart: 32 bits of FNV-1a over the text.</summary>
+    private static string VariantSuffix(AttentionShape s)
+    {
+        if (s.Variant is not { } variant)
+        {
+            return "";
+        }
+
+        uint hash = 2166136261;
+        foreach (byte value in Encoding.UTF8.GetBytes(variant))
+        {
+            hash = unchecked((hash ^ value) * 16777619);
+        }
+
+        return Format("_v{0:x8}", hash);
+    }
+
+    private static string VariantLine(AttentionShape s) =>
+        s.Variant is null ? "  using Variant = flashinfer::NoVariant;" : "  using Variant = ::Variant;";
 
     private static string QueryTokensLine(int queryTokens) => Format("  static constexpr int kQueryTokens = {0};", queryTokens);
 

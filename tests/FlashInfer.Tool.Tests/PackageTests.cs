@@ -49,7 +49,7 @@ public sealed partial class PackageTests : IClassFixture<PackageTests.Feed>
                 .Where(static element => element.Name.LocalName == "dependency")
                 .Select(static element => element.Attribute("id")!.Value),
         ];
-        Assert.Equal(["System.Numerics.Tensors"], dependencies);
+        Assert.Equal(["Microsoft.Extensions.Logging.Abstractions", "System.Numerics.Tensors"], dependencies);
 
         using ZipArchive symbols = ZipFile.OpenRead(Path.ChangeExtension(_feed.Package, ".snupkg"));
         Assert.Contains(symbols.Entries, static entry => entry.FullName == "lib/net10.0/FlashInfer.Runtime.pdb");

@@ -16,7 +16,7 @@ internal sealed record DecodeCase(
     DType? KvDtype = null
 )
 {
-    private static readonly int[] s_groups = [1, 1, 2, 3, 4, 4, 5, 7, 8, 8, 12, 16, 71];
+    private static readonly int[] s_groups = [1, 1, 2, 3, 4, 4, 5, 7, 8, 8, 12, 16, 24, 32, 71, 128];
     private static readonly int[] s_pageSizes = [1, 2, 5, 16, 16, 16, 24, 32, 64, 128, 1024];
     private static readonly int[] s_headDims = [64, 96, 128, 128, 192, 256];
     private static readonly int[] s_edges = [0, 1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257];
@@ -28,7 +28,23 @@ internal sealed record DecodeCase(
 
     public Determinism Determinism { get; init; }
 
-    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout);
+    /// <summary>Whether decode plans for the kernel of many columns, where there is one; null leaves the choice to it.</summary>
+    public bool? Wide { get; init; }
+
+    /// <summary>A variant of attention.</summary>
+    public VariantCase? Variant { get; init; }
+
+    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, Variant?.Variant);
+
+    /// <summary>
+    /// The case with a variant and arguments drawn for it. Beside a sink logits stay small: else there are rows whose outputs are all below
+    /// the smallest half.
+    /// </summary>
+    public DecodeCase With(TestVariant variant)
+    {
+        DecodeCase varied = this with { Variant = VariantCase.Draw(variant, this) };
+        return variant.Hooks.HasFlag(VariantHooks.Sink) ? varied with { Amplitude = 1, SmScale = null } : varied;
+    }
 
     /// <summary>Draws a case whose sequences have about this many tokens together.</summary>
     public static DecodeCase Draw(int seed, int tokens)
@@ -70,9 +86,10 @@ internal sealed record DecodeCase(
             QueryTokens = random.Next(2) == 0 ? null : [.. lengths.Select((_, i) => random.Next(i == 0 ? 1 : 0, 9))],
             Causal = random.Next(4) != 0,
             Determinism = random.Next(3) == 0 ? Determinism.BatchInvariant : Determinism.Reproducible,
+            Wide = random.Next(2) == 0 ? true : null,
         };
     }
 
     public override string ToString() =>
-        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}";
+        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}{(Wide is { } wide ? $", wide {wide}" : "")}{(Variant is null ? "" : $", {Variant}")}";
 }

@@ -60,13 +60,13 @@ internal sealed class PagedScenario<T>
 
         using IPagedWrapper wrapper = _prefill
             ? new PrefillWrapper(cache, Math.Max(4, sequences.Length), Math.Max(1, _queryTokens.Sum()), _case.Determinism)
-            : new DecodeWrapper(cache, Math.Max(4, sequences.Length), _queryTokens.Max(), _case.Determinism);
+            : new DecodeWrapper(cache, Math.Max(4, sequences.Length), _queryTokens.Max(), _case.Determinism) { Wide = _case.Wide };
         Sequence[] last = [.. sequences.Where((s, i) => s.Length < _case.Lengths[i])];
         cache.BeginForward(last, [.. Enumerable.Range(0, sequences.Length).Select(Drafted).Where(tokens => tokens > 0)]);
         bool implied = _prefill
             ? Enumerable.Range(0, sequences.Length).All(i => sequences[i].ForwardTokens == _queryTokens[i])
             : _case.QueryTokens is null;
-        wrapper.Plan(sequences, implied ? null : _queryTokens, _case.SmScale, _case.Causal);
+        wrapper.Plan(sequences, implied ? null : _queryTokens, _case.SmScale, _case.Causal, _case.Variant);
         Assert.Equal(_queryTokens.Sum(), wrapper.PlanInfo.Rows);
         SplitSequences = wrapper.PlanInfo.SplitSequences;
 
@@ -271,7 +271,9 @@ internal sealed class PagedScenario<T>
             (i, expected, expectedLse) =>
             {
                 int owner = owners[i];
-                int after = _case.Causal ? Array.LastIndexOf(owners, owner) - i : 0;
+                int queryTokens = _queryTokens[owner];
+                int index = i - Array.IndexOf(owners, owner);
+                int after = _case.Causal ? queryTokens - 1 - index : 0;
                 AttentionOracle.Decode(
                     [.. query.AsSpan(i * (row + gap), row).ToArray().Select(_to)],
                     CollectionsMarshal.AsSpan(_keys[layer, owner]),
@@ -282,7 +284,8 @@ internal sealed class PagedScenario<T>
                     _case.HeadDim,
                     scale,
                     expected,
-                    expectedLse
+                    expectedLse,
+                    _case.Variant?.Oracle(_case.KvHeads, owner, index, queryTokens, _case.Lengths[owner])
                 );
             }
         );

@@ -5,8 +5,8 @@ internal interface IPagedWrapper : IDisposable
 {
     PlanInfo PlanInfo { get; }
 
-    /// <summary>Plans with the query tokens given, or without, where null.</summary>
-    void Plan(Sequence[] sequences, int[]? queryTokens = null, float? smScale = null, bool causal = true);
+    /// <summary>Plans with the query tokens and the variant's arguments given, or without, where null.</summary>
+    void Plan(Sequence[] sequences, int[]? queryTokens = null, float? smScale = null, bool causal = true, VariantCase? variant = null);
 
     void Append(int layer, TensorView key, TensorView value);
 
@@ -17,15 +17,22 @@ internal sealed class DecodeWrapper(PagedKvCache cache, int maxSequences, int ma
     : BatchDecodeWithPagedKvCache(cache, maxSequences, maxQueryTokens, determinism),
         IPagedWrapper
 {
-    public void Plan(Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal)
+    public void Plan(Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal, VariantCase? variant)
     {
-        if (queryTokens is null)
+        switch (queryTokens, variant)
         {
-            Plan(sequences.AsSpan(), smScale);
-        }
-        else
-        {
-            Plan(sequences.AsSpan(), queryTokens, smScale, causal);
+            case (null, null):
+                Plan(sequences.AsSpan(), smScale);
+                break;
+            case (null, _):
+                Plan(sequences.AsSpan(), variant.Arguments, smScale);
+                break;
+            case (_, null):
+                Plan(sequences.AsSpan(), queryTokens, smScale, causal);
+                break;
+            default:
+                Plan(sequences.AsSpan(), queryTokens, variant.Arguments, smScale, causal);
+                break;
         }
     }
 
@@ -38,15 +45,22 @@ internal sealed class PrefillWrapper(PagedKvCache cache, int maxSequences, int m
     : BatchPrefillWithPagedKvCache(cache, maxSequences, maxQueryTokens, determinism),
         IPagedWrapper
 {
-    public void Plan(Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal)
+    public void Plan(Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal, VariantCase? variant)
     {
-        if (queryTokens is null)
+        switch (queryTokens, variant)
         {
-            Plan(sequences.AsSpan(), smScale, causal);
-        }
-        else
-        {
-            Plan(sequences.AsSpan(), queryTokens, smScale, causal);
+            case (null, null):
+                Plan(sequences.AsSpan(), smScale, causal);
+                break;
+            case (null, _):
+                Plan(sequences.AsSpan(), variant.Arguments, smScale, causal);
+                break;
+            case (_, null):
+                Plan(sequences.AsSpan(), queryTokens, smScale, causal);
+                break;
+            default:
+                Plan(sequences.AsSpan(), queryTokens, variant.Arguments, smScale, causal);
+                break;
         }
     }
 

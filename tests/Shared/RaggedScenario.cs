@@ -40,7 +40,15 @@ internal sealed class RaggedScenario<T>
             maxQueryTokens: Math.Max(1, rows),
             _case.Determinism
         );
-        prefill.Plan(qoIndptr, kvIndptr, _case.SmScale, _case.Causal);
+        if (_case.Variant is { } variant)
+        {
+            prefill.Plan(qoIndptr, kvIndptr, variant.Arguments, _case.SmScale, _case.Causal);
+        }
+        else
+        {
+            prefill.Plan(qoIndptr, kvIndptr, _case.SmScale, _case.Causal);
+        }
+
         Assert.Equal((queryTokens.Length, rows), (prefill.PlanInfo.Sequences, prefill.PlanInfo.Rows));
         SplitSequences = prefill.PlanInfo.SplitSequences;
 
@@ -73,7 +81,8 @@ internal sealed class RaggedScenario<T>
                     _case.HeadDim,
                     _case.SmScale ?? (1f / MathF.Sqrt(_case.HeadDim)),
                     expected,
-                    expectedLse
+                    expectedLse,
+                    _case.Variant?.Oracle(_case.KvHeads, owner, i - qoIndptr[owner], queryTokens[owner], _case.Lengths[owner])
                 );
             }
         );

@@ -1,6 +1,7 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 using FlashInfer.Planning;
 
 namespace FlashInfer;
@@ -24,19 +25,23 @@ namespace FlashInfer;
 /// there already, or for a part of the batch.
 /// </para>
 /// </remarks>
-public class BatchDecodeWithPagedKvCache : IDisposable
+public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
 {
     private const float Log2E = 1.44269504f;
     private static readonly string s_advice =
         $"The wrapper's constructor takes a larger maxQueryTokens, up to {CudaUnits.QueryTokens[^1]}.";
 
     private readonly PlannedBatch _batch;
-    private readonly DecodeKernel _kernel;
+    private readonly DecodePath _own;
+    private readonly DecodePath? _wide;
     private DecodeKernel? _teamKernel;
-    private readonly UploadList<WorkItem> _list;
-    private readonly SplitWorkspace _workspace;
-    private readonly TensorMap _kvMap;
-    private DecodePlanLimits _limits;
+    private readonly PlanList _list;
+
+    // Of each sequence that has query tokens: the tile of the first key that they see, and tokens from there on. Empty without a variant
+    // that bounds keys.
+    private readonly int[] _begins = [];
+    private readonly int[] _seen = [];
+    private DecodePath _path;
     private DecodePlan _plan;
     private bool _several;
     private bool _causal;
@@ -78,27 +83,25 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         MaxSequences = maxSequences;
         MaxQueryTokens = maxQueryTokens;
         Determinism = determinism;
-        _kernel = cache.Kernels.Decode(maxQueryTokens, teamUnits: false);
-        int slots =
-            determinism == Determinism.BatchInvariant
-                ? DecodePlanner.InvariantSlots(
-                    maxSequences,
-                    (long)cache.TotalPages * cache.Spec.PageSize,
-                    _kernel.Blocks,
-                    _kernel.UnitsPerItem
-                )
-                : DecodePlanner.SlotsFor(_kernel.Blocks, _kernel.UnitsPerItem);
-        _limits = new DecodePlanLimits(_kernel.Blocks, _kernel.UnitsPerItem, _kernel.MinChunk, slots)
+        _own = new DecodePath(cache, cache.Kernels.Decode(maxQueryTokens, teamUnits: false), maxSequences, determinism);
+        DecodeKernel? wide = cache.Kernels.WideDecode(maxQueryTokens);
+        if (wide?.UnitsPerItem < _own.Kernel.UnitsPerItem)
         {
-            Teams = _kernel.Teams,
-            ClustersOf8 = _kernel.MaxClusters(8),
-            ClustersOf4 = _kernel.MaxClusters(4),
-            ClustersOf2 = _kernel.MaxClusters(2),
-            Determinism = determinism,
-        };
-        _kvMap = _kernel.EncodeKvMap(cache);
-        _list = new UploadList<WorkItem>(cache.Device.Backend, DecodePlanner.MaxItems(maxSequences, _limits));
-        _workspace = new SplitWorkspace(cache.Device, (long)slots * _kernel.UnitsPerItem, _kernel.ColumnsPerUnit, cache.Spec.HeadDim);
+            _wide = new DecodePath(cache, wide, maxSequences, determinism);
+        }
+
+        _path = _own;
+        int items = Math.Max(
+            DecodePlanner.MaxItems(maxSequences, _own.Limits),
+            _wide is null ? 0 : DecodePlanner.MaxItems(maxSequences, _wide.Limits)
+        );
+        _list = new PlanList(cache.Device, items, cache.Spec.Variant);
+        if (BoundsKeys)
+        {
+            _begins = new int[maxSequences];
+            _seen = new int[maxSequences];
+        }
+
         _batch = new PlannedBatch(this, nameof(BatchDecodeWithPagedKvCache), cache, maxSequences);
     }
 
@@ -115,7 +118,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     public Determinism Determinism { get; }
 
     /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one.</summary>
-    public long WorkspaceBytes => _workspace.Bytes;
+    public long WorkspaceBytes => _own.Workspace.Bytes + (_wide?.Workspace.Bytes ?? 0);
 
     /// <summary>What the last plan looks like.</summary>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -125,36 +128,57 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         {
             _batch.RequirePlan();
             // Planned once more, aside: the items themselves have gone to the device.
-            WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(_batch.Lengths.Length, _limits)];
-            DecodePlan again = DecodePlanner.Plan(Batch, _limits, items);
-            long units = (long)_plan.Items * _limits.UnitsPerItem;
-            long shared = _plan.TeamUnits ? (units + _limits.Teams - 1) / _limits.Teams : units * _plan.Cluster;
+            DecodePlanLimits limits = _path.Limits;
+            WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(_batch.Lengths.Length, limits)];
+            DecodePlan again = DecodePlanner.Plan(Batch, limits, items);
+            long units = (long)_plan.Items * limits.UnitsPerItem;
+            long shared = _plan.TeamUnits ? (units + limits.Teams - 1) / limits.Teams : units * _plan.Cluster;
             return new PlanInfo(
-                (_plan.TeamUnits ? _teamKernel! : _kernel).Name,
+                Kernel.Name,
                 _batch.Planned,
                 _batch.Rows,
                 _plan.TotalTokens,
                 _plan.Items,
                 units,
-                (int)Math.Min(shared, _limits.Blocks),
+                (int)Math.Min(shared, limits.Blocks),
                 _plan.Cluster,
-                _plan.TeamUnits ? _limits.Teams : 1,
+                _plan.TeamUnits ? limits.Teams : 1,
                 _plan.ChunkTokens,
                 _plan.SplitSequences,
-                DecodePlanner.Imbalance(items.AsSpan(0, again.Items), again, _limits),
+                DecodePlanner.Imbalance(items.AsSpan(0, again.Items), again, limits),
                 Determinism
             );
         }
     }
 
-    /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
+    /// <summary>What plans for the kernel of few columns are made for; benchmarks change it before the first plan.</summary>
     internal DecodePlanLimits Limits
     {
-        get => _limits;
-        set => _limits = value;
+        get => _own.Limits;
+        set => _own.Limits = value;
     }
 
-    private DecodeBatch Batch => new(_batch.Lengths, _batch.PageOffsets, _several ? _batch.QueryTokens : default, _causal);
+    /// <summary>
+    /// Whether every plan is for the kernel of many columns, since a captured graph launches it, or none; null leaves the choice to the
+    /// plan. Tests and benchmarks set it before the first plan.
+    /// </summary>
+    internal bool? Wide { get; set; }
+
+    private DecodeKernel Kernel => _plan.TeamUnits ? _teamKernel! : _path.Kernel;
+
+    private bool BoundsKeys => Cache.Spec.Variant is { } variant && variant.Does(VariantHooks.FirstKey);
+
+    private DecodeBatch Batch
+    {
+        get
+        {
+            ReadOnlySpan<int> queryTokens = _several ? _batch.QueryTokens : default;
+            int sequences = _batch.Lengths.Length;
+            return BoundsKeys
+                ? new DecodeBatch(_seen.AsSpan(0, sequences), _batch.PageOffsets, queryTokens, _causal, _begins.AsSpan(0, sequences))
+                : new DecodeBatch(_batch.Lengths, _batch.PageOffsets, queryTokens, _causal);
+        }
+    }
 
     /// <summary>
     /// Plans a step with one query token for each sequence, its last: from here on <c>Append</c> and <c>Run</c> mean these sequences as they
@@ -163,8 +187,31 @@ public class BatchDecodeWithPagedKvCache : IDisposable
     /// <param name="sequences">Sequences of the cache; empty ones give output 0 and LSE -infinity. One without an open forward may stand in the batch more than once.</param>
     /// <param name="smScale">What logits are multiplied by before the softmax; 1 / sqrt(headDim) when null.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
-    public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, CudaStream? stream = null) =>
+    public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, CudaStream? stream = null)
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _list.RequireNoArguments();
         Plan(sequences, several: false, default, smScale, causal: true, stream);
+    }
+
+    /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
+    /// <typeparam name="TArguments">As of the variant.</typeparam>
+    /// <param name="sequences">As there.</param>
+    /// <param name="arguments">The arguments of the variant, which are copied.</param>
+    /// <param name="smScale">As there.</param>
+    /// <param name="stream">As there.</param>
+    public void Plan<TArguments>(
+        ReadOnlySpan<Sequence> sequences,
+        VariantArguments<TArguments> arguments,
+        float? smScale = null,
+        CudaStream? stream = null
+    )
+        where TArguments : allows ref struct
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _list.Take(arguments);
+        Plan(sequences, several: false, default, smScale, causal: true, stream);
+    }
 
     /// <summary>
     /// Plans a step with several query tokens for each sequence, its last ones: the verification of drafted tokens, say. Their rows in query
@@ -184,7 +231,35 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         float? smScale = null,
         bool causal = true,
         CudaStream? stream = null
-    ) => Plan(sequences, several: true, queryTokens, smScale, causal, stream);
+    )
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _list.RequireNoArguments();
+        Plan(sequences, several: true, queryTokens, smScale, causal, stream);
+    }
+
+    /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
+    /// <typeparam name="TArguments">As of the variant.</typeparam>
+    /// <param name="sequences">As there.</param>
+    /// <param name="queryTokens">As there.</param>
+    /// <param name="arguments">The arguments of the variant, which are copied.</param>
+    /// <param name="smScale">As there.</param>
+    /// <param name="causal">As there.</param>
+    /// <param name="stream">As there.</param>
+    public void Plan<TArguments>(
+        ReadOnlySpan<Sequence> sequences,
+        ReadOnlySpan<int> queryTokens,
+        VariantArguments<TArguments> arguments,
+        float? smScale = null,
+        bool causal = true,
+        CudaStream? stream = null
+    )
+        where TArguments : allows ref struct
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _list.Take(arguments);
+        Plan(sequences, several: true, queryTokens, smScale, causal, stream);
+    }
 
     /// <summary>
     /// Writes the keys and values of the planned sequences' open forwards into one layer; the cache's own <c>Append</c> does it without a
@@ -229,9 +304,9 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             Lse = lse.IsEmpty ? 0 : lse.Address,
             Pages = Cache.Table.Address,
             Plan = _list.Address,
-            PartialOutput = _workspace.Output,
-            PartialState = _workspace.State,
-            Counters = _workspace.Counters,
+            PartialOutput = _path.Workspace.Output,
+            PartialState = _path.Workspace.State,
+            Counters = _path.Workspace.Counters,
             QueryRowStride = query.Stride(0),
             QueryHeadStride = query.Stride(1),
             OutputRowStride = output.Stride(0),
@@ -245,18 +320,22 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             PageCount = Cache.TotalPages,
             KeyScales = Cache.KeyScaleAddress(layer),
             ValueScales = Cache.ValueScaleAddress(layer),
-            KvMap = _kvMap,
+            Variant = _list.VariantAddress,
+            KvMap = _path.KvMap,
         };
         _batch.Check?.Before(stream);
-        ListLaunch launch = new(_plan.Items, _list.Capacity, _plan.Cluster, _overlaps);
-        if ((_plan.TeamUnits ? _teamKernel! : _kernel).Run(args, launch, stream))
+        ListLaunch launch = new(_plan.Items, _list.Capacity, _plan.Cluster, _overlaps)
         {
+            Rows = _batch.Rows,
+            Queue = _path.Workspace.Queue,
+        };
+        if (Kernel.Run(args, launch, stream))
+        {
+            _list.Capture();
+
             // The graph keeps the kernel and the cluster size of its launches: every later plan has to be made for them.
-            _limits = _limits with
-            {
-                Cluster = _plan.Cluster,
-                TeamUnits = _plan.TeamUnits,
-            };
+            Wide = _path == _wide;
+            _path.Limits = _path.Limits with { Cluster = _plan.Cluster, TeamUnits = _plan.TeamUnits };
         }
 
         _overlaps = true;
@@ -285,7 +364,8 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         _disposed = true;
         _batch.Dispose();
         _list.Dispose();
-        _workspace.Dispose();
+        _own.Dispose();
+        _wide?.Dispose();
     }
 
     private void Plan(
@@ -297,7 +377,6 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         CudaStream? stream
     )
     {
-        using UseGuard.Use use = _batch.Enter();
         using UseGuard.Use cacheUse = Cache.Enter();
         Cache.Device.CheckStream(stream);
         _batch.CheckSequences(sequences);
@@ -306,31 +385,92 @@ public class BatchDecodeWithPagedKvCache : IDisposable
             PlannedBatch.CheckQueryTokens(sequences, queryTokens, MaxQueryTokens, s_advice);
         }
 
-        CheckSlots(sequences);
         float scale = smScale ?? (1f / MathF.Sqrt(Cache.Spec.HeadDim));
         if (!float.IsFinite(scale))
         {
             throw new ArgumentOutOfRangeException(nameof(smScale), scale, "smScale must be a finite number, such as 1 / sqrt(headDim).");
         }
 
+        DecodePath path = Choose(sequences, scale);
+        CheckSlots(sequences, path.Limits);
         // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
         _batch.Begin(sequences, several ? queryTokens : _batch.Ones(sequences), stream);
         _several = several;
         _causal = causal;
-        _plan = DecodePlanner.Plan(Batch, _limits, _list.Begin());
+        _path = path;
+        FindBegins();
+        _plan = DecodePlanner.Plan(Batch, path.Limits, _list.Begin());
         if (_plan.TeamUnits)
         {
             // The one plan that has to wait for a compiler, if the kernel is not in the cache.
             _teamKernel ??= Cache.Kernels.Decode(MaxQueryTokens, teamUnits: true);
         }
 
-        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scale * Log2E, FreshTokens = _batch.FreshTokens });
+        ListHeader header = new()
+        {
+            ScaleLog2 = scale * Log2E,
+            Heads = path.Limits.UnitsPerItem,
+            FreshTokens = _batch.FreshTokens,
+        };
+        _list.Commit(_plan.Items, header, _batch.Attending, stream);
         _overlaps = false;
         _batch.Commit(sequences, stream);
     }
 
+    /// <summary>
+    /// The kernel for many columns where the batch is large enough for it to gain; batch-invariant plans must not ask the batch. It can't
+    /// take a scale that is not above 0.
+    /// </summary>
+    private DecodePath Choose(ReadOnlySpan<Sequence> sequences, float smScale)
+    {
+        if (_wide is null || Wide == false)
+        {
+            return _own;
+        }
+
+        if (!float.IsNormal(smScale * Log2E) || smScale < 0)
+        {
+            return Wide is null
+                ? _own
+                : throw new ArgumentOutOfRangeException(
+                    nameof(smScale),
+                    smScale,
+                    "A captured graph launches the kernel for many query heads, which needs an smScale above 0, such as 1 / sqrt(headDim); negate the query for a negative one."
+                );
+        }
+
+        if (Wide == true || Determinism == Determinism.BatchInvariant)
+        {
+            return _wide;
+        }
+
+        long tokens = 0;
+        foreach (Sequence sequence in sequences)
+        {
+            tokens += sequence.KvLength;
+        }
+
+        AttentionSpec spec = Cache.Spec;
+        long bytes = 2 * tokens * spec.KvHeads * spec.HeadDim * spec.KvDtype.Size();
+        return bytes >= DecodePlanner.WideBytes(_own.Limits.UnitsPerItem / _wide.Limits.UnitsPerItem) ? _wide : _own;
+    }
+
+    private void FindBegins()
+    {
+        if (BoundsKeys)
+        {
+            KeyBounds bounds = _list.Bounds(_batch.Places);
+            for (int i = 0; i < _batch.Lengths.Length; i++)
+            {
+                int length = _batch.Lengths[i];
+                _begins[i] = bounds.Begin(i, 0, _batch.QueryTokens[i], length, length, _path.Limits.BlockTokens);
+                _seen[i] = length - _begins[i];
+            }
+        }
+    }
+
     /// <summary>Batch-invariant plans cut every sequence as if it were alone: the workspace is made for a full cache, not for sequences that stand in a batch twice.</summary>
-    private void CheckSlots(ReadOnlySpan<Sequence> sequences)
+    private void CheckSlots(ReadOnlySpan<Sequence> sequences, in DecodePlanLimits limits)
     {
         if (Determinism != Determinism.BatchInvariant)
         {
@@ -340,14 +480,17 @@ public class BatchDecodeWithPagedKvCache : IDisposable
         long slots = 0;
         foreach (Sequence sequence in sequences)
         {
-            int parts = DecodePlanner.InvariantParts(sequence.KvLength, _limits);
+            // Where keys are bounded there may be fewer tokens, but they may come to more parts.
+            int parts = BoundsKeys
+                ? DecodePlanner.InvariantPartsUpTo(sequence.KvLength, limits)
+                : DecodePlanner.InvariantParts(sequence.KvLength, limits);
             slots += parts > 1 ? parts : 0;
         }
 
-        if (slots > _limits.MaxSlots)
+        if (slots > limits.MaxSlots)
         {
             throw new ArgumentException(
-                $"The batch has {slots} parts of long sequences; the batch-invariant workspace has room for {_limits.MaxSlots}, as many as a full cache can have. Plan sequences that stand in the batch more than once in several batches.",
+                $"The batch has {slots} parts of long sequences; the batch-invariant workspace has room for {limits.MaxSlots}, as many as a full cache can have. Plan sequences that stand in the batch more than once in several batches.",
                 nameof(sequences)
             );
         }

@@ -1,6 +1,7 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 using FlashInfer.Planning;
 
 namespace FlashInfer;
@@ -15,7 +16,7 @@ namespace FlashInfer;
 /// the one before it all but one. A wrapper belongs to one caller at a time. <c>Append</c> and <c>Run</c> can be captured in a CUDA graph;
 /// a replay after a new <c>Plan</c> reads the new plan.
 /// </remarks>
-public class BatchPrefillWithPagedKvCache : IDisposable
+public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
 {
     private const string Advice = "The wrapper's constructor takes a larger maxQueryTokens, the query tokens of all sequences of a step.";
 
@@ -83,7 +84,7 @@ public class BatchPrefillWithPagedKvCache : IDisposable
         set => _core.Limits = value;
     }
 
-    private PrefillBatch Batch => new(_batch.QueryTokens, _batch.Lengths, _batch.PageOffsets, _causal);
+    private PrefillBatch Batch => new(_batch.QueryTokens, _batch.Lengths, _batch.PageOffsets, _causal, _core.Bounds(_batch.Places));
 
     /// <summary>
     /// Plans a step whose query tokens are those of each sequence's open forward: from here on <c>Append</c> and <c>Run</c> mean these
@@ -93,8 +94,33 @@ public class BatchPrefillWithPagedKvCache : IDisposable
     /// <param name="smScale">What logits are multiplied by before the softmax, above 0; 1 / sqrt(headDim) when null.</param>
     /// <param name="causal">Whether a query token sees the tokens up to its own only, else all of the sequence.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
-    public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, bool causal = true, CudaStream? stream = null) =>
+    public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, bool causal = true, CudaStream? stream = null)
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _core.RequireNoArguments();
         Plan(sequences, given: false, default, smScale, causal, stream);
+    }
+
+    /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
+    /// <typeparam name="TArguments">As of the variant.</typeparam>
+    /// <param name="sequences">As there.</param>
+    /// <param name="arguments">The arguments of the variant, which are copied.</param>
+    /// <param name="smScale">As there.</param>
+    /// <param name="causal">As there.</param>
+    /// <param name="stream">As there.</param>
+    public void Plan<TArguments>(
+        ReadOnlySpan<Sequence> sequences,
+        VariantArguments<TArguments> arguments,
+        float? smScale = null,
+        bool causal = true,
+        CudaStream? stream = null
+    )
+        where TArguments : allows ref struct
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _core.Take(arguments);
+        Plan(sequences, given: false, default, smScale, causal, stream);
+    }
 
     /// <summary>Plans a step with a number of query tokens for each sequence, its last ones.</summary>
     /// <param name="sequences">Sequences of the cache. One without an open forward may stand in the batch more than once.</param>
@@ -112,7 +138,35 @@ public class BatchPrefillWithPagedKvCache : IDisposable
         float? smScale = null,
         bool causal = true,
         CudaStream? stream = null
-    ) => Plan(sequences, given: true, queryTokens, smScale, causal, stream);
+    )
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _core.RequireNoArguments();
+        Plan(sequences, given: true, queryTokens, smScale, causal, stream);
+    }
+
+    /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
+    /// <typeparam name="TArguments">As of the variant.</typeparam>
+    /// <param name="sequences">As there.</param>
+    /// <param name="queryTokens">As there.</param>
+    /// <param name="arguments">The arguments of the variant, which are copied.</param>
+    /// <param name="smScale">As there.</param>
+    /// <param name="causal">As there.</param>
+    /// <param name="stream">As there.</param>
+    public void Plan<TArguments>(
+        ReadOnlySpan<Sequence> sequences,
+        ReadOnlySpan<int> queryTokens,
+        VariantArguments<TArguments> arguments,
+        float? smScale = null,
+        bool causal = true,
+        CudaStream? stream = null
+    )
+        where TArguments : allows ref struct
+    {
+        using UseGuard.Use use = _batch.Enter();
+        _core.Take(arguments);
+        Plan(sequences, given: true, queryTokens, smScale, causal, stream);
+    }
 
     /// <summary>
     /// Writes the keys and values of the planned sequences' open forwards into one layer; the cache's own <c>Append</c> does it without a
@@ -196,7 +250,6 @@ public class BatchPrefillWithPagedKvCache : IDisposable
         CudaStream? stream
     )
     {
-        using UseGuard.Use use = _batch.Enter();
         using UseGuard.Use cacheUse = Cache.Enter();
         Cache.Device.CheckStream(stream);
         _batch.CheckSequences(sequences);
@@ -215,7 +268,7 @@ public class BatchPrefillWithPagedKvCache : IDisposable
         // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
         _batch.Begin(sequences, queryTokens, stream);
         _causal = causal;
-        _core.Plan(Batch, scaleLog2, stream);
+        _core.Plan(Batch, _batch.Attending, scaleLog2, stream);
         _batch.Commit(sequences, stream);
     }
 

@@ -1,6 +1,7 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 using FlashInfer.Planning;
 
 namespace FlashInfer;
@@ -16,13 +17,14 @@ namespace FlashInfer;
 /// the one before it all but one. A wrapper belongs to one caller at a time. <c>Run</c> can be captured in a CUDA graph; a replay after a
 /// new <c>Plan</c> reads the new plan.
 /// </remarks>
-public class BatchPrefillWithRaggedKvCache : IDisposable
+public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
 {
     private readonly UseGuard _guard = new(nameof(BatchPrefillWithRaggedKvCache));
     private readonly PrefillCore _core;
     private readonly int[] _queryTokens;
     private readonly int[] _lengths;
     private readonly int[] _starts;
+    private readonly int[] _firstRows;
     private int _planned = -1;
     private int _rows;
     private int _tokens;
@@ -56,6 +58,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable
         _queryTokens = new int[maxSequences];
         _lengths = new int[maxSequences];
         _starts = new int[maxSequences];
+        _firstRows = new int[maxSequences];
     }
 
     /// <summary>The device that it runs on.</summary>
@@ -83,7 +86,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable
         get
         {
             RequirePlan();
-            return _core.Info(Batch, _planned, _rows);
+            return _core.Info(Batch(_planned), _planned, _rows);
         }
     }
 
@@ -93,8 +96,6 @@ public class BatchPrefillWithRaggedKvCache : IDisposable
         get => _core.Limits;
         set => _core.Limits = value;
     }
-
-    private PrefillBatch Batch => new(_queryTokens.AsSpan(0, _planned), _lengths.AsSpan(0, _planned), _starts.AsSpan(0, _planned), _causal);
 
     /// <summary>Plans a step: from here on <c>Run</c> means these sequences.</summary>
     /// <param name="qoIndptr">Where each sequence's rows of query and output start, and where the last one's end: sequences + 1 numbers from 0, none below the one before it.</param>
@@ -111,51 +112,31 @@ public class BatchPrefillWithRaggedKvCache : IDisposable
     )
     {
         using UseGuard.Use use = Enter();
-        Device.CheckStream(stream);
-        int sequences = qoIndptr.Length - 1;
-        if (sequences < 1 || sequences > MaxSequences)
-        {
-            throw new ArgumentException(
-                $"qoIndptr has {qoIndptr.Length} numbers; expected 2 to {MaxSequences + 1L}, one more than there are sequences. The wrapper's constructor takes a larger maxSequences.",
-                nameof(qoIndptr)
-            );
-        }
+        _core.RequireNoArguments();
+        PlanEntered(qoIndptr, kvIndptr, smScale, causal, stream);
+    }
 
-        if (kvIndptr.Length != qoIndptr.Length)
-        {
-            throw new ArgumentException($"kvIndptr has {kvIndptr.Length} numbers but qoIndptr {qoIndptr.Length}.", nameof(kvIndptr));
-        }
-
-        CheckIndptr(qoIndptr, nameof(qoIndptr));
-        CheckIndptr(kvIndptr, nameof(kvIndptr));
-        if (qoIndptr[^1] > MaxQueryTokens)
-        {
-            throw new ArgumentException(
-                $"The {sequences} sequences have {qoIndptr[^1]} query tokens; expected at most {MaxQueryTokens}. The wrapper's constructor takes a larger maxQueryTokens, the query tokens of all sequences of a step.",
-                nameof(qoIndptr)
-            );
-        }
-
-        float scaleLog2 = _core.Scale(smScale);
-
-        // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
-        _planned = -1;
-        for (int i = 0; i < sequences; i++)
-        {
-            _queryTokens[i] = qoIndptr[i + 1] - qoIndptr[i];
-            _lengths[i] = kvIndptr[i + 1] - kvIndptr[i];
-            _starts[i] = kvIndptr[i];
-        }
-
-        _rows = qoIndptr[^1];
-        _tokens = kvIndptr[^1];
-        _causal = causal;
-        _core.Plan(
-            new PrefillBatch(_queryTokens.AsSpan(0, sequences), _lengths.AsSpan(0, sequences), _starts.AsSpan(0, sequences), causal),
-            scaleLog2,
-            stream
-        );
-        _planned = sequences;
+    /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
+    /// <typeparam name="TArguments">As of the variant.</typeparam>
+    /// <param name="qoIndptr">As there.</param>
+    /// <param name="kvIndptr">As there.</param>
+    /// <param name="arguments">The arguments of the variant, which are copied.</param>
+    /// <param name="smScale">As there.</param>
+    /// <param name="causal">As there.</param>
+    /// <param name="stream">As there.</param>
+    public void Plan<TArguments>(
+        ReadOnlySpan<int> qoIndptr,
+        ReadOnlySpan<int> kvIndptr,
+        VariantArguments<TArguments> arguments,
+        float? smScale = null,
+        bool causal = true,
+        CudaStream? stream = null
+    )
+        where TArguments : allows ref struct
+    {
+        using UseGuard.Use use = Enter();
+        _core.Take(arguments);
+        PlanEntered(qoIndptr, kvIndptr, smScale, causal, stream);
     }
 
     /// <summary>Attends with the query tokens of the planned sequences.</summary>
@@ -209,6 +190,63 @@ public class BatchPrefillWithRaggedKvCache : IDisposable
             _disposed = true;
             _core.Dispose();
         }
+    }
+
+    private PrefillBatch Batch(int sequences) =>
+        new(
+            _queryTokens.AsSpan(0, sequences),
+            _lengths.AsSpan(0, sequences),
+            _starts.AsSpan(0, sequences),
+            _causal,
+            _core.Bounds(places: default)
+        );
+
+    private void PlanEntered(ReadOnlySpan<int> qoIndptr, ReadOnlySpan<int> kvIndptr, float? smScale, bool causal, CudaStream? stream)
+    {
+        long start = Telemetry.StartPlan(Device.Log);
+        Device.CheckStream(stream);
+        int sequences = qoIndptr.Length - 1;
+        if (sequences < 1 || sequences > MaxSequences)
+        {
+            throw new ArgumentException(
+                $"qoIndptr has {qoIndptr.Length} numbers; expected 2 to {MaxSequences + 1L}, one more than there are sequences. The wrapper's constructor takes a larger maxSequences.",
+                nameof(qoIndptr)
+            );
+        }
+
+        if (kvIndptr.Length != qoIndptr.Length)
+        {
+            throw new ArgumentException($"kvIndptr has {kvIndptr.Length} numbers but qoIndptr {qoIndptr.Length}.", nameof(kvIndptr));
+        }
+
+        CheckIndptr(qoIndptr, nameof(qoIndptr));
+        CheckIndptr(kvIndptr, nameof(kvIndptr));
+        if (qoIndptr[^1] > MaxQueryTokens)
+        {
+            throw new ArgumentException(
+                $"The {sequences} sequences have {qoIndptr[^1]} query tokens; expected at most {MaxQueryTokens}. The wrapper's constructor takes a larger maxQueryTokens, the query tokens of all sequences of a step.",
+                nameof(qoIndptr)
+            );
+        }
+
+        float scaleLog2 = _core.Scale(smScale);
+
+        // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
+        _planned = -1;
+        for (int i = 0; i < sequences; i++)
+        {
+            _queryTokens[i] = qoIndptr[i + 1] - qoIndptr[i];
+            _lengths[i] = kvIndptr[i + 1] - kvIndptr[i];
+            _starts[i] = kvIndptr[i];
+        }
+
+        _rows = qoIndptr[^1];
+        _tokens = kvIndptr[^1];
+        _causal = causal;
+        PrefillBatch batch = Batch(sequences);
+        _core.Plan(batch, new PlannedSequences(batch.QueryTokens, batch.Lengths, default, _firstRows), scaleLog2, stream);
+        _planned = sequences;
+        Telemetry.EndPlan(start, nameof(BatchPrefillWithRaggedKvCache), this, Device.Log);
     }
 
     private static void CheckIndptr(ReadOnlySpan<int> indptr, string name)

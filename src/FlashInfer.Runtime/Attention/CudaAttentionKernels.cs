@@ -13,14 +13,17 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     private readonly CudaBackend _backend;
     private readonly KernelCompiler _compiler;
     private readonly KernelSlot<AppendKernels> _append;
+    private readonly KernelSlot<DecodeKernel>[] _wideDecode;
 
     /// <summary>Loads nothing yet.</summary>
     public CudaAttentionKernels(AttentionSpec spec, CudaBackend backend, KernelCompiler compiler)
+        : base(spec)
     {
         _spec = spec;
         _backend = backend;
         _compiler = compiler;
         _append = new(() => new AppendKernels(Load<AppendParams>(spec.AppendUnitFor(backend.IsChecked))));
+        _wideDecode = [.. CudaUnits.QueryTokens.Select(tokens => new KernelSlot<DecodeKernel>(() => LoadWideDecode(tokens)))];
     }
 
     /// <inheritdoc/>
@@ -36,10 +39,21 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
+    public override DecodeKernel? WideDecode(int queryTokens)
+    {
+        int at = Place(queryTokens);
+        return CudaUnits.HasWideDecode(_spec.Shape, CudaUnits.QueryTokens[at]) ? _wideDecode[at].Get() : null;
+    }
+
+    /// <inheritdoc/>
     public override void Dispose()
     {
         base.Dispose();
         _append.Dispose();
+        foreach (KernelSlot<DecodeKernel> slot in _wideDecode)
+        {
+            slot.Dispose();
+        }
     }
 
     /// <inheritdoc/>
@@ -52,6 +66,9 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     /// <inheritdoc/>
     protected override PrefillKernel LoadPrefill(bool isPaged) =>
         new CudaPrefillKernel(_backend, Load<PrefillParams>(_spec.PrefillUnitFor(isPaged, _backend.IsChecked)), _spec);
+
+    private CudaWideDecodeKernel LoadWideDecode(int queryTokens) =>
+        new(_backend, Load<PrefillParams>(_spec.WideDecodeUnitFor(queryTokens, _backend.IsChecked)), _spec);
 
     private CudaKernel Load<TParams>(TranslationUnit unit)
         where TParams : unmanaged => CudaKernel.Load<TParams>(_backend, _compiler.Compile(unit, _backend.Architecture));

@@ -29,7 +29,7 @@ internal sealed class CudaDecodeKernel(CudaBackend backend, CudaKernel kernel) :
 
     /// <inheritdoc/>
     public override TensorMap EncodeKvMap(PagedKvCache cache) =>
-        kernel.Info.Features.HasFlag(KernelFeatures.TensorMap) ? KvTensorMap.ForDecode(backend.Context, cache) : default;
+        kernel.Info.Features.HasFlag(KernelFeatures.TensorMap) ? KvTensorMap.ForDecode(backend.Context, cache, UnitsPerItem) : default;
 
     /// <inheritdoc/>
     public override bool Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream) => kernel.Launch(args, launch, stream);

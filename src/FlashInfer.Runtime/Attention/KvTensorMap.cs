@@ -12,9 +12,13 @@ internal static class KvTensorMap
 
     /// <summary>
     /// For decode: a row of a head is cut into columns of 128 bytes, or 64 or 32 where that does not divide it. Dimensions {elements of a
-    /// column, kvHeads, pageSize, pages of all layers, columns}, box {elements of a column, 1, 16, 1, columns}: one box is one tile.
+    /// column, pageSize, columns, kvHeads, pages of all layers}, box {elements of a column, 16, columns, KV heads of a unit, 1}: one box
+    /// is one slab.
     /// </summary>
-    public static TensorMap ForDecode(CudaContext context, PagedKvCache cache)
+    /// <param name="context">The device's context.</param>
+    /// <param name="cache">The cache.</param>
+    /// <param name="unitsPerItem">Units of the kernel, as <see cref="KernelInfo.UnitsPerItem"/>: where they are fewer than KV heads, each takes several.</param>
+    public static TensorMap ForDecode(CudaContext context, PagedKvCache cache, int unitsPerItem)
     {
         AttentionSpec spec = cache.Spec;
         int bytes = spec.KvDtype.Size();
@@ -26,14 +30,15 @@ internal static class KvTensorMap
                 : 32
             ) / bytes;
         int columns = spec.HeadDim / column;
+        int heads = Math.Max(1, spec.KvHeads / unitsPerItem);
         return TensorMapEncoder.Encode(
             context,
             spec.KvDtype,
             cache.KeyAddress(0),
-            [column, spec.KvHeads, spec.PageSize, Pages(cache), columns],
-            [cache.HeadElements, cache.TokenElements, cache.PageElements, column],
-            [column, 1, DecodeTokens, 1, columns],
-            Promotion(spec, rowBytes)
+            [column, spec.PageSize, columns, spec.KvHeads, Pages(cache)],
+            [cache.TokenElements, column, cache.HeadElements, cache.PageElements],
+            [column, DecodeTokens, columns, heads, 1],
+            Promotion(spec, rowBytes, heads)
         );
     }
 
@@ -63,12 +68,16 @@ internal static class KvTensorMap
     private static int GreatestDivisor(int a, int b) => b == 0 ? a : GreatestDivisor(b, a % b);
 
     /// <summary>
-    /// How much the L2 cache fetches at once. Where the rows of the heads alternate (NHD), a row of 128 bytes takes the next head's along, to
-    /// be read by another block soon; rows that do not start at multiples of 128 bytes would take along what nobody wants.
+    /// How much the L2 cache fetches at once. Where the rows of the heads alternate (NHD), one row of 128 bytes takes the next head's along, to
+    /// be read by another block soon; short ones take those along that the same box reads; and a row alone that does not end at a multiple of
+    /// 128 bytes would take along what nobody wants.
     /// </summary>
-    private static L2Promotion Promotion(AttentionSpec spec, int rowBytes) =>
-        spec.KvLayout == KvLayout.Hnd ? L2Promotion.Bytes128
-        : rowBytes == 128 ? L2Promotion.Bytes256
-        : rowBytes > 128 && rowBytes % 128 != 0 ? L2Promotion.Bytes64
-        : L2Promotion.Bytes128;
+    private static L2Promotion Promotion(AttentionSpec spec, int rowBytes, int heads)
+    {
+        int unitBytes = heads * rowBytes;
+        return spec.KvLayout == KvLayout.Hnd ? L2Promotion.Bytes128
+            : unitBytes == 128 || (rowBytes < 128 && unitBytes % 256 == 0) ? L2Promotion.Bytes256
+            : rowBytes > 128 && unitBytes % 128 != 0 ? L2Promotion.Bytes64
+            : L2Promotion.Bytes128;
+    }
 }

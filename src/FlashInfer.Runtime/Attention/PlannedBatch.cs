@@ -1,5 +1,6 @@
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 
 namespace FlashInfer.Attention;
 
@@ -9,7 +10,8 @@ namespace FlashInfer.Attention;
 /// </summary>
 internal sealed class PlannedBatch : IDisposable
 {
-    private readonly object _owner;
+    private readonly IExplainsPlan _owner;
+    private readonly string _name;
     private readonly UseGuard _guard;
     private readonly AppendList _appends;
     private readonly Sequence[] _sequences;
@@ -19,19 +21,22 @@ internal sealed class PlannedBatch : IDisposable
     private readonly int[] _pageOffsets;
     private readonly int[] _queryTokens;
     private readonly int[] _attends;
+    private readonly int[] _firstRows;
     private int _attending;
     private int _cacheRevision;
     private int _cacheCommits;
     private int _forwardTokens;
+    private long _start;
     private bool _disposed;
 
     /// <param name="owner">The wrapper.</param>
     /// <param name="name">Its name, for messages.</param>
     /// <param name="cache">The cache that holds the sequences.</param>
     /// <param name="maxSequences">Sequences of the largest batch.</param>
-    public PlannedBatch(object owner, string name, PagedKvCache cache, int maxSequences)
+    public PlannedBatch(IExplainsPlan owner, string name, PagedKvCache cache, int maxSequences)
     {
         _owner = owner;
+        _name = name;
         _guard = new UseGuard(name);
         Cache = cache;
         _appends = new AppendList(cache, $"{name}.Append");
@@ -43,6 +48,7 @@ internal sealed class PlannedBatch : IDisposable
         _pageOffsets = new int[maxSequences];
         _queryTokens = new int[maxSequences];
         _attends = new int[maxSequences];
+        _firstRows = new int[maxSequences];
     }
 
     /// <summary>The cache that holds the sequences.</summary>
@@ -69,6 +75,12 @@ internal sealed class PlannedBatch : IDisposable
     /// <summary>Query tokens of each sequence that has any.</summary>
     public ReadOnlySpan<int> QueryTokens => _queryTokens.AsSpan(0, _attending);
 
+    /// <summary>Place in the batch of each sequence that has query tokens.</summary>
+    public ReadOnlySpan<int> Places => _attends.AsSpan(0, _attending);
+
+    /// <summary>The sequences that have query tokens.</summary>
+    public PlannedSequences Attending => new(QueryTokens, Lengths, Places, _firstRows);
+
     /// <summary>The one caller's entry.</summary>
     public UseGuard.Use Enter()
     {
@@ -77,9 +89,10 @@ internal sealed class PlannedBatch : IDisposable
         return _guard.Enter();
     }
 
-    /// <summary>Throws unless the sequences can be planned.</summary>
+    /// <summary>Throws unless the sequences can be planned; the time of a plan counts from here.</summary>
     public void CheckSequences(ReadOnlySpan<Sequence> sequences)
     {
+        _start = Telemetry.StartPlan(Cache.Device.Log);
         if (sequences.Length == 0 || sequences.Length > _sequences.Length)
         {
             throw new ArgumentException(
@@ -169,6 +182,7 @@ internal sealed class PlannedBatch : IDisposable
         _cacheRevision = Cache.Revision;
         _cacheCommits = Cache.Commits;
         Planned = sequences.Length;
+        Telemetry.EndPlan(_start, _name, _owner, Cache.Device.Log);
     }
 
     /// <summary>Throws when there is no plan.</summary>

@@ -15,7 +15,7 @@ internal sealed class PrefillCore : IDisposable
 
     private readonly Device _device;
     private readonly AttentionSpec _spec;
-    private readonly UploadList<WorkItem> _list;
+    private readonly PlanList _list;
     private readonly SplitWorkspace _workspace;
     private PrefillPlan _plan;
     private bool _overlaps;
@@ -59,7 +59,7 @@ internal sealed class PrefillCore : IDisposable
         {
             Determinism = determinism,
         };
-        _list = new UploadList<WorkItem>(device.Backend, Limits.MaxItems);
+        _list = new PlanList(device, Limits.MaxItems, spec.Variant);
         try
         {
             _workspace = new SplitWorkspace(device, maxParts, kernel.TileRows, spec.HeadDim);
@@ -104,11 +104,25 @@ internal sealed class PrefillCore : IDisposable
             );
     }
 
+    /// <summary>Throws unless a plan without arguments will do.</summary>
+    public void RequireNoArguments() => _list.RequireNoArguments();
+
+    /// <summary>Takes the arguments of the variant of attention for the plan to come.</summary>
+    public void Take<TArguments>(in VariantArguments<TArguments> arguments)
+        where TArguments : allows ref struct => _list.Take(arguments);
+
+    /// <summary>The first keys of query tokens, as the arguments taken say; parameter as <see cref="PlanList.Bounds"/>.</summary>
+    public KeyBounds Bounds(ReadOnlySpan<int> places) => _list.Bounds(places);
+
     /// <summary>Plans the step and sends the list to the device.</summary>
-    public void Plan(in PrefillBatch batch, float scaleLog2, CudaStream? stream)
+    /// <param name="batch">The sequences.</param>
+    /// <param name="sequences">The same, as a variant of attention knows them.</param>
+    /// <param name="scaleLog2">The factor of the logits.</param>
+    /// <param name="stream">The stream.</param>
+    public void Plan(in PrefillBatch batch, in PlannedSequences sequences, float scaleLog2, CudaStream? stream)
     {
         _plan = PrefillPlanner.Plan(batch, Limits, _list.Begin());
-        _list.Commit(_plan.Items, stream, new ListHeader { ScaleLog2 = scaleLog2, Heads = _plan.Heads });
+        _list.Commit(_plan.Items, new ListHeader { ScaleLog2 = scaleLog2, Heads = _plan.Heads }, sequences, stream);
         _overlaps = false;
     }
 
@@ -138,6 +152,7 @@ internal sealed class PrefillCore : IDisposable
             QueryHeadStride = query.Stride(1),
             OutputRowStride = output.Stride(0),
             OutputHeadStride = output.Stride(1),
+            Variant = _list.VariantAddress,
         };
     }
 
@@ -151,7 +166,11 @@ internal sealed class PrefillCore : IDisposable
         // A graph must do for any list: it launches as many blocks as run at once.
         int units = (int)Math.Min(int.MaxValue, (long)_plan.Items * _plan.Heads);
         ListLaunch launch = new(units, Limits.Blocks, 1, _overlaps) { Rows = rows, KeyRows = keyRows };
-        Kernel.Run(ref args, launch, stream);
+        if (Kernel.Run(ref args, launch, stream))
+        {
+            _list.Capture();
+        }
+
         _overlaps = true;
     }
 

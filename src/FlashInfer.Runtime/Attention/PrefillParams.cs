@@ -96,7 +96,7 @@ internal struct PrefillParams
     /// <summary>With p = <see cref="KernelInfo.Pack"/>: {c, heads, rows, headDim / c}, box {c, p, <see cref="KernelInfo.TileTokens"/>, 1}.</summary>
     public TensorMap QueryMap;
 
-    /// <summary>As <see cref="QueryMap"/>, box {c, min(p, 64), max(1, 64 / p), 1}; used where p is a power of two.</summary>
+    /// <summary>As <see cref="QueryMap"/>, box {c, min(p, 16), max(1, 16 / p), headDim / c, but 2 of 4}; used where p is a power of two.</summary>
     public TensorMap OutputMap;
 
     /// <summary>
@@ -107,4 +107,39 @@ internal struct PrefillParams
 
     /// <summary>As <see cref="KeyMap"/>.</summary>
     public TensorMap ValueMap;
+
+    /// <summary>The arguments of decode for attention of any number of query tokens; all but the queue and the groups of the maps.</summary>
+    public static PrefillParams Of(in DecodeParams args) =>
+        new()
+        {
+            Query = args.Query,
+            Key = args.Key,
+            Value = args.Value,
+            Output = args.Output,
+            Lse = args.Lse,
+            Pages = args.Pages,
+            Plan = args.Plan,
+            PartialOutput = args.PartialOutput,
+            PartialState = args.PartialState,
+            Counters = args.Counters,
+            QueryRowStride = args.QueryRowStride,
+            QueryHeadStride = args.QueryHeadStride,
+            OutputRowStride = args.OutputRowStride,
+            OutputHeadStride = args.OutputHeadStride,
+            KeyTokenStride = args.TokenStride,
+            KeyHeadStride = args.HeadStride,
+            ValueTokenStride = args.TokenStride,
+            ValueHeadStride = args.HeadStride,
+            KeyPageStride = args.PageStride,
+            ValuePageStride = args.PageStride,
+            KeyPage = args.KeyPage,
+            ValuePage = args.ValuePage,
+            KeyScales = args.KeyScales,
+            ValueScales = args.ValueScales,
+            Fault = args.Fault,
+            PageCount = args.PageCount,
+            Variant = args.Variant,
+            KeyMap = args.KvMap,
+            ValueMap = args.KvMap,
+        };
 }

@@ -15,8 +15,9 @@ internal sealed class PrefillTensorMaps(CudaContext context, AttentionSpec spec,
     // A power of two; enough for models that have tensors of their own for each layer.
     private const int PlaceBits = 9;
 
-    // Rows that a consumer of the kernel writes at once.
-    private const int ConsumerRows = 64;
+    // Rows that a warp of the kernel writes at once, and columns if there are four.
+    private const int WarpRows = 16;
+    private const int ColumnsOfFour = 2;
 
     private readonly Lock _lock = new();
     private readonly Key[] _keys = new Key[1 << PlaceBits];
@@ -97,7 +98,7 @@ internal sealed class PrefillTensorMaps(CudaContext context, AttentionSpec spec,
                 [key.HeadStride, key.RowStride, _column],
                 key.Kind == Kind.Query
                     ? [_column, info.Pack, info.TileTokens, 1]
-                    : [_column, Math.Min(info.Pack, ConsumerRows), Math.Max(1, ConsumerRows / info.Pack), 1]
+                    : [_column, Math.Min(info.Pack, WarpRows), Math.Max(1, WarpRows / info.Pack), columns == 4 ? ColumnsOfFour : columns]
             );
     }
 

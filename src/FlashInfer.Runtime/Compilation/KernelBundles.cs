@@ -1,3 +1,7 @@
+using System.Diagnostics;
+using FlashInfer.Observability;
+using Microsoft.Extensions.Logging;
+
 namespace FlashInfer.Compilation;
 
 /// <summary>
@@ -6,10 +10,10 @@ namespace FlashInfer.Compilation;
 /// </summary>
 /// <param name="folder">The folder.</param>
 /// <param name="headers">The headers of this runtime: kernels compiled from others are not found.</param>
-/// <param name="onWarning">Told of a bundle that cannot be used.</param>
-internal sealed class KernelBundles(string folder, KernelHeaders headers, Action<string> onWarning)
+/// <param name="log">Told of a bundle that cannot be used.</param>
+internal sealed class KernelBundles(string folder, KernelHeaders headers, ILogger log)
 {
-    private readonly Lazy<IReadOnlyList<KernelBundle>> bundles = new(() => OpenAll(folder, onWarning));
+    private readonly Lazy<IReadOnlyList<KernelBundle>> bundles = new(() => OpenAll(folder, log));
 
     /// <summary>Whether a bundle holds kernels for an architecture.</summary>
     public bool Serve(string architecture) => bundles.Value.Any(bundle => bundle.Entries.Any(entry => entry.Architecture == architecture));
@@ -38,7 +42,7 @@ internal sealed class KernelBundles(string folder, KernelHeaders headers, Action
             }
             catch (Exception e) when (IsUnusable(e))
             {
-                onWarning(Unusable(bundle.Path, e));
+                Warn(log, bundle.Path, e);
             }
         }
 
@@ -54,7 +58,7 @@ internal sealed class KernelBundles(string folder, KernelHeaders headers, Action
     private static IEnumerable<string> Architectures(KernelBundle bundle) =>
         bundle.Entries.Select(static entry => entry.Architecture).Distinct().DefaultIfEmpty("no architecture");
 
-    private static List<KernelBundle> OpenAll(string folder, Action<string> onWarning)
+    private static List<KernelBundle> OpenAll(string folder, ILogger log)
     {
         List<KernelBundle> opened = [];
         try
@@ -63,13 +67,14 @@ internal sealed class KernelBundles(string folder, KernelHeaders headers, Action
             Array.Sort(paths, StringComparer.Ordinal);
             foreach (string path in paths)
             {
+                using Activity? activity = Telemetry.StartOpenBundle(path);
                 try
                 {
                     opened.Add(KernelBundle.Open(path));
                 }
                 catch (Exception e) when (IsUnusable(e))
                 {
-                    onWarning(Unusable(path, e));
+                    Warn(log, path, e);
                 }
             }
         }
@@ -83,7 +88,6 @@ internal sealed class KernelBundles(string folder, KernelHeaders headers, Action
 
     private static bool IsUnusable(Exception e) => e is InvalidDataException or IOException or UnauthorizedAccessException;
 
-    private static string Unusable(string path, Exception e) =>
-        $"The kernels compiled ahead of time cannot be used, and are compiled at run time instead: the bundle '{path}' "
-        + (e is InvalidDataException ? $"{e.Message}. Build the program again." : $"cannot be read ({e.Message}).");
+    private static void Warn(ILogger log, string path, Exception e) =>
+        log.BundleUnusable(path, e is InvalidDataException ? $"{e.Message}. Build the program again." : $"cannot be read ({e.Message}).");
 }

@@ -1,4 +1,6 @@
 using System.Security;
+using FlashInfer.Observability;
+using Microsoft.Extensions.Logging;
 
 namespace FlashInfer.Compilation;
 
@@ -7,7 +9,7 @@ namespace FlashInfer.Compilation;
 /// reader sees a whole entry or none, and who loses a race has written the same bytes. A damaged entry counts as absent and is replaced.
 /// Nothing here throws for what the disk does.
 /// </summary>
-internal sealed class KernelCache(string folder, Action<string>? onWarning)
+internal sealed class KernelCache(string folder, ILogger log)
 {
     /// <summary>How the names of entries end.</summary>
     public const string EntryExtension = ".cubin";
@@ -143,9 +145,7 @@ internal sealed class KernelCache(string folder, Action<string>? onWarning)
     {
         if (Interlocked.Exchange(ref warned, 1) == 0)
         {
-            onWarning?.Invoke(
-                $"The kernel cache folder '{Folder}' cannot be written ({reason}), so every process compiles its kernels again. Set FLASHINFER_CACHE_DIR, or CacheDirectory of the options, to a folder that can be written."
-            );
+            log.CacheUnwritable(Folder, reason);
         }
     }
 }

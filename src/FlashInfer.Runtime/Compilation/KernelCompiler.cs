@@ -1,6 +1,8 @@
 using System.Diagnostics;
 using System.Text;
 using FlashInfer.Cuda;
+using FlashInfer.Observability;
+using Microsoft.Extensions.Logging;
 
 namespace FlashInfer.Compilation;
 
@@ -12,6 +14,7 @@ public sealed class KernelCompiler
 {
     private readonly KernelCompilerOptions options;
     private readonly KernelHeaders headers;
+    private readonly ILogger log;
     private readonly NvrtcSelection nvrtc;
     private readonly KernelBundles? bundles;
     private readonly KernelCache? cache;
@@ -22,15 +25,16 @@ public sealed class KernelCompiler
     public KernelCompiler(KernelCompilerOptions? options = null)
         : this(options ?? new KernelCompilerOptions(), KernelHeaders.Embedded, NativeLocatorHost.System) { }
 
-    internal KernelCompiler(KernelCompilerOptions options, KernelHeaders headers, NativeLocatorHost host)
+    internal KernelCompiler(KernelCompilerOptions options, KernelHeaders headers, NativeLocatorHost host, ILoggerFactory? loggers = null)
     {
         CheckPaths(options);
         this.options = options;
         this.headers = headers;
+        log = options.CreateLog(loggers);
         nvrtc = new NvrtcSelection(host, options.NvrtcPath);
         if (options.UseBundles && !options.LineInfo)
         {
-            bundles = new KernelBundles(options.BundleDirectory ?? AppContext.BaseDirectory, headers, options.Warn);
+            bundles = new KernelBundles(options.BundleDirectory ?? AppContext.BaseDirectory, headers, log);
         }
 
         if (!options.UseCache)
@@ -41,14 +45,12 @@ public sealed class KernelCompiler
         string profile = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
         if ((options.CacheDirectory ?? KernelCache.DefaultFolder(host.Variable, profile, host.IsWindows)) is not { } folder)
         {
-            options.Warn(
-                "This user has no cache folder, so every process compiles its kernels again. Set FLASHINFER_CACHE_DIR, or CacheDirectory of the options, to a folder that can be written."
-            );
+            log.NoCacheFolder();
             return;
         }
 
         CacheDirectory = Path.GetFullPath(folder);
-        cache = new KernelCache(CacheDirectory, options.Warn);
+        cache = new KernelCache(CacheDirectory, log);
     }
 
     /// <summary>The folder of compiled kernels; null when none is used.</summary>
@@ -66,7 +68,11 @@ public sealed class KernelCompiler
         ArgumentNullException.ThrowIfNull(unit);
         NvrtcOptions.CheckArchitecture(architecture);
         cancellationToken.ThrowIfCancellationRequested();
-        Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp());
+        using Activity? activity = Telemetry.StartLoad(unit.Name, architecture);
+        Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp())
+        {
+            Activity = activity,
+        };
         if (FromBundle(request) is { } bundled)
         {
             return bundled;
@@ -89,7 +95,8 @@ public sealed class KernelCompiler
         }
         catch (KernelCompilationException e)
         {
-            Tell(request, KernelCompilationStage.Failed, e.Message);
+            log.CompileFailed(unit.Name, architecture, e.Message);
+            Telemetry.LoadFailed(activity, architecture, e, request.Elapsed);
             throw;
         }
     }
@@ -119,7 +126,7 @@ public sealed class KernelCompiler
         NvrtcOptions.CheckArchitecture(architecture);
         Request request = new(unit, architecture, NvrtcOptions.ForPtx(architecture, options.LineInfo), Stopwatch.GetTimestamp());
         NvrtcLibrary library = Load(request);
-        NvrtcOutput output = Run(request, toPtx: true);
+        NvrtcOutput output = Run(request, library, toPtx: true);
         return output.Error is null ? Encoding.UTF8.GetString(output.Image).TrimEnd('\0') : throw Refused(request, library, output);
     }
 
@@ -201,11 +208,8 @@ public sealed class KernelCompiler
             KernelOrigin.Bundle,
             request.Elapsed
         );
-        Tell(
-            request,
-            KernelCompilationStage.LoadedFromBundle,
-            $"{request} came from {found.Bundle.Path} in {kernel.Elapsed.TotalMilliseconds:F1} ms"
-        );
+        log.LoadedFromBundle(kernel.Unit, kernel.Architecture, found.Bundle.Path, kernel.Elapsed.TotalMilliseconds);
+        Telemetry.Loaded(request.Activity, kernel.Architecture, kernel.Origin, kernel.Elapsed);
         return kernel;
     }
 
@@ -225,7 +229,8 @@ public sealed class KernelCompiler
             KernelOrigin.Cache,
             request.Elapsed
         );
-        Tell(request, KernelCompilationStage.LoadedFromCache, $"{request} came from {path} in {kernel.Elapsed.TotalMilliseconds:F1} ms");
+        log.LoadedFromCache(kernel.Unit, kernel.Architecture, path, kernel.Elapsed.TotalMilliseconds);
+        Telemetry.Loaded(request.Activity, kernel.Architecture, kernel.Origin, kernel.Elapsed);
         return kernel;
     }
 
@@ -245,8 +250,8 @@ public sealed class KernelCompiler
         }
 
         cancellationToken.ThrowIfCancellationRequested();
-        Tell(request, KernelCompilationStage.Started, $"compiling {request} with NVRTC {library.Version}");
-        NvrtcOutput output = Run(request, toPtx: false);
+        log.CompileStarted(request.Unit.Name, request.Architecture, library.Version);
+        NvrtcOutput output = Run(request, library, toPtx: false);
         if (output.Error is not null)
         {
             throw Refused(request, library, output);
@@ -268,17 +273,19 @@ public sealed class KernelCompiler
             cache!.Write(path, key, new KernelCacheEntry(request.Architecture, compiler, output.Log, output.Image));
         }
 
-        Tell(request, KernelCompilationStage.Compiled, $"compiled {request} in {kernel.Elapsed.TotalMilliseconds:F0} ms");
+        log.Compiled(kernel.Unit, kernel.Architecture, kernel.Elapsed.TotalMilliseconds);
+        Telemetry.Loaded(request.Activity, kernel.Architecture, kernel.Origin, kernel.Elapsed);
         foreach (string note in PtxasReport.PerformanceNotes(output.Log))
         {
-            options.Warn($"{request}: {note}");
+            log.PerformanceNote(kernel.Unit, kernel.Architecture, note);
         }
 
         return kernel;
     }
 
-    private NvrtcOutput Run(Request request, bool toPtx)
+    private NvrtcOutput Run(Request request, NvrtcLibrary library, bool toPtx)
     {
+        using Activity? activity = Telemetry.StartCompile(request.Unit.Name, request.Architecture, library.Version);
         NvrtcOutput output = NvrtcLibrary.Compile(
             request.Unit.Name + ".cu",
             request.Unit.Source.Span,
@@ -325,11 +332,10 @@ public sealed class KernelCompiler
             NvrtcPath = library?.Candidate.Path,
         };
 
-    private void Tell(Request request, KernelCompilationStage stage, string message) =>
-        options.Tell(new KernelCompilationEvent(request.Unit.Name, request.Architecture, stage, request.Elapsed, message));
-
     private sealed record Request(TranslationUnit Unit, string Architecture, IReadOnlyList<string> Options, long Start)
     {
+        public Activity? Activity { get; init; }
+
         public TimeSpan Elapsed => Stopwatch.GetElapsedTime(Start);
 
         public override string ToString() => $"unit '{Unit.Name}' for {Architecture}";

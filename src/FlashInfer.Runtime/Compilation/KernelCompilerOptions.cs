@@ -1,3 +1,7 @@
+using FlashInfer.Observability;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+
 namespace FlashInfer.Compilation;
 
 /// <summary>How a <see cref="KernelCompiler"/> finds NVRTC, where it keeps what it compiled, and whom it tells.</summary>
@@ -35,29 +39,19 @@ public sealed class KernelCompilerOptions
 
     /// <summary>
     /// Gets a line when a compile begins, when it ends, and for each warning; silent when the kernels come from cache or bundle, and of a
-    /// failure, which is an exception. <c>Report = Console.Error.WriteLine</c> is all that a program needs to show why it waits. Called
-    /// on the compiling thread; it must not throw. <see cref="OnEvent"/> and <see cref="OnWarning"/> say more, and may be set as well.
+    /// failure, which is an exception. <c>Report = Console.Error.WriteLine</c> is all that a program without a log needs to show why it
+    /// waits. Called on the compiling thread; it must not throw.
     /// </summary>
     public Action<string>? Report { get; init; }
 
-    /// <summary>Told when a compile begins, ends, fails or is answered by cache or bundle; on the compiling thread. It must not throw.</summary>
-    public Action<KernelCompilationEvent>? OnEvent { get; init; }
+    /// <summary>Where the compiler logs what <see cref="Report"/> gets, and in debugging what came from cache and bundle. When null: <see cref="DeviceOptions.LoggerFactory"/>.</summary>
+    public ILoggerFactory? LoggerFactory { get; init; }
 
-    /// <summary>Told of what the user should know but which stops nothing; on the compiling thread. It must not throw.</summary>
-    public Action<string>? OnWarning { get; init; }
-
-    internal void Tell(KernelCompilationEvent step)
+    /// <summary>The compiler's log.</summary>
+    /// <param name="loggers">The factory when the options have none.</param>
+    internal ILogger CreateLog(ILoggerFactory? loggers)
     {
-        OnEvent?.Invoke(step);
-        if (step.Stage is KernelCompilationStage.Started or KernelCompilationStage.Compiled)
-        {
-            Report?.Invoke(step.Message);
-        }
-    }
-
-    internal void Warn(string message)
-    {
-        OnWarning?.Invoke(message);
-        Report?.Invoke(message);
+        ILogger log = (LoggerFactory ?? loggers)?.CreateLogger<KernelCompiler>() ?? (ILogger)NullLogger.Instance;
+        return Report is null ? log : new ReportingLogger(log, Report);
     }
 }

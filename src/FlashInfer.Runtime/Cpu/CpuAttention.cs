@@ -86,8 +86,8 @@ internal sealed unsafe class CpuAttention : IDisposable
         where TElement : IQueryElement =>
         _spec.KvDtype switch
         {
-            DType.Float8E4M3 => new CpuAttentionJob<TSimd, TVector, TElement, Float8Element<E4M3Format>>(_spec.Shape, _scratch),
-            DType.Float8E5M2 => new CpuAttentionJob<TSimd, TVector, TElement, Float8Element<E5M2Format>>(_spec.Shape, _scratch),
-            _ => new CpuAttentionJob<TSimd, TVector, TElement, TElement>(_spec.Shape, _scratch),
+            DType.Float8E4M3 => new CpuAttentionJob<TSimd, TVector, TElement, Float8Element<E4M3Format>>(_spec, _scratch),
+            DType.Float8E5M2 => new CpuAttentionJob<TSimd, TVector, TElement, Float8Element<E5M2Format>>(_spec, _scratch),
+            _ => new CpuAttentionJob<TSimd, TVector, TElement, TElement>(_spec, _scratch),
         };
 }

@@ -7,16 +7,18 @@ namespace FlashInfer.Cpu;
 /// Attention, of decode and prefill alike: a unit is one item of the list for one KV head, so the heads of one group for each of the item's
 /// query tokens. Column t * group + h is query token t and head h of the group.
 /// </summary>
-internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElement>(AttentionShape shape, CpuScratch scratch) : CpuJob
+internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElement>(AttentionSpec spec, CpuScratch scratch) : CpuJob
     where TSimd : ISimd<TVector>
     where TVector : struct
     where TElement : IQueryElement
     where TKvElement : IElement
 {
-    private readonly int _group = shape.GroupSize;
-    private readonly int _heads = shape.Heads;
-    private readonly int _headDim = shape.HeadDim;
-    private readonly int _pageSize = shape.PageSize;
+    private const float Log2E = 1.44269504f;
+
+    private readonly int _group = spec.GroupSize;
+    private readonly int _heads = spec.Heads;
+    private readonly int _headDim = spec.HeadDim;
+    private readonly int _pageSize = spec.PageSize;
 
     public override void Execute(nint args, int unit, int worker)
     {
@@ -29,15 +31,17 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
         int columns = item.QueryTokens * _group;
         ref readonly WorkerScratch s = ref scratch[worker];
 
-        LoadQuery(p, item, kvHead, header->ScaleLog2, s.Query);
+        UnitVariant variant = new(spec.Variant, p.Variant, index, kvHead, _group);
+
+        LoadQuery(p, item, kvHead, variant.ReplacesLogits ? header->ScaleLog2 / Log2E : header->ScaleLog2, s.Query);
         new Span<float>(s.Output, columns * _headDim).Clear();
         new Span<float>(s.Max, columns).Fill(float.NegativeInfinity);
         new Span<float>(s.Sum, columns).Clear();
-        Attend(p, item, kvHead, s);
+        Attend(p, item, kvHead, variant, s);
 
         if (item.Parts == 1)
         {
-            WriteOutput(p, item, kvHead, s);
+            WriteOutput(p, item, kvHead, variant, s);
             return;
         }
 
@@ -51,7 +55,7 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
         {
             arrived = 0;
             Merge(p, item.Parts, first * scratch.Columns, (long)a.UnitsPerItem * scratch.Columns, columns, s);
-            WriteOutput(p, item, kvHead, s);
+            WriteOutput(p, item, kvHead, variant, s);
         }
     }
 
@@ -70,7 +74,7 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
         }
     }
 
-    private void Attend(in PrefillParams p, in WorkItem item, int kvHead, in WorkerScratch s)
+    private void Attend(in PrefillParams p, in WorkItem item, int kvHead, in UnitVariant variant, in WorkerScratch s)
     {
         byte* keys = (byte*)p.Key + (kvHead * p.KeyHeadStride * TKvElement.Size);
         byte* values = (byte*)p.Value + (kvHead * p.ValueHeadStride * TKvElement.Size);
@@ -90,6 +94,7 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
                 tokens,
                 new RowBlock(keys, offsets, values, s.ValueOffsets),
                 new RowBlock(values, s.ValueOffsets, keys, after > 0 ? next : null),
+                variant,
                 s
             );
             nint* done = offsets;
@@ -99,13 +104,21 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
         }
     }
 
-    private void Block(in WorkItem item, int begin, int tokens, in RowBlock keys, in RowBlock values, in WorkerScratch s)
+    private void Block(
+        in WorkItem item,
+        int begin,
+        int tokens,
+        in RowBlock keys,
+        in RowBlock values,
+        in UnitVariant variant,
+        in WorkerScratch s
+    )
     {
         int columns = item.QueryTokens * _group;
         if ((columns - 1) / TSimd.HeadTile < TKvElement.TilesOnTheFly)
         {
             ScoreTiles<TSimd, TVector>.Score<TKvElement>(s.Query, keys, tokens, columns, _headDim, s.Scores);
-            Softmax(item, begin, tokens, s);
+            Softmax(item, begin, tokens, variant, s);
             ValueTiles<TSimd, TVector>.Accumulate<TKvElement>(s.Scores, values, tokens, columns, _headDim, s.Rescale, s.Output);
             return;
         }
@@ -113,7 +126,7 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
         RowBlock wide = new((byte*)s.Wide, s.WideOffsets, null, null);
         WidenRows(keys, (tokens + 3) & ~3, s.Wide);
         ScoreTiles<TSimd, TVector>.Score<SingleElement>(s.Query, wide, tokens, columns, _headDim, s.Scores);
-        Softmax(item, begin, tokens, s);
+        Softmax(item, begin, tokens, variant, s);
         WidenRows(values, tokens, s.Wide);
         ValueTiles<TSimd, TVector>.Accumulate<SingleElement>(s.Scores, wide, tokens, columns, _headDim, s.Rescale, s.Output);
     }
@@ -184,16 +197,31 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
     /// what earlier sums are to be multiplied with.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private void Softmax(in WorkItem item, int begin, int tokens, in WorkerScratch s)
+    private void Softmax(in WorkItem item, int begin, int tokens, in UnitVariant variant, in WorkerScratch s)
     {
         int padded = (tokens + TSimd.Count - 1) & -TSimd.Count;
         for (int column = 0; column < item.QueryTokens * _group; column++)
         {
             float* scores = s.Scores + (column * CpuScratch.BlockTokens);
-            int seen = Math.Clamp(item.Visible + (column / _group) - begin, 0, tokens);
+            (int queryToken, int head) = Math.DivRem(column, _group);
+            int seen = Math.Clamp(item.Visible + queryToken - begin, 0, tokens);
+            if (variant.TouchesLogits)
+            {
+                variant.Apply(new Span<float>(scores, seen), begin, item.Row + queryToken, head);
+            }
+
             for (int token = seen; token < padded; token++)
             {
                 scores[token] = float.NegativeInfinity;
+            }
+
+            if (variant.ReplacesLogits)
+            {
+                TVector log2E = TSimd.Create(Log2E);
+                for (int token = 0; token < padded; token += TSimd.Count)
+                {
+                    TSimd.Store(TSimd.Multiply(TSimd.Load(scores + token), log2E), scores + token);
+                }
             }
 
             float before = s.Max[column];
@@ -223,28 +251,48 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
         }
     }
 
-    private void WriteOutput(in PrefillParams p, in WorkItem item, int kvHead, in WorkerScratch s)
+    private void WriteOutput(in PrefillParams p, in WorkItem item, int kvHead, in UnitVariant variant, in WorkerScratch s)
     {
         for (int column = 0; column < item.QueryTokens * _group; column++)
         {
-            // No token, or every score -inf: the output is 0 and the LSE is -inf, for log2(0) = -inf.
+            (int token, int head) = Math.DivRem(column, _group);
+            int queryHead = (kvHead * _group) + head;
+            float max = s.Max[column];
             float sum = s.Sum[column];
-            TVector factor = TSimd.Create(sum == 0f ? 0f : Scale(p.ValueScales, kvHead) / sum);
+            float scale = Scale(p.ValueScales, kvHead);
+            if (variant.HasSink)
+            {
+                Join(variant.Sink(queryHead) * Log2E, ref max, ref sum, ref scale);
+            }
+
+            // No token, or every score -inf: the output is 0 and the LSE is -inf, for log2(0) = -inf.
+            TVector factor = TSimd.Create(sum == 0f ? 0f : scale / sum);
             float* from = s.Output + (column * _headDim);
             for (int d = 0; d < _headDim; d += TSimd.Count)
             {
                 TSimd.Store(TSimd.Multiply(TSimd.Load(from + d), factor), from + d);
             }
 
-            (int token, int head) = Math.DivRem(column, _group);
             long row = item.Row + token;
-            int queryHead = (kvHead * _group) + head;
             long offset = (row * p.OutputRowStride) + (queryHead * p.OutputHeadStride);
             TElement.Narrow(from, (byte*)p.Output + (offset * TElement.Size), _headDim);
             if (p.Lse != 0)
             {
-                ((float*)p.Lse)[(row * _heads) + queryHead] = sum == 0f ? float.NegativeInfinity : s.Max[column] + MathF.Log2(sum);
+                ((float*)p.Lse)[(row * _heads) + queryHead] = sum == 0f ? float.NegativeInfinity : max + MathF.Log2(sum);
             }
+        }
+    }
+
+    /// <summary>Lets a logit without a value into a softmax, once, after all parts.</summary>
+    private static void Join(float sink, ref float max, ref float sum, ref float scale)
+    {
+        float before = max;
+        max = MathF.Max(max, sink);
+        if (!float.IsNegativeInfinity(max))
+        {
+            float rescale = Exp2(before - max);
+            scale *= rescale;
+            sum = (sum * rescale) + Exp2(sink - max);
         }
     }
 

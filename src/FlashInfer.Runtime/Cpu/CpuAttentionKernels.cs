@@ -1,6 +1,7 @@
 using System.Runtime.Intrinsics;
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
+using FlashInfer.Observability;
 
 namespace FlashInfer.Cpu;
 
@@ -18,6 +19,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     /// <param name="pool">The threads; not owned.</param>
     /// <param name="vectorBits">Width of the vectors: 128, 256 or 512.</param>
     public CpuAttentionKernels(AttentionSpec spec, CpuWorkerPool pool, int vectorBits)
+        : base(spec)
     {
         _spec = spec;
         _pool = pool;
@@ -45,6 +47,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
             return false;
         }
 
+        Telemetry.Launched("cpu_append");
         AppendParams copy = args;
         int count = ((ListHeader*)args.Plan)->Count;
         if (_append.IsWorthThreads(count))
@@ -65,6 +68,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     public override void UpdatePageTable(in PageTableParams args, int updates, CudaStream? stream)
     {
         Check(stream);
+        Telemetry.Launched("cpu_update_page_table");
         ListHeader* header = (ListHeader*)args.Updates;
         foreach (ref readonly PageTableUpdate update in new ReadOnlySpan<PageTableUpdate>(header + 1, header->Count))
         {
@@ -90,7 +94,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     /// <remarks>Ragged keys and values have the query's type, whatever a cache holds.</remarks>
     protected override PrefillKernel LoadPrefill(bool isPaged)
     {
-        AttentionSpec ragged = new(_spec.Heads, _spec.KvHeads, _spec.HeadDim, _spec.PageSize, _spec.Dtype);
+        AttentionSpec ragged = new(_spec.Heads, _spec.KvHeads, _spec.HeadDim, _spec.PageSize, _spec.Dtype, variant: _spec.Variant);
         return new CpuPrefillKernel(isPaged ? _spec : ragged, _pool, _vectorBits);
     }
 

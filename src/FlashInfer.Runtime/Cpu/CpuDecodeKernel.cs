@@ -1,5 +1,6 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
+using FlashInfer.Observability;
 
 namespace FlashInfer.Cpu;
 
@@ -30,34 +31,9 @@ internal sealed class CpuDecodeKernel(AttentionSpec spec, CpuWorkerPool pool, in
     /// <inheritdoc/>
     public override bool Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream)
     {
-        PrefillParams attention = new()
-        {
-            Query = args.Query,
-            Key = args.Key,
-            Value = args.Value,
-            Output = args.Output,
-            Lse = args.Lse,
-            Pages = args.Pages,
-            Plan = args.Plan,
-            PartialOutput = args.PartialOutput,
-            PartialState = args.PartialState,
-            Counters = args.Counters,
-            QueryRowStride = args.QueryRowStride,
-            QueryHeadStride = args.QueryHeadStride,
-            OutputRowStride = args.OutputRowStride,
-            OutputHeadStride = args.OutputHeadStride,
-            KeyTokenStride = args.TokenStride,
-            KeyHeadStride = args.HeadStride,
-            KeyPageStride = args.PageStride,
-            ValueTokenStride = args.TokenStride,
-            ValueHeadStride = args.HeadStride,
-            ValuePageStride = args.PageStride,
-            KeyScales = args.KeyScales,
-            ValueScales = args.ValueScales,
-            Fault = args.Fault,
-            PageCount = args.PageCount,
-        };
+        PrefillParams attention = PrefillParams.Of(args);
         _attention.Run(attention, UnitsPerItem, stream);
+        Telemetry.Launched("cpu_decode");
         return false;
     }
 

@@ -1,5 +1,6 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
+using FlashInfer.Observability;
 
 namespace FlashInfer.Cpu;
 
@@ -39,6 +40,7 @@ internal sealed unsafe class CpuPrefillKernel(AttentionSpec spec, CpuWorkerPool 
     public override bool Run(ref PrefillParams args, in ListLaunch launch, CudaStream? stream)
     {
         _attention.Run(args, ((ListHeader*)args.Plan)->Heads, stream);
+        Telemetry.Launched("cpu_prefill");
         return false;
     }
 

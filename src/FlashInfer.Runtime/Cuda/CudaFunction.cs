@@ -1,3 +1,4 @@
+using FlashInfer.Observability;
 using static FlashInfer.Cuda.CudaDriver;
 
 namespace FlashInfer.Cuda;
@@ -173,6 +174,7 @@ public sealed unsafe class CudaFunction
             ThrowLaunch(result, grid, block, sharedBytes);
         }
 
+        Telemetry.Launched(Name);
         GC.KeepAlive(stream);
         GC.KeepAlive(this);
     }

@@ -1,3 +1,4 @@
+using FlashInfer.Observability;
 using static FlashInfer.Cuda.CudaDriver;
 
 namespace FlashInfer.Cuda;
@@ -63,6 +64,7 @@ public sealed class CudaGraph : IDisposable
 
         Context.MakeCurrent();
         Check(cuGraphLaunch(handle, stream.Handle), nameof(cuGraphLaunch), Context);
+        Telemetry.GraphLaunched();
         Exception? found = null;
         foreach (IReplayCheck check in _checks)
         {

@@ -1,6 +1,7 @@
 using System.Runtime.ExceptionServices;
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
+using FlashInfer.Planning;
 
 namespace FlashInfer;
 
@@ -85,8 +86,11 @@ internal abstract class UploadBuffer : IDisposable
 /// </param>
 internal readonly record struct ListLaunch(int Items, int Capacity, int Cluster, bool Overlaps)
 {
-    /// <summary>Prefill: rows of query and output.</summary>
+    /// <summary>Prefill and wide decode: rows of query and output.</summary>
     public int Rows { get; init; }
+
+    /// <summary>Wide decode: the workspace's <see cref="SplitWorkspace.Queue"/>.</summary>
+    public nint Queue { get; init; }
 
     /// <summary>Prefill over ragged keys and values: their rows.</summary>
     public int KeyRows { get; init; }
@@ -114,8 +118,14 @@ internal abstract class DecodeKernel : IDisposable
     /// <summary>Teams (warps) of a block, which take units of their own in the kernel made for that.</summary>
     public virtual int Teams => 1;
 
-    /// <summary>The shortest part worth cutting a sequence into, in tokens; a multiple of 16.</summary>
+    /// <summary>Parts of a sequence begin at multiples of it.</summary>
+    public virtual int BlockTokens => DecodePlanner.TileTokens;
+
+    /// <summary>The shortest part worth cutting a sequence into, in tokens; a multiple of <see cref="BlockTokens"/>.</summary>
     public abstract int MinChunk { get; }
+
+    /// <summary>As <see cref="DecodePlanLimits.PartCost"/>.</summary>
+    public virtual double PartCost => DecodePlanner.PartCost;
 
     /// <summary>Clusters of this many blocks that run at once; 0 when the kernel can't share work so.</summary>
     public virtual int MaxClusters(int blocks) => 0;
@@ -182,12 +192,14 @@ internal abstract class PrefillKernel : IDisposable
 /// </summary>
 internal abstract class AttentionKernels : IDisposable
 {
+    private readonly AttentionShape _shape;
     private readonly KernelSlot<DecodeKernel>[,] _decode = new KernelSlot<DecodeKernel>[CudaUnits.QueryTokens.Count, 2];
     private readonly KernelSlot<PrefillKernel> _prefillPaged;
     private readonly KernelSlot<PrefillKernel> _prefillRagged;
 
-    protected AttentionKernels()
+    protected AttentionKernels(AttentionSpec spec)
     {
+        _shape = spec.Shape;
         for (int at = 0; at < CudaUnits.QueryTokens.Count; at++)
         {
             int queryTokens = CudaUnits.QueryTokens[at];
@@ -202,7 +214,7 @@ internal abstract class AttentionKernels : IDisposable
     /// <summary>Loads several kernels at the same time.</summary>
     public void Load(KernelKinds kinds)
     {
-        Task[] tasks = [.. KernelId.Of(kinds).Select(kernel => Task.Run(() => Load(kernel)))];
+        Task[] tasks = [.. KernelId.Of(kinds, _shape).Select(kernel => Task.Run(() => Load(kernel)))];
         try
         {
             Task.WaitAll(tasks);
@@ -224,6 +236,9 @@ internal abstract class AttentionKernels : IDisposable
             case KernelFamily.Decode:
                 Decode(kernel.QueryTokens, kernel.TeamUnits);
                 break;
+            case KernelFamily.WideDecode:
+                WideDecode(kernel.QueryTokens);
+                break;
             default:
                 Prefill(kernel.Family == KernelFamily.PrefillPaged);
                 break;
@@ -237,16 +252,11 @@ internal abstract class AttentionKernels : IDisposable
     /// <summary>The decode kernel for sequences of up to so many query tokens.</summary>
     /// <param name="queryTokens">1 to 8; kernels exist for a few numbers, of which the smallest that is enough is taken.</param>
     /// <param name="teamUnits">Whether each team (a warp) takes units of its own, for short sequences, instead of a block's warps sharing one.</param>
-    public DecodeKernel Decode(int queryTokens, bool teamUnits = false)
-    {
-        int at = 0;
-        while (CudaUnits.QueryTokens[at] < queryTokens)
-        {
-            at++;
-        }
+    public DecodeKernel Decode(int queryTokens, bool teamUnits = false) => _decode[Place(queryTokens), teamUnits ? 1 : 0].Get();
 
-        return _decode[at, teamUnits ? 1 : 0].Get();
-    }
+    /// <summary>The decode kernel for many columns, or null where the configuration's own has room for all.</summary>
+    /// <param name="queryTokens">As of <see cref="Decode"/>.</param>
+    public virtual DecodeKernel? WideDecode(int queryTokens) => null;
 
     /// <summary>Writes new keys and values into pages; as <see cref="DecodeKernel.Run"/>.</summary>
     public abstract bool Append(in AppendParams args, in ListLaunch launch, CudaStream? stream);
@@ -274,6 +284,18 @@ internal abstract class AttentionKernels : IDisposable
 
     /// <summary>Loads a prefill kernel.</summary>
     protected abstract PrefillKernel LoadPrefill(bool isPaged);
+
+    /// <summary>The place in <see cref="CudaUnits.QueryTokens"/> of the smallest number that is enough.</summary>
+    protected static int Place(int queryTokens)
+    {
+        int at = 0;
+        while (CudaUnits.QueryTokens[at] < queryTokens)
+        {
+            at++;
+        }
+
+        return at;
+    }
 }
 
 /// <summary>A kernel that is loaded when it is first asked for. A load that failed is tried again: the cause (no NVRTC, say) may be gone by then.</summary>

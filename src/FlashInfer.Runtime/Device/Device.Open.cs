@@ -32,8 +32,11 @@ public sealed partial class Device
     /// <param name="options">Options; the defaults when null.</param>
     /// <remarks>Whether the kernels can be compiled shows when the first cache is made; <see cref="Open(DeviceOptions?)"/> looks beforehand.</remarks>
     /// <exception cref="DeviceUnavailableException">No driver, a driver too old, no such GPU, or one that the kernels can't run on.</exception>
-    public static Device OpenCuda(int ordinal = 0, DeviceOptions? options = null) =>
-        OpenCuda(ordinal, options ?? new DeviceOptions(), Compiler(options), $"GPU {ordinal} was asked for");
+    public static Device OpenCuda(int ordinal = 0, DeviceOptions? options = null)
+    {
+        options ??= new DeviceOptions();
+        return OpenCuda(ordinal, options, Compiler(options), $"GPU {ordinal} was asked for");
+    }
 
     /// <summary>Uses a context, and if wanted a stream, that another library made (ManagedCuda, ILGPU, TorchSharp).</summary>
     /// <param name="context">The context; its owner keeps it alive and disposes it after the device.</param>
@@ -43,7 +46,8 @@ public sealed partial class Device
     public static Device FromCuda(CudaContext context, CudaStream? stream = null, DeviceOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(context);
-        return Wrap(context, stream, options ?? new DeviceOptions(), Compiler(options), "another library's context was given");
+        options ??= new DeviceOptions();
+        return Wrap(context, stream, options, Compiler(options), "another library's context was given");
     }
 
     /// <summary>Opens the CPU backend.</summary>
@@ -120,7 +124,7 @@ public sealed partial class Device
             IsChecked = isChecked,
             Architecture = options.Architecture ?? context.Architecture,
         };
-        return new Device(backend, DeviceKind.Cuda, context.Name, reason);
+        return new Device(backend, DeviceKind.Cuda, context.Name, reason, options.LoggerFactory);
     }
 
     private static Device OpenCpu(DeviceOptions options, string reason)
@@ -130,12 +134,14 @@ public sealed partial class Device
             new CpuBackend(options.CpuThreads) { IsChecked = options.ResolveChecked(Environment.GetEnvironmentVariable) },
             DeviceKind.Cpu,
             $"CPU ({RuntimeInformation.ProcessArchitecture}, {options.CpuThreads} {(options.CpuThreads == 1 ? "thread" : "threads")})",
-            reason
+            reason,
+            options.LoggerFactory
         );
     }
 
     /// <summary>Made only once there is a GPU: it may have something to warn of, which a machine without one need not hear.</summary>
-    private static Lazy<KernelCompiler> Compiler(DeviceOptions? options) => new(() => new KernelCompiler(options?.Compiler));
+    private static Lazy<KernelCompiler> Compiler(DeviceOptions options) =>
+        new(() => new KernelCompiler(options.Compiler, KernelHeaders.Embedded, NativeLocatorHost.System, options.LoggerFactory));
 
     private static string InOneLine(string reason) => reason.ReplaceLineEndings(" ");
 }

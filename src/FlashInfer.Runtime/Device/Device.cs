@@ -1,5 +1,8 @@
 using System.Collections.Concurrent;
 using FlashInfer.Cuda;
+using FlashInfer.Observability;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 
 namespace FlashInfer;
 
@@ -19,16 +22,18 @@ public enum DeviceKind
 /// </summary>
 public sealed partial class Device : IDisposable
 {
-    private readonly ConcurrentDictionary<AttentionShape, Lazy<AttentionKernels>> _kernels = new();
+    private readonly ConcurrentDictionary<(AttentionShape, AttentionVariant?), Lazy<AttentionKernels>> _kernels = new();
     private readonly Backend _backend;
     private int _disposed;
 
-    internal Device(Backend backend, DeviceKind kind, string name, string reason)
+    internal Device(Backend backend, DeviceKind kind, string name, string reason, ILoggerFactory? loggers = null)
     {
         _backend = backend;
         Kind = kind;
         Name = name;
         Reason = reason;
+        Log = loggers?.CreateLogger<Device>() ?? (ILogger)NullLogger.Instance;
+        Log.DeviceOpened(ToString(), reason);
     }
 
     /// <summary>GPU or CPU.</summary>
@@ -51,6 +56,9 @@ public sealed partial class Device : IDisposable
             return _backend;
         }
     }
+
+    /// <summary>The device's log.</summary>
+    internal ILogger Log { get; }
 
     internal bool IsDisposed => Volatile.Read(ref _disposed) != 0;
 
@@ -156,7 +164,9 @@ public sealed partial class Device : IDisposable
     internal AttentionKernels Kernels(AttentionSpec spec)
     {
         ThrowIfDisposed();
-        Lazy<AttentionKernels> entry = _kernels.GetOrAdd(spec.Shape, _ => new Lazy<AttentionKernels>(() => Backend.LoadKernels(spec)));
+        // Variants of one text may still differ on the CPU device.
+        (AttentionShape, AttentionVariant?) key = (spec.Shape, spec.Variant);
+        Lazy<AttentionKernels> entry = _kernels.GetOrAdd(key, _ => new Lazy<AttentionKernels>(() => Backend.LoadKernels(spec)));
         try
         {
             return entry.Value;
@@ -164,7 +174,7 @@ public sealed partial class Device : IDisposable
         catch
         {
             // A failed compile is tried again by the next caller: the cause (no NVRTC, say) may be gone by then.
-            _kernels.TryRemove(KeyValuePair.Create(spec.Shape, entry));
+            _kernels.TryRemove(KeyValuePair.Create(key, entry));
             throw;
         }
     }

@@ -1,4 +1,5 @@
 using FlashInfer.Compilation;
+using Microsoft.Extensions.Logging;
 
 namespace FlashInfer;
 
@@ -7,8 +8,14 @@ public sealed class DeviceOptions
 {
     private const string CheckedVariable = "FLASHINFER_CHECKED";
 
-    /// <summary>How kernels are compiled and cached, and who hears of it. The CPU device compiles none.</summary>
+    /// <summary>How kernels are compiled and cached, and who is told. The CPU device compiles none.</summary>
     public KernelCompilerOptions Compiler { get; init; } = new();
+
+    /// <summary>
+    /// Where the device logs: which device was opened and why, compiles and what keeps kernels from being cached, and in debugging each
+    /// plan. Nowhere when null.
+    /// </summary>
+    public ILoggerFactory? LoggerFactory { get; init; }
 
     /// <summary>
     /// The architecture that kernels are compiled for, such as <c>sm_90</c>: one that the device runs. When null: the device's own, with all

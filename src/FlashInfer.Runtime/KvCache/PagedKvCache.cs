@@ -1,6 +1,7 @@
 using FlashInfer.Attention;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
+using FlashInfer.Observability;
 
 namespace FlashInfer;
 
@@ -71,6 +72,8 @@ public partial class PagedKvCache : IDisposable
         {
             _freePages.Push(page);
         }
+
+        Telemetry.Track(this);
     }
 
     /// <summary>The device that holds the cache.</summary>
@@ -306,6 +309,7 @@ public partial class PagedKvCache : IDisposable
         }
 
         _disposed = true;
+        Telemetry.Forget(this);
         _appends.Dispose();
         _table.Dispose();
         _scales?.Dispose();

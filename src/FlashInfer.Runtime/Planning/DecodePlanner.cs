@@ -1,29 +1,33 @@
+using System.Runtime.CompilerServices;
 using FlashInfer.Attention;
 
 namespace FlashInfer.Planning;
 
 /// <summary>The sequences of a step that have query tokens, one element of each span for each of them, in the order of their rows.</summary>
-/// <param name="lengths">Tokens of each sequence, 0 allowed.</param>
+/// <param name="lengths">Tokens of each sequence that its query tokens see, from the first of them on; 0 allowed.</param>
 /// <param name="pageOffsets">Where each sequence's pages start in the page table.</param>
 /// <param name="queryTokens">Query tokens of each, 1 or more; empty when each has one.</param>
 /// <param name="causal">Whether a query token sees no token behind itself; the query tokens are the sequence's last.</param>
+/// <param name="begins">The first token that each sequence's query tokens see, a multiple of 16; empty when they see all.</param>
 internal readonly ref struct DecodeBatch(
     ReadOnlySpan<int> lengths,
     ReadOnlySpan<int> pageOffsets,
     ReadOnlySpan<int> queryTokens = default,
-    bool causal = true
+    bool causal = true,
+    ReadOnlySpan<int> begins = default
 )
 {
     public readonly ReadOnlySpan<int> Lengths = lengths;
     public readonly ReadOnlySpan<int> PageOffsets = pageOffsets;
     public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
     public readonly bool Causal = causal;
+    public readonly ReadOnlySpan<int> Begins = begins;
 }
 
 /// <summary>What the planner must know of the machine and the kernel.</summary>
 /// <param name="Blocks">Blocks that run at once.</param>
 /// <param name="UnitsPerItem">Units of work that one item expands to on the device (KV heads times tiles of columns).</param>
-/// <param name="MinChunk">The shortest part worth cutting a sequence into, in tokens; a multiple of 16.</param>
+/// <param name="MinChunk">The shortest part worth cutting a sequence into, in tokens; a multiple of <see cref="BlockTokens"/>.</param>
 /// <param name="MaxSlots">Partial-state slots that the workspace has.</param>
 internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, int MinChunk, int MaxSlots)
 {
@@ -41,6 +45,12 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
 
     /// <summary>Clusters of 2 blocks that run at once; 0 when they may not be used.</summary>
     public int ClustersOf2 { get; init; }
+
+    /// <summary>Parts of a sequence begin at multiples of it.</summary>
+    public int BlockTokens { get; init; } = DecodePlanner.TileTokens;
+
+    /// <summary>What the way of a partial state through the workspace costs, in tokens that a block reads in the same time.</summary>
+    public double PartCost { get; init; } = DecodePlanner.PartCost;
 
     /// <summary>The cluster size that every plan must have, since a captured graph launches with it; 0 leaves the choice to the planner.</summary>
     public int Cluster { get; init; }
@@ -88,6 +98,9 @@ internal static class DecodePlanner
 {
     public const int TileTokens = 16;
 
+    /// <summary>Measured on an H100: up to 16 columns.</summary>
+    public const double PartCost = 32;
+
     /// <summary>Up to here a warp has too few tiles of a unit for its block's merge to pay; 200 tokens are 5 % faster so.</summary>
     public const int TeamUnitTokens = 256;
 
@@ -95,6 +108,19 @@ internal static class DecodePlanner
     // and a few dozen blocks draw the whole bandwidth, so that long sequences alone need no shorter ones.
     private const int InvariantChunkTokens = 1024;
     private const int SortBuckets = 256;
+
+    /// <summary>
+    /// Bytes of keys and values from which on the kernel that reads them once is faster than the one that reads them so many times, mostly
+    /// from the L2 cache, and starts 6 µs sooner. Measured on an H100: benchmarks/decode-notes.md.
+    /// </summary>
+    public static long WideBytes(int reads) =>
+        reads switch
+        {
+            <= 2 => 128L << 20,
+            3 => 48L << 20,
+            4 => 24L << 20,
+            _ => 14L << 20,
+        };
 
     /// <summary>Items that a plan of this many sequences may need.</summary>
     public static int MaxItems(int sequences, in DecodePlanLimits limits) => sequences + limits.MaxSlots;
@@ -123,6 +149,10 @@ internal static class DecodePlanner
     public static int InvariantParts(int length, in DecodePlanLimits limits) =>
         length <= InvariantChunkTokens ? 1 : Parts(length, InvariantChunk(length, limits));
 
+    /// <summary>Parts that a sequence of up to this many tokens has at most in such a plan.</summary>
+    public static int InvariantPartsUpTo(int length, in DecodePlanLimits limits) =>
+        Math.Min(Parts(length, InvariantChunkTokens), InvariantMaxParts(limits.Blocks, limits.UnitsPerItem));
+
     /// <summary>Makes the plan.</summary>
     /// <param name="batch">The sequences.</param>
     /// <param name="limits">Machine and kernel.</param>
@@ -140,17 +170,18 @@ internal static class DecodePlanner
             busy += length > 0 ? 1 : 0;
         }
 
-        int whole = RoundUp(Math.Max(1, longest));
+        int whole = RoundUp(Math.Max(1, longest), limits);
         if (limits.Determinism == Determinism.BatchInvariant)
         {
-            return Emit(batch, Math.Min(whole, InvariantChunk(longest, limits)), 1, false, total, limits, items);
+            return Emit(batch, Math.Min(whole, InvariantChunk(longest, limits)), Tail.None, 1, false, total, limits, items);
         }
 
         bool teamUnits = ChooseTeamUnits(longest, busy, limits);
         int cluster = teamUnits ? 1 : ChooseCluster(total, longest, busy, limits);
         int chunk =
             teamUnits || cluster > 1 || longest <= limits.MinChunk ? whole : ChunkChooser.Choose(lengths, total, longest, busy, limits);
-        return Emit(batch, chunk, cluster, teamUnits, total, limits, items);
+        Tail tail = teamUnits || cluster > 1 || chunk < longest ? Tail.None : ChooseTail(lengths.Length, total, longest, busy, limits);
+        return Emit(batch, chunk, tail, cluster, teamUnits, total, limits, items);
     }
 
     /// <summary>Tokens of the busiest walker over the mean, 1 at best: what the placement of these items comes to. Not for the hot path.</summary>
@@ -176,15 +207,18 @@ internal static class DecodePlanner
 
     internal static int Parts(int length, int chunk) => length <= chunk ? 1 : (int)(((uint)length + (uint)chunk - 1) / (uint)chunk);
 
-    internal static int RoundUp(long tokens) =>
-        (int)Math.Min(int.MaxValue / TileTokens * TileTokens, (tokens + TileTokens - 1) / TileTokens * TileTokens);
+    internal static int RoundUp(long tokens, in DecodePlanLimits limits)
+    {
+        int block = limits.BlockTokens;
+        return (int)Math.Min(int.MaxValue / block * block, (tokens + block - 1) / block * block);
+    }
 
     private static int InvariantMaxParts(int blocks, int unitsPerItem) => Math.Max(1, blocks / unitsPerItem);
 
     private static int InvariantChunk(int length, in DecodePlanLimits limits)
     {
         int parts = InvariantMaxParts(limits.Blocks, limits.UnitsPerItem);
-        return Math.Max(InvariantChunkTokens, RoundUp(((long)length + parts - 1) / parts));
+        return Math.Max(InvariantChunkTokens, RoundUp(((long)length + parts - 1) / parts, limits));
     }
 
     /// <summary>
@@ -229,9 +263,32 @@ internal static class DecodePlanner
         return units >= limits.Blocks / 4 - 1 && units <= limits.ClustersOf(2) && mean <= 8192 ? 2 : 1;
     }
 
+    /// <summary>
+    /// What whole sequences of about one length leave over after whole rounds of blocks: a few units, which draw less than the whole
+    /// bandwidth while all other blocks are done. They are cut so that every block gets a part.
+    /// </summary>
+    private static Tail ChooseTail(int sequences, long total, int longest, int busy, in DecodePlanLimits limits)
+    {
+        long mean = total / Math.Max(1, busy);
+        long rounds = (long)busy * limits.UnitsPerItem / limits.Blocks;
+        long left = busy - (rounds * limits.Blocks / limits.UnitsPerItem);
+        if (rounds == 0 || left == 0 || longest > mean + (mean / 8))
+        {
+            return Tail.None;
+        }
+
+        int parts = (int)Math.Min(limits.Blocks / (left * limits.UnitsPerItem), limits.MaxSlots / left);
+        parts = Math.Min(parts, longest / limits.MinChunk);
+        double alone = longest * Math.Max((double)left * limits.UnitsPerItem / limits.Blocks, 1 / ChunkChooser.AloneShare);
+        return parts > 1 && ((double)longest / parts) + limits.PartCost + ChunkChooser.SplitCost < alone
+            ? new Tail(sequences - (int)left, RoundUp((longest + parts - 1) / parts, limits))
+            : Tail.None;
+    }
+
     private static DecodePlan Emit(
         in DecodeBatch batch,
         int chunk,
+        Tail tail,
         int cluster,
         bool teamUnits,
         long total,
@@ -240,15 +297,18 @@ internal static class DecodePlanner
     )
     {
         ReadOnlySpan<int> lengths = batch.Lengths;
+        ReadOnlySpan<int> pageOffsets = batch.PageOffsets;
+        ReadOnlySpan<int> queryTokens = batch.QueryTokens;
         bool invariant = limits.Determinism == Determinism.BatchInvariant;
 
         // Counting sort by part length: starts[b] is where the items of bucket b begin, longest bucket first.
         int shift = Math.Max(0, 32 - int.LeadingZeroCount(chunk) - 8);
         Span<int> starts = stackalloc int[SortBuckets];
         starts.Clear();
-        foreach (int length in lengths)
+        for (int i = 0; i < lengths.Length; i++)
         {
-            int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
+            int length = lengths[i];
+            int parts = invariant ? InvariantParts(length, limits) : Parts(length, i < tail.First ? chunk : tail.ChunkTokens);
             starts[Bucket(length, parts, shift)] += parts;
         }
 
@@ -266,38 +326,74 @@ internal static class DecodePlanner
         for (int i = 0; i < lengths.Length; i++)
         {
             int length = lengths[i];
-            int queryTokens = batch.QueryTokens.IsEmpty ? 1 : batch.QueryTokens[i];
-            int pageOffset = batch.PageOffsets[i];
-            int parts = invariant ? InvariantParts(length, limits) : Parts(length, chunk);
+            int rows = queryTokens.IsEmpty ? 1 : queryTokens[i];
+            int visible = batch.Causal ? length - rows + 1 : length;
+            int parts = invariant ? InvariantParts(length, limits) : Parts(length, i < tail.First ? chunk : tail.ChunkTokens);
             ref int start = ref starts[Bucket(length, parts, shift)];
-            int at = start;
-            start += parts;
-            int visible = batch.Causal ? length - queryTokens + 1 : length;
-            long tiles = ((long)length + TileTokens - 1) / TileTokens;
-            int begin = 0;
-            for (int part = 0; part < parts; part++)
+            int first = batch.Begins.IsEmpty ? 0 : batch.Begins[i];
+            visible += first;
+            if (parts == 1)
             {
-                // Member by member: a structure put together first would be copied while its stores are still on their way.
-                ref WorkItem item = ref items[at++];
-                item.Row = row;
-                item.Begin = begin;
-                item.End = part == parts - 1 ? length : (int)(tiles * (part + 1) / parts * TileTokens);
-                item.KvStart = pageOffset;
-                item.PartOffset = slots;
-                item.Part = (ushort)part;
-                item.Parts = (ushort)parts;
-                item.QueryTokens = (ushort)queryTokens;
-                item.Head = 0;
-                item.Visible = visible;
-                begin = item.End;
+                Write(ref items[start++], row, first, first + length, pageOffsets[i], slots, 0, 1, rows, visible);
+            }
+            else
+            {
+                // Part p of n begins at block blocks * p / n, rounded down.
+                int blockTokens = limits.BlockTokens;
+                (int blocks, int rest) = Math.DivRem((int)(((uint)length + (uint)blockTokens - 1) / (uint)blockTokens), parts);
+                int carried = 0;
+                int begin = first;
+                for (int part = 0; part < parts; part++)
+                {
+                    carried += rest;
+                    bool carries = carried >= parts;
+                    carried -= carries ? parts : 0;
+                    int end = part == parts - 1 ? first + length : begin + ((blocks + (carries ? 1 : 0)) * blockTokens);
+                    Write(ref items[start++], row, begin, end, pageOffsets[i], slots, part, parts, rows, visible);
+                    begin = end;
+                }
+
+                slots += parts;
+                split++;
             }
 
-            row += queryTokens;
-            slots += parts == 1 ? 0 : parts;
-            split += parts == 1 ? 0 : 1;
+            row += rows;
         }
 
         return new DecodePlan(next, slots, cluster, teamUnits, chunk, split, total);
+    }
+
+    /// <summary>Member by member: a structure put together first would be copied while its stores are still on their way.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Write(
+        ref WorkItem item,
+        int row,
+        int begin,
+        int end,
+        int kvStart,
+        int partOffset,
+        int part,
+        int parts,
+        int queryTokens,
+        int visible
+    )
+    {
+        item.Row = row;
+        item.Begin = begin;
+        item.End = end;
+        item.KvStart = kvStart;
+        item.PartOffset = partOffset;
+        item.Part = (ushort)part;
+        item.Parts = (ushort)parts;
+        item.QueryTokens = (ushort)queryTokens;
+        item.Head = 0;
+        item.Visible = visible;
+    }
+
+    /// <summary>The sequences from one on are cut into shorter parts than the others.</summary>
+    private readonly record struct Tail(int First, int ChunkTokens)
+    {
+        public static Tail None => new(int.MaxValue, 0);
     }
 
     private static int Bucket(int length, int parts, int shift) =>

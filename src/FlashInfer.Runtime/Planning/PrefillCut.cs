@@ -85,8 +85,8 @@ internal static class PrefillCut
         {
             for (int token = 0; token < batch.QueryTokens[i]; token += limits.TileTokens)
             {
-                int seen = batch.Causal ? Math.Min(token + limits.TileTokens, batch.QueryTokens[i]) : 0;
-                int range = Math.Max(0, batch.Before(i) + seen);
+                (int begin, int end) = batch.Range(i, token, limits);
+                int range = end - begin;
                 int at = Classes - 1 - (range >> shift);
                 ranges[at] = Math.Max(ranges[at], range);
                 counts[at]++;

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using FlashInfer.Attention;
 
 namespace FlashInfer.Planning;
@@ -137,9 +139,21 @@ internal ref struct PrefillEmitter
         int tileTokens = _limits.TileTokens;
         int before = _batch.Before(sequence);
         int step = _batch.Causal ? 1 : 0;
+        if (_batch.SeesBeginnings && before + (queryTokens * step) <= _whole)
+        {
+            for (int token = 0; token < queryTokens; token += tileTokens)
+            {
+                int range = Math.Max(0, before + (Math.Min(token + tileTokens, queryTokens) * step));
+                places[range >> _shift]++;
+            }
+
+            return;
+        }
+
         for (int token = 0; token < queryTokens; token += tileTokens)
         {
-            int range = Math.Max(0, before + (Math.Min(token + tileTokens, queryTokens) * step));
+            (int first, int last) = _batch.Range(sequence, token, _limits);
+            int range = last - first;
             int parts = Parts(queryTokens, range);
             places[Bucket(range, parts)] += parts;
         }
@@ -152,6 +166,12 @@ internal ref struct PrefillEmitter
         int tileTokens = _limits.TileTokens;
         int before = _batch.Before(sequence);
         int step = _batch.Causal ? 1 : 0;
+        if (_batch.SeesBeginnings && before + (queryTokens * step) <= _whole)
+        {
+            EmitWhole(sequence, row, head, kind, places);
+            return;
+        }
+
         Span<WorkItem> items = _items;
         bool isPlaced = _streaming == 0;
         int slots = _slots;
@@ -159,18 +179,22 @@ internal ref struct PrefillEmitter
         for (int token = 0; token < queryTokens; token += tileTokens)
         {
             int tokens = Math.Min(tileTokens, queryTokens - token);
-            int range = Math.Max(0, before + ((token + tokens) * step));
+            (int begin, int last) = _batch.Range(sequence, token, _limits);
+            int range = last - begin;
             int parts = Parts(queryTokens, range);
             ref int place = ref places[Bucket(range, parts)];
             int at = place;
             place += parts;
             int visible = before + ((token + 1) * step);
-            int blocks = parts == 1 ? 0 : (range + _limits.BlockTokens - 1) / _limits.BlockTokens;
-            int begin = 0;
+            int blocks = (int)(((uint)range + (uint)_limits.BlockTokens - 1) / (uint)_limits.BlockTokens);
+
+            // The sequence's tokens behind what is seen, but in the last block, belong to the range: a kernel must clear what is no token's.
+            last = Math.Min(_batch.Lengths[sequence], begin + (blocks * _limits.BlockTokens));
+            int first = begin;
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
-                int end = part == parts - 1 ? range : (int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens;
+                int end = part == parts - 1 ? last : first + ((int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens);
                 ref WorkItem item = ref items[isPlaced ? at : Place(at, kind)];
                 at++;
                 item.Row = row + token;
@@ -196,6 +220,53 @@ internal ref struct PrefillEmitter
     }
 
     /// <summary>
+    /// As <see cref="Emit(int, int, int, PrefillKind, Span{int})"/> for a sequence that nothing cuts: one tile differs from the next by so
+    /// many rows and tokens, and is one store.
+    /// </summary>
+    private void EmitWhole(int sequence, int row, int head, PrefillKind kind, Span<int> places)
+    {
+        int queryTokens = _batch.QueryTokens[sequence];
+        int tileTokens = _limits.TileTokens;
+        int before = _batch.Before(sequence);
+        int step = _batch.Causal ? 1 : 0;
+        int stride = tileTokens * step;
+        int start = _batch.Starts[sequence];
+        int length = _batch.Lengths[sequence];
+        int blockTokens = _limits.BlockTokens;
+        Span<WorkItem> items = _items;
+        bool isPlaced = _streaming == 0;
+        int shift = _shift;
+        int range = before;
+        int end = Math.Max(0, before) / blockTokens * blockTokens;
+
+        // The members of a WorkItem, the four of 16 bits in pairs.
+        const int Uncut = 1 << 16;
+        Vector256<int> item = Vector256.Create(row, 0, 0, start, _slots, Uncut, (head << 16) | tileTokens, before + step);
+        Vector256<int> next = Vector256.Create(tileTokens, 0, 0, 0, 0, 0, 0, stride);
+        for (int token = 0; token < queryTokens; token += tileTokens)
+        {
+            int tokens = Math.Min(tileTokens, queryTokens - token);
+            range += tokens * step;
+            while (end < range)
+            {
+                end += blockTokens;
+            }
+
+            int at = places[Math.Max(0, range) >> shift]++;
+            ref WorkItem place = ref items[isPlaced ? at : Place(at, kind)];
+            Unsafe.As<WorkItem, Vector256<int>>(ref place) = item.WithElement(2, Math.Min(length, end));
+            if (tokens < tileTokens)
+            {
+                place.QueryTokens = (ushort)tokens;
+            }
+
+            item += next;
+        }
+
+        _longest = Math.Max(_longest, Math.Min(length, end));
+    }
+
+    /// <summary>
     /// Where an item of its kind's order stands. Of the first places, as many as all streaming items and their share of the others take,
     /// those others have i * places / others (rounded down) and the streaming ones (i + 1) * places / streaming - 1 (rounded up), which
     /// together are all places, each once.
@@ -203,9 +274,13 @@ internal ref struct PrefillEmitter
     private readonly int Place(int rank, PrefillKind kind)
     {
         long places = _streaming + _spread;
-        return kind == PrefillKind.Streaming ? (int)((((rank + 1) * places) + _streaming - 1) / _streaming) - 1
-            : rank < _spread ? (int)(rank * places / _spread)
+        return kind == PrefillKind.Streaming ? Quotient(((rank + 1) * places) + _streaming - 1, _streaming) - 1
+            : rank < _spread ? Quotient(rank * places, _spread)
             : rank + _streaming;
+
+        // Doubles divide sooner than 64-bit integers, and without error: below 2^52 a quotient is a whole number or further from one than
+        // it can be rounded.
+        static int Quotient(long dividend, int divisor) => (int)(dividend / (double)divisor);
     }
 
     private readonly int StreamingItems()
@@ -213,7 +288,11 @@ internal ref struct PrefillEmitter
         int items = 0;
         for (int i = 0; i < _batch.Lengths.Length; i++)
         {
-            items += Takes(i, PrefillKind.Streaming) ? Parts(_batch.QueryTokens[i], _batch.Lengths[i]) : 0;
+            if (Takes(i, PrefillKind.Streaming))
+            {
+                (int begin, int end) = _batch.Range(i, 0, _limits);
+                items += Parts(_batch.QueryTokens[i], end - begin);
+            }
         }
 
         return items;

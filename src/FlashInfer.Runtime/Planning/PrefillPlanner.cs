@@ -7,23 +7,40 @@ namespace FlashInfer.Planning;
 /// <param name="lengths">Tokens of each sequence, 0 allowed, also fewer than its query tokens.</param>
 /// <param name="starts">Where each sequence's keys and values start, as <see cref="WorkItem.KvStart"/>.</param>
 /// <param name="causal">Whether a query token sees no token behind itself.</param>
+/// <param name="bounds">The first keys that query tokens see.</param>
 internal readonly ref struct PrefillBatch(
     ReadOnlySpan<int> queryTokens,
     ReadOnlySpan<int> lengths,
     ReadOnlySpan<int> starts,
-    bool causal = true
+    bool causal = true,
+    KeyBounds bounds = default
 )
 {
     public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
     public readonly ReadOnlySpan<int> Lengths = lengths;
     public readonly ReadOnlySpan<int> Starts = starts;
     public readonly bool Causal = causal;
+    private readonly KeyBounds _bounds = bounds;
 
     /// <summary>
     /// Tokens that all query tokens of a sequence see: query token n sees n + 1 more with causal attention. Below 0 when there are more
     /// query tokens than tokens.
     /// </summary>
     public int Before(int sequence) => Causal ? Lengths[sequence] - QueryTokens[sequence] : Lengths[sequence];
+
+    /// <summary>Whether every query token sees its sequence from the first token on.</summary>
+    public bool SeesBeginnings => _bounds.IsEmpty;
+
+    /// <summary>The range of tokens that a tile of a sequence's query tokens sees; it begins at a block.</summary>
+    /// <param name="sequence">The sequence.</param>
+    /// <param name="token">The tile's first query token.</param>
+    /// <param name="limits">Says how long tiles and blocks are.</param>
+    public (int Begin, int End) Range(int sequence, int token, in PrefillPlanLimits limits)
+    {
+        int queryTokens = QueryTokens[sequence];
+        int end = Math.Max(0, Before(sequence) + (Causal ? Math.Min(token + limits.TileTokens, queryTokens) : 0));
+        return (_bounds.Begin(sequence, token, queryTokens, Lengths[sequence], end, limits.BlockTokens), end);
+    }
 }
 
 /// <summary>What the planner must know of the machine and the kernel.</summary>
@@ -260,9 +277,9 @@ internal static class PrefillPlanner
 /// <param name="Sequences">Sequences that have query tokens.</param>
 /// <param name="Streaming">Those of one tile: their keys and values are read once.</param>
 /// <param name="Tiles">Tiles of all sequences.</param>
-/// <param name="Longest">Tokens of the longest sequence.</param>
-/// <param name="LongestStreaming">Tokens of the longest one of one tile.</param>
-/// <param name="TotalTokens">Tokens of all sequences.</param>
+/// <param name="Longest">The most tokens that a tile sees: those of the longest sequence, unless the first keys are bounded.</param>
+/// <param name="LongestStreaming">The same of the sequences of one tile.</param>
+/// <param name="TotalTokens">Tokens of all sequences, from the first on that a query token sees.</param>
 /// <param name="Tokens">Tokens of work, of one head tile.</param>
 /// <param name="StreamingTokens">Those of the sequences of one tile.</param>
 internal readonly record struct PrefillWork(
@@ -298,22 +315,35 @@ internal readonly record struct PrefillWork(
             int own = PrefillPlanner.Tiles(queryTokens, limits);
             sequences++;
             tiles += own;
-            total += length;
-            longest = Math.Max(longest, length);
             if (own == 1)
             {
+                length -= batch.SeesBeginnings ? 0 : batch.Range(i, 0, limits).Begin;
                 streaming++;
+                total += length;
+                longest = Math.Max(longest, length);
                 longestStreaming = Math.Max(longestStreaming, length);
                 streamingWork += length;
                 work += length;
             }
-            else
+            else if (batch.SeesBeginnings)
             {
                 // Without the tokens that come before the sequence's first: their tiles see nothing.
                 long seen = Math.Min(queryTokens, length);
+                total += length;
+                longest = Math.Max(longest, length);
                 work += batch.Causal
-                    ? own * (length - seen) + (seen * (seen + limits.TileTokens) / (2 * limits.TileTokens))
+                    ? own * (length - seen) + (long)(seen * (seen + limits.TileTokens) / (2.0 * limits.TileTokens))
                     : (long)own * length;
+            }
+            else
+            {
+                total += length - batch.Range(i, 0, limits).Begin;
+                for (int token = 0; token < queryTokens; token += limits.TileTokens)
+                {
+                    (int begin, int end) = batch.Range(i, token, limits);
+                    longest = Math.Max(longest, end - begin);
+                    work += end - begin;
+                }
             }
         }
 

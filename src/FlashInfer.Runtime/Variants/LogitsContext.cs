@@ -4,8 +4,9 @@ namespace FlashInfer;
 /// Where a logit stands: what a variant of attention knows of it. Positions count the tokens of the sequence from 0.
 /// </summary>
 /// <remarks>
-/// <see cref="QoPosition"/> is what relative positions are measured from: FlashInfer's ALiBi adds
-/// <c>slope * (KvPosition - QoPosition)</c>, not the distance to <see cref="QoIndex"/>.
+/// <see cref="QoPosition"/> is where the query token stands in its sequence, the natural place to measure distances from. FlashInfer's ALiBi
+/// measures from <see cref="QoIndex"/>: <c>slope * (KvPosition - QoIndex)</c>. Outputs are the same, since that differs by a constant in each
+/// row; log-sum-exps are not.
 /// </remarks>
 public readonly record struct LogitsContext
 {

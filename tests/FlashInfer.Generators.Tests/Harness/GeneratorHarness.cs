@@ -99,6 +99,7 @@ internal static class GeneratorHarness
     [
         .. Net100.References.All,
         MetadataReference.CreateFromFile(typeof(runtime::FlashInfer.AttentionConfigAttribute).Assembly.Location),
+        MetadataReference.CreateFromFile(typeof(Microsoft.Extensions.Logging.ILoggerFactory).Assembly.Location),
     ];
 
     public static SyntaxTree Parse(string source, string path = "Test.cs") =>

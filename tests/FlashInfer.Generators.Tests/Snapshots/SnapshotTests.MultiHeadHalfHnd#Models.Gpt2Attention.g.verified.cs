@@ -661,7 +661,7 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 1;
       using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 64;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 
@@ -698,7 +698,7 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 0;  // ragged
       using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 64;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 

@@ -3,7 +3,7 @@
 // 12 heads, 12 kvHeads (group 1), headDim 64, pageSize 1, Float16, KV Float16.
 #include "attention/prefill.cuh"
 
-static_assert(flashinfer::kAbiVersion == 3,
+static_assert(flashinfer::kAbiVersion == 4,
               "this unit and the kernel headers come from different versions of FlashInfer");
 
 namespace {
@@ -15,8 +15,9 @@ struct Config {
   static constexpr int kKvHeads = 12;
   static constexpr int kHeadDim = 64;
   static constexpr int kPageSize = 1;
+  using Variant = flashinfer::NoVariant;
   static constexpr int kValueDim = 64;
-  static constexpr int kQueryTokens = 1;
+  static constexpr int kQueryTokens = 0;  // any number
   static constexpr bool kChecked = false;
 };
 

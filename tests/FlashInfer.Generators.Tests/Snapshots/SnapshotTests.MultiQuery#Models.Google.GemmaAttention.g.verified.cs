@@ -661,7 +661,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 64;
       using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 256;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 
@@ -698,7 +698,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 0;  // ragged
       using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 256;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 

@@ -665,7 +665,7 @@ partial class Zoo
               static constexpr int kPageSize = 32;
               using Variant = flashinfer::NoVariant;
               static constexpr int kValueDim = 128;
-              static constexpr int kQueryTokens = 1;
+              static constexpr int kQueryTokens = 0;  // any number
               static constexpr bool kChecked = false;
             };
 
@@ -702,7 +702,7 @@ partial class Zoo
               static constexpr int kPageSize = 0;  // ragged
               using Variant = flashinfer::NoVariant;
               static constexpr int kValueDim = 128;
-              static constexpr int kQueryTokens = 1;
+              static constexpr int kQueryTokens = 0;  // any number
               static constexpr bool kChecked = false;
             };
 

@@ -659,7 +659,7 @@ partial class QuantisedAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 16;
       using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 192;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 
@@ -696,7 +696,7 @@ partial class QuantisedAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 0;  // ragged
       using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 192;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 

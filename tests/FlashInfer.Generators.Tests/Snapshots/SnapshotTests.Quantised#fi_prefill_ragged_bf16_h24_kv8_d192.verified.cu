@@ -3,7 +3,7 @@
 // 24 heads, 8 kvHeads (group 3), headDim 192, BFloat16, KV BFloat16.
 #include "attention/prefill.cuh"
 
-static_assert(flashinfer::kAbiVersion == 3,
+static_assert(flashinfer::kAbiVersion == 4,
               "this unit and the kernel headers come from different versions of FlashInfer");
 
 namespace {
@@ -15,8 +15,9 @@ struct Config {
   static constexpr int kKvHeads = 8;
   static constexpr int kHeadDim = 192;
   static constexpr int kPageSize = 0;  // ragged
+  using Variant = flashinfer::NoVariant;
   static constexpr int kValueDim = 192;
-  static constexpr int kQueryTokens = 1;
+  static constexpr int kQueryTokens = 0;  // any number
   static constexpr bool kChecked = false;
 };
 

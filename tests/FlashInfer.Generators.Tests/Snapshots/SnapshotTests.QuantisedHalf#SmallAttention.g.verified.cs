@@ -659,7 +659,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 32;
       using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 96;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 
@@ -696,7 +696,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
       static constexpr int kPageSize = 0;  // ragged
       using Variant = flashinfer::NoVariant;
       static constexpr int kValueDim = 96;
-      static constexpr int kQueryTokens = 1;
+      static constexpr int kQueryTokens = 0;  // any number
       static constexpr bool kChecked = false;
     };
 

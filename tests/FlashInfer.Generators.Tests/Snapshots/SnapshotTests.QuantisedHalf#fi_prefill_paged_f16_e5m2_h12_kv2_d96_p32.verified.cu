@@ -3,7 +3,7 @@
 // 12 heads, 2 kvHeads (group 6), headDim 96, pageSize 32, Float16, KV Float8E5M2.
 #include "attention/prefill.cuh"
 
-static_assert(flashinfer::kAbiVersion == 3,
+static_assert(flashinfer::kAbiVersion == 4,
               "this unit and the kernel headers come from different versions of FlashInfer");
 
 namespace {
@@ -15,8 +15,9 @@ struct Config {
   static constexpr int kKvHeads = 2;
   static constexpr int kHeadDim = 96;
   static constexpr int kPageSize = 32;
+  using Variant = flashinfer::NoVariant;
   static constexpr int kValueDim = 96;
-  static constexpr int kQueryTokens = 1;
+  static constexpr int kQueryTokens = 0;  // any number
   static constexpr bool kChecked = false;
 };
 

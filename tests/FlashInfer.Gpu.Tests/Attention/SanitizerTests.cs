@@ -19,6 +19,8 @@ public class SanitizerTests
     [InlineData(9, 1, 96, 16, DType.Float16, KvLayout.Nhd, DType.Float8E5M2)]
     [InlineData(2, 2, 192, 64, DType.BFloat16, KvLayout.Hnd, DType.Float8E5M2)]
     [InlineData(3, 1, 256, 1, DType.Float16, KvLayout.Nhd, DType.Float8E4M3)]
+    [InlineData(32, 1, 128, 16, DType.BFloat16, KvLayout.Nhd)]
+    [InlineData(71, 1, 64, 5, DType.Float16, KvLayout.Hnd)]
     public void Every_branch(int heads, int kvHeads, int headDim, int pageSize, DType dtype, KvLayout layout, DType? kvDtype = null)
     {
         using CudaContext context = Gpu.Require();
@@ -32,7 +34,7 @@ public class SanitizerTests
                 ]
         )
         {
-            DecodeCase one = new(heads, kvHeads, headDim, pageSize, dtype, layout, 1, lengths, null, 1, seed, kvDtype);
+            DecodeCase one = new(heads, kvHeads, headDim, pageSize, dtype, layout, 1, lengths, null, 1, seed, kvDtype) { Wide = true };
             DecodeScenario.Check(device, one);
             DecodeScenario.Check(device, one with { QueryTokens = [.. lengths.Select((_, i) => 4 - (i % 2))] });
         }

@@ -2,6 +2,8 @@ using System.Runtime.InteropServices;
 using FlashInfer.Attention;
 using FlashInfer.Compilation;
 using FlashInfer.Cuda;
+using FlashInfer.Runtime.Tests.Observability;
+using Microsoft.Extensions.Logging;
 
 namespace FlashInfer.Runtime.Tests.Compilation;
 
@@ -17,14 +19,14 @@ public sealed class KernelBundleTests
     {
         using TemporaryFolder folder = new();
         byte[] cubin = Write(folder, TestUnits.Tiny());
-        List<KernelCompilationEvent> events = [];
+        using FakeLog log = new();
 
-        CompiledKernel kernel = Compiler(folder, onEvent: events.Add).Compile(TestUnits.Tiny(), Architecture);
+        CompiledKernel kernel = Compiler(folder, log: log).Compile(TestUnits.Tiny(), Architecture);
 
         Assert.Equal(KernelOrigin.Bundle, kernel.Origin);
         Assert.Equal(cubin, kernel.Cubin.ToArray());
         Assert.Equal(("fi_tiny", Architecture, "NVRTC 1.2", "the log\n"), (kernel.Unit, kernel.Architecture, kernel.Compiler, kernel.Log));
-        Assert.Equal(KernelCompilationStage.LoadedFromBundle, Assert.Single(events).Stage);
+        Assert.Equal(["LoadedFromBundle"], log.Events);
     }
 
     [Theory]
@@ -93,14 +95,14 @@ public sealed class KernelBundleTests
         }
 
         File.WriteAllBytes(path, damage == "flip" ? file : file[..at]);
-        List<string> warnings = [];
-        KernelCompiler compiler = Compiler(folder, onWarning: warnings.Add);
+        using FakeLog log = new();
+        KernelCompiler compiler = Compiler(folder, log: log);
 
         Assert.Throws<KernelCompilationException>(() => compiler.Compile(TestUnits.Tiny(), Architecture));
 
         Assert.StartsWith(
             $"The kernels compiled ahead of time cannot be used, and are compiled at run time instead: the bundle '{path}' ",
-            Assert.Single(warnings),
+            Assert.Single(log.Warnings),
             StringComparison.Ordinal
         );
     }
@@ -180,8 +182,7 @@ public sealed class KernelBundleTests
     private static KernelCompiler Compiler(
         TemporaryFolder folder,
         KernelHeaders? headers = null,
-        Action<KernelCompilationEvent>? onEvent = null,
-        Action<string>? onWarning = null,
+        ILoggerFactory? log = null,
         bool useBundles = true,
         bool lineInfo = false
     ) =>
@@ -193,8 +194,7 @@ public sealed class KernelBundleTests
                 UseCache = false,
                 NvrtcPath = "/nowhere",
                 LineInfo = lineInfo,
-                OnEvent = onEvent,
-                OnWarning = onWarning,
+                LoggerFactory = log,
             },
             headers ?? s_headers,
             new FakeHost()

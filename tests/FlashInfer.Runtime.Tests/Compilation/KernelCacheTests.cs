@@ -1,6 +1,6 @@
-using System.Collections.Concurrent;
 using FlashInfer.Compilation;
 using FlashInfer.Cuda;
+using FlashInfer.Runtime.Tests.Observability;
 
 namespace FlashInfer.Runtime.Tests.Compilation;
 
@@ -10,20 +10,17 @@ public sealed class KernelCacheTests
     public void A_second_compiler_reads_what_the_first_compiled()
     {
         using TemporaryFolder folder = new();
-        ConcurrentQueue<KernelCompilationEvent> events = [];
-        CompiledKernel first = TestNvrtc.Compiler(folder.Path, events.Enqueue).Compile(TestUnits.Tiny(), "sm_80");
+        using FakeLog log = new();
+        CompiledKernel first = TestNvrtc.Compiler(folder.Path, log).Compile(TestUnits.Tiny(), "sm_80");
 
-        CompiledKernel second = TestNvrtc.Compiler(folder.Path, events.Enqueue).Compile(TestUnits.Tiny(), "sm_80");
+        CompiledKernel second = TestNvrtc.Compiler(folder.Path, log).Compile(TestUnits.Tiny(), "sm_80");
 
         Assert.Equal((KernelOrigin.Compiled, KernelOrigin.Cache), (first.Origin, second.Origin));
         Assert.Equal(first.Cubin.ToArray(), second.Cubin.ToArray());
         Assert.Equal((first.Log, first.Compiler), (second.Log, second.Compiler));
         Assert.Equal(first.Resources, second.Resources);
         Assert.Matches(@"^fi_tiny-sm_80-[0-9a-f]{16}\.cubin$", Assert.Single(folder.Files));
-        Assert.Equal(
-            [KernelCompilationStage.Started, KernelCompilationStage.Compiled, KernelCompilationStage.LoadedFromCache],
-            events.Select(e => e.Stage)
-        );
+        Assert.Equal(["CompileStarted", "Compiled", "LoadedFromCache"], log.Events);
     }
 
     [SkippableFact]
@@ -54,7 +51,7 @@ public sealed class KernelCacheTests
     {
         using TemporaryFolder folder = new();
         using TemporaryFolder other = new();
-        ConcurrentQueue<string> warnings = [];
+        using FakeLog log = new();
         byte[] cubin = TestNvrtc.Compiler(folder.Path).Compile(TestUnits.Tiny(), "sm_80").Cubin.ToArray();
         TestNvrtc.Compiler(other.Path).Compile(TestUnits.Tiny(3), "sm_80");
         string path = folder.File(Assert.Single(folder.Files));
@@ -79,18 +76,18 @@ public sealed class KernelCacheTests
             File.WriteAllBytes(path, damaged);
         }
 
-        CompiledKernel again = TestNvrtc.Compiler(folder.Path, onWarning: warnings.Enqueue).Compile(TestUnits.Tiny(), "sm_80");
+        CompiledKernel again = TestNvrtc.Compiler(folder.Path, log).Compile(TestUnits.Tiny(), "sm_80");
 
         Assert.Equal(KernelOrigin.Compiled, again.Origin);
         Assert.Equal(cubin, again.Cubin.ToArray());
         if (damage == "folder")
         {
             // Nothing of ours is a folder: it is left alone, and said.
-            Assert.Single(warnings);
+            Assert.Single(log.Warnings);
             return;
         }
 
-        Assert.Empty(warnings);
+        Assert.Empty(log.Warnings);
         Assert.Equal(whole, File.ReadAllBytes(path));
         Assert.Equal(KernelOrigin.Cache, TestNvrtc.Compiler(folder.Path).Compile(TestUnits.Tiny(), "sm_80").Origin);
         Assert.Single(folder.Files);
@@ -128,13 +125,13 @@ public sealed class KernelCacheTests
     {
         using TemporaryFolder folder = new();
         File.WriteAllText(folder.File("file"), "a regular file");
-        ConcurrentQueue<string> warnings = [];
-        KernelCompiler compiler = TestNvrtc.Compiler(folder.File(folderName), onWarning: warnings.Enqueue);
+        using FakeLog log = new();
+        KernelCompiler compiler = TestNvrtc.Compiler(folder.File(folderName), log);
 
         Assert.Equal(KernelOrigin.Compiled, compiler.Compile(TestUnits.Tiny(), "sm_80").Origin);
         Assert.Equal(KernelOrigin.Compiled, compiler.Compile(TestUnits.Tiny(3), "sm_80").Origin);
 
-        string warning = Assert.Single(warnings);
+        string warning = Assert.Single(log.Warnings);
         Assert.StartsWith($"The kernel cache folder '{folder.File(folderName)}' cannot be written (", warning, StringComparison.Ordinal);
         Assert.Contains("FLASHINFER_CACHE_DIR", warning, StringComparison.Ordinal);
     }
@@ -250,7 +247,8 @@ public sealed class KernelCacheTests
     public void A_hit_of_100_KB_takes_at_most_two_milliseconds()
     {
         using TemporaryFolder folder = new();
-        KernelCache cache = new(folder.Path, Assert.Fail);
+        using FakeLog log = new(static entry => Assert.Fail(entry.Message));
+        KernelCache cache = new(folder.Path, log.CreateLogger(""));
         byte[] key = new byte[KernelCacheKey.Size];
         string path = cache.PathOf("fi_big", "sm_90a", key);
         cache.Write(path, key, new KernelCacheEntry("sm_90a", "NVRTC 12.4", "log", new byte[100 * 1024]));

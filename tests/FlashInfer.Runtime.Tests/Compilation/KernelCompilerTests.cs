@@ -1,6 +1,7 @@
-using System.Collections.Concurrent;
 using FlashInfer.Compilation;
 using FlashInfer.Cuda;
+using FlashInfer.Runtime.Tests.Observability;
+using Microsoft.Extensions.Logging;
 
 namespace FlashInfer.Runtime.Tests.Compilation;
 
@@ -140,12 +141,12 @@ public sealed class KernelCompilerTests
     [Fact]
     public void A_wrong_NVRTC_path_is_reported_as_such()
     {
-        ConcurrentQueue<KernelCompilationEvent> events = [];
+        using FakeLog log = new();
         KernelCompilerOptions options = new()
         {
             NvrtcPath = "/nowhere",
             UseCache = false,
-            OnEvent = events.Enqueue,
+            LoggerFactory = log,
         };
         KernelCompiler compiler = new(options, TestUnits.Headers(), new FakeHost());
 
@@ -160,8 +161,11 @@ public sealed class KernelCompilerTests
         Assert.Equal(("", "sm_80"), (e.Log, e.Architecture));
         Assert.Null(e.NvrtcVersion);
         Assert.Null(e.NvrtcPath);
-        KernelCompilationEvent failed = Assert.Single(events);
-        Assert.Equal((KernelCompilationStage.Failed, e.Message), (failed.Stage, failed.Message));
+        LogEntry failed = Assert.Single(log.Entries);
+        Assert.Equal(
+            (LogLevel.Debug, "CompileFailed", $"unit 'fi_tiny' for sm_80 could not be compiled: {e.Message}"),
+            (failed.Level, failed.Event, failed.Message)
+        );
         Assert.Null(compiler.DescribeNvrtc().Path);
     }
 
@@ -208,11 +212,11 @@ public sealed class KernelCompilerTests
     [SkippableFact]
     public void A_cancelled_token_stops_before_anything_happens()
     {
-        ConcurrentQueue<KernelCompilationEvent> events = [];
-        KernelCompiler compiler = TestNvrtc.Compiler(onEvent: events.Enqueue);
+        using FakeLog log = new();
+        KernelCompiler compiler = TestNvrtc.Compiler(log: log);
 
         Assert.Throws<OperationCanceledException>(() => compiler.Compile(TestUnits.Tiny(), "sm_80", new CancellationToken(canceled: true)));
-        Assert.Empty(events);
+        Assert.Empty(log.Entries);
     }
 
     [SkippableFact]
@@ -220,13 +224,13 @@ public sealed class KernelCompilerTests
     {
         using TemporaryFolder folder = new();
         List<string> lines = [];
-        List<KernelCompilationStage> stages = [];
+        using FakeLog log = new();
         KernelCompilerOptions options = new()
         {
             NvrtcPath = TestNvrtc.Require(),
             CacheDirectory = folder.Path,
             Report = lines.Add,
-            OnEvent = step => stages.Add(step.Stage),
+            LoggerFactory = log,
         };
 
         new KernelCompiler(options).Compile(TestUnits.Tiny(), "sm_80");
@@ -237,19 +241,19 @@ public sealed class KernelCompilerTests
             line => Assert.Matches(@"^compiling unit 'fi_tiny' for sm_80 with NVRTC \d+\.\d+$", line),
             line => Assert.Matches(@"^compiled unit 'fi_tiny' for sm_80 in \d+ ms$", line)
         );
-        Assert.Equal([KernelCompilationStage.Started, KernelCompilationStage.Compiled, KernelCompilationStage.LoadedFromCache], stages);
+        Assert.Equal(["CompileStarted", "Compiled", "LoadedFromCache"], log.Events);
     }
 
     [Fact]
     public void A_report_tells_of_warnings_and_leaves_failures_to_the_exception()
     {
         List<string> lines = [];
-        List<string> warnings = [];
+        using FakeLog log = new() { Least = LogLevel.Warning };
         KernelCompilerOptions options = new()
         {
             NvrtcPath = "/nowhere",
             Report = lines.Add,
-            OnWarning = warnings.Add,
+            LoggerFactory = log,
         };
 
         // A machine without a home or any other place for a cache.
@@ -257,7 +261,7 @@ public sealed class KernelCompilerTests
         Assert.Throws<KernelCompilationException>(() => compiler.Compile(TestUnits.Tiny(), "sm_80"));
 
         Assert.StartsWith("This user has no cache folder", Assert.Single(lines), StringComparison.Ordinal);
-        Assert.Equal(warnings, lines);
+        Assert.Equal(log.Warnings, lines);
     }
 
     [SkippableFact]

@@ -1,5 +1,5 @@
-using System.Collections.Concurrent;
 using FlashInfer.Compilation;
+using FlashInfer.Runtime.Tests.Observability;
 
 namespace FlashInfer.Runtime.Tests.Compilation;
 
@@ -17,12 +17,12 @@ public sealed class KernelCompilerThreadTests
     {
         using TemporaryFolder folder = new();
         using Barrier barrier = new(Count);
-        ConcurrentQueue<KernelCompilationStage> stages = [];
         CompiledKernel?[] kernels = new CompiledKernel?[Count];
         Thread[] threads = [];
         int asking = 0;
+        using FakeLog log = new(OnEntry);
         TranslationUnit unit = TestUnits.Tiny(name: $"fi_shared_{cached}");
-        KernelCompiler compiler = TestNvrtc.Compiler(cached ? folder.Path : null, OnEvent);
+        KernelCompiler compiler = TestNvrtc.Compiler(cached ? folder.Path : null, log);
         threads =
         [
             .. Enumerable
@@ -38,12 +38,11 @@ public sealed class KernelCompilerThreadTests
         Array.ForEach(threads, thread => thread.Join());
 
         Assert.All(kernels, kernel => Assert.Same(kernels[0], kernel));
-        Assert.Equal([KernelCompilationStage.Started, KernelCompilationStage.Compiled], stages);
+        Assert.Equal(["CompileStarted", "Compiled"], log.Events);
 
-        void OnEvent(KernelCompilationEvent e)
+        void OnEntry(LogEntry entry)
         {
-            stages.Enqueue(e.Stage);
-            if (e.Stage == KernelCompilationStage.Started)
+            if (entry.Event == "CompileStarted")
             {
                 // The compile begins when everyone else waits for it, so the test does not depend on who is fast.
                 SpinWait.SpinUntil(
@@ -61,7 +60,8 @@ public sealed class KernelCompilerThreadTests
         using CancellationTokenSource source = new();
         using ManualResetEventSlim started = new();
         using ManualResetEventSlim goOn = new();
-        KernelCompiler compiler = TestNvrtc.Compiler(onEvent: OnEvent);
+        using FakeLog log = new(OnEntry);
+        KernelCompiler compiler = TestNvrtc.Compiler(log: log);
         TranslationUnit unit = TestUnits.Tiny(name: "fi_cancelled");
         Task<CompiledKernel> compile = Task.Run(() => compiler.Compile(unit, "sm_80"));
         Assert.True(started.Wait(TimeSpan.FromMinutes(1)));
@@ -73,9 +73,9 @@ public sealed class KernelCompilerThreadTests
         goOn.Set();
         Assert.False(compile.GetAwaiter().GetResult().Cubin.IsEmpty);
 
-        void OnEvent(KernelCompilationEvent e)
+        void OnEntry(LogEntry entry)
         {
-            if (e.Stage == KernelCompilationStage.Started)
+            if (entry.Event == "CompileStarted")
             {
                 started.Set();
                 goOn.Wait(TimeSpan.FromMinutes(1));
@@ -115,11 +115,11 @@ public sealed class KernelCompilerThreadTests
             }
             """
         );
-        ConcurrentQueue<string> warnings = [];
+        using FakeLog log = new();
 
-        CompiledKernel kernel = TestNvrtc.Compiler(onWarning: warnings.Enqueue).Compile(unit, "sm_90a");
+        CompiledKernel kernel = TestNvrtc.Compiler(log: log).Compile(unit, "sm_90a");
 
         Assert.False(kernel.Cubin.IsEmpty);
-        Assert.Matches(@"^unit 'fi_wgmma' for sm_90a: .*\(C75\d\d\) Potential Performance Loss: wgmma", Assert.Single(warnings));
+        Assert.Matches(@"^unit 'fi_wgmma' for sm_90a: .*\(C75\d\d\) Potential Performance Loss: wgmma", Assert.Single(log.Warnings));
     }
 }

@@ -1,4 +1,5 @@
 using FlashInfer.Compilation;
+using Microsoft.Extensions.Logging;
 
 namespace FlashInfer.Runtime.Tests.Compilation;
 
@@ -31,19 +32,14 @@ internal static class TestNvrtc
     }
 
     /// <summary>A compiler that uses it; skips the test when there is none.</summary>
-    public static KernelCompiler Compiler(
-        string? cacheDirectory = null,
-        Action<KernelCompilationEvent>? onEvent = null,
-        Action<string>? onWarning = null
-    ) =>
+    public static KernelCompiler Compiler(string? cacheDirectory = null, ILoggerFactory? log = null) =>
         new(
             new KernelCompilerOptions
             {
                 NvrtcPath = Require(),
                 CacheDirectory = cacheDirectory,
                 UseCache = cacheDirectory is not null,
-                OnEvent = onEvent,
-                OnWarning = onWarning,
+                LoggerFactory = log,
             }
         );
 

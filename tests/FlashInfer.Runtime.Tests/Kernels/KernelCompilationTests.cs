@@ -70,7 +70,10 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
         ApprovedFile.Check("Kernels", name, "What kernels use", $"{header}\n{string.Join('\n', rows)}");
     }
 
-    /// <summary>Keys and values are read once for 8 or 16 columns (query tokens times heads of a group); more make several units.</summary>
+    /// <summary>
+    /// Keys and values are read once for 8 or 16 columns (query tokens times heads of a group); more make several units. KV heads with short
+    /// rows share a unit.
+    /// </summary>
     [SkippableFact]
     public void Decode_holds_as_many_columns_as_its_registers_allow()
     {
@@ -84,9 +87,13 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
                 KernelInfo info = InfoOf(kernel);
                 int most = DecodeColumns(spec, kernel.Architecture);
                 int tiles = (spec.GroupSize + most - 1) / most;
+                int heads = DecodeHeads(spec, most);
                 string where = $"{kernel.Unit} for {kernel.Architecture}";
-                Assert.True(spec.KvHeads * tiles == info.UnitsPerItem, $"{where}: {info.UnitsPerItem} units an item");
-                Assert.True((spec.GroupSize + tiles - 1) / tiles == info.ColumnsPerUnit, $"{where}: {info.ColumnsPerUnit} columns");
+                Assert.True(spec.KvHeads / heads * tiles == info.UnitsPerItem, $"{where}: {info.UnitsPerItem} units an item");
+                Assert.True(
+                    heads * ((spec.GroupSize + tiles - 1) / tiles) == info.ColumnsPerUnit,
+                    $"{where}: {info.ColumnsPerUnit} columns"
+                );
             }
         }
     }
@@ -132,6 +139,26 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
     /// <summary>A warp has registers for 16 columns up to headDim 128, and up to 192 where the copy engine needs none for addresses.</summary>
     private static int DecodeColumns(AttentionSpec spec, string architecture) =>
         spec.HeadDim <= 128 || (spec.HeadDim <= 192 && spec.PageSize % 16 == 0 && architecture == "sm_90a") ? 16 : 8;
+
+    /// <summary>
+    /// KV heads of a unit: as many as make whole 256 bytes of their rows, as long as a warp has registers for all, which are twice as many
+    /// columns at headDim 64.
+    /// </summary>
+    private static int DecodeHeads(AttentionSpec spec, int most)
+    {
+        int tiles = (spec.GroupSize + 7) / 8;
+        int mostTiles =
+            spec.HeadDim <= 64 ? 4
+            : spec.HeadDim > 128 && spec.KvDtype.Size() == 1 ? 1
+            : most / 8;
+        int heads = 1;
+        while (heads * spec.HeadDim * spec.KvDtype.Size() % 256 != 0 && spec.KvHeads % (2 * heads) == 0 && 2 * heads * tiles <= mostTiles)
+        {
+            heads *= 2;
+        }
+
+        return heads;
+    }
 
     /// <summary>What a decode cubin says of itself: the constant that begins with version and size of the arguments.</summary>
     private static KernelInfo InfoOf(CompiledKernel kernel)

@@ -66,9 +66,25 @@ internal static class KernelConfigurations
         Ragged(Shape(16, 16, 192, 16, DType.BFloat16), valueDim: 128),
     ];
 
+    /// <summary>Decode of more columns than a unit of its own has room for.</summary>
+    public static readonly TranslationUnit[] Wide =
+    [
+        new AttentionSpec(32, 1, 128, 16, DType.BFloat16).WideDecodeUnitFor(),
+        new AttentionSpec(71, 1, 128, 16, DType.BFloat16).WideDecodeUnitFor(),
+        new AttentionSpec(71, 1, 64, 5, DType.Float16).WideDecodeUnitFor(isChecked: true),
+        new AttentionSpec(64, 2, 64, 64, DType.Float16).WideDecodeUnitFor(),
+        new AttentionSpec(24, 1, 96, 16, DType.BFloat16).WideDecodeUnitFor(queryTokens: 2),
+        new AttentionSpec(32, 8, 128, 16, DType.BFloat16).WideDecodeUnitFor(queryTokens: 8),
+        new AttentionSpec(64, 1, 192, 16, DType.BFloat16).WideDecodeUnitFor(),
+        new AttentionSpec(128, 1, 256, 16, DType.BFloat16).WideDecodeUnitFor(),
+        new AttentionSpec(32, 1, 256, 16, DType.Float16).WideDecodeUnitFor(isChecked: true),
+        new AttentionSpec(71, 1, 128, 16, DType.BFloat16, DType.Float8E4M3).WideDecodeUnitFor(),
+    ];
+
     /// <summary>
     /// All units of the configurations; of two (pages that hold a tile, and pages that do not) those of checked mode as well; of the usual
-    /// one those for short sequences and for several query tokens, up to as many columns as a block has room for.
+    /// one those for short sequences and for several query tokens, up to as many columns as a block has room for; and those for many
+    /// columns, of one row of warps and of two, of every head dimension.
     /// </summary>
     public static readonly TranslationUnit[] Units =
     [
@@ -79,6 +95,7 @@ internal static class KernelConfigurations
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
         new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
+        .. Wide,
         .. PrefillPaged,
         .. PrefillRagged,
     ];

@@ -10,16 +10,16 @@ public sealed class KernelIdTests
     [InlineData(KernelKinds.Append, "append")]
     [InlineData(KernelKinds.Decode, "append decode")]
     [InlineData(KernelKinds.ShortDecode, "append decode decode_team")]
-    [InlineData(KernelKinds.SpeculativeDecode, "append decode decode_q2 decode_q4 decode_q8")]
+    [InlineData(KernelKinds.SpeculativeDecode, "append decode decode_q2 decode_q4 decode_q8 decode_q8_wide")]
     [InlineData(
         KernelKinds.SpeculativeDecode | KernelKinds.ShortDecode,
-        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_team"
+        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_wide decode_q8_team"
     )]
     [InlineData(KernelKinds.PrefillPaged, "append prefill_paged")]
     [InlineData(KernelKinds.PrefillRagged, "prefill_ragged")]
     [InlineData(
         KernelKinds.All,
-        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_team prefill_paged prefill_ragged"
+        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_wide decode_q8_team prefill_paged prefill_ragged"
     )]
     public void A_kind_stands_for_these_units(KernelKinds kinds, string expected)
     {
@@ -28,6 +28,36 @@ public sealed class KernelIdTests
             .Select(static unit => unit.Name.Replace("fi_", "").Replace("_bf16_h32_kv8_d128", "").Replace("_p16", ""));
 
         Assert.Equal(expected, string.Join(' ', names));
+    }
+
+    [Theory]
+    [InlineData(64, 2, 128, 16, null, "1 2 4 8")]
+    [InlineData(32, 8, 128, 16, null, "8")]
+    [InlineData(64, 4, 128, 16, null, "2 4 8")] // 16 heads of a group fit the kernel of few columns
+    [InlineData(64, 4, 256, 16, null, "1 2 4 8")] // 8 where the head dimension is large
+    [InlineData(71, 1, 128, 16, null, "1")] // 142 rows are too many for a tile, and nothing divides 71
+    [InlineData(64, 2, 128, 16, DType.Float8E4M3, "2 4 8")] // quantised values are widened slowly
+    public void Many_columns_have_a_kernel_of_their_own(
+        int heads,
+        int kvHeads,
+        int headDim,
+        int pageSize,
+        DType? kvDtype,
+        string queryTokens
+    )
+    {
+        AttentionSpec spec = new(heads, kvHeads, headDim, pageSize, DType.BFloat16, kvDtype);
+
+        IEnumerable<int> wide = KernelId
+            .Of(KernelKinds.All, spec.Shape)
+            .Where(static kernel => kernel.Family == KernelFamily.WideDecode)
+            .Select(static kernel => kernel.QueryTokens);
+
+        Assert.Equal(queryTokens, string.Join(' ', wide));
+        Assert.Equal(
+            spec.UnitsFor(KernelKinds.All).Where(static unit => unit.Name.EndsWith("_wide", StringComparison.Ordinal)).Count(),
+            wide.Count()
+        );
     }
 
     [Fact]

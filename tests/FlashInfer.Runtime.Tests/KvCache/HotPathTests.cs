@@ -19,10 +19,18 @@ public class HotPathTests
     [InlineData(2, DType.BFloat16, Determinism.Reproducible)]
     [InlineData(2, DType.Float8E4M3, Determinism.Reproducible)]
     [InlineData(1, DType.BFloat16, Determinism.BatchInvariant)]
-    public void Steps_of_varying_lengths_allocate_nothing(int threads, DType kvDtype, Determinism determinism)
+    [InlineData(2, DType.BFloat16, Determinism.Reproducible, true)]
+    public void Steps_of_varying_lengths_allocate_nothing(int threads, DType kvDtype, Determinism determinism, bool varied = false)
     {
+        AttentionVariant? variant = varied ? TestVariant.All[^1] : null;
+        float[] slopes = [0.1f, 0.2f, 0.3f, 0.4f];
         using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = threads });
-        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 4, DType.BFloat16, kvDtype), Layers, pages: 400);
+        using PagedKvCache cache = new(
+            device,
+            new AttentionSpec(4, 2, 64, 4, DType.BFloat16, kvDtype, variant: variant),
+            Layers,
+            pages: 400
+        );
         using BatchDecodeWithPagedKvCache decode = new(cache, 16, maxQueryTokens: 4, determinism);
         using DeviceTensor<BFloat16> tokens = device.Allocate<BFloat16>(16 * 40, 2, 64);
         using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(4 * 16, 4, 64);
@@ -51,7 +59,12 @@ public class HotPathTests
             }
 
             cache.BeginForward(batch, counts.AsSpan(0, batch.Length));
-            if (step % 2 == 0)
+            if (varied)
+            {
+                TestArguments arguments = new() { Slopes = slopes, Window = step % 50 };
+                decode.Plan(batch, queryTokens.AsSpan(0, batch.Length), new VariantArguments<TestArguments>(arguments));
+            }
+            else if (step % 2 == 0)
             {
                 decode.Plan(batch);
             }
@@ -86,10 +99,13 @@ public class HotPathTests
     [InlineData(1, DType.BFloat16, Determinism.Reproducible)]
     [InlineData(7, DType.Float8E4M3, Determinism.Reproducible)]
     [InlineData(7, DType.BFloat16, Determinism.BatchInvariant)]
-    public void Prefill_steps_of_varying_lengths_allocate_nothing(int threads, DType kvDtype, Determinism determinism)
+    [InlineData(2, DType.BFloat16, Determinism.Reproducible, true)]
+    public void Prefill_steps_of_varying_lengths_allocate_nothing(int threads, DType kvDtype, Determinism determinism, bool varied = false)
     {
+        AttentionVariant? variant = varied ? TestVariant.All[^1] : null;
+        float[] slopes = [0.1f, 0.2f, 0.3f, 0.4f];
         using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = threads });
-        AttentionSpec spec = new(4, 1, 64, 4, DType.BFloat16, kvDtype);
+        AttentionSpec spec = new(4, 1, 64, 4, DType.BFloat16, kvDtype, variant: variant);
         using PagedKvCache cache = new(device, spec, Layers, pages: 1000);
         using BatchPrefillWithPagedKvCache paged = new(cache, 16, 16 * 40, determinism);
         using BatchPrefillWithRaggedKvCache ragged = new(device, spec, 16, 16 * 40, determinism);
@@ -119,7 +135,12 @@ public class HotPathTests
             int rows = indptr[batch];
             Span<Sequence> members = sequences.AsSpan(0, batch);
             cache.BeginForward(members, counts.AsSpan(0, batch));
-            if (step % 2 == 0)
+            TestArguments arguments = new() { Slopes = slopes, Window = step % 50 };
+            if (varied)
+            {
+                paged.Plan(members, new VariantArguments<TestArguments>(arguments));
+            }
+            else if (step % 2 == 0)
             {
                 paged.Plan(members);
             }
@@ -136,7 +157,16 @@ public class HotPathTests
             }
 
             cache.AbandonForward(members);
-            ragged.Plan(indptr.AsSpan(0, batch + 1), indptr.AsSpan(0, batch + 1));
+            Span<int> rowsOf = indptr.AsSpan(0, batch + 1);
+            if (varied)
+            {
+                ragged.Plan(rowsOf, rowsOf, new VariantArguments<TestArguments>(arguments));
+            }
+            else
+            {
+                ragged.Plan(rowsOf, rowsOf);
+            }
+
             TensorView<BFloat16> packed = tokens.View.Rows(0, rows);
             ragged.Run(query.View.Rows(0, rows), packed, packed, output.View.Rows(0, rows));
         }

@@ -1,5 +1,10 @@
 namespace FlashInfer.Tests.Oracle;
 
+/// <summary>A variant of attention for one query token.</summary>
+/// <param name="Logit">What takes a logit's place: of the logit, the head and the token; -infinity hides the token.</param>
+/// <param name="Sink">A head's logit without a value; -infinity for none.</param>
+internal sealed record OracleVariant(Func<double, int, int, double> Logit, Func<int, double> Sink);
+
 /// <summary>Attention as a textbook writes it, in fp64, on one sequence's contiguous keys and values. Slow and dumb on purpose.</summary>
 internal static class AttentionOracle
 {
@@ -14,6 +19,7 @@ internal static class AttentionOracle
     /// <param name="smScale">Factor of the logits.</param>
     /// <param name="output">Receives [heads, headDim].</param>
     /// <param name="lse2">Receives the base-2 LSE, [heads].</param>
+    /// <param name="variant">A variant of attention.</param>
     public static void Decode(
         ReadOnlySpan<float> query,
         ReadOnlySpan<float> keys,
@@ -24,14 +30,16 @@ internal static class AttentionOracle
         int headDim,
         double smScale,
         Span<double> output,
-        Span<double> lse2
+        Span<double> lse2,
+        OracleVariant? variant = null
     )
     {
         double[] logits = new double[kvLen];
         for (int head = 0; head < heads; head++)
         {
             int kvHead = head / (heads / kvHeads);
-            double max = double.NegativeInfinity;
+            double sink = variant?.Sink(head) ?? double.NegativeInfinity;
+            double max = sink;
             for (int token = 0; token < kvLen; token++)
             {
                 double dot = 0;
@@ -40,14 +48,15 @@ internal static class AttentionOracle
                     dot += (double)query[(head * headDim) + d] * keys[(((token * kvHeads) + kvHead) * headDim) + d];
                 }
 
-                logits[token] = dot * smScale;
+                logits[token] = variant?.Logit(dot * smScale, head, token) ?? dot * smScale;
                 max = Math.Max(max, logits[token]);
             }
 
             Span<double> row = output.Slice(head * headDim, headDim);
             row.Clear();
-            double sum = 0;
-            for (int token = 0; token < kvLen; token++)
+            bool seesNothing = double.IsNegativeInfinity(max);
+            double sum = seesNothing ? 0 : Math.Exp(sink - max);
+            for (int token = 0; token < kvLen && !seesNothing; token++)
             {
                 double weight = Math.Exp(logits[token] - max);
                 sum += weight;
@@ -57,12 +66,12 @@ internal static class AttentionOracle
                 }
             }
 
-            for (int d = 0; d < headDim && kvLen > 0; d++)
+            for (int d = 0; d < headDim && !seesNothing; d++)
             {
                 row[d] /= sum;
             }
 
-            lse2[head] = kvLen == 0 ? double.NegativeInfinity : (max + Math.Log(sum)) / Math.Log(2);
+            lse2[head] = seesNothing ? double.NegativeInfinity : (max + Math.Log(sum)) / Math.Log(2);
         }
     }
 }

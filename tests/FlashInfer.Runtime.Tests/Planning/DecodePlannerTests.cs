@@ -15,9 +15,13 @@ public class DecodePlannerTests
         ),
         Gen.Int[1, 160],
         Gen.Int[1, 40],
-        Gen.Int[1, 16],
-        (lengths, blocks, units, minChunk) =>
-            (lengths, new DecodePlanLimits(blocks, units, minChunk * DecodePlanner.TileTokens, DecodePlanner.SlotsFor(blocks, units)))
+        Gen.Select(Gen.Int[1, 16], Gen.OneOf(Gen.Const(DecodePlanner.TileTokens), Gen.Const(80), Gen.Const(128))),
+        (lengths, blocks, units, parts) =>
+        {
+            (int blocksOfPart, int block) = parts;
+            int slots = DecodePlanner.SlotsFor(blocks, units);
+            return (lengths, new DecodePlanLimits(blocks, units, blocksOfPart * block, slots) { BlockTokens = block });
+        }
     );
 
     private static readonly Gen<(int[] Lengths, DecodePlanLimits Limits)> s_anyBatches = Gen.Select(
@@ -47,7 +51,7 @@ public class DecodePlannerTests
                     for (int part = 0; part < parts.Length; part++)
                     {
                         Assert.Equal(at, parts[part].Begin);
-                        Assert.Equal(0, parts[part].Begin % DecodePlanner.TileTokens);
+                        Assert.Equal(0, parts[part].Begin % batch.Limits.BlockTokens);
                         Assert.Equal(part, parts[part].Part);
                         Assert.Equal(parts.Length, parts[part].Parts);
                         Assert.Equal(row * 7, parts[part].KvStart);
@@ -78,7 +82,7 @@ public class DecodePlannerTests
             batch =>
             {
                 (DecodePlan plan, WorkItem[] items) = Make(batch.Lengths, batch.Limits);
-                int bucket = (plan.ChunkTokens / 128) + 1 + DecodePlanner.TileTokens;
+                int bucket = (plan.ChunkTokens / 128) + 1 + batch.Limits.BlockTokens;
                 int longest = items.Max(item => item.End - item.Begin);
                 for (int i = 1; i < items.Length; i++)
                 {
@@ -120,6 +124,51 @@ public class DecodePlannerTests
                 Assert.Equal(causal ? lengths[i] - queryTokens[i] + 1 : lengths[i], item.Visible);
             }
         }
+    }
+
+    [Fact]
+    public void Items_of_bounded_sequences_begin_at_the_tile_of_the_first_key()
+    {
+        Gen.Select(s_anyBatches, Gen.Int[0, 9000])
+            .Sample(
+                (batch, window) =>
+                {
+                    (int[] lengths, DecodePlanLimits limits) = batch;
+                    KeyBounds bounds = new(new WindowVariant(window), default, default);
+                    int[] begins = new int[lengths.Length];
+                    for (int i = 0; i < lengths.Length; i++)
+                    {
+                        begins[i] = bounds.Begin(i, 0, 1, lengths[i], lengths[i], DecodePlanner.TileTokens);
+                        int first = Math.Max(0, Math.Min(lengths[i] - 1 - window, lengths[i] - 1));
+                        Assert.Equal(first / 16 * 16, begins[i]);
+                    }
+
+                    // As many tokens without a beginning are cut alike.
+                    int[] seen = [.. lengths.Select((length, i) => length - begins[i])];
+                    DecodePlanLimits roomy = limits with { MaxSlots = limits.MaxSlots + 1000 };
+                    WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(lengths.Length, roomy)];
+                    DecodePlan plan = DecodePlanner.Plan(new DecodeBatch(seen, lengths, default, true, begins), roomy, items);
+                    WorkItem[] expected = new WorkItem[items.Length];
+                    Assert.Equal(DecodePlanner.Plan(new DecodeBatch(seen, lengths), roomy, expected), plan);
+                    for (int at = 0; at < plan.Items; at++)
+                    {
+                        int begin = begins[items[at].Row];
+                        expected[at].Begin += begin;
+                        expected[at].End += begin;
+                        expected[at].Visible += begin;
+                        Assert.Equal(expected[at], items[at]);
+                        Assert.True(items[at].End <= lengths[items[at].Row] && items[at].Visible == lengths[items[at].Row]);
+                    }
+
+                    int most = lengths.Sum(length => DecodePlanner.InvariantPartsUpTo(length, limits));
+                    Assert.InRange(
+                        seen.Sum(tokens => DecodePlanner.InvariantParts(tokens, limits)),
+                        lengths.Length,
+                        Math.Max(most, lengths.Length)
+                    );
+                },
+                iter: 1000
+            );
     }
 
     [Fact]

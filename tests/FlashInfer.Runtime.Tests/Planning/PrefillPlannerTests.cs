@@ -39,12 +39,13 @@ public class PrefillPlannerTests
     [Fact]
     public void Every_query_token_meets_every_token_that_it_sees_once_for_every_head()
     {
-        Gen.Select(s_sequences, s_limits, Gen.Bool)
+        // Without a window, with one, and with one that is longer than all.
+        Gen.Select(s_sequences, s_limits, Gen.Bool, Gen.Int[-9000, 9000].Select(window => window < 0 ? (int?)null : window))
             .Sample(
-                (sequences, anyLimits, causal) =>
+                (sequences, anyLimits, causal, window) =>
                 {
                     PrefillPlanLimits limits = Fit(sequences, anyLimits);
-                    (PrefillPlan plan, WorkItem[] items) = Make(sequences, limits, causal);
+                    (PrefillPlan plan, WorkItem[] items) = Make(sequences, limits, causal, window);
                     Assert.Equal(0, limits.HeadTiles % plan.Heads);
                     Assert.True(plan.Slots * (long)plan.Heads <= limits.MaxParts, "the workspace is too small");
                     bool[] slots = new bool[plan.Slots];
@@ -61,10 +62,12 @@ public class PrefillPlannerTests
                             int tokens = Math.Min(limits.TileTokens, queryTokens - token);
                             int visible = causal ? length - queryTokens + token + 1 : length;
                             int range = causal ? Math.Max(0, visible + tokens - 1) : length;
+                            int first = Math.Max(0, Math.Min(length - queryTokens + token - window ?? 0, range - 1));
+                            first = first / limits.BlockTokens * limits.BlockTokens;
                             for (int head = 0; head < limits.HeadTiles; head += plan.Heads, used++)
                             {
                                 WorkItem[] parts = tiles[(row + token, head)];
-                                int at = 0;
+                                int at = first;
                                 for (int part = 0; part < parts.Length; part++)
                                 {
                                     WorkItem item = parts[part];
@@ -80,7 +83,9 @@ public class PrefillPlannerTests
                                     }
                                 }
 
-                                Assert.Equal(range, at);
+                                // To the end of the last block, as far as there are tokens.
+                                int blocks = (range + limits.BlockTokens - 1) / limits.BlockTokens;
+                                Assert.Equal(Math.Min(length, blocks * limits.BlockTokens), at);
                             }
                         }
 
@@ -174,8 +179,9 @@ public class PrefillPlannerTests
             Assert.InRange(inside.Select(item => (item.KvStart, item.Head)).Distinct().Count(), 1, sequences);
             for (int i = 1; i < inside.Length; i++)
             {
-                // By buckets of a 256th of the longest.
-                Assert.True(inside[i].End - inside[i - 1].End <= Math.Max(32, length / 128), "not the longest first");
+                // By buckets of a 256th of the longest, and ends stand at those of blocks.
+                int bucket = Math.Max(32, length / 128) + s_h100.BlockTokens;
+                Assert.True(inside[i].End - inside[i - 1].End <= bucket, "not the longest first");
             }
         }
 
@@ -192,7 +198,7 @@ public class PrefillPlannerTests
         ];
         (PrefillPlan plan, WorkItem[] items) = Make(sequences, s_h100);
         Assert.Equal(8, plan.Heads);
-        int bucket = Math.Max(32, sequences.Max(s => s.Item1) / 128);
+        int bucket = Math.Max(32, sequences.Max(s => s.Item1) / 128) + s_h100.BlockTokens;
         for (int i = 1; i < items.Length; i++)
         {
             Assert.True(items[i].End <= items[i - 1].End + bucket);
@@ -271,6 +277,21 @@ public class PrefillPlannerTests
                 },
                 iter: 500
             );
+    }
+
+    [Fact]
+    public void A_window_costs_what_is_in_it()
+    {
+        // Every tile of 32 query tokens sees 1,024 tokens, up to two blocks more, in about the same number of blocks.
+        (PrefillPlan plan, WorkItem[] items) = Make([(16_384, 16_384)], s_h100, window: 1024);
+        Assert.Equal(512, items.Sum(item => item.Part == 0 ? 1 : 0) / (8 / plan.Heads));
+        Assert.All(items, item => Assert.InRange(item.End - item.Begin, 1, 1024 + (2 * 128)));
+        Assert.True(plan.ChunkTokens <= 1024 + (2 * 128));
+
+        // One query token far behind its window's beginning reads no more than the window: too little to be cut.
+        (plan, items) = Make([(1, 60_000)], s_h100, window: 100);
+        Assert.Equal((1, 59_776, 60_000), (items.Length, items[0].Begin, items[0].End));
+        Assert.Equal(60_000 - 59_776, plan.TotalTokens);
     }
 
     [Fact]
@@ -354,7 +375,8 @@ public class PrefillPlannerTests
     private static (PrefillPlan Plan, WorkItem[] Items) Make(
         (int QueryTokens, int Length)[] sequences,
         PrefillPlanLimits limits,
-        bool causal = true
+        bool causal = true,
+        int? window = null
     )
     {
         limits = limits.MaxItems == 0 ? Fit(sequences, limits) : limits;
@@ -362,7 +384,13 @@ public class PrefillPlannerTests
         WorkItem[] items = new WorkItem[limits.MaxItems];
         items.AsSpan().Fill(new WorkItem { Head = 999, Row = -1 });
         int[] starts = [.. Enumerable.Range(0, sequences.Length).Select(i => i * 7)];
-        PrefillBatch batch = new([.. sequences.Select(s => s.QueryTokens)], [.. sequences.Select(s => s.Length)], starts, causal);
+        PrefillBatch batch = new(
+            [.. sequences.Select(s => s.QueryTokens)],
+            [.. sequences.Select(s => s.Length)],
+            starts,
+            causal,
+            window is { } tokens ? new KeyBounds(new WindowVariant(tokens), default, default) : default
+        );
         PrefillPlan plan = PrefillPlanner.Plan(batch, limits, items);
         Assert.DoesNotContain(items[..plan.Items], item => item.Row < 0);
         return (plan, items[..plan.Items]);

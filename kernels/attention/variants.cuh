@@ -1,0 +1,176 @@
+// The library's own variants of attention, and several as one.
+#pragma once
+
+#include "attention/variant.cuh"
+
+namespace flashinfer {
+
+// Logits stay between -cap and cap: cap * tanh(logit / cap).
+struct SoftCap : NoVariant {
+  struct Arguments {
+    float cap;  // above 0
+  };
+
+  static constexpr bool kTransformsLogits = true;
+  static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const Arguments& a) {
+    return a.cap * transform_score(logit, 1.f, at, a);
+  }
+
+  static constexpr bool kTransformsScores = true;
+  static __device__ __forceinline__ float transform_score(float score, float scale, const LogitsContext&,
+                                                          const Arguments& a) {
+    return tanh_fast(score * (scale * reciprocal(a.cap)));
+  }
+  static __device__ __forceinline__ float score_scale(float, const Arguments& a) { return a.cap; }
+
+ private:
+  // 1 - 2 / (e^2x + 1), which saturates at both ends.
+  static __device__ __forceinline__ float tanh_fast(float x) {
+    return __fmaf_rn(-2.f, reciprocal(exp2_fast(x * 2.88539008f) + 1.f), 1.f);
+  }
+};
+
+// A query token sees its own position and so many before it.
+struct SlidingWindow : NoVariant {
+  struct Arguments {
+    i32 left;  // below 0: no window
+  };
+
+  static constexpr bool kBoundsKeys = true;
+  static __device__ __forceinline__ i32 first_key(const LogitsContext& at, const Arguments& a) {
+    return a.left < 0 ? 0 : max(0, at.qo_position - a.left);
+  }
+};
+
+// A bias that falls with the distance. FlashInfer measures it from the query token's place in the call, not from its position: the same
+// output, since a row's logits all move by as much, and this log-sum-exp.
+struct Alibi : NoVariant {
+  struct Arguments {
+    Span<float> slopes;  // [heads]
+  };
+
+  static constexpr bool kTransformsLogits = true;
+  static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const Arguments& a) {
+    return transform_score(logit, 1.f, at, a);
+  }
+
+  static constexpr bool kTransformsScores = true;
+  static __device__ __forceinline__ float transform_score(float score, float scale, const LogitsContext& at,
+                                                          const Arguments& a) {
+    return __fmaf_rn(a.slopes[at.head] * reciprocal(scale), static_cast<float>(at.kv_position - at.qo_index), score);
+  }
+};
+
+// A logit without a value for every head.
+struct Sinks : NoVariant {
+  struct Arguments {
+    Span<float> logits;  // [heads]
+  };
+
+  static constexpr bool kHasSink = true;
+  static __device__ __forceinline__ float sink(i32 head, const Arguments& a) { return a.logits[head]; }
+};
+
+// For every sequence a matrix [qo_len, kv_len] of bits, the lowest of a byte first: 1 where the query token sees the key.
+struct PackedMask : NoVariant {
+  struct Arguments {
+    Span<i32> starts;  // [sequences]: first byte of each
+    Span<u8> bits;
+  };
+
+  static constexpr bool kMasksLogits = true;
+  static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
+    const i64 bit = place(at, a);
+    return a.bits[static_cast<i32>(bit >> 3)] >> (bit & 7) & 1;
+  }
+
+  // By aligned words of 32 bits, which may stand a little over the end of the span: the host keeps spans 16 bytes apart.
+  static constexpr bool kMasksBits = true;
+  template <int N>
+  static __device__ __forceinline__ void keep_bits(u32 (&bits)[N], const LogitsContext& at, const Arguments& a) {
+    const i64 bit = place(at, a);
+    const Span<u32> words = {reinterpret_cast<const u32*>(a.bits.data), (a.bits.length + 3) / 4, 0};
+    const i32 first = static_cast<i32>(bit >> 5);
+    u32 low = words[first];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      const u32 high = words[first + i + 1];
+      bits[i] = __funnelshift_r(low, high, static_cast<u32>(bit));
+      low = high;
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ i64 place(const LogitsContext& at, const Arguments& a) {
+    return static_cast<i64>(a.starts[at.sequence]) * 8 + static_cast<i64>(at.qo_index) * at.kv_len + at.kv_position;
+  }
+};
+
+// As PackedMask, a byte for each key.
+struct BoolMask : NoVariant {
+  struct Arguments {
+    Span<i32> starts;  // [sequences]: first element of each
+    Span<bool> values;
+  };
+
+  static constexpr bool kMasksLogits = true;
+  static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
+    return a.values[a.starts[at.sequence] + at.qo_index * at.kv_len + at.kv_position];
+  }
+};
+
+// Several variants as one: logits go through them in order, all must keep a key, the latest first key counts, one at most has a
+// sink. In memory the arguments of each begin at a multiple of 16 bytes.
+template <typename First, typename... Others>
+struct Compose {
+  using Rest = Compose<Others...>;
+
+  struct Arguments {
+    alignas(16) typename First::Arguments first;
+    alignas(16) typename Rest::Arguments rest;
+  };
+
+  static constexpr bool kTransformsLogits = First::kTransformsLogits || Rest::kTransformsLogits;
+  static constexpr bool kTransformsScores =
+      (First::kTransformsScores && !Rest::kTransformsLogits) || (Rest::kTransformsScores && !First::kTransformsLogits);
+  static constexpr bool kMasksLogits = First::kMasksLogits || Rest::kMasksLogits;
+  static constexpr bool kMasksBits = First::kMasksBits || Rest::kMasksBits;
+  static constexpr bool kBoundsKeys = First::kBoundsKeys || Rest::kBoundsKeys;
+  static constexpr bool kHasSink = First::kHasSink || Rest::kHasSink;
+  static_assert(!First::kHasSink || !Rest::kHasSink, "a softmax has one sink");
+
+  static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const Arguments& a) {
+    return Rest::transform(First::transform(logit, at, a.first), at, a.rest);
+  }
+  static __device__ __forceinline__ float transform_score(float score, float scale, const LogitsContext& at,
+                                                          const Arguments& a) {
+    return Rest::transform_score(First::transform_score(score, scale, at, a.first), scale, at, a.rest);
+  }
+  static __device__ __forceinline__ float score_scale(float scale, const Arguments& a) {
+    return First::kTransformsScores ? First::score_scale(scale, a.first) : Rest::score_scale(scale, a.rest);
+  }
+  static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
+    return First::keep(at, a.first) && Rest::keep(at, a.rest);
+  }
+  template <int N>
+  static __device__ __forceinline__ void keep_bits(u32 (&bits)[N], const LogitsContext& at, const Arguments& a) {
+    u32 others[N];
+    First::keep_bits(bits, at, a.first);
+    Rest::keep_bits(others, at, a.rest);
+#pragma unroll
+    for (int i = 0; i < N; i++) bits[i] &= others[i];
+  }
+  static __device__ __forceinline__ bool keep_rest(const LogitsContext& at, const Arguments& a) {
+    return VariantHooks<First>::template keep<true>(at, a.first) && VariantHooks<Rest>::template keep<true>(at, a.rest);
+  }
+  static __device__ __forceinline__ i32 first_key(const LogitsContext& at, const Arguments& a) {
+    return max(First::first_key(at, a.first), Rest::first_key(at, a.rest));
+  }
+  static __device__ __forceinline__ float sink(i32 head, const Arguments& a) {
+    return First::kHasSink ? First::sink(head, a.first) : Rest::sink(head, a.rest);
+  }
+};
+template <typename Last>
+struct Compose<Last> : Last {};
+
+}  // namespace flashinfer

@@ -1,0 +1,75 @@
+using FlashInfer.Attention;
+
+namespace FlashInfer.Cpu;
+
+/// <summary>A variant of attention as one unit of work meets it; nothing where there is none.</summary>
+internal readonly unsafe struct UnitVariant
+{
+    private readonly AttentionVariant? _variant;
+    private readonly nint _arguments;
+    private readonly ItemContext _context;
+    private readonly int _kvHead;
+    private readonly int _group;
+
+    /// <param name="variant">The configuration's variant.</param>
+    /// <param name="data">Its <see cref="VariantData"/>.</param>
+    /// <param name="item">Index of the unit's item in the list.</param>
+    /// <param name="kvHead">The unit's key/value head.</param>
+    /// <param name="group">Query heads of a key/value head.</param>
+    public UnitVariant(AttentionVariant? variant, nint data, int item, int kvHead, int group)
+    {
+        if (variant is not null)
+        {
+            _variant = variant;
+            _arguments = data + sizeof(VariantData);
+            _context = ((ItemContext*)((VariantData*)data)->Contexts)[item];
+            _kvHead = kvHead;
+            _group = group;
+        }
+    }
+
+    /// <summary>Whether logits are wanted in natural units, to be replaced.</summary>
+    public bool ReplacesLogits => Has(VariantHooks.Transform | VariantHooks.Mask);
+
+    /// <summary>Whether some of the keys may be hidden, or logits replaced.</summary>
+    public bool TouchesLogits => Has(VariantHooks.Transform | VariantHooks.Mask | VariantHooks.FirstKey);
+
+    /// <summary>Whether a logit without a value joins each softmax.</summary>
+    public bool HasSink => Has(VariantHooks.Sink);
+
+    /// <summary>Replaces the logits of one query token and head for consecutive keys; -infinity for those hidden.</summary>
+    /// <param name="logits">The logits.</param>
+    /// <param name="begin">Position of the first key.</param>
+    /// <param name="row">Row of the query token.</param>
+    /// <param name="head">The head's place in its group.</param>
+    public void Apply(Span<float> logits, int begin, int row, int head)
+    {
+        LogitsContext at = new()
+        {
+            Sequence = _context.Sequence,
+            QoIndex = row - _context.FirstRow,
+            QoPosition = _context.KvLen - _context.QoLen + row - _context.FirstRow,
+            QoLen = _context.QoLen,
+            KvLen = _context.KvLen,
+        };
+        if (Has(VariantHooks.FirstKey))
+        {
+            int hidden = (int)Math.Clamp((long)_variant!.FirstKey(at, new VariantReader(_arguments)) - begin, 0, logits.Length);
+            logits[..hidden].Fill(float.NegativeInfinity);
+            logits = logits[hidden..];
+            begin += hidden;
+        }
+
+        if (ReplacesLogits)
+        {
+            at = at with { Head = (_kvHead * _group) + head, KvHead = _kvHead, KvPosition = begin };
+            _variant!.Apply(logits, at, new VariantReader(_arguments));
+        }
+    }
+
+    /// <summary>The logit without a value that joins a head's softmax.</summary>
+    /// <param name="head">The query head.</param>
+    public float Sink(int head) => _variant!.Sink(head, new VariantReader(_arguments));
+
+    private bool Has(VariantHooks hooks) => _variant is not null && _variant.Does(hooks);
+}

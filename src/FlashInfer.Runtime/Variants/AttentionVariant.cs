@@ -1,0 +1,82 @@
+namespace FlashInfer;
+
+/// <summary>
+/// A variant of attention, once for each place that runs it: as CUDA text for the units of a configuration, and as methods that planners
+/// and the CPU device call. The generator derives one from a configuration's marked methods; <see cref="AttentionSpec"/> carries it.
+/// </summary>
+public abstract class AttentionVariant
+{
+    /// <summary>Makes a variant without arguments.</summary>
+    /// <param name="hooks">What it does.</param>
+    /// <param name="cuda">CUDA text of <c>struct Variant : flashinfer::NoVariant</c>, which does the same, behind the <c>#include</c>s that it needs.</param>
+    protected AttentionVariant(VariantHooks hooks, string cuda)
+    {
+        ArgumentNullException.ThrowIfNull(cuda);
+        Hooks = hooks;
+        Cuda = cuda;
+    }
+
+    /// <summary>What it does.</summary>
+    public VariantHooks Hooks { get; }
+
+    /// <summary>CUDA text of <c>struct Variant : flashinfer::NoVariant</c>.</summary>
+    public string Cuda { get; }
+
+    /// <summary>Whether it does one of these things.</summary>
+    internal bool Does(VariantHooks hooks) => (Hooks & hooks) != 0;
+
+    /// <summary>What plans have to be given, for messages; null when nothing.</summary>
+    internal virtual string? ArgumentNames => null;
+
+    /// <summary>
+    /// Replaces the logits of one query token and head for consecutive keys: by what the transform makes of them, or by -infinity where the
+    /// mask hides the key. Called on several threads.
+    /// </summary>
+    /// <param name="logits">smScale * q . k with all scales of the keys, in natural units.</param>
+    /// <param name="first">Where the first of them stands.</param>
+    /// <param name="arguments">The plan's arguments.</param>
+    public virtual void Apply(Span<float> logits, LogitsContext first, VariantReader arguments) { }
+
+    /// <summary>The first key that a query token may see.</summary>
+    /// <param name="at">The query token; the key's position and the heads are 0.</param>
+    /// <param name="arguments">The plan's arguments.</param>
+    public virtual int FirstKey(LogitsContext at, VariantReader arguments) => 0;
+
+    /// <summary>The logit without a value that joins a head's softmax.</summary>
+    /// <param name="head">The query head.</param>
+    /// <param name="arguments">The plan's arguments.</param>
+    public virtual float Sink(int head, VariantReader arguments) => float.NegativeInfinity;
+}
+
+/// <summary>A variant of attention whose plans are given arguments.</summary>
+/// <typeparam name="TArguments">The arguments: scalars and spans.</typeparam>
+public abstract class AttentionVariant<TArguments> : AttentionVariant
+    where TArguments : allows ref struct
+{
+    /// <summary>Makes a variant.</summary>
+    /// <param name="hooks">What it does.</param>
+    /// <param name="cuda">CUDA text of <c>struct Variant : flashinfer::NoVariant</c>, which does the same, behind the <c>#include</c>s that it needs.</param>
+    /// <param name="argumentNames">The names of the arguments, for messages: "Slopes, Temperature".</param>
+    protected AttentionVariant(VariantHooks hooks, string cuda, string argumentNames)
+        : base(hooks, cuda)
+    {
+        ArgumentNullException.ThrowIfNull(argumentNames);
+        ArgumentNames = argumentNames;
+    }
+
+    internal sealed override string? ArgumentNames { get; }
+
+    /// <summary>Writes a plan's arguments, those of <c>struct Arguments</c> in the CUDA text, in their order.</summary>
+    /// <param name="arguments">The arguments.</param>
+    /// <param name="writer">Where to.</param>
+    public abstract void Write(scoped in TArguments arguments, VariantWriter writer);
+}
+
+/// <summary>The arguments of a variant of attention, as plans take them.</summary>
+/// <typeparam name="TArguments">As of the variant.</typeparam>
+/// <param name="values">The arguments.</param>
+public readonly ref struct VariantArguments<TArguments>(TArguments values)
+    where TArguments : allows ref struct
+{
+    internal readonly TArguments Values = values;
+}

@@ -1,0 +1,122 @@
+using FlashInfer.Cuda;
+using FlashInfer.Tests;
+
+namespace FlashInfer.Gpu.Tests.Attention;
+
+public class VariantTests
+{
+    private const int Cases = 8;
+
+    public static TheoryData<string> Names => [.. TestVariant.All.Select(variant => variant.ToString())];
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Random_shapes_agree_with_the_oracle(string name)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        int seed = Random.Shared.Next();
+        DecodeCase[] decodes = [.. Enumerable.Range(0, Cases).Select(i => DecodeCase.Draw(seed + i, tokens: 3000).With(Variant(name)))];
+        DecodeCase[] prefills =
+        [
+            .. Enumerable.Range(0, Cases).Select(i => PrefillScenario.Draw(seed + i, tokens: 1500).With(Variant(name))),
+        ];
+        Gpu.Load(device, decodes, static (kernels, one) => kernels.Decode(one.QueryTokens?.Max() ?? 1));
+        Gpu.Load(device, prefills, static (kernels, _) => kernels.Prefill(isPaged: true));
+        Gpu.Load(device, prefills, static (kernels, _) => kernels.Prefill(isPaged: false));
+        foreach (DecodeCase one in decodes)
+        {
+            DecodeScenario.Check(device, one);
+        }
+
+        foreach (DecodeCase one in prefills)
+        {
+            PrefillScenario.CheckPaged(device, one);
+            PrefillScenario.CheckRagged(device, one);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Usual_shapes_agree_with_the_oracle_on_this_device_and_by_the_portable_kernels(string name)
+    {
+        using CudaContext context = Gpu.Require();
+        int seed = Random.Shared.Next();
+        string portable = $"sm_{context.ComputeCapabilityMajor}{context.ComputeCapabilityMinor}";
+        foreach (int headDim in (int[])[64, 128, 256])
+        {
+            // Whole prompts, chunks, and single tokens on long sequences, which are split.
+            DecodeCase steps = new DecodeCase(8, 2, headDim, 16, DType.BFloat16, KvLayout.Nhd, 1, [9000, 700, 129, 0, 64], null, 1, seed)
+            {
+                QueryTokens = [3, 700, 100, 1, 1],
+            }.With(Variant(name));
+            DecodeCase tokens = (steps with { QueryTokens = [1, 4, 2, 1, 1], Lengths = [20_000, 33, 5, 0, 1] }).With(Variant(name));
+            foreach (string? architecture in (string?[])[null, portable])
+            {
+                using Device device = Device.FromCuda(context, null, new DeviceOptions { Architecture = architecture });
+                DecodeScenario.Check(device, tokens);
+                PrefillScenario.CheckPaged(device, steps);
+                PrefillScenario.CheckPaged(device, steps with { Causal = false });
+                PrefillScenario.CheckPaged(device, steps with { KvDtype = DType.Float8E4M3 });
+                PrefillScenario.CheckPaged(device, steps with { Determinism = Determinism.BatchInvariant });
+                PrefillScenario.CheckRagged(device, steps);
+            }
+        }
+    }
+
+    [Fact]
+    public void A_captured_step_replays_the_arguments_of_each_plan()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        AttentionSpec spec = new(8, 2, 128, 16, DType.BFloat16, variant: Variant("Everything"));
+        using PagedKvCache cache = new(device, spec, 1, 200);
+        using BatchDecodeWithPagedKvCache captured = new(cache);
+        using BatchDecodeWithPagedKvCache fresh = new(cache);
+        using DeviceTensor<BFloat16> tokens = Draw(device, 1500, 2);
+        using DeviceTensor<BFloat16> query = Draw(device, 2, 8);
+        using DeviceTensor<BFloat16> replayed = device.Allocate<BFloat16>(2, 8, 128);
+        using DeviceTensor<BFloat16> direct = device.Allocate<BFloat16>(2, 8, 128);
+        Sequence[] sequences = [cache.NewSequence(), cache.NewSequence()];
+        cache.BeginForward(sequences, [1000, 500]);
+        cache.Append(0, sequences, tokens.View, tokens.View);
+        cache.EndForward(sequences);
+
+        float[] slopes = [.. Enumerable.Range(0, 1024).Select(i => i * 0.01f)];
+        Plan(captured, 400, slopes);
+        captured.Run(0, query.View, replayed.View);
+        device.Stream!.BeginCapture();
+        captured.Run(0, query.View, replayed.View);
+        using CudaGraph graph = device.Stream.EndCapture();
+        List<string> results = [];
+        foreach (int window in (int[])[400, 3, 100])
+        {
+            Plan(captured, window, slopes);
+            graph.Launch(device.Stream!);
+            Plan(fresh, window, slopes);
+            fresh.Run(0, query.View, direct.View);
+            Assert.Equal(direct.ToArray().Select(x => x.Bits), replayed.ToArray().Select(x => x.Bits));
+            results.Add(string.Join(' ', replayed.ToArray().Select(x => x.Bits)));
+        }
+
+        Assert.Equal(3, results.Distinct().Count());
+        Assert.Contains(
+            "Plan with the largest arguments before capturing",
+            Assert.Throws<InvalidOperationException>(() => Plan(captured, 1, new float[5000])).Message,
+            StringComparison.Ordinal
+        );
+
+        void Plan(BatchDecodeWithPagedKvCache decode, int window, float[] slopes) =>
+            decode.Plan(sequences, new VariantArguments<TestArguments>(new TestArguments { Slopes = slopes, Window = window }));
+    }
+
+    private static TestVariant Variant(string name) => TestVariant.All.Single(variant => variant.ToString() == name);
+
+    private static DeviceTensor<BFloat16> Draw(Device device, int rows, int heads)
+    {
+        Random random = new(rows);
+        DeviceTensor<BFloat16> tensor = device.Allocate<BFloat16>(rows, heads, 128);
+        tensor.View.CopyFrom([.. Enumerable.Range(0, rows * heads * 128).Select(_ => (BFloat16)((random.NextSingle() * 4) - 2))]);
+        return tensor;
+    }
+}

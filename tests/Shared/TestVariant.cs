@@ -1,0 +1,212 @@
+namespace FlashInfer.Tests;
+
+/// <summary>What plans of test variants are given; each variant reads what it wants of it.</summary>
+internal readonly ref struct TestArguments
+{
+    public ReadOnlySpan<float> Slopes { get; init; }
+
+    public float Temperature { get; init; }
+
+    public int Window { get; init; }
+
+    public ReadOnlySpan<int> Starts { get; init; }
+
+    public ReadOnlySpan<bool> Groups { get; init; }
+
+    public bool Flips { get; init; }
+}
+
+/// <summary>
+/// A variant of attention as a generator would make it, by hand: CUDA text, and the same in C#, in double so that the oracle can ask it
+/// too.
+/// </summary>
+internal abstract class TestVariant(string name, VariantHooks hooks, string cuda)
+    : AttentionVariant<TestArguments>(hooks, Header + cuda + "\n};", "Slopes, Temperature, Window, Starts, Groups, Flips")
+{
+    private const string Header = """
+        struct Variant : flashinfer::NoVariant {
+          struct Arguments {
+            flashinfer::Span<float> slopes;
+            float temperature;
+            flashinfer::i32 window;
+            flashinfer::Span<flashinfer::i32> starts;
+            flashinfer::Span<bool> groups;
+            flashinfer::i32 flips;
+          };
+
+        """;
+
+    /// <summary>Every variant.</summary>
+    public static IReadOnlyList<TestVariant> All { get; } =
+    [new Sloped(), new Dilated(), new Window(), new Started(), new Sinks(), new Tree(), new Everything()];
+
+    public virtual double Transform(double logit, in LogitsContext at, in TestArguments a) => logit;
+
+    public virtual bool Keep(in LogitsContext at, in TestArguments a) => true;
+
+    public virtual int FirstKey(in LogitsContext at, in TestArguments a) => 0;
+
+    public virtual double Sink(int head, in TestArguments a) => double.NegativeInfinity;
+
+    public override string ToString() => name;
+
+    public override void Write(scoped in TestArguments arguments, VariantWriter writer)
+    {
+        writer.Write(arguments.Slopes);
+        writer.Write(arguments.Temperature);
+        writer.Write(arguments.Window);
+        writer.Write(arguments.Starts);
+        writer.Write(arguments.Groups);
+        writer.Write(arguments.Flips);
+    }
+
+    public override void Apply(Span<float> logits, LogitsContext first, VariantReader arguments)
+    {
+        TestArguments a = Read(arguments);
+        for (int i = 0; i < logits.Length; i++)
+        {
+            LogitsContext at = first with { KvPosition = first.KvPosition + i };
+            logits[i] = Keep(at, a) ? (float)Transform(logits[i], at, a) : float.NegativeInfinity;
+        }
+    }
+
+    public override int FirstKey(LogitsContext at, VariantReader arguments) => FirstKey(at, Read(arguments));
+
+    public override float Sink(int head, VariantReader arguments) => (float)Sink(head, Read(arguments));
+
+    private static TestArguments Read(VariantReader reader) =>
+        new()
+        {
+            Slopes = reader.ReadSpan<float>(),
+            Temperature = reader.ReadSingle(),
+            Window = reader.ReadInt32(),
+            Starts = reader.ReadSpan<int>(),
+            Groups = reader.ReadSpan<bool>(),
+            Flips = reader.ReadBoolean(),
+        };
+
+    private sealed class Sloped()
+        : TestVariant(
+            nameof(Sloped),
+            VariantHooks.Transform,
+            """
+              static constexpr bool kTransformsLogits = true;
+              static __device__ __forceinline__ float transform(float logit, const flashinfer::LogitsContext& at, const Arguments& a) {
+                return logit / a.temperature + a.slopes[at.head] * (at.kv_position - at.qo_position);
+              }
+            """
+        )
+    {
+        public override double Transform(double logit, in LogitsContext at, in TestArguments a) =>
+            (logit / a.Temperature) + (a.Slopes[at.Head] * (at.KvPosition - at.QoPosition));
+    }
+
+    private sealed class Dilated()
+        : TestVariant(
+            nameof(Dilated),
+            VariantHooks.Mask,
+            """
+              static constexpr bool kMasksLogits = true;
+              static __device__ __forceinline__ bool keep(const flashinfer::LogitsContext& at, const Arguments& a) {
+                return (at.kv_position + at.kv_head) % 3 == 0 || at.qo_position - at.kv_position < a.window;
+              }
+            """
+        )
+    {
+        public override bool Keep(in LogitsContext at, in TestArguments a) =>
+            (at.KvPosition + at.KvHead) % 3 == 0 || at.QoPosition - at.KvPosition < a.Window;
+    }
+
+    private sealed class Window()
+        : TestVariant(
+            nameof(Window),
+            VariantHooks.FirstKey,
+            """
+              static constexpr bool kBoundsKeys = true;
+              static __device__ __forceinline__ flashinfer::i32 first_key(const flashinfer::LogitsContext& at, const Arguments& a) {
+                return at.qo_position - a.window;
+              }
+            """
+        )
+    {
+        public override int FirstKey(in LogitsContext at, in TestArguments a) => at.QoPosition - a.Window;
+    }
+
+    /// <summary>Documents packed into a sequence: keys of the last one only; beyond the sequence's end now and then.</summary>
+    private sealed class Started()
+        : TestVariant(
+            nameof(Started),
+            VariantHooks.FirstKey,
+            """
+              static constexpr bool kBoundsKeys = true;
+              static __device__ __forceinline__ flashinfer::i32 first_key(const flashinfer::LogitsContext& at, const Arguments& a) {
+                return a.starts[at.sequence];
+              }
+            """
+        )
+    {
+        public override int FirstKey(in LogitsContext at, in TestArguments a) => a.Starts[at.Sequence];
+    }
+
+    private sealed class Sinks()
+        : TestVariant(
+            nameof(Sinks),
+            VariantHooks.Sink,
+            """
+              static constexpr bool kHasSink = true;
+              static __device__ __forceinline__ float sink(flashinfer::i32 head, const Arguments& a) { return 8.f * a.slopes[head]; }
+            """
+        )
+    {
+        public override double Sink(int head, in TestArguments a) => 8.0 * a.Slopes[head];
+    }
+
+    /// <summary>By the query token's place in the call and its sequence's lengths; hides all keys of some.</summary>
+    private sealed class Tree()
+        : TestVariant(
+            nameof(Tree),
+            VariantHooks.Mask,
+            """
+              static constexpr bool kMasksLogits = true;
+              static __device__ __forceinline__ bool keep(const flashinfer::LogitsContext& at, const Arguments& a) {
+                return (at.qo_index * 5 + at.kv_position * 3 + at.kv_len) % 7 < at.qo_index % 4 + at.qo_len % 2 && a.groups[at.head];
+              }
+            """
+        )
+    {
+        public override bool Keep(in LogitsContext at, in TestArguments a) =>
+            ((at.QoIndex * 5) + (at.KvPosition * 3) + at.KvLen) % 7 < (at.QoIndex % 4) + (at.QoLen % 2) && a.Groups[at.Head];
+    }
+
+    private sealed class Everything()
+        : TestVariant(
+            nameof(Everything),
+            VariantHooks.Transform | VariantHooks.Mask | VariantHooks.FirstKey | VariantHooks.Sink,
+            """
+              static constexpr bool kTransformsLogits = true;
+              static constexpr bool kMasksLogits = true;
+              static constexpr bool kBoundsKeys = true;
+              static constexpr bool kHasSink = true;
+              static __device__ __forceinline__ float transform(float logit, const flashinfer::LogitsContext& at, const Arguments& a) {
+                return (a.flips ? -logit : logit) + a.slopes[at.head] * (at.kv_position - at.qo_position);
+              }
+              static __device__ __forceinline__ bool keep(const flashinfer::LogitsContext& at, const Arguments& a) {
+                return at.kv_position % 4 != at.sequence % 4;
+              }
+              static __device__ __forceinline__ flashinfer::i32 first_key(const flashinfer::LogitsContext& at, const Arguments& a) {
+                return at.qo_position - 2 * a.window;
+              }
+              static __device__ __forceinline__ float sink(flashinfer::i32 head, const Arguments& a) { return a.slopes[head]; }
+            """
+        )
+    {
+        public override double Transform(double logit, in LogitsContext at, in TestArguments a) =>
+            (a.Flips ? -logit : logit) + (a.Slopes[at.Head] * (at.KvPosition - at.QoPosition));
+
+        public override bool Keep(in LogitsContext at, in TestArguments a) => at.KvPosition % 4 != at.Sequence % 4;
+
+        public override int FirstKey(in LogitsContext at, in TestArguments a) => at.QoPosition - (2 * a.Window);
+
+        public override double Sink(int head, in TestArguments a) => a.Slopes[head];
+    }
+}
