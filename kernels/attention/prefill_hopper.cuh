@@ -1,13 +1,12 @@
 // Prefill on sm_90a: TMA, warpgroup products from registers, softmax of one warpgroup under the products of the other.
 //
-// Grid: at most one block an SM, persistent. Block: 384 threads. Warpgroup 0 produces: one warp reads the items, and up to
-//   four copy (prefill_producer.cuh). Warpgroups 1 and 2 consume: 64 query rows each (prefill_consumer.cuh).
+// Grid: at most one block an SM, persistent. Block: 384 threads, or 512. Warpgroup 0 produces: one warp reads the items, and
+//   up to four copy (prefill_producer.cuh). Warpgroups 1 and 2, or 1 to 3, consume: 64 query rows each (prefill_consumer.cuh).
 // Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | output of each consumer warp | mbarriers | items.
 // mbarriers, each a pair of full (one arrival of each producing warp, and the bytes copied) and empty (one arrival of each
 //   consumer warp): Q, every stage of K and of V, and every slot of items, which producing warps but the first read too.
 //   For items every thread arrives: racecheck does not see that __syncwarp orders the others' accesses before one's arrival.
-// Named barriers: 1 zeroed rows of V, both consumers; 2 and 3 the consumers' turns on the tensor cores; 4 and 5 the partial
-//   states of one consumer.
+// Named barriers: 1 zeroed rows of V, all consumers; for each consumer its turn on the tensor cores, and its partial states.
 // Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale.
 #pragma once
 
