@@ -392,6 +392,9 @@ def write(options, rows, ceiling):
                   **({"pageSize": size} if size else {}), "layout": "Ragged" if not size else "Hnd" if page.endswith("h") else "Nhd"}
         row = {"bench": "prefill", "case": f"{version} {h[0]}/{h[1]} d{d[0]} {'page ' + page if page else 'ragged'} {options.dtype} {'causal' if causal else 'full'} batch={batch} length={length}",
                "params": params, "us": round(us, 2), "tflops": round(flops / us / 1e6, 1), "fractionOfCeiling": round(flops / us / 1e6 / ceiling, 4)}
+        ragged = [r[7] for r in rows if page and (version, *r[1:6]) == (r[0], h, d, causal, batch, length)]
+        if ragged:
+            row["ratioToRagged"] = round(ragged[0] / us, 4)
         if peer_us:
             row |= {"peer": peer, "peerUs": round(peer_us, 2), "ratioToPeer": round(peer_us / us, 4)}
         result["rows"].append(row)
