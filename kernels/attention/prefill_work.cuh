@@ -83,7 +83,7 @@ struct PrefillShape {
   }
 
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
-  // fast with headDim 64; with 128, where their registers are enough for 64 keys, 1.02 to 1.07, but slower with pages (a
+  // fast with headDim 64; with 128, where their registers are enough for 64 keys, 1.0 to 1.07, but slower with pages (a
   // block's copies cost the producers as much for 64 keys as for 128) and where a tile of one head rounds short sequences up.
   // Else 128 x 128 up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q and the output's staging leave
   // room for 80 and 64 keys, with shorter values for 112.
