@@ -200,8 +200,8 @@ class Launch:
         def rows(x, dim, box, target):
             gpu.tensor_map(x.data_ptr(), kind, [column, c.heads, x.shape[0], dim // column], [x.stride(1), x.stride(0), column], box, target)
 
-        rows(q, c.dim, [column, pack, tile, 1], at[0])
         power = pack & (pack - 1) == 0
+        rows(q, c.dim, [column, min(pack, 64), max(1, 64 // pack), 1] if power else [column, pack, tile, 1], at[0])
         columns = 2 if c.value_dim == 256 else c.value_dim // column  # that a warp stages at once
         rows(o, c.value_dim, [column, min(pack, 16), max(1, 16 // pack), columns] if power else [column, pack, tile, 1], at[1])
         for x, dim, (token, head), target in ((k, c.dim, key_strides, at[2]), (v, c.value_dim, value_strides, at[3])):
@@ -392,6 +392,9 @@ def write(options, rows, ceiling):
                   **({"pageSize": size} if size else {}), "layout": "Ragged" if not size else "Hnd" if page.endswith("h") else "Nhd"}
         row = {"bench": "prefill", "case": f"{version} {h[0]}/{h[1]} d{d[0]} {'page ' + page if page else 'ragged'} {options.dtype} {'causal' if causal else 'full'} batch={batch} length={length}",
                "params": params, "us": round(us, 2), "tflops": round(flops / us / 1e6, 1), "fractionOfCeiling": round(flops / us / 1e6 / ceiling, 4)}
+        ragged = [r[7] for r in rows if page and (version, *r[1:6]) == (r[0], h, d, causal, batch, length)]
+        if ragged:
+            row["ratioToRagged"] = round(ragged[0] / us, 4)
         if peer_us:
             row |= {"peer": peer, "peerUs": round(peer_us, 2), "ratioToPeer": round(peer_us / us, 4)}
         result["rows"].append(row)

@@ -44,8 +44,6 @@ struct PrefillConsumer {
   static constexpr int kQuerySteps = kHeadDim / 16;
   static constexpr int kValueSteps = kBlockTokens / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
-  // The copy engine stores a warp's rows where these are whole tokens, or a part of one.
-  static constexpr bool kStoresTensor = (Shape::kPack & (Shape::kPack - 1)) == 0;
 
   enum Barrier { kZeroedValues = 1, kTurn = 2, kParts = kTurn + Layout::kConsumers };
 
@@ -58,8 +56,7 @@ struct PrefillConsumer {
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
   float slack;      // 2^8 in terms of scores
-  int there;        // tokens in the tile's range
-  int seen_by_all;  // of these, those that every row of the tile sees: one number for all consumers, or the compiler
+  int seen_by_all;  // tokens of the tile's range that every row sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
   bool idle;     // whether rows of the tile are nobody's
@@ -97,12 +94,12 @@ struct PrefillConsumer {
 
       // The first block, with the last P V of the tile before.
       if (exists) {
-        mbarrier_wait(Layout::query_full(base), number & 1);
+        mbarrier_wait(Layout::query_full(base, query_part()), number & 1);
         if (idle) clear_idle_rows(number);
       }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
-        if (exists) release(Layout::query_empty(base));
+        if (exists) release(Layout::query_empty(base, query_part()));
       }
       if (exists) wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
       if (number > 0) wait_for_block(Layout::value_full(base, values.slot), values.phase);
@@ -113,7 +110,7 @@ struct PrefillConsumer {
       wgmma_wait<1>();
       keep(s);
       if (exists) release_keys();
-      if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base));
+      if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base, query_part()));
       PrefillSoftmax finished = softmax;
       finished.gather();
       softmax.clear();
@@ -131,7 +128,10 @@ struct PrefillConsumer {
       if (!exists) break;
       fresh = 1;
       // Of K what lies behind the end is masked, and gathered tokens are zero there.
-      if (!Layout::kGathers && there < blocks * kBlockTokens) zero_values(there - (blocks - 1) * kBlockTokens);
+      if constexpr (!Layout::kGathers) {
+        const int there = tokens_of(number) - (blocks - 1) * kBlockTokens;
+        if (there < kBlockTokens) zero_values(there);
+      }
 
       // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own; but a
       // variant that bounds keys comes back to it.
@@ -162,7 +162,7 @@ struct PrefillConsumer {
     wgmma_wait<1>();
     keep(s);
     release_keys();
-    if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
+    if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
     shape(number, n, masked);
     const float2 factor = softmax.take(s, scale, slack, masked || Hooks::kShapes);
     wgmma_wait<0>();
@@ -171,6 +171,13 @@ struct PrefillConsumer {
     round_probabilities();
     if (__any_sync(~0u, factor.x != 1.f || factor.y != 1.f)) rescale(factor);
   }
+
+  __device__ __forceinline__ int tokens_of(u32 number) const {
+    const Tile tile = Layout::tile(base, number);
+    return tile.item.end - tile.item.begin;
+  }
+
+  __device__ __forceinline__ u32 query_part() const { return Layout::kQueryParts > 1 ? group : 0; }
 
   // A block of K or V. What threads copied becomes visible to wgmma here.
   static __device__ __forceinline__ void wait_for_block(u32 barrier, u32 phase) {
@@ -197,7 +204,6 @@ struct PrefillConsumer {
   __device__ __forceinline__ int take(u32 number) {
     mbarrier_wait(Layout::item_full(base, number % Layout::kItems), (number / Layout::kItems) & 1);
     const Tile tile = Layout::tile(base, number);
-    there = tile.item.end - tile.item.begin;
     seen_by_all = tile.limit_of(0) - tile.item.begin;
     idle = tile.rows() < Shape::kTileRows;
     if constexpr (Hooks::kBounds) {
@@ -396,7 +402,7 @@ struct PrefillConsumer {
       }
       async_proxy_fence();  // before the copy engine reads what was staged
       __syncwarp();
-      if (kStoresTensor && rows == Layout::kWarpRows) {
+      if (Layout::kWholeRows && rows == Layout::kWarpRows) {
         if (lane == 0) {
           store_tensor(params.output_map, staged, 0, tile.head_of(first), tile.item.row + tile.token_of(first), column);
           bulk_commit();

@@ -20,6 +20,12 @@ struct HopperLayout {
   // Q lives in registers where these are enough: its slot is then free for the next tile at once.
   static constexpr bool kQueryInRegisters = kConsumers <= 2 && Shape::kHeadDim <= 128 && Shape::kValueDim <= 128;
 
+  // Q comes in a part for each consumer, which frees it without waiting for the others, where its rows are whole tokens or a
+  // part of one.
+  static constexpr bool kWholeRows = (Shape::kPack & (Shape::kPack - 1)) == 0;
+  static constexpr int kQueryParts = kWholeRows ? kConsumers : 1;
+  static constexpr int kQueryPartRows = kWholeRows ? 64 : Shape::kTileTokens * Shape::kPack;
+
   // The pool is what the launch allocated: 168 registers for each of 384 threads, or 128 for 512; 256 have enough without.
   static constexpr int kPoolRegisters = kConsumers <= 2 ? 168 : 128;
   static constexpr int kConsumerRegisters = kConsumers <= 2 ? 232 : 160;
@@ -64,7 +70,7 @@ struct HopperLayout {
   static constexpr int kValueOffset = kKeyOffset + kKeyStages * Shape::kBlockBytes;
   static constexpr int kOutputOffset = kValueOffset + kValueStages * Shape::kValueBlockBytes;
   static constexpr int kBarrierOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
-  static constexpr int kBarriers = 2 + 2 * (kItems + kKeyStages + kValueStages);
+  static constexpr int kBarriers = 2 * (kQueryParts + kItems + kKeyStages + kValueStages);
   static constexpr int kItemOffset = kBarrierOffset + round_up(kBarriers * 8, 16);
   static constexpr int kContextPlace = 48;  // of a slot, where a variant wants the item's context
   static constexpr int kItemBytes = Shape::Hooks::kShapes ? 64 : 48;
@@ -78,10 +84,12 @@ struct HopperLayout {
     return tile.exists() ? max(1, tile.blocks()) : 0;
   }
 
-  // Pairs of full and empty: Q, every slot of items, every stage of K and of V.
-  static __device__ __forceinline__ u32 query_full(u32 base) { return base + kBarrierOffset; }
-  static __device__ __forceinline__ u32 query_empty(u32 base) { return base + kBarrierOffset + 8; }
-  static __device__ __forceinline__ u32 item_full(u32 base, u32 slot) { return base + kBarrierOffset + 16 + slot * 8; }
+  // Pairs of full and empty: every part of Q, every slot of items, every stage of K and of V.
+  static __device__ __forceinline__ u32 query_full(u32 base, u32 part) { return base + kBarrierOffset + part * 8; }
+  static __device__ __forceinline__ u32 query_empty(u32 base, u32 part) { return query_full(base, kQueryParts + part); }
+  static __device__ __forceinline__ u32 item_full(u32 base, u32 slot) {
+    return query_full(base, 2 * kQueryParts + slot);
+  }
   static __device__ __forceinline__ u32 item_empty(u32 base, u32 slot) { return item_full(base, slot) + kItems * 8; }
   static __device__ __forceinline__ u32 key_full(u32 base, u32 stage) { return item_full(base, 2 * kItems + stage); }
   static __device__ __forceinline__ u32 key_empty(u32 base, u32 stage) {
@@ -97,8 +105,10 @@ struct HopperLayout {
   static __device__ __forceinline__ void init_barriers(u32 base) {
     // Gathered blocks: every thread's copies arrive.
     constexpr int kArrivals = kGathers ? kProducerWarps * 32 : kProducerWarps;
-    mbarrier_init(query_full(base), 1);
-    mbarrier_init(query_empty(base), kConsumerWarps);
+    for (int i = 0; i < kQueryParts; i++) {
+      mbarrier_init(query_full(base, i), 1);
+      mbarrier_init(query_empty(base, i), kConsumerWarps / kQueryParts);
+    }
     for (int i = 0; i < kItems; i++) {
       mbarrier_init(item_full(base, i), 32);
       mbarrier_init(item_empty(base, i), 32 * (kConsumerWarps + kProducerWarps - 1));

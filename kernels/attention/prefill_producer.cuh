@@ -126,6 +126,7 @@ struct PrefillProducer {
       mbarrier_wait(Layout::item_empty(base, slot), phase ^ 1);
       if (lane < Tile::kWords || is_context(lane))
         store_shared(Layout::item(base, slot) + lane * 4, static_cast<u32>(words));
+      __syncwarp();  // this warp reads all words too
       mbarrier_arrive(Layout::item_full(base, slot));
     } else {
       mbarrier_wait(Layout::item_full(base, slot), phase);
@@ -143,14 +144,19 @@ struct PrefillProducer {
     const int warp = warp_now(), lane = lane_now();
     if (warp > 0) return;
     number = anew(number);
-    const Tile tile = peek(number);
-    const u32 full = Layout::query_full(base);
-    mbarrier_wait(Layout::query_empty(base), (number & 1) ^ 1);
-    if (lane == 0 && tile.exists()) {
-      mbarrier_expect(full, Shape::kTileTokens * Shape::kPack * Shape::kRowTotalBytes);
-      for (int c = 0; c < Shape::kColumns; c++) {
-        copy_tensor(base + c * Layout::kQueryColumnBytes, params.query_map, full, 0, tile.first_head(), tile.item.row,
-                    c, kEvictFirst);
+#pragma unroll 1
+    for (int part = 0; part < Layout::kQueryParts; part++) {
+      const int first = part * Layout::kQueryPartRows;
+      const u32 full = Layout::query_full(base, part);
+      mbarrier_wait(Layout::query_empty(base, part), (number & 1) ^ 1);
+      const Tile tile = peek(number);
+      if (lane == 0 && tile.exists()) {
+        mbarrier_expect(full, Layout::kQueryPartRows * Shape::kRowTotalBytes);
+#pragma unroll 1
+        for (int c = 0; c < Shape::kColumns; c++) {
+          copy_tensor(base + c * Layout::kQueryColumnBytes + first * Shape::kRowBytes, params.query_map, full, 0,
+                      tile.head_of(first), tile.item.row + tile.token_of(first), c, kEvictFirst);
+        }
       }
     }
     __syncwarp();

@@ -86,9 +86,11 @@ struct PrefillShape {
     return kQuantised ? pair / 2 * 16 + quad * 4 + pair % 2 * 2 : pair * 8 + quad * 2;
   }
 
-  // Hopper: 128 x 128 was the fastest tile up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
-  // and the output's staging leave room for 80 and 64 keys, with shorter values for 112. Up to headDim 64 a consumer's softmax
-  // takes longer than the products of two: with a third one, 192 x 128 was 1.1 to 1.25 times as fast.
+  // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
+  // fast with headDim 64; with 128, where their registers are enough for 64 keys and no variant, 1.0 to 1.07, but slower with pages (a
+  // block's copies cost the producers as much for 64 keys as for 128) and where a tile of one head rounds short sequences up.
+  // Else 128 x 128 up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q and the output's staging leave
+  // room for 80 and 64 keys, with shorter values for 112.
   // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
   // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
   // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
@@ -121,14 +123,16 @@ struct PrefillShape {
       2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
-  static constexpr int kHopperRows = kWiderDim <= 64 && !kDecodes ? 192 : 128;
+  static constexpr bool kWide128 = kWiderDim == 128 && !kPaged && kGroup > 1 && !Hooks::kShapes;
+  static constexpr int kHopperRows = !kDecodes && (kWiderDim == 64 || kWide128) ? 192 : 128;
   static constexpr int kMostRows = kHopper ? kHopperRows : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kDecodes ? Config::kQueryTokens : kMostRows / kPack;
   static constexpr int kUsedRows = kPack * kTileTokens;
   static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
-  static constexpr int kHopperTokens = kWiderDim <= 128                      ? 128
+  static constexpr int kHopperTokens = kHopperRows == 192 && kWiderDim > 64  ? 64
+                                       : kWiderDim <= 128                    ? 128
                                        : kHeadDim <= 192 && kValueDim <= 128 ? 112
                                        : kWiderDim <= 192                    ? 80
                                                                              : 64;
@@ -162,8 +166,8 @@ struct PrefillTile {
   __device__ __forceinline__ int first_head() const { return head_tile * Shape::kPack; }
   __device__ __forceinline__ int kv_head() const { return first_head() / Shape::kGroup; }
   // The query token (from the item's first) and the query head of a row.
-  __device__ __forceinline__ static int token_of(int row) { return row / Shape::kPack; }
-  __device__ __forceinline__ int head_of(int row) const { return first_head() + row % Shape::kPack; }
+  __device__ __forceinline__ static int token_of(u32 row) { return row / Shape::kPack; }
+  __device__ __forceinline__ int head_of(u32 row) const { return first_head() + row % Shape::kPack; }
 
   // One past the last token of the sequence that a row sees of this range.
   __device__ __forceinline__ int limit_of(int row) const { return min(item.end, item.visible + token_of(row)); }

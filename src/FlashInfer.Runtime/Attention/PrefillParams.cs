@@ -93,7 +93,10 @@ internal struct PrefillParams
     // The maps are set where KernelFeatures.TensorMap asks for them. c is 64 columns, or 32 where headDim is no multiple of 64; the
     // swizzle is over 2c bytes.
 
-    /// <summary>With p = <see cref="KernelInfo.Pack"/>: {c, heads, rows, headDim / c}, box {c, p, <see cref="KernelInfo.TileTokens"/>, 1}.</summary>
+    /// <summary>
+    /// With p = <see cref="KernelInfo.Pack"/>: {c, heads, rows, headDim / c}, box {c, min(p, 64), max(1, 64 / p), 1} where p is a power of two,
+    /// else {c, p, <see cref="KernelInfo.TileTokens"/>, 1}.
+    /// </summary>
     public TensorMap QueryMap;
 
     /// <summary>As <see cref="QueryMap"/>, box {c, min(p, 16), max(1, 16 / p), headDim / c, but 2 of 4}; used where p is a power of two.</summary>

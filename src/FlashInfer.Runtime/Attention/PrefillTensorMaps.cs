@@ -15,7 +15,8 @@ internal sealed class PrefillTensorMaps(CudaContext context, AttentionSpec spec,
     // A power of two; enough for models that have tensors of their own for each layer.
     private const int PlaceBits = 9;
 
-    // Rows that a warp of the kernel writes at once, and columns if there are four.
+    // Rows of a query that are one consumer's; those that a warp writes at once, and columns if there are four.
+    private const int ConsumerRows = 64;
     private const int WarpRows = 16;
     private const int ColumnsOfFour = 2;
 
@@ -96,11 +97,14 @@ internal sealed class PrefillTensorMaps(CudaContext context, AttentionSpec spec,
                 key.Address,
                 [_column, spec.Heads, key.Rows, columns],
                 [key.HeadStride, key.RowStride, _column],
-                key.Kind == Kind.Query
-                    ? [_column, info.Pack, info.TileTokens, 1]
-                    : [_column, Math.Min(info.Pack, WarpRows), Math.Max(1, WarpRows / info.Pack), columns == 4 ? ColumnsOfFour : columns]
+                key.Kind == Kind.Output ? [.. Rows(WarpRows), columns == 4 ? ColumnsOfFour : columns]
+                    : BitOperations.IsPow2(info.Pack) ? [.. Rows(ConsumerRows), 1]
+                    : [_column, info.Pack, info.TileTokens, 1]
             );
     }
+
+    // A column of so many rows of a tile: heads and tokens.
+    private int[] Rows(int count) => [_column, Math.Min(info.Pack, count), Math.Max(1, count / info.Pack)];
 
     private readonly record struct Key(Kind Kind, nint Address, int Rows, long RowStride, long HeadStride);
 }
