@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Puts everything that a GPU machine needs into one archive: the GPU tests, the benchmark, both samples, and the .NET runtime itself.
+# Puts everything that a GPU machine needs into one archive: the GPU tests, the benchmark, the tool with an
+# assembly to use it on, both samples, and the .NET runtime itself.
 # The GPU machine needs NVIDIA's driver and NVRTC, nothing else. Run it there with eng/gpu-run.sh.
 #
 #   eng/gpu-publish.sh [MODEL_DIR]     -> artifacts/gpu/flashinfer-gpu.tar.xz  (MODEL_DIR: a llama2.c checkpoint for the Stories sample)
@@ -13,6 +14,8 @@ rm -rf "$out" && mkdir -p "$stage"
 publish() { dotnet publish "$1" -c Release -o "$stage/$2" --nologo -v quiet "${@:3}"; }
 publish tests/FlashInfer.Gpu.Tests tests
 publish benchmarks/FlashInfer.Benchmarks bench
+publish src/FlashInfer.Tool tool
+publish tests/FlashInfer.GenerationSandbox configs
 publish samples/Stories stories
 publish samples/Quickstart quickstart-aot -r linux-x64 -p:CppCompilerAndLinker="${NATIVE_LINKER:-gcc}"
 rm -f "$stage"/*/*.dbg "$stage"/*/*.pdb

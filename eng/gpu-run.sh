@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Runs on a GPU machine what eng/gpu-publish.sh packed: GPU tests, compute-sanitizer, samples, benchmark. Builds nothing.
+# Runs on a GPU machine what eng/gpu-publish.sh packed: GPU tests, compute-sanitizer, samples, the tool, benchmark. Builds nothing.
 # Full logs and the results file go to OUT; a short table is printed last.
 #
-#   eng/gpu-run.sh ARCHIVE OUT [tests|sanitizer|samples|bench|prefill ...]      (default: all)
+#   eng/gpu-run.sh ARCHIVE OUT [tests|sanitizer|samples|tool|bench|prefill ...]      (default: all)
 #
+# tool writes what a user sees of doctor, modules, aot, warmup, cache and bench to tool.log, and bench's results beside it.
 # prefill is the benchmark of prefill. It measures PyTorch in turn with us where python3 has it.
 set -uo pipefail
 archive=$(readlink -f "$1")
 mkdir -p "$2"
 out=$(readlink -f "$2")
 shift 2
-steps=${*:-tests sanitizer samples bench prefill}
+steps=${*:-tests sanitizer samples tool bench prefill}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tar -C "$work" -xJf "$archive"
@@ -21,6 +22,7 @@ summary=$out/summary.txt
 rows=$work/rows
 : >"$rows"
 tests=(dotnet "$work/tests/FlashInfer.Gpu.Tests.dll" -noLogo -noColor)
+export tool=$work/tool/flashinfer.dll configs=$work/configs/FlashInfer.GenerationSandbox.dll out
 bench=(dotnet "$work/bench/FlashInfer.Benchmarks.dll" --out "$out" --commit "$(cat "$work/commit")")
 
 # step NAME COMMAND...: logs the command, notes how it ended and how long it took.
@@ -62,6 +64,17 @@ for s in $steps; do
         step stories-f16 dotnet "$work/stories/Stories.dll" --gpu --model "$work/model" --temperature 0 --tokens 256 --dtype f16
         step stories-bf16 dotnet "$work/stories/Stories.dll" --gpu --model "$work/model" --temperature 0 --tokens 256 --dtype bf16
       fi ;;
+    tool)
+      # As a user types it, one after the other: the first that fails ends it.
+      step tool bash -c '
+        show() { printf "\n$ flashinfer %s\n" "$*"; dotnet "$tool" "$@" 2>&1; }
+        show doctor &&
+          show modules "$configs" --kernels ShortDecode --architecture sm_90a &&
+          show aot "$configs" --kernels ShortDecode --architecture sm_90a &&
+          show warmup "$configs" --kernels ShortDecode &&
+          show cache verify &&
+          show bench --output "$out"
+      ' ;;
     bench)
       cat "$out"/tests-*.log 2>/dev/null | grep '^ROW|' >>"$rows"
       step bench "${bench[@]}" --bench compile,decode,append,plan --rows "$rows" ;;
@@ -69,7 +82,7 @@ for s in $steps; do
     *) echo "gpu-run: unknown step '$s'" >&2; exit 2 ;;
   esac
 done
-for log in bench prefill; do
+for log in tool bench prefill; do
   if [[ -f $out/$log.log ]]; then cat "$out/$log.log"; fi
 done
 echo "--- summary"

@@ -14,7 +14,8 @@ internal static class DecodeBench
                 continue;
             }
 
-            yield return Measure(measured.IsPortable ? portable! : device, gpu, ceilings, measured);
+            using DecodeRun run = new(measured.IsPortable ? portable! : device, gpu, measured);
+            yield return run.Measure(ceilings);
         }
     }
 
@@ -32,45 +33,5 @@ internal static class DecodeBench
         return measured.IsPortable && !hasPortable
             ? "this device has only the portable kernels"
             : AttentionRules.All.FirstOrDefault(rule => !rule.IsMet(shape))?.Message(shape);
-    }
-
-    private static Row Measure(Device device, Gpu gpu, Ceilings ceilings, DecodeCase measured)
-    {
-        AttentionSpec spec = measured.Spec;
-        int rows = measured.Lengths.Length * measured.QueryTokens;
-        using Workload workload = new(device, gpu, spec, measured.Lengths);
-        using BatchDecodeWithPagedKvCache decode = new(
-            workload.Cache,
-            maxQueryTokens: measured.QueryTokens,
-            determinism: measured.IsBatchInvariant ? Determinism.BatchInvariant : Determinism.Reproducible
-        );
-        using DeviceTensor query = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
-        using DeviceTensor output = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
-        gpu.Fill(query.View, 99);
-        decode.Plan(workload.Sequences, [.. measured.Lengths.Select(_ => measured.QueryTokens)]);
-        decode.Run(0, query.View, output.View);
-        SampledError error = SampledError.Of(
-            spec,
-            query.View,
-            output.View,
-            SampledError.Few(measured.Lengths.Length).Select(i => workload.Sample(i, i * measured.QueryTokens, measured.QueryTokens))
-        );
-        int layers = workload.Cache.Layers;
-        Timing timing =
-            gpu.TimeGraph(() =>
-            {
-                for (int layer = 0; layer < layers; layer++)
-                {
-                    decode.Run(layer, query.View, output.View);
-                }
-            }) / layers;
-        double gbps = workload.KvBytes / timing.Us / 1e3;
-        return new Row("decode", measured.Name, workload.Params(measured.Variant, measured.QueryTokens))
-        {
-            GBps = gbps,
-            FractionOfCeiling = gbps / ceilings.ReadGBps,
-            RelError = error.Relative,
-            MaxAbsError = error.MaxAbs,
-        }.With(timing);
     }
 }

@@ -156,7 +156,7 @@ internal static class PrefillBench
             }
         );
         Timing[] timings = Timing.InTurn(one.Us, two.Us);
-        return Row(measured, timings[0], ceilings) with
+        return PrefillRun.ToRow(measured, timings[0], ceilings) with
         {
             Peer = "own launches of prefill and of decode",
             PeerUs = timings[1].Us,
@@ -168,7 +168,7 @@ internal static class PrefillBench
     /// <summary>A case of a group beside what it is compared with.</summary>
     private static Row Row(PrefillRun run, Timing timing, Ceilings ceilings, PrefillGroup group, Timing[] all, string? torch)
     {
-        Row row = Row(run.Case, timing, ceilings) with { RelError = run.Error.Relative, MaxAbsError = run.Error.MaxAbs };
+        Row row = PrefillRun.ToRow(run.Case, timing, ceilings) with { RelError = run.Error.Relative, MaxAbsError = run.Error.MaxAbs };
         PrefillCase first = group.Cases[0];
 
         // What the first case would take for as many operations.
@@ -185,15 +185,5 @@ internal static class PrefillBench
                 PeerUs = torch is null ? null : all[^1].Us,
                 RatioToRagged = firstUs / timing.Us,
             };
-    }
-
-    private static Row Row(PrefillCase measured, Timing timing, Ceilings ceilings)
-    {
-        double tflops = measured.Flops / timing.Us / 1e6;
-        return new Row("prefill", measured.Name, measured.Params)
-        {
-            Tflops = tflops,
-            FractionOfCeiling = tflops / ceilings.MatmulTflops,
-        }.With(timing);
     }
 }

@@ -28,9 +28,12 @@ using TorchPeer? peer = benches.Contains("prefill")
     ? TorchPeer.Start(Option("--python") ?? "python3", TorchPeer.Script, Console.Out)
     : null;
 Ceilings ceilings = gpu.MeasureCeilings() with { MatmulTflops = peer?.MatmulTflops(8192) };
-Results results = new(device, commit, ceilings, new KernelCompiler().DescribeNvrtc().Version?.ToString() ?? "none");
-Console.WriteLine($"{device.Name}, driver CUDA {device.Cuda!.DriverVersion}, NVRTC {results.Nvrtc}, {peer?.Version ?? "no PyTorch"}");
-Console.WriteLine($"ceilings: read {ceilings.ReadGBps:F0} GB/s, copy {ceilings.CopyGBps:F0} GB/s (read + write)");
+string nvrtc = new KernelCompiler().DescribeNvrtc().Version?.ToString() ?? "none";
+Results results = new(device, commit, ceilings, nvrtc);
+Console.WriteLine($"{device.Name}, driver CUDA {device.Cuda!.DriverVersion}, NVRTC {nvrtc}, {peer?.Version ?? "no PyTorch"}");
+Console.WriteLine(
+    $"ceilings: read {ceilings.ReadGBps:F0} GB/s, copy {ceilings.CopyGBps:F0} GB/s (read + write), matrix instructions alone {ceilings.MathTflops:F0} TFLOP/s"
+);
 if (ceilings.MatmulTflops is { } tflops)
 {
     Console.WriteLine($"ceiling: product of 8192 x 8192 matrices {tflops:F0} TFLOP/s");

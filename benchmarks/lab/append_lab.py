@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Tests and times versions of the append kernel side by side: append_lab.py VERSION [VERSION...], with versions as decode_lab.py's."""
+"""Tests and times versions of the append kernel side by side: append_lab.py VERSION [VERSION...], with versions as decode_lab.py's;
+append_lab.py check VERSION... only tests."""
 import ctypes
 import random
 import statistics
@@ -87,11 +88,15 @@ def copy_ceiling(pool):
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    pool = decode_lab.make_pool(torch.bfloat16)
-    versions = [decode_lab.Version(text) for text in sys.argv[1:]]
+    only_check = sys.argv[1] == "check"
+    torch.zeros(1, device="cuda")  # makes the context
+    versions = [decode_lab.Version(text) for text in sys.argv[1 + only_check :]]
     kernels = [cuda.Kernel(cuda.compile_cubin(UNIT, version.headers), "append") for version in versions]
     for kernel in kernels:
         check(kernel)
+    if only_check:
+        sys.exit()
+    pool = decode_lab.make_pool(torch.bfloat16)
     ceiling = copy_ceiling(pool)
     print(f"{torch.cuda.get_device_name()}: copy ceiling {ceiling:.0f} GB/s, registers {[k.registers for k in kernels]}, local {[k.local for k in kernels]}")
     for sequences, tokens in ((1, 1), (32, 1), (256, 1), (8, 2048)):

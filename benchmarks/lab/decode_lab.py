@@ -3,18 +3,20 @@
 
   decode_lab.py test [VERSION...]                  against a float64 oracle
   decode_lab.py sanitize 0,3,...                   some of its shapes, small enough for compute-sanitizer
-  decode_lab.py bench CASES VERSION [VERSION...]   by graph replay, interleaved; CASES is a regular expression of names
+  decode_lab.py bench CASES VERSION [VERSION...]   by graph replay, interleaved; CASES are names with commas between
   decode_lab.py sweep CASES VERSION                other plans than the planner's
+  decode_lab.py ceilings                           what reading costs where it is scattered
 
-A version is NAME=FOLDER, a folder with kernels as ../../kernels, or NAME=FOLDER:EDITS, where EDITS is a Python file whose list
-`edits` holds (file, old text, new text) to be replaced first. It may set promotion (bytes) and old_map (whether the map has heads
-before tokens), too.
+CASES are names of CASES below, with @HND behind them for that layout, and +ordered for pages in order.
+
+A version is NAME=FOLDER, a
+folder with kernels as ../../kernels, which is taken when none is given, or NAME=FOLDER:EDITS, where EDITS is a Python file with a list
+`edits` of (file, old text, new text) to be replaced first. It may set promotion (bytes) and kv_map (a function), too.
 """
 import ctypes
 import math
 import os
 import random
-import re
 import runpy
 import statistics
 import struct
@@ -36,8 +38,7 @@ class Version:
         folder, _, edits = where.partition(":")
         options = runpy.run_path(edits) if edits else {}
         self.headers = cuda.read_headers(folder or os.path.join(HERE, "../../kernels"), options.get("edits", ()))
-        self.promotion, self.old_map = options.get("promotion"), options.get("old_map", False)
-        self.joined, self.token_major = options.get("joined", False), options.get("token_major", False)
+        self.promotion, self.kv_map = options.get("promotion"), options.get("kv_map", kv_map)
         self.kernels = {}
 
     def kernel(self, case, team=False):
@@ -78,6 +79,11 @@ extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPe
 }}"""
 
 
+def kv_map(case, strip, strips, heads, token, head, page_bytes, pages):
+    """Dimensions, strides and box of the tensor map behind those of a strip's elements, as KvTensorMap.cs; strides in bytes."""
+    return [case.page, strips, case.kv_heads, pages], [token, strip, head, page_bytes], [16, strips, heads, 1]
+
+
 class Cache:
     """Keys and values of some layers, all pages behind one another; every layer has the same page table, scattered."""
 
@@ -101,21 +107,10 @@ class Cache:
         strips, heads = row // strip, max(1, case.kv_heads // kernel.units_per_item)
         token, head = (stride * size for stride in self.strides)
         pages = 2 * self.layers * case.layer_pages
-        if version.old_map:
-            chosen = 256 if row == 128 else 64 if row > 128 and row % 128 else 128
-        else:
-            chosen = 256 if heads * row == 128 or (row < 128 and heads * row % 256 == 0) else 64 if row > 128 and heads * row % 128 else 128
-        promotion = version.promotion or (128 if case.layout == "HND" else chosen)
-        if version.joined:
-            strip, strips = 128, heads * row // 128
-            dims, strides, box = [case.page, strips, case.kv_heads // heads, pages], [token, strip, heads * head, self.page_bytes], [16, strips, 1, 1]
-        elif version.token_major:
-            dims, strides, box = [strips, case.kv_heads, case.page, pages], [strip, head, token, self.page_bytes], [strips, heads, 16, 1]
-        elif version.old_map:
-            dims, strides, box = [case.kv_heads, case.page, pages, strips], [head, token, self.page_bytes, strip], [1, 16, 1, strips]
-        else:
-            dims, strides, box = [case.page, strips, case.kv_heads, pages], [token, strip, head, self.page_bytes], [16, strips, heads, 1]
-        return cuda.encode_map(case.kv_dtype, self.pool.data_ptr(), [strip // size, *dims], strides, [strip // size, *box], promotion)
+        unit = heads * row
+        chosen = 128 if case.layout == "HND" else 256 if unit == 128 or (row < 128 and unit % 256 == 0) else 64 if row > 128 and unit % 128 else 128
+        dims, strides, box = version.kv_map(case, strip, strips, heads, token, head, self.page_bytes, pages)
+        return cuda.encode_map(case.kv_dtype, self.pool.data_ptr(), [strip // size, *dims], strides, [strip // size, *box], version.promotion or chosen)
 
 
 class Launch:
@@ -318,6 +313,48 @@ def read_ceiling(pool):
     return best
 
 
+SCATTERED = """#include "core/types.cuh"
+struct Params {
+  const uint4* data;
+  const int* order;
+  int chunks, vectors;  // vectors of 16 bytes in a chunk, a multiple of 256
+  unsigned* sink;
+};
+extern "C" __global__ void read_scattered(const __grid_constant__ Params p) {
+  unsigned sum = 0;
+  for (int i = (blockIdx.x * blockDim.x + threadIdx.x) / 32; i < p.chunks; i += gridDim.x * blockDim.x / 32) {
+    const uint4* chunk = p.data + static_cast<long long>(p.order[i]) * p.vectors;
+    for (int at = threadIdx.x % 32; at < p.vectors; at += 256) {
+      uint4 v[8];
+#pragma unroll
+      for (int k = 0; k < 8; k++) v[k] = __ldcs(chunk + at + k * 32);
+#pragma unroll
+      for (int k = 0; k < 8; k++) sum += v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
+    }
+  }
+  if (sum == 0x9e3779b9u) *p.sink = sum;
+}"""
+
+
+def ceilings():
+    """What a kernel that only reads gets: all in order, and blocks of pages in random order."""
+    pool = make_pool(torch.bfloat16)
+    size = pool.numel() * 2
+    print(f"{torch.cuda.get_device_name()}: in order {read_ceiling(pool):.0f} GB/s", flush=True)
+    kernel = cuda.Kernel(cuda.compile_cubin(SCATTERED, own_headers()), "read_scattered", has_info=False)
+    sink, sms = torch.zeros(1, dtype=torch.int32, device="cuda"), torch.cuda.get_device_properties(0).multi_processor_count
+    for chunk in (4096, 8192, 16384, 32768, 65536):
+        for ordered in (False, True):
+            count = size // chunk
+            order = (torch.arange(count, device="cuda") if ordered else torch.randperm(count, device="cuda")).int()
+            params = ctypes.create_string_buffer(struct.pack("<qqiiq", pool.data_ptr(), order.data_ptr(), count, chunk // 16, sink.data_ptr()), 32)
+            best = 0
+            for blocks in (1, 2, 3, 4):
+                graph = cuda.record(lambda: kernel.launch(params, sms * blocks, overlaps=False))
+                best = max(best, size / 1e3 / statistics.median(cuda.replay_us(graph) for _ in range(11)))
+            print(f"blocks of {chunk // 1024} KB {'in order' if ordered else 'scattered'}: {best:.0f} GB/s", flush=True)
+
+
 def make_pool(kv_dtype):
     elements = POOL_BYTES // kv_dtype.itemsize
     pool = torch.empty(elements, dtype=kv_dtype, device="cuda")
@@ -343,8 +380,7 @@ def interleave(graphs, rounds, target_us=25000.0):
 
 
 def select(pattern):
-    names = [part for part in pattern.split(",")]
-    return [make_case(name) for name in names]
+    return [make_case(name) for name in pattern.split(",")]
 
 
 def bench(pattern, versions, rounds=5):
@@ -389,9 +425,11 @@ def sweep(pattern, version):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in ("test", "sanitize", "bench", "sweep"):
+    if len(sys.argv) < 2 or sys.argv[1] not in ("test", "sanitize", "bench", "sweep", "ceilings"):
         sys.exit(__doc__)
     torch.zeros(1, device="cuda")  # makes the context
+    if sys.argv[1] == "ceilings":
+        sys.exit(ceilings())
     if sys.argv[1] == "test":
         sys.exit(1 if test([Version(text) for text in sys.argv[2:] or ["new="]], TEST_SHAPES, TEST_LENGTHS) else 0)
     if sys.argv[1] == "sanitize":

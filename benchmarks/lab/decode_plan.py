@@ -85,7 +85,7 @@ def smallest(classes, total, most, uncut):
 
 def cost(classes, chunk, limits):
     total, units, splits = 0.0, 0, False
-    loads, taken, pair = [0.0] * 9, [0] * 9, 2 * limits.blocks
+    loads, taken, pair = [0.0] * 17, [0] * 17, 2 * limits.blocks
     for tokens, count, together in classes:
         parts = parts_of(tokens, chunk)
         expanded = count * parts * limits.units
@@ -94,17 +94,17 @@ def cost(classes, chunk, limits):
         splits |= parts > 1
         total += expanded * size
         pairs, rest = divmod(units, pair)
-        for i in range(9):
-            block = i * (limits.blocks - 1) // 8
+        for i in range(17):
+            block = i * (limits.blocks - 1) // 16
             takes = 2 * pairs + (rest > block) + (rest > pair - 1 - block)
             loads[i] += (takes - taken[i]) * size
             taken[i] = takes
     loads.sort()
     time = done = 0.0
     for i, load in enumerate(loads):
-        time += (load - done) * max((9 - i) / 9, 1 / 3.1)
+        time += (load - done) * max((17 - i) / 17, 1 / 3.1)
         done = load
-    time += 0.1 * max(0, loads[-1] - total / limits.blocks) + (64 if splits else 0)
+    time += 0.3 * max(0, loads[-1] - total / limits.blocks) + (64 if splits else 0)
     idle = max(0, limits.blocks - units) / limits.blocks
     return time * 1.1 if 0.11 < idle < 0.48 else time
 

@@ -4,7 +4,7 @@
 // Grid: any number of blocks, or of clusters. Block: kWarps warps, all alike (decode_work.cuh).
 // Who loads: every warp its own tiles (decode_loader.cuh). Who computes: the same warp, no block barrier inside a unit
 //   (decode_softmax.cuh). End of a unit: the crew merges (decode_merge.cuh), while the ring holds the next unit's tiles.
-// Shared memory, at DecodeShape's offsets: O, max and sum of each warp (once or twice), flag, cluster buffers, barriers,
+// Shared memory, at DecodeShape's offsets: O, max and sum of each warp (before a unit: Q), flag, cluster buffers, barriers,
 //   rings.
 // Programmatic dependent launch: the list, the page ids, and keys and values of earlier steps are read before the wait (the
 //   host changes them only between steps, and launches the first kernel after that without overlap); keys and values of

@@ -20,7 +20,7 @@ struct KvFragments {
 
   u32 at[kSteps][4];
 
-  // Steps `step` and following of the unit's KV heads, one head's behind the other's: 16 tokens x 16 elements of headDim each.
+  // Steps `step` and following, counted over the unit's KV heads: 16 tokens x 16 elements of headDim each.
   __device__ __forceinline__ void load_keys(u32 tile, int step, int lane) {
     u32 a[4];
     ldmatrix(a, tile + Shape::chunk_offset(lane & 15, step * (2 / kSteps) + (lane >> 4)));
@@ -113,9 +113,9 @@ struct ColumnPlaces<Shape, true> {
 // Q of one unit as B operands (lane = 4 * column + row), and what else its columns need.
 //
 // The threads of the crew fetch Q once, 16 bytes each, and hand it to all warps through the place to merge in, where a warp
-// takes it with ldmatrix. (Every warp fetching its fragments, 4 bytes a lane from 8 rows at a time, kept the load unit busy
-// for 0.07 us a column and unit, and with it the merge.) A thread puts what it fetched where in that place only itself
-// reads when it merges, once for each warp, so that no further barrier is needed.
+// takes it with ldmatrix: as fragments, 4 bytes a lane, every warp would ask for the same rows, 32 bytes at a time. A thread
+// puts what it fetched where in that place only itself reads when it merges, once for each warp, so that no further barrier
+// is needed.
 template <typename Shape>
 struct QueryFragments : ColumnPlaces<Shape> {
   using Element = typename Shape::Element;
@@ -135,8 +135,8 @@ struct QueryFragments : ColumnPlaces<Shape> {
       scale;  // of the logits, in base 2; in natural units for a variant that transforms them
   FloatVector<Shape::kUnitHeads> value_scale;
 
-  // Starts to fetch, scales too. Columns beyond the unit's repeat its last one: a column's results depend on nothing else, and nobody
-  // reads them.
+  // Starts to fetch, scales too. Columns beyond the unit's repeat its last one: a column's results depend on nothing else,
+  // and nobody reads them.
   __device__ __forceinline__ void fetch(const DecodeParams& params, const DecodeUnit<Shape>& unit,
                                         const DecodeCrew<Shape>& crew, float logits_scale) {
     if (!unit.valid) return;

@@ -145,8 +145,8 @@ struct DecodeShape {
   static_assert(kSharedBytes <= kSharedLimit, "a block needs more shared memory than the chip has");
   static_assert(kBarrierOffset % 8 == 0 && kClusterBuffer % 8 == 0, "vector stores need aligned buffers");
 
-  // Where 16-byte chunk `chunk` of the unit's row of a token, one head behind the other, starts: inside a strip the chunks of 8 rows are xored apart against bank
-  // conflicts (which is the copy engine's swizzle of this width).
+  // Where 16-byte chunk `chunk` of a token's row starts, which is the unit's KV heads' one behind the other: inside a strip
+  // the chunks of 8 rows are xored apart against bank conflicts (which is the copy engine's swizzle of this width).
   static __device__ __forceinline__ u32 chunk_offset(int row, int chunk) {
     constexpr int kChunks = kStripBytes / 16;
     return chunk / kChunks * (kSlabTokens * kStripBytes) + row * kStripBytes +

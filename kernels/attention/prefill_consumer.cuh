@@ -56,11 +56,10 @@ struct PrefillConsumer {
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
-  float slack;        // 2^8 in terms of scores
-  float score_scale;  // for a variant that transforms logits: smScale; scale is that of its logits then
-  int there;          // tokens in the tile's range
-  int seen_by_all;    // of these, those that every row of the tile sees: one number for both consumers, or the compiler
-                      // takes the loops for divergent and moves descriptors of wgmma through registers of threads
+  float slack;      // 2^8 in terms of scores
+  int there;        // tokens in the tile's range
+  int seen_by_all;  // of these, those that every row of the tile sees: one number for both consumers, or the compiler
+                    // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
   bool idle;     // whether rows of the tile are nobody's
   RingPlace<Layout::kKeyStages> keys;  // of the next K, and the next V
@@ -83,8 +82,7 @@ struct PrefillConsumer {
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
     softmax.clear();
     if constexpr (Hooks::kTransforms) {
-      score_scale = scale * Hooks::kLn2;
-      scale = Hooks::softmax_scale(score_scale, params.variant);
+      scale = Hooks::softmax_scale(score_scale(), params.variant);
       slack = __fdividef(8.f, scale);
     }
   }
@@ -134,23 +132,25 @@ struct PrefillConsumer {
       // Of K what lies behind the end is masked, and gathered tokens are zero there.
       if (!Layout::kGathers && there < blocks * kBlockTokens) zero_values(there - (blocks - 1) * kBlockTokens);
 
-      // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own. Only a variant
-      // that bounds keys comes back to it.
+      // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own; but a
+      // variant that bounds keys comes back to it.
       int n = blocks - 2;
-      do {
+      if constexpr (Hooks::kBounds) {
 #pragma unroll 1
-        for (; n >= 0 && hides(n); n--) step<true>(number, n);
+        for (; n >= 0; n--) step(number, n, hides(n));
+      } else {
 #pragma unroll 1
-        for (; n >= 0 && !(Hooks::kBounds && hides(n)); n--) step<false>(number, n);
-      } while (Hooks::kBounds && n >= 0);
+        for (; n >= 0 && hides(n); n--) step(number, n, true);
+#pragma unroll 1
+        for (; n >= 0; n--) step(number, n, false);
+      }
     }
     if (lane == 0) bulk_wait();
   }
 
  private:
   // Block n of tile `number`, which is not the tile's first.
-  template <bool kMasked>
-  __device__ __forceinline__ void step(u32 number, int n) {
+  __device__ __forceinline__ void step(u32 number, int n, bool masked) {
     wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
     begin_turn();
     multiply_keys();
@@ -162,8 +162,8 @@ struct PrefillConsumer {
     keep(s);
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base));
-    shape(number, n, kMasked);
-    const float2 factor = softmax.take(s, scale, slack, kMasked || Hooks::kShapes);
+    shape(number, n, masked);
+    const float2 factor = softmax.take(s, scale, slack, masked || Hooks::kShapes);
     wgmma_wait<0>();
     keep(o);
     release_values();
@@ -290,6 +290,12 @@ struct PrefillConsumer {
     wgmma_commit();
   }
 
+  // For a variant that transforms logits, smScale: scale is then that of what it makes of them. Read again at each use, since
+  // registers are scarce.
+  __device__ __forceinline__ float score_scale() const {
+    return __int_as_float(load_ahead(reinterpret_cast<const i32*>(&params.plan->scale_log2))) * Hooks::kLn2;
+  }
+
   // Whether a row of the tile may not see all of block n.
   __device__ __forceinline__ bool hides(int n) const {
     return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
@@ -300,7 +306,7 @@ struct PrefillConsumer {
     if constexpr (Hooks::kShapes) {
       const Tile tile = Layout::tile(base, number);
       PrefillHooks<Shape>::shape(s, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
-                                 score_scale, masked, Hooks::arguments(params.variant), lane);
+                                 score_scale(), masked, Hooks::arguments(params.variant), lane);
     } else if (masked) {
       mask(number, n);
     }

@@ -16,6 +16,12 @@ internal static class AotCommand
         HelpName = "FILE",
     };
 
+    private static readonly Option<bool> s_ptx = new("--ptx")
+    {
+        Description =
+            "Add the portable kernels as PTX, for GPUs newer than those that are named: their driver compiles it, where there is no NVRTC.",
+    };
+
     public static Command Create()
     {
         Command command = new(
@@ -27,6 +33,7 @@ internal static class AotCommand
             Options.Reference,
             s_architecture,
             s_output,
+            s_ptx,
             Options.Kernels,
             Options.Checked,
             Options.Jobs,
@@ -42,6 +49,11 @@ internal static class AotCommand
         long start = Stopwatch.GetTimestamp();
         string assembly = line.GetRequiredValue(Options.Assembly);
         string[] architectures = Options.Architectures(line.GetValue(s_architecture)) ?? Options.UsualArchitectures;
+        if (line.GetValue(s_ptx))
+        {
+            architectures = [.. architectures, KernelBundle.PtxArchitecture];
+        }
+
         string bundle = Path.GetFullPath(line.GetValue(s_output) ?? Path.ChangeExtension(assembly, KernelBundle.Extension));
         IReadOnlyList<FoundConfig> configs = Options.Configs(line);
         var kernels = KernelBuild.Run(

@@ -43,6 +43,9 @@ internal static class KernelBuild
 
         return kernels;
 
+        CompiledKernel Compile(TranslationUnit unit, string architecture) =>
+            architecture == KernelBundle.PtxArchitecture ? compiler.CompilePtx(unit) : compiler.Compile(unit, architecture);
+
         void CompileAll(Action<string> done)
         {
             try
@@ -53,7 +56,7 @@ internal static class KernelBuild
                     new ParallelOptions { MaxDegreeOfParallelism = jobs },
                     i =>
                     {
-                        kernels[i] = (work[i].Unit, compiler.Compile(work[i].Unit, work[i].Architecture));
+                        kernels[i] = (work[i].Unit, Compile(work[i].Unit, work[i].Architecture));
                         done(work[i].Unit.Name);
                     }
                 );

@@ -10,6 +10,7 @@ RootCommand root = new("FlashInfer for .NET: what this machine runs, the kernels
     InspectCommand.Create(),
     AotCommand.Create(),
     WarmupCommand.Create(),
+    BenchCommand.Create(),
     CacheCommand.Create(),
 };
 

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
 
 namespace FlashInfer.Tool;
@@ -109,6 +110,25 @@ internal sealed record CacheListReport(string Folder, IReadOnlyList<CacheEntryRe
 
 internal sealed record CacheClearReport(string Folder, int Removed, long Bytes);
 
+/// <param name="Bench">Decode or prefill.</param>
+/// <param name="Case">The case.</param>
+/// <param name="BeforeUs">Microseconds in the first file.</param>
+/// <param name="AfterUs">Microseconds in the second.</param>
+/// <param name="Speedup">Above 1 when the second is faster.</param>
+/// <param name="Noise">What the rounds of one run differed by, as a fraction.</param>
+/// <param name="Verdict"><c>faster</c>, <c>slower</c> or <c>same</c>.</param>
+internal sealed record ComparedReport(
+    string Bench,
+    string Case,
+    double BeforeUs,
+    double AfterUs,
+    double Speedup,
+    double Noise,
+    string Verdict
+);
+
+internal sealed record CompareReport(double Speedup, int Unpaired, IReadOnlyList<ComparedReport> Cases);
+
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, WriteIndented = true)]
 [JsonSerializable(typeof(FailureReport))]
 [JsonSerializable(typeof(DoctorReport))]
@@ -117,4 +137,6 @@ internal sealed record CacheClearReport(string Folder, int Removed, long Bytes);
 [JsonSerializable(typeof(BuildReport))]
 [JsonSerializable(typeof(CacheListReport))]
 [JsonSerializable(typeof(CacheClearReport))]
+[JsonSerializable(typeof(CompareReport))]
+[JsonSerializable(typeof(JsonObject))]
 internal sealed partial class ReportJson : JsonSerializerContext;

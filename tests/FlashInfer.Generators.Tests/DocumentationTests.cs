@@ -60,9 +60,13 @@ public sealed partial class DocumentationTests
     [MemberData(nameof(Ids))]
     public void It_has_a_test(string id) =>
         Assert.Contains(
-            new[] { typeof(RuleDiagnosticTests), typeof(TargetDiagnosticTests), typeof(UsageDiagnosticTests), typeof(VariantDiagnosticTests) }.SelectMany(
-                static type => type.GetMethods()
-            ),
+            new[]
+            {
+                typeof(RuleDiagnosticTests),
+                typeof(TargetDiagnosticTests),
+                typeof(UsageDiagnosticTests),
+                typeof(VariantDiagnosticTests),
+            }.SelectMany(static type => type.GetMethods()),
             method => method.Name.StartsWith(id + "_", StringComparison.Ordinal)
         );
 

@@ -10,7 +10,8 @@ namespace FlashInfer.Generators.Tests;
 /// </summary>
 /// <remarks>
 /// A block that is a fragment has an HTML comment on the line above it: <c>&lt;!-- context: NAME --&gt;</c> puts it behind the statements
-/// of <see cref="s_contexts"/>, <c>&lt;!-- does not compile: CS1503 --&gt;</c> (behind the context <c>step</c>) expects these errors.
+/// of <see cref="s_contexts"/>, <c>&lt;!-- package: NAME --&gt;</c> needs a package that this repository does not (it is compiled where the
+/// machine's NuGet folder has it), <c>&lt;!-- does not compile: CS1503 --&gt;</c> (behind the context <c>step</c>) expects these errors.
 /// </remarks>
 public sealed partial class ExampleTests
 {
@@ -91,7 +92,10 @@ public sealed partial class ExampleTests
                 string text = File.ReadAllText(page);
                 foreach (Match match in Block().Matches(text))
                 {
-                    data.Add(Relative(page), Line(text, match));
+                    if (match.Groups["package"].Value is not { Length: > 0 } package || PackageFile(package) is not null)
+                    {
+                        data.Add(Relative(page), Line(text, match));
+                    }
                 }
             }
 
@@ -114,7 +118,7 @@ public sealed partial class ExampleTests
             $"{page}:{line} names the context '{context}'; there are {string.Join(", ", s_contexts.Keys)}"
         );
 
-        IReadOnlyList<Diagnostic> diagnostics = Compile(statements, block.Groups["code"].Value);
+        IReadOnlyList<Diagnostic> diagnostics = Compile(statements, block.Groups["code"].Value, block.Groups["package"].Value);
 
         string found = string.Join('\n', diagnostics);
         Assert.True(errors.SequenceEqual(diagnostics.Select(static d => d.Id).Distinct()), $"{page}:{line}\n{found}");
@@ -145,7 +149,7 @@ public sealed partial class ExampleTests
             .Select(static heading => heading.ToLowerInvariant().Replace(' ', '-'));
 
     /// <summary>The block's using directives, the context's statements, the block; the configuration unless the block has its own.</summary>
-    private static IReadOnlyList<Diagnostic> Compile(string statements, string code)
+    private static IReadOnlyList<Diagnostic> Compile(string statements, string code, string package)
     {
         string[] lines = code.Split('\n');
         string[] usings = [.. lines.Where(static line => Using().IsMatch(line))];
@@ -156,7 +160,25 @@ public sealed partial class ExampleTests
 
         string program = string.Join('\n', [.. usings, statements, .. lines.Where(static line => !Using().IsMatch(line))]);
         bool hasConfig = code.Contains("[AttentionConfig", StringComparison.Ordinal);
-        return GeneratorHarness.RunProgram(program, hasConfig ? [ImplicitUsings] : [ImplicitUsings, Config]).Diagnostics();
+        return GeneratorHarness
+            .RunProgram(
+                program,
+                hasConfig ? [ImplicitUsings] : [ImplicitUsings, Config],
+                PackageFile(package) is { } file ? [MetadataReference.CreateFromFile(file)] : []
+            )
+            .Diagnostics();
+    }
+
+    /// <summary>The assembly of a package in this machine's NuGet folder; null when it is not there.</summary>
+    private static string? PackageFile(string name)
+    {
+        string packages =
+            Environment.GetEnvironmentVariable("NUGET_PACKAGES")
+            ?? Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".nuget", "packages");
+        string folder = Path.Combine(packages, name.ToLowerInvariant());
+        return name.Length > 0 && Directory.Exists(folder)
+            ? Directory.EnumerateFiles(folder, $"{name}.dll", SearchOption.AllDirectories).Order(StringComparer.Ordinal).LastOrDefault()
+            : null;
     }
 
     private static string Relative(string page) => Path.GetRelativePath(TestPaths.RepositoryRoot, page).Replace('\\', '/');
@@ -164,7 +186,7 @@ public sealed partial class ExampleTests
     private static int Line(string text, Match match) => text.AsSpan(0, match.Groups["code"].Index).Count('\n');
 
     [GeneratedRegex(
-        @"(?:<!-- (?:context: (?<context>\w+)|does not compile: (?<errors>[\w, ]+)) -->\n)?```csharp\n(?<code>.*?)```",
+        @"(?:<!-- (?:context: (?<context>\w+)|package: (?<package>[\w.]+)|does not compile: (?<errors>[\w, ]+)) -->\n)?```csharp\n(?<code>.*?)```",
         RegexOptions.Singleline
     )]
     private static partial Regex Block();

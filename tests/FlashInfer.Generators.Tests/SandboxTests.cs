@@ -2,6 +2,7 @@ extern alias runtime;
 
 using System.Reflection;
 using FlashInfer.GenerationSandbox;
+using FlashInfer.Tests.Variants;
 using AttentionConfigsAttribute = runtime::FlashInfer.AttentionConfigsAttribute;
 using AttentionSpec = runtime::FlashInfer.AttentionSpec;
 using RuntimeDType = runtime::FlashInfer.DType;
@@ -23,6 +24,11 @@ public sealed class SandboxTests
             { "internal", InternalAttention.Spec, new AttentionSpec(8, 1, 256, 64, RuntimeDType.BFloat16, RuntimeDType.BFloat16) },
             { "quantised", QuantisedAttention.Spec, new AttentionSpec(16, 8, 96, 16, RuntimeDType.BFloat16, RuntimeDType.Float8E4M3) },
             { "nested", Models.OddAttention.Spec, new AttentionSpec(21, 3, 128, 1024, RuntimeDType.Float16) },
+            {
+                "variant",
+                ItemsAttention.Spec,
+                new AttentionSpec(32, 8, 128, 16, RuntimeDType.BFloat16, variant: ItemsAttention.Spec.Variant)
+            },
         };
 
     [Theory]
@@ -53,6 +59,20 @@ public sealed class SandboxTests
                 "FlashInfer.GenerationSandbox.Models+OddAttention",
                 "FlashInfer.GenerationSandbox.Models+OddAttention+Draft",
                 "FlashInfer.GenerationSandbox.QuantisedAttention",
+                "FlashInfer.Tests.Variants.AlibiAttention",
+                "FlashInfer.Tests.Variants.ChunkedAttention",
+                "FlashInfer.Tests.Variants.DilatedAttention",
+                "FlashInfer.Tests.Variants.DocumentAttention",
+                "FlashInfer.Tests.Variants.DocumentMaskAttention",
+                "FlashInfer.Tests.Variants.ItemsAttention",
+                "FlashInfer.Tests.Variants.LocalGlobalAttention",
+                "FlashInfer.Tests.Variants.PrefixLmAttention",
+                "FlashInfer.Tests.Variants.RelativeBiasAttention",
+                "FlashInfer.Tests.Variants.SinkAttention",
+                "FlashInfer.Tests.Variants.SlidingWindowAttention",
+                "FlashInfer.Tests.Variants.SoftCapAttention",
+                "FlashInfer.Tests.Variants.TemperatureAttention",
+                "FlashInfer.Tests.Variants.TreeMaskAttention",
                 "RootAttention",
             ],
             listed.Types

@@ -92,6 +92,80 @@ public sealed partial class SnapshotTests
         );
 
     [Fact]
+    public void Variant() =>
+        VerifyText(
+            """
+            using FlashInfer;
+            using System;
+
+            namespace Models;
+
+            [AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16)]
+            public partial class SlopedAttention
+            {
+                [VariantArguments]
+                public readonly ref struct Arguments
+                {
+                    public required ReadOnlySpan<float> Slopes { get; init; }
+                    public int Window { get; init; }
+                    public bool Sharp { get; init; }
+                    public int Half => Window / 2;
+                }
+
+                [LogitsTransform]
+                private static float Transform(float logit, in LogitsContext at, in Arguments a) =>
+                    (a.Sharp ? 2 * logit : logit) + a.Slopes[at.Head] * (at.KvPosition - at.QoPosition);
+
+                [LogitsMask]
+                private static bool Keep(in LogitsContext at) => at.KvPosition % 64 < 32 || at.QoPosition - at.KvPosition < 128;
+
+                [FirstKey]
+                private static int First(LogitsContext at, Arguments a) => at.QoPosition - a.Half;
+
+                [AttentionSink]
+                private static float Sink(int head, in Arguments a) => a.Slopes[head];
+            }
+            """
+        );
+
+    /// <summary>Without arguments every Plan is the base class's.</summary>
+    [Fact]
+    public void VariantWithoutArguments() =>
+        VerifyText(
+            """
+            using FlashInfer;
+
+            [AttentionConfig(heads: 8, kvHeads: 8, headDim: 64, pageSize: 16, dtype: DType.Float16)]
+            public partial class WindowAttention
+            {
+                [FirstKey]
+                private static int First(in LogitsContext at) => at.QoPosition - 1000;
+            }
+            """
+        );
+
+    /// <summary>What cannot be lowered leaves the members and no units, so that its diagnostic is the only error.</summary>
+    [Fact]
+    public void VariantWithAnError() =>
+        VerifyText(
+            """
+            using FlashInfer;
+
+            [AttentionConfig(heads: 8, kvHeads: 8, headDim: 64, pageSize: 16, dtype: DType.Float16)]
+            public partial class LoopingAttention
+            {
+                [LogitsMask]
+                private static bool Keep(in LogitsContext at)
+                {
+                    while (true)
+                    {
+                    }
+                }
+            }
+            """
+        );
+
+    [Fact]
     public void Illegal() =>
         Verify(
             """
@@ -147,6 +221,9 @@ public sealed partial class SnapshotTests
         Assert.Equal(CudaUnits.PrefillRaggedName(shape), CudaUnits.PrefillRaggedName(other));
         Assert.Equal(CudaUnits.PrefillRagged(shape), CudaUnits.PrefillRagged(other));
     }
+
+    private static void VerifyText(string source, [System.Runtime.CompilerServices.CallerMemberName] string method = "") =>
+        Verify(source, null, method);
 
     private static void Verify(string source, AttentionShape? legal, [System.Runtime.CompilerServices.CallerMemberName] string method = "")
     {

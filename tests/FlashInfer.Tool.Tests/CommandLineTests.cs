@@ -10,7 +10,7 @@ public sealed class CommandLineTests
 
         Assert.Equal(0, result.ExitCode);
         Assert.All(
-            ["doctor", "modules", "inspect", "aot", "warmup", "cache", "--json"],
+            ["doctor", "modules", "inspect", "aot", "warmup", "bench", "cache", "--json"],
             word => Assert.Contains($"  {word}", result.Output, StringComparison.Ordinal)
         );
     }

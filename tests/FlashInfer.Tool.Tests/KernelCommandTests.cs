@@ -11,6 +11,33 @@ public sealed class KernelCommandTests
     private const string Append = "fi_append_bf16_h32_kv8_d128_p16";
 
     [SkippableFact]
+    public void Aot_adds_PTX_for_newer_gpus()
+    {
+        using TemporaryFolder folder = new();
+        string bundle = folder.File("App.fikernels");
+
+        ToolResult result = ToolProcess.RunWithNvrtc([
+            "aot",
+            ToolProcess.Sandbox,
+            "-a",
+            "sm_80",
+            "--ptx",
+            "--kernels",
+            "append",
+            "-o",
+            bundle,
+            "--cache-dir",
+            folder.File("cache"),
+        ]);
+
+        Assert.True(result.ExitCode == 0, result.ToString());
+        KernelBundle written = KernelBundle.Open(bundle);
+        KernelBundleEntry ptx = written.Entries.First(static entry => entry.Architecture == "compute_80");
+        Assert.Equal(2 * Configs, written.Entries.Count);
+        Assert.Contains($".visible .entry {ptx.Unit}(", System.Text.Encoding.UTF8.GetString(written.Read(ptx)), StringComparison.Ordinal);
+    }
+
+    [SkippableFact]
     public void Aot_writes_a_bundle_that_a_program_without_a_compiler_uses()
     {
         using TemporaryFolder folder = new();

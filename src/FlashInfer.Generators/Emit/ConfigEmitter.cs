@@ -36,6 +36,7 @@ internal static class ConfigEmitter
             "PrefillPagedUnit",
             "PrefillRaggedUnit",
             "WarmupAsync",
+            VariantEmitter.ClassName,
             WrapperEmitter.CacheName,
             WrapperEmitter.DecodeName,
             WrapperEmitter.PrefillPagedName,
@@ -69,16 +70,22 @@ internal static class ConfigEmitter
         code.Line(Part(model.Type) + (model.IsStatic ? "" : " : global::FlashInfer.IAttentionConfig"));
         code.Open();
         Constants(code, text);
-        Members(code, text);
+        Members(code, text, model.Variant);
         TensorEmitter.Emit(code, text);
         cancellationToken.ThrowIfCancellationRequested();
-        WrapperEmitter.Emit(code, text);
+        WrapperEmitter.Emit(code, text, model.Variant);
         cancellationToken.ThrowIfCancellationRequested();
-        bool legal = AttentionRules.IsLegal(model.Shape);
-        Unit(code, "DecodeUnit", legal ? CudaUnits.Decode(model.Shape) : null);
-        Unit(code, "AppendUnit", legal ? CudaUnits.Append(model.Shape) : null);
-        Unit(code, "PrefillPagedUnit", legal ? CudaUnits.PrefillPaged(model.Shape) : null);
-        Unit(code, "PrefillRaggedUnit", legal ? CudaUnits.PrefillRagged(model.Shape) : null);
+        if (model.Variant is { } variant)
+        {
+            VariantEmitter.Emit(code, text, variant);
+        }
+
+        bool legal = model.HasLegalUnits;
+        AttentionShape shape = model.Shape with { Variant = VariantEmitter.Cuda(model.Variant) };
+        Unit(code, "DecodeUnit", legal ? CudaUnits.Decode(shape) : null);
+        Unit(code, "AppendUnit", legal ? CudaUnits.Append(shape) : null);
+        Unit(code, "PrefillPagedUnit", legal ? CudaUnits.PrefillPaged(shape) : null);
+        Unit(code, "PrefillRaggedUnit", legal ? CudaUnits.PrefillRagged(shape) : null);
         code.Close();
         foreach (TypeDeclaration _ in model.ContainingTypes)
         {
@@ -124,14 +131,15 @@ internal static class ConfigEmitter
         }
     }
 
-    private static void Members(CodeWriter code, ConfigText text)
+    private static void Members(CodeWriter code, ConfigText text, VariantModel? variant)
     {
+        string variantArgument = variant is null ? "" : $", new {VariantEmitter.ClassName}()";
         string abiVersion = CudaUnits.AbiVersion.ToString(CultureInfo.InvariantCulture);
         code.Block(
             $$"""
             /// <summary>The configuration: {{text.Summary}}.</summary>
             public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-                {{abiVersion}}, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+                {{abiVersion}}, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit{{variantArgument}});
 
             /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
             /// <param name="device">The device.</param>

@@ -1,3 +1,5 @@
+using FlashInfer.Generators.Model;
+
 namespace FlashInfer.Generators.Emit;
 
 /// <summary>
@@ -12,12 +14,16 @@ internal static class WrapperEmitter
     public const string PrefillPagedName = "BatchPrefillWithPagedKvCache";
     public const string PrefillRaggedName = "BatchPrefillWithRaggedKvCache";
 
-    public static void Emit(CodeWriter code, ConfigText text)
+    // Parameters of Plan.
+    private const string Sequences = "global::System.ReadOnlySpan<global::FlashInfer.Sequence> sequences";
+    private const string QueryTokens = "global::System.ReadOnlySpan<int> queryTokens";
+
+    public static void Emit(CodeWriter code, ConfigText text, VariantModel? variant)
     {
         Cache(code, text);
-        Decode(code, text);
-        PrefillPaged(code, text);
-        PrefillRagged(code, text);
+        Decode(code, text, variant);
+        PrefillPaged(code, text, variant);
+        PrefillRagged(code, text, variant);
     }
 
     private static void Cache(CodeWriter code, ConfigText text) =>
@@ -56,7 +62,7 @@ internal static class WrapperEmitter
             """
         );
 
-    private static void Decode(CodeWriter code, ConfigText text)
+    private static void Decode(CodeWriter code, ConfigText text, VariantModel? variant)
     {
         code.Block(
             $$"""
@@ -78,12 +84,23 @@ internal static class WrapperEmitter
                 : base(cache, maxSequences, maxQueryTokens, determinism) { }
             """
         );
+        VariantEmitter.Plan(
+            code,
+            text,
+            variant,
+            "Plans a step with one query token for each sequence, its last.",
+            "/// <param name=\"sequences\">Sequences of the cache.</param>",
+            Sequences,
+            "sequences",
+            causal: false
+        );
+        PlanQueryTokens(code, text, variant);
         Append(code, text);
         RunPaged(code, text);
         code.Close();
     }
 
-    private static void PrefillPaged(CodeWriter code, ConfigText text)
+    private static void PrefillPaged(CodeWriter code, ConfigText text, VariantModel? variant)
     {
         code.Block(
             $$"""
@@ -105,12 +122,23 @@ internal static class WrapperEmitter
                 : base(cache, maxSequences, maxQueryTokens, determinism) { }
             """
         );
+        VariantEmitter.Plan(
+            code,
+            text,
+            variant,
+            "Plans a step whose query tokens are those of each sequence's open forward.",
+            "/// <param name=\"sequences\">Sequences of the cache.</param>",
+            Sequences,
+            "sequences",
+            causal: true
+        );
+        PlanQueryTokens(code, text, variant);
         Append(code, text);
         RunPaged(code, text);
         code.Close();
     }
 
-    private static void PrefillRagged(CodeWriter code, ConfigText text)
+    private static void PrefillRagged(CodeWriter code, ConfigText text, VariantModel? variant)
     {
         code.Block(
             $$"""
@@ -132,6 +160,19 @@ internal static class WrapperEmitter
                 : base(device, {{text.FullName}}.Spec, maxSequences, maxQueryTokens, determinism) { }
             """
         );
+        VariantEmitter.Plan(
+            code,
+            text,
+            variant,
+            "Plans a step.",
+            """
+            /// <param name="qoIndptr">Where each sequence's rows of query and output start, and where the last one's end.</param>
+            /// <param name="kvIndptr">The same for rows of key and value.</param>
+            """,
+            "global::System.ReadOnlySpan<int> qoIndptr, global::System.ReadOnlySpan<int> kvIndptr",
+            "qoIndptr, kvIndptr",
+            causal: true
+        );
         Run(
             code,
             text,
@@ -146,6 +187,21 @@ internal static class WrapperEmitter
         );
         code.Close();
     }
+
+    private static void PlanQueryTokens(CodeWriter code, ConfigText text, VariantModel? variant) =>
+        VariantEmitter.Plan(
+            code,
+            text,
+            variant,
+            "Plans a step with a number of query tokens for each sequence, its last ones.",
+            """
+            /// <param name="sequences">Sequences of the cache.</param>
+            /// <param name="queryTokens">Query tokens of each sequence.</param>
+            """,
+            $"{Sequences}, {QueryTokens}",
+            "sequences, queryTokens",
+            causal: true
+        );
 
     private static void Append(CodeWriter code, ConfigText text) =>
         code.Block(

@@ -127,6 +127,8 @@ internal sealed partial class MethodLowering
                     return new Expression(Lower(reference.Instance!).Text + ".length == 0", Precedence.Equality, default);
                 case "this[]" when reference.Arguments.Length == 1 && Scalars.Of(reference.Arguments[0].Value.Type) == Scalar.Int:
                     string index = Lower(reference.Arguments[0].Value).Text;
+                    // [[ begins an attribute.
+                    index = index[0] == '[' ? $"({index})" : index;
                     return Expression.Primary($"{Lower(reference.Instance!).Text}[{index}]", Interval.Of(element));
                 default:
                     break;
@@ -311,9 +313,7 @@ internal sealed partial class MethodLowering
                 return Arithmetic("multiply", left.Range * right.Range);
             case BinaryOperatorKind.Divide when type == Scalar.Float:
                 // By a power of two it is a multiplication; else the GPU's division calls a function, which stops all tensor products.
-                return right.Constant is float divisor && IsPowerOfTwo(divisor)
-                    ? Plain(default)
-                    : Function("divide", default, left, right);
+                return right.Constant is float divisor && IsPowerOfTwo(divisor) ? Plain(default) : Function("divide", default, left, right);
             case BinaryOperatorKind.Remainder when type == Scalar.Float:
                 return Expression.Primary($"fmodf({left.Text}, {right.Text})");
             case BinaryOperatorKind.Divide or BinaryOperatorKind.Remainder:
@@ -455,8 +455,6 @@ internal sealed partial class MethodLowering
         switch (from, to)
         {
             case var _ when from == to:
-            // A byte is an int wherever C++ computes with it.
-            case (Scalar.Byte, Scalar.Int):
                 return value;
             case (Scalar.Float, Scalar.Int):
                 return Function("to_int", Interval.Int, value);

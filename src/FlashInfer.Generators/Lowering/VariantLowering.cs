@@ -43,14 +43,19 @@ internal sealed class VariantLowering(
         text.Line("namespace csharp = flashinfer::csharp;");
         text.Line();
         text.Open("struct Variant : flashinfer::NoVariant");
-        text.Open("struct Arguments");
-        foreach (VariantArgument argument in arguments)
+        // Without any, NoVariant has them.
+        if (arguments.Count > 0)
         {
-            text.Line($"{Declare(argument)} {_arguments.Of(argument.Name)};");
+            text.Open("struct Arguments");
+            foreach (VariantArgument argument in arguments)
+            {
+                text.Line($"{Declare(argument)} {_arguments.Of(argument.Name)};");
+            }
+
+            text.Close("};");
+            text.Line();
         }
 
-        text.Close("};");
-        text.Line();
         foreach ((VariantHookKind kind, _) in hooks)
         {
             text.Line($"static constexpr bool {Flag(kind)} = true;");

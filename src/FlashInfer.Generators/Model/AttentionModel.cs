@@ -13,12 +13,14 @@ namespace FlashInfer.Generators.Model;
 /// The class is static. That is an error (FI0002) and the class cannot implement an interface; it gets everything else.
 /// </param>
 /// <param name="Shape">The values of the attribute, legal or not; zero where the compiler could not bind one.</param>
+/// <param name="Variant">The variant of attention that the class describes; null when it describes none.</param>
 internal sealed record AttentionModel(
     string Namespace,
     EquatableArray<TypeDeclaration> ContainingTypes,
     TypeDeclaration Type,
     bool IsStatic,
-    AttentionShape Shape
+    AttentionShape Shape,
+    VariantModel? Variant
 )
 {
     /// <summary>The class's name with its namespace and containing types, as C# spells it.</summary>
@@ -42,7 +44,10 @@ internal sealed record AttentionModel(
     }
 
     /// <summary>Whether the class becomes a configuration with units: legal values, on a class that can implement the interface.</summary>
-    public bool HasUnits => !IsStatic && !FullName.Contains("<") && AttentionRules.IsLegal(Shape);
+    public bool HasUnits => !IsStatic && !FullName.Contains("<") && HasLegalUnits;
+
+    /// <summary>Whether its values are legal, and its variant could be turned into CUDA.</summary>
+    public bool HasLegalUnits => AttentionRules.IsLegal(Shape) && Variant is not { Cuda: "" };
 
     /// <summary>The class's name as the runtime spells it; of a class that <see cref="HasUnits"/>, so without type parameters.</summary>
     public string MetadataName

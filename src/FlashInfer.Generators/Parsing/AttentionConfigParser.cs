@@ -39,7 +39,8 @@ internal static class AttentionConfigParser
             new EquatableArray<TypeDeclaration>(ContainingTypes(type)),
             Declaration(type),
             type.IsStatic,
-            AttributeReader.Read(attribute)
+            AttributeReader.Read(attribute),
+            VariantParser.Parse(type, context.SemanticModel.Compilation, cancellationToken)
         );
     }
 

@@ -103,14 +103,19 @@ internal static class VariantArgumentsReader
             else
             {
                 bool isSpan = element != Scalar.None;
-                arguments.Add(new VariantArgument(property.Name, Scalars.Keyword(isSpan ? element : scalar), isSpan, property.SetMethod is null));
+                arguments.Add(
+                    new VariantArgument(property.Name, Scalars.Keyword(isSpan ? element : scalar), isSpan, property.SetMethod is null)
+                );
             }
         }
 
         int size = arguments.Sum(static argument => argument.IsSpan ? SpanSize : ScalarSize);
         if (size > MaxSize)
         {
-            Report(type, $"takes {size} bytes, {ScalarSize} for each value and {SpanSize} for each span; at most {MaxSize} are copied. Use one span for several values");
+            Report(
+                type,
+                $"takes {size} bytes, {ScalarSize} for each value and {SpanSize} for each span; at most {MaxSize} are copied. Use one span for several values"
+            );
         }
 
         return arguments.OrderBy(static argument => argument.IsComputed).ToArray();

@@ -49,7 +49,9 @@ internal sealed class CudaKernel : IDisposable
     public static CudaKernel Load<TParams>(CudaBackend backend, CompiledKernel compiled)
         where TParams : unmanaged
     {
-        CudaModule module = CudaModule.Load(backend.Context, compiled.Cubin.Span);
+        CudaModule module = compiled.IsPtx
+            ? CudaModule.LoadPtx(backend.Context, compiled.Cubin.Span)
+            : CudaModule.Load(backend.Context, compiled.Cubin.Span);
         try
         {
             return new CudaKernel(backend, module, compiled.Unit, Unsafe.SizeOf<TParams>());

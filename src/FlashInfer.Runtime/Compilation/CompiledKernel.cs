@@ -25,11 +25,14 @@ public sealed class CompiledKernel
     /// <summary>The unit's name.</summary>
     public string Unit { get; }
 
-    /// <summary>The architecture, such as <c>sm_90a</c>.</summary>
+    /// <summary>The architecture, such as <c>sm_90a</c>; of PTX a virtual one, such as <c>compute_80</c>.</summary>
     public string Architecture { get; }
 
-    /// <summary>The cubin: an ELF file for exactly this architecture.</summary>
+    /// <summary>The cubin: an ELF file for exactly this architecture. Where a bundle had nothing else: PTX, as text.</summary>
     public ReadOnlyMemory<byte> Cubin { get; }
+
+    /// <summary>Whether it is PTX, which the driver has yet to compile.</summary>
+    internal bool IsPtx => Architecture == KernelBundle.PtxArchitecture;
 
     /// <summary>NVRTC's log with warnings and the report of ptxas; kept in caches and bundles too.</summary>
     public string Log { get; }

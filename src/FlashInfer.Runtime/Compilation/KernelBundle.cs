@@ -44,6 +44,12 @@ internal sealed class KernelBundle
     /// <summary>How the names of bundles end.</summary>
     public const string Extension = ".fikernels";
 
+    /// <summary>
+    /// The architecture of kernels that are there as PTX: the portable ones, which the driver of any GPU from sm_80 on compiles. For GPUs
+    /// that are newer than the bundle.
+    /// </summary>
+    public const string PtxArchitecture = "compute_80";
+
     /// <summary>The format version; also part of every key.</summary>
     public const int Version = 1;
 

@@ -73,7 +73,7 @@ public sealed class KernelCompiler
         {
             Activity = activity,
         };
-        if (FromBundle(request) is { } bundled)
+        if (FromBundle(request, architecture) is { } bundled)
         {
             return bundled;
         }
@@ -95,6 +95,12 @@ public sealed class KernelCompiler
         }
         catch (KernelCompilationException e)
         {
+            // The last resort: a GPU newer than the bundle, on a machine without an NVRTC that knows it.
+            if (FromBundle(request, KernelBundle.PtxArchitecture) is { } ptx)
+            {
+                return ptx;
+            }
+
             log.CompileFailed(unit.Name, architecture, e.Message);
             Telemetry.LoadFailed(activity, architecture, e, request.Elapsed);
             throw;
@@ -106,7 +112,7 @@ public sealed class KernelCompiler
     {
         NvrtcOptions.CheckArchitecture(architecture);
         Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp());
-        if (FromBundle(request) is { } bundled)
+        if (FromBundle(request, architecture) is { } bundled)
         {
             return bundled;
         }
@@ -130,6 +136,22 @@ public sealed class KernelCompiler
         return output.Error is null ? Encoding.UTF8.GetString(output.Image).TrimEnd('\0') : throw Refused(request, library, output);
     }
 
+    /// <summary>Compiles a unit to what <see cref="KernelBundle.PtxArchitecture"/> stands for. Exceptions as <see cref="Compile"/>.</summary>
+    internal CompiledKernel CompilePtx(TranslationUnit unit)
+    {
+        long start = Stopwatch.GetTimestamp();
+        string ptx = CompileToPtx(unit, "sm" + KernelBundle.PtxArchitecture["compute".Length..]);
+        return new CompiledKernel(
+            unit.Name,
+            KernelBundle.PtxArchitecture,
+            Encoding.UTF8.GetBytes(ptx),
+            "",
+            $"NVRTC {nvrtc.Load()!.Version}",
+            KernelOrigin.Compiled,
+            Stopwatch.GetElapsedTime(start)
+        );
+    }
+
     /// <summary>Locates and loads NVRTC and says which one it is, or why there is none: for diagnostics.</summary>
     public NvrtcInfo DescribeNvrtc()
     {
@@ -147,7 +169,10 @@ public sealed class KernelCompiler
     /// which is not loaded for the answer.
     /// </summary>
     internal string? WhyNoKernels(string? architecture) =>
-        (architecture is not null && bundles?.Serve(architecture) == true) || nvrtc.IsAvailable ? null : MissingSummary(nvrtc.Override);
+        bundles is not null && (bundles.Serve(KernelBundle.PtxArchitecture) || (architecture is not null && bundles.Serve(architecture)))
+            ? null
+        : nvrtc.IsAvailable ? null
+        : MissingSummary(nvrtc.Override);
 
     /// <summary>Says that NVRTC is missing and what to do about it.</summary>
     internal static string MissingSummary(string? overridePath) =>
@@ -192,23 +217,31 @@ public sealed class KernelCompiler
         }
     }
 
-    private CompiledKernel? FromBundle(Request request)
+    private CompiledKernel? FromBundle(Request request, string architecture)
     {
-        if (bundles?.Find(request.Unit, request.Architecture) is not { } found)
+        if (bundles?.Find(request.Unit, architecture) is not { } found)
         {
             return null;
         }
 
         CompiledKernel kernel = new(
             request.Unit.Name,
-            request.Architecture,
+            architecture,
             found.Cubin,
             found.Entry.Log,
             found.Entry.Compiler,
             KernelOrigin.Bundle,
             request.Elapsed
         );
-        log.LoadedFromBundle(kernel.Unit, kernel.Architecture, found.Bundle.Path, kernel.Elapsed.TotalMilliseconds);
+        if (kernel.IsPtx)
+        {
+            log.LoadedPtx(kernel.Unit, request.Architecture, found.Bundle.Path);
+        }
+        else
+        {
+            log.LoadedFromBundle(kernel.Unit, kernel.Architecture, found.Bundle.Path, kernel.Elapsed.TotalMilliseconds);
+        }
+
         Telemetry.Loaded(request.Activity, kernel.Architecture, kernel.Origin, kernel.Elapsed);
         return kernel;
     }

@@ -102,21 +102,23 @@ public sealed partial class Device : IDisposable
             }
         }
 
-        if (address == 0 && dimensions.Elements > 0)
-        {
-            throw new ArgumentException($"The address is null but {dimensions} has elements; pass where they lie.", nameof(address));
-        }
-
         DType dtype = DTypes.Of<T>();
-        if (address % dtype.Size() != 0)
-        {
-            throw new ArgumentException(
-                $"The address is 0x{address:x}; elements of {dtype} lie at multiples of {dtype.Size()} bytes, and tensors that kernels take at multiples of 16.",
-                nameof(address)
-            );
-        }
-
+        CheckForeign(address, dtype, dimensions);
         return new TensorView(this, null, address, dtype, dimensions, steps).As<T>();
+    }
+
+    /// <summary>
+    /// Takes a tensor over from another library by DLPack, without a copy. Dispose it to give it back: that waits for the work queued on
+    /// this device, and calls the tensor's deleter.
+    /// </summary>
+    /// <param name="managedTensor">A <c>DLManagedTensorVersioned*</c> on this device, ready on the stream that will use it: give <see cref="Stream"/>'s handle to the library that makes it.</param>
+    /// <param name="isVersioned">Whether it is that structure, of DLPack 1, or a <c>DLManagedTensor*</c>, from before DLPack 1.0.</param>
+    /// <param name="allowReadOnly">Whether a tensor may be one that must not be written; that nothing writes it is then the caller's promise.</param>
+    /// <exception cref="ArgumentException">The tensor is on another device, of another version, or of elements or a shape that tensors here cannot have; it is still the caller's.</exception>
+    public DeviceTensor FromDLPack(nint managedTensor, bool isVersioned = true, bool allowReadOnly = false)
+    {
+        ThrowIfDisposed();
+        return DLPack.Import(this, managedTensor, isVersioned, allowReadOnly);
     }
 
     /// <summary>Waits for everything queued on this device.</summary>
@@ -176,6 +178,23 @@ public sealed partial class Device : IDisposable
             // A failed compile is tried again by the next caller: the cause (no NVRTC, say) may be gone by then.
             _kernels.TryRemove(KeyValuePair.Create(key, entry));
             throw;
+        }
+    }
+
+    /// <summary>Throws unless elements can lie at an address of another library.</summary>
+    internal static void CheckForeign(nint address, DType dtype, TensorShape shape)
+    {
+        if (address == 0 && shape.Elements > 0)
+        {
+            throw new ArgumentException($"The address is null but {shape} has elements; pass where they lie.", nameof(address));
+        }
+
+        if (address % dtype.Size() != 0)
+        {
+            throw new ArgumentException(
+                $"The address is 0x{address:x}; elements of {dtype} lie at multiples of {dtype.Size()} bytes, and tensors that kernels take at multiples of 16.",
+                nameof(address)
+            );
         }
     }
 

@@ -50,4 +50,14 @@ internal static partial class Log
 
     [LoggerMessage(11, LogLevel.Debug, "{Wrapper} planned in {Microseconds:F1} us: {Plan}")]
     public static partial void Planned(this ILogger log, string wrapper, double microseconds, string plan);
+
+    [LoggerMessage(
+        13,
+        LogLevel.Warning,
+        "unit '{Unit}' for {Architecture} is only there as PTX, in {Path}, and NVIDIA's driver has to compile it: slower to load, and without what this GPU does better than sm_80. Build the program again with this architecture in FlashInferArchitectures."
+    )]
+    public static partial void LoadedPtx(this ILogger log, string unit, string architecture, string path);
+
+    [LoggerMessage(12, LogLevel.Warning, "the memory of a tensor that was handed out by DLPack could not be freed: {Reason}")]
+    public static partial void HandoutNotFreed(this ILogger log, string reason);
 }

@@ -12,13 +12,14 @@ internal static class ChunkChooser
     private const int Candidates = 9;
 
     // Blocks whose loads stand for those of all, and their places in vectors.
-    private const int Samples = 9;
-    private const int SamplePlaces = 12;
+    private const int Samples = 17;
+    private const int SamplePlaces = 20;
 
     // In tokens that a block reads at its fair share of the bandwidth; measured on an H100, like the shape of the model.
     private const double UnitCost = 16; // a unit's start and the merge of its warps
     public const double SplitCost = 64; // and out of it, at the very end
     public const double AloneShare = 3.1; // what one block can draw at most, in fair shares
+    private const double ImbalanceCost = 0.3; // of what the busiest block has above the mean
 
     // Sequences this much shorter than what a block has to do even out by themselves.
     private const int ShortShare = 32;
@@ -89,7 +90,7 @@ internal static class ChunkChooser
         return low * block;
     }
 
-    /// <summary>The time until the last block is done, a little more for what the busiest has above the mean, and what cutting costs.</summary>
+    /// <summary>The time until the last block is done, more for what the busiest has above the mean, and what cutting costs.</summary>
     [SkipLocalsInit]
     private static double Cost(in LengthClasses classes, int chunk, in DecodePlanLimits limits)
     {
@@ -143,7 +144,7 @@ internal static class ChunkChooser
 
         loads = loads[..Samples];
         loads.Sort();
-        double cost = Drain(loads) + (0.1 * Math.Max(0, loads[^1] - (total / limits.Blocks)));
+        double cost = Drain(loads) + (ImbalanceCost * Math.Max(0, loads[^1] - (total / limits.Blocks)));
         if (classes.Tokens[0] > chunk)
         {
             cost += SplitCost;

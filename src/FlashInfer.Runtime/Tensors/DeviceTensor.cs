@@ -16,6 +16,13 @@ public sealed class DeviceTensor : IDisposable
         View = new TensorView(device, _memory, _memory.Address, dtype, shape, TensorStrides.Contiguous(shape));
     }
 
+    /// <summary>A tensor in memory that is there.</summary>
+    internal DeviceTensor(DeviceMemory memory, TensorView view)
+    {
+        _memory = memory;
+        View = view;
+    }
+
     /// <summary>The whole tensor.</summary>
     public TensorView View { get; }
 

@@ -145,6 +145,21 @@ public readonly struct TensorView
         }
     }
 
+    /// <summary>
+    /// Hands the tensor to another library by DLPack, without a copy. Memory that this library allocated stays until the other one is done
+    /// with it, also when its tensor is disposed meanwhile; the device has to outlive both.
+    /// </summary>
+    /// <param name="consumerStream">
+    /// The stream that the other library will use, which is made to wait for what is queued on <paramref name="stream"/>, as in the array API
+    /// standard: a <c>cudaStream_t</c>; 1, or null, for the legacy default stream; 2 for the thread's default stream; -1 for no waiting.
+    /// On the CPU device null or -1.
+    /// </param>
+    /// <param name="isVersioned">Whether to make a <c>DLManagedTensorVersioned</c>, of DLPack 1, or a <c>DLManagedTensor</c>, for libraries from before DLPack 1.0.</param>
+    /// <param name="stream">The stream that writes the tensor; the device's own when null.</param>
+    /// <returns>A pointer to the structure, whose deleter is to be called once, on any thread.</returns>
+    public nint ToDLPack(nint? consumerStream = null, bool isVersioned = true, CudaStream? stream = null) =>
+        DLPack.Export(this, _memory, consumerStream, isVersioned, stream);
+
     /// <summary>Shape, element type and device.</summary>
     public override string ToString() => IsEmpty ? "no tensor" : $"{Dtype}{Shape} on {Device.Name}";
 
@@ -219,7 +234,7 @@ public readonly struct TensorView
 
 /// <summary>A <see cref="TensorView"/> whose element type the compiler knows.</summary>
 /// <typeparam name="T"><see cref="Half"/>, <see cref="BFloat16"/>, <see cref="float"/>, <see cref="int"/>, <see cref="Float8E4M3"/> or <see cref="Float8E5M2"/>.</typeparam>
-public readonly struct TensorView<T>
+public readonly partial struct TensorView<T>
     where T : unmanaged
 {
     private readonly TensorView _view;
@@ -257,6 +272,10 @@ public readonly struct TensorView<T>
     /// <summary>Elements between two neighbours along one dimension.</summary>
     /// <param name="dimension">0 is the outermost.</param>
     public long Stride(int dimension) => _view.Stride(dimension);
+
+    /// <inheritdoc cref="TensorView.ToDLPack"/>
+    public nint ToDLPack(nint? consumerStream = null, bool isVersioned = true, CudaStream? stream = null) =>
+        _view.ToDLPack(consumerStream, isVersioned, stream);
 
     /// <summary>Copies host values into the tensor, in stream order; the source may be reused on return.</summary>
     /// <param name="source">As many values as the tensor has elements, last dimension fastest.</param>

@@ -118,12 +118,15 @@ internal static class GeneratorHarness
     public static GeneratorRun Run(string source) => Run(Compile(Parse(source)));
 
     /// <summary>As <see cref="Run(string)"/> for a program: statements may stand at the top of its first file.</summary>
-    public static GeneratorRun RunProgram(string source, params IEnumerable<string> others)
+    public static GeneratorRun RunProgram(string source, params IEnumerable<string> others) => RunProgram(source, others, []);
+
+    /// <summary>As the other one, with references to further assemblies.</summary>
+    public static GeneratorRun RunProgram(string source, IEnumerable<string> others, IEnumerable<MetadataReference> references)
     {
         SyntaxTree[] trees = [Parse(source, "Program.cs"), .. others.Select(static (text, i) => Parse(text, $"File{i}.cs"))];
         bool isProgram = trees[0].GetCompilationUnitRoot().Members.Any(static member => member is GlobalStatementSyntax);
         OutputKind kind = isProgram ? OutputKind.ConsoleApplication : OutputKind.DynamicallyLinkedLibrary;
-        return Run(Compile(trees).WithOptions(s_options.WithOutputKind(kind)));
+        return Run(Compile(trees).AddReferences(references).WithOptions(s_options.WithOutputKind(kind)));
     }
 
     private static GeneratorRun Run(CSharpCompilation compilation)

@@ -1,9 +1,6 @@
 namespace csharp = flashinfer::csharp;
 
 struct Variant : flashinfer::NoVariant {
-  struct Arguments {
-  };
-
   static constexpr bool kTransformsLogits = true;
 
   static __device__ __forceinline__ float transform(float logit, const flashinfer::LogitsContext& at, const Arguments&) {

@@ -1,9 +1,6 @@
 namespace csharp = flashinfer::csharp;
 
 struct Variant : flashinfer::NoVariant {
-  struct Arguments {
-  };
-
   static constexpr bool kMasksLogits = true;
 
   static __device__ __forceinline__ bool keep(const flashinfer::LogitsContext& at, const Arguments&) {

@@ -1,9 +1,6 @@
 namespace csharp = flashinfer::csharp;
 
 struct Variant : flashinfer::NoVariant {
-  struct Arguments {
-  };
-
   static constexpr bool kBoundsKeys = true;
 
   static __device__ __forceinline__ int first_key(const flashinfer::LogitsContext& at, const Arguments&) {

@@ -60,20 +60,44 @@ public sealed class VariantDiagnosticTests
         );
 
     [Theory]
-    [InlineData("private readonly ref struct", "is a parameter of the generated Plan methods, which are public; declare it as 'public readonly ref struct'")]
+    [InlineData(
+        "private readonly ref struct",
+        "is a parameter of the generated Plan methods, which are public; declare it as 'public readonly ref struct'"
+    )]
     [InlineData("public ref struct", "is copied by each plan and may hold spans; declare it as 'public readonly ref struct'")]
     [InlineData("public readonly struct", "is copied by each plan and may hold spans; declare it as 'public readonly ref struct'")]
     public void FI0203_struct(string kind, string message) =>
         VariantAssert.Class("FI0203", "Given " + message, $"[VariantArguments] {kind} [|Given|];");
 
     [Theory]
-    [InlineData("public double [|X|] { get; init; }", "is of type double; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte")]
-    [InlineData("public byte [|X|] { get; init; }", "is of type byte; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte")]
-    [InlineData("public Span<float> [|X|] { get; init; }", "is of type System.Span<float>; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte")]
-    [InlineData("public ReadOnlySpan<long> [|X|] { get; init; }", "is of type System.ReadOnlySpan<long>; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte")]
-    [InlineData("public float[] [|X|] { get; init; }", "is of type float[]; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte")]
-    [InlineData("public float [|X|] { get; }", "cannot be read and set by the generated code; give it a public or internal 'get' and 'init'")]
-    [InlineData("private float [|X|] { get; init; }", "cannot be read and set by the generated code; give it a public or internal 'get' and 'init'")]
+    [InlineData(
+        "public double [|X|] { get; init; }",
+        "is of type double; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte"
+    )]
+    [InlineData(
+        "public byte [|X|] { get; init; }",
+        "is of type byte; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte"
+    )]
+    [InlineData(
+        "public Span<float> [|X|] { get; init; }",
+        "is of type System.Span<float>; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte"
+    )]
+    [InlineData(
+        "public ReadOnlySpan<long> [|X|] { get; init; }",
+        "is of type System.ReadOnlySpan<long>; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte"
+    )]
+    [InlineData(
+        "public float[] [|X|] { get; init; }",
+        "is of type float[]; expected int, uint, float, bool, or a ReadOnlySpan of int, uint, float, bool or byte"
+    )]
+    [InlineData(
+        "public float [|X|] { get; }",
+        "cannot be read and set by the generated code; give it a public or internal 'get' and 'init'"
+    )]
+    [InlineData(
+        "private float [|X|] { get; init; }",
+        "cannot be read and set by the generated code; give it a public or internal 'get' and 'init'"
+    )]
     [InlineData("public readonly float [|X|];", "is a field; make it a property with 'get' and 'init'")]
     [InlineData("public float [|this|][int i] => i;", "is an indexer, which is not one value; use a ReadOnlySpan")]
     public void FI0203_member(string member, string message) =>
@@ -113,27 +137,50 @@ public sealed class VariantDiagnosticTests
         );
 
     [Theory]
-    [InlineData("float[] x = [|new float[4]|]; return x[0];", "An array", "kernels have no heap; make it a property of the [VariantArguments]")]
+    [InlineData(
+        "float[] x = [|new float[4]|]; return x[0];",
+        "An array",
+        "kernels have no heap; make it a property of the [VariantArguments]"
+    )]
     [InlineData("var x = [|new object()|]; return 0;", "'new'", "kernels have no heap; make it a property of the [VariantArguments]")]
     [InlineData("float F(float x) => x; return F(logit);", "A local function", "write a static method of the class and call it")]
-    [InlineData("foreach (float x in a.Slopes) { logit += x; } return logit;", "'foreach'", "write a for loop over the index: for (int i = 0; i < span.Length; i++)")]
-    [InlineData("[|throw new Exception();|]", "An exception", "return a value for this case: false from a mask, float.NegativeInfinity from a transform")]
-    [InlineData("return logit > 0 ? logit : [|throw new Exception()|];", "An exception", "return a value for this case: false from a mask, float.NegativeInfinity from a transform")]
+    [InlineData(
+        "foreach (float x in a.Slopes) { logit += x; } return logit;",
+        "'foreach'",
+        "write a for loop over the index: for (int i = 0; i < span.Length; i++)"
+    )]
+    [InlineData(
+        "[|throw new Exception();|]",
+        "An exception",
+        "return a value for this case: false from a mask, float.NegativeInfinity from a transform"
+    )]
+    [InlineData(
+        "return logit > 0 ? logit : [|throw new Exception()|];",
+        "An exception",
+        "return a value for this case: false from a mask, float.NegativeInfinity from a transform"
+    )]
     [InlineData("[|try { return logit; } finally { }|]", "'try'", "nothing throws in a kernel; leave it out")]
     [InlineData("[|lock (new object()) { return logit; }|]", "'lock'", "a method of a variant changes nothing outside it; leave it out")]
-    [InlineData("again: logit += 1; if (logit < 0) [|goto again;|] return logit;", "'goto'", "use a loop with 'break' and 'continue', or a method that returns")]
+    [InlineData(
+        "again: logit += 1; if (logit < 0) [|goto again;|] return logit;",
+        "'goto'",
+        "use a loop with 'break' and 'continue', or a method that returns"
+    )]
     [InlineData("int i = 0; return a.Slopes[[|i++|]];", "An increment inside an expression", "make it a statement of its own")]
     [InlineData("float x; float y = [|x = logit|]; return x + y;", "An assignment inside an expression", "make it a statement of its own")]
     [InlineData("(float x, float y) = (logit, logit); return x + y;", "A deconstruction", "use a local for each value")]
     [InlineData("return a.Slopes[[|^1|]];", "An index from the end or a range", "write span[span.Length - 1]")]
     [InlineData("return [|checked(at.Head + 1)|];", "Checked arithmetic", "nothing throws in a kernel; write unchecked(...)")]
-    [InlineData("return at.Head is [|int head|] ? head : 0;", "A pattern that declares a variable or tests a type", "compare with constants, and read the value by its own name")]
+    [InlineData(
+        "return at.Head is [|int head|] ? head : 0;",
+        "A pattern that declares a variable or tests a type",
+        "compare with constants, and read the value by its own name"
+    )]
     [InlineData("return [|at.Head switch { 0 => 1, 1 => 2 }|];", "A switch that throws for some values", "add an arm '_ =>'")]
     [InlineData("ref readonly float [|x = ref a.Slopes[0]|]; return x;", "A ref local", "copy the value")]
     public void FI0205_construct(string body, string construct, string instead)
     {
-        string marked = body
-            .Replace("float F(float x) => x;", "[|float F(float x) => x;|]", StringComparison.Ordinal)
+        string marked = body.Replace("float F(float x) => x;", "[|float F(float x) => x;|]", StringComparison.Ordinal)
             .Replace("foreach (float x in a.Slopes)", "[|foreach (float x in a.Slopes)|]", StringComparison.Ordinal)
             .Replace("(float x, float y) = (logit, logit)", "[|(float x, float y) = (logit, logit)|]", StringComparison.Ordinal)
             .Replace("[|checked(at.Head + 1)|]", "checked([|at.Head + 1|])", StringComparison.Ordinal)
@@ -144,22 +191,64 @@ public sealed class VariantDiagnosticTests
     [Theory]
     [InlineData("return (float)([|logit * 0.5|]);", "double", "kernels compute in float: write 0.5f for 0.5, and MathF for Math")]
     [InlineData("double [|x = logit|]; return (float)x;", "double", "kernels compute in float: write 0.5f for 0.5, and MathF for Math")]
-    [InlineData("return (int)([|a.Bits + at.Head|]);", "long", "kernels compute in 32 bits; convert to int first, or both operands to uint")]
+    [InlineData(
+        "return (int)([|a.Bits + at.Head|]);",
+        "long",
+        "kernels compute in 32 bits; convert to int first, or both operands to uint"
+    )]
     [InlineData("string [|x = \"a\"|]; return 0;", "string", "kernels compute with numbers only")]
     [InlineData("DType [|x = DType.Float16|]; return 0;", "FlashInfer.DType", "convert it to int, or use constants")]
-    [InlineData("LogitsContext [|x = at|]; return x.Head;", "FlashInfer.LogitsContext", "read it through the parameter, where it is needed")]
-    [InlineData("(int, int) [|x = default|]; return 0;", "(int, int)", "kernels have int, uint, float, bool, and ReadOnlySpan of those and of byte")]
+    [InlineData(
+        "LogitsContext [|x = at|]; return x.Head;",
+        "FlashInfer.LogitsContext",
+        "read it through the parameter, where it is needed"
+    )]
+    [InlineData(
+        "(int, int) [|x = default|]; return 0;",
+        "(int, int)",
+        "kernels have int, uint, float, bool, and ReadOnlySpan of those and of byte"
+    )]
     public void FI0206_type(string body, string type, string instead) =>
         VariantAssert.Body("FI0206", $"{type} is no type of kernels; {instead}", body);
 
     [Theory]
     [InlineData("return (float)[|Math.Sqrt(logit)|];", "", "Math.Sqrt", "computes in double, which kernels do not; call MathF.Sqrt")]
-    [InlineData("return [|MathF.Cbrt(logit)|];", "", "MathF.Cbrt", "is not among the functions that kernels have; docs/variants.md lists them")]
-    [InlineData("return [|Other.F(logit)|];", "private static class Other { public static float F(float x) => x; }", "Other.F", "is not a method of Subject; only those are lowered with it. Move it there")]
-    [InlineData("return [|G<int>(logit)|];", "private static float G<T>(float x) => x;", "Subject.G", "is generic; write it for the types that it is called with")]
-    [InlineData("float x = 0; [|Out(ref x)|]; return x;", "private static float Out(ref float x) => x;", "Subject.Out", "has the parameter x by reference, but a method of a variant only returns; make it a value")]
-    [InlineData("return [|Text(null!)|];", "private static float Text(string x) => 0;", "Subject.Text", "has the parameter x of type string; expected int, uint, float, bool, LogitsContext, the arguments or a span of them")]
-    [InlineData("[|Nothing()|]; return 0;", "private static void Nothing() { }", "Subject.Nothing", "returns void; expected int, uint, float or bool")]
+    [InlineData(
+        "return [|MathF.Cbrt(logit)|];",
+        "",
+        "MathF.Cbrt",
+        "is not among the functions that kernels have; docs/variants.md lists them"
+    )]
+    [InlineData(
+        "return [|Other.F(logit)|];",
+        "private static class Other { public static float F(float x) => x; }",
+        "Other.F",
+        "is not a method of Subject; only those are lowered with it. Move it there"
+    )]
+    [InlineData(
+        "return [|G<int>(logit)|];",
+        "private static float G<T>(float x) => x;",
+        "Subject.G",
+        "is generic; write it for the types that it is called with"
+    )]
+    [InlineData(
+        "float x = 0; [|Out(ref x)|]; return x;",
+        "private static float Out(ref float x) => x;",
+        "Subject.Out",
+        "has the parameter x by reference, but a method of a variant only returns; make it a value"
+    )]
+    [InlineData(
+        "return [|Text(null!)|];",
+        "private static float Text(string x) => 0;",
+        "Subject.Text",
+        "has the parameter x of type string; expected int, uint, float, bool, LogitsContext, the arguments or a span of them"
+    )]
+    [InlineData(
+        "[|Nothing()|]; return 0;",
+        "private static void Nothing() { }",
+        "Subject.Nothing",
+        "returns void; expected int, uint, float or bool"
+    )]
     public void FI0207_call(string body, string members, string method, string problem) =>
         VariantAssert.Body("FI0207", $"{method} cannot be called in a kernel: it {problem}", body, members);
 
@@ -210,9 +299,24 @@ public sealed class VariantDiagnosticTests
     public void Loops_that_end(string body) => VariantAssert.IsLegal(body.Replace("i = i + 3", "i += 3", StringComparison.Ordinal));
 
     [Theory]
-    [InlineData("return logit * [|s_scale|];", "private static float s_scale = 1;", "s_scale", "can change while kernels run; make it a property of the [VariantArguments], or const")]
-    [InlineData("return logit * [|s_now|];", "private static readonly float s_now = Environment.TickCount;", "s_now", "has no constant value; write a constant, or make it a property of the [VariantArguments]")]
-    [InlineData("return logit * [|Scale|];", "private static float Scale => 2;", "Scale", "is computed each time that it is read; make it a property of the [VariantArguments], const, or a static method of the class")]
+    [InlineData(
+        "return logit * [|s_scale|];",
+        "private static float s_scale = 1;",
+        "s_scale",
+        "can change while kernels run; make it a property of the [VariantArguments], or const"
+    )]
+    [InlineData(
+        "return logit * [|s_now|];",
+        "private static readonly float s_now = Environment.TickCount;",
+        "s_now",
+        "has no constant value; write a constant, or make it a property of the [VariantArguments]"
+    )]
+    [InlineData(
+        "return logit * [|Scale|];",
+        "private static float Scale => 2;",
+        "Scale",
+        "is computed each time that it is read; make it a property of the [VariantArguments], const, or a static method of the class"
+    )]
     public void FI0209_state(string body, string members, string name, string problem) =>
         VariantAssert.Body("FI0209", $"{name} {problem}", body, members);
 
@@ -230,7 +334,10 @@ public sealed class VariantDiagnosticTests
     [Theory]
     [InlineData("[FirstKey] private static int First(in LogitsContext at) => [|at.KvPosition|];", "KvPosition is")]
     [InlineData("[FirstKey] private static int First(in LogitsContext at) => at.QoPosition - [|at.Head|];", "Head is")]
-    [InlineData("[FirstKey] private static int First(in LogitsContext at) => [|Own(at)|]; private static int Own(in LogitsContext at) => at.KvHead;", "Own reads KvPosition, Head or KvHead, which are")]
+    [InlineData(
+        "[FirstKey] private static int First(in LogitsContext at) => [|Own(at)|]; private static int Own(in LogitsContext at) => at.KvHead;",
+        "Own reads KvPosition, Head or KvHead, which are"
+    )]
     public void FI0210_first_key(string members, string what) =>
         VariantAssert.Class(
             "FI0210",

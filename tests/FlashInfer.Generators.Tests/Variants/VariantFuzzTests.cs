@@ -102,7 +102,10 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
             .AddSyntaxTrees(GeneratorHarness.Parse(FuzzData.Driver, "Driver.cs"))
             .WithOptions(compilation.Options.WithOptimizationLevel(OptimizationLevel.Release))
             .Emit(image);
-        Assert.True(result.Success, string.Join('\n', result.Diagnostics.Where(static d => d.Severity == DiagnosticSeverity.Error)) + source);
+        Assert.True(
+            result.Success,
+            string.Join('\n', result.Diagnostics.Where(static d => d.Severity == DiagnosticSeverity.Error)) + source
+        );
         return Assembly.Load(image.ToArray()).GetType("Driver")!.GetMethod("Run")!;
     }
 
@@ -117,9 +120,15 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
         }
 
         text.Append("template <typename Variant>\nvoid run() {\n");
-        text.Append(CultureInfo.InvariantCulture, $"  std::vector<unsigned> data({FuzzData.SpanWords + (Rows * FuzzData.RowWords)}), results({Rows * 4});\n");
+        text.Append(
+            CultureInfo.InvariantCulture,
+            $"  std::vector<unsigned> data({FuzzData.SpanWords + (Rows * FuzzData.RowWords)}), results({Rows * 4});\n"
+        );
         text.Append("  if (fread(data.data(), 4, data.size(), stdin) != data.size()) __builtin_trap();\n");
-        text.Append(CultureInfo.InvariantCulture, $"  for (int row = 0; row < {Rows}; ++row) evaluate<Variant>(data.data(), results.data(), row);\n");
+        text.Append(
+            CultureInfo.InvariantCulture,
+            $"  for (int row = 0; row < {Rows}; ++row) evaluate<Variant>(data.data(), results.data(), row);\n"
+        );
         text.Append("  fwrite(results.data(), 4, results.size(), stdout);\n}\n\nint main() {\n");
         foreach (Case one in cases)
         {
@@ -142,7 +151,10 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
             (code, byte[] answers, errors) = Run(program, [], input);
             int size = Rows * 4;
             uint[] words = MemoryMarshal.Cast<byte, uint>(answers).ToArray();
-            Assert.True(code == 0, $"undefined behaviour after seed {cases[0].Seed} + {words.Length / size}: {errors}{cases[Math.Min(words.Length / size, cases.Length - 1)].Cuda}");
+            Assert.True(
+                code == 0,
+                $"undefined behaviour after seed {cases[0].Seed} + {words.Length / size}: {errors}{cases[Math.Min(words.Length / size, cases.Length - 1)].Cuda}"
+            );
             return [.. cases.Select((_, i) => words[(i * size)..((i + 1) * size)])];
         }
         finally

@@ -26,7 +26,12 @@ public sealed class VariantLoweringTests
     [InlineData("a.Count >>> 1", "csharp::shift_right_unsigned(a.count, 1)")]
     [InlineData("at.Head >>> 1", "at.head >> 1")]
     [InlineData("(at.Head & 3) | (at.KvHead << 2)", "(at.head & 3) | (at.kv_head << 2)")]
-    [InlineData("a.Bytes[at.Head] + 1", "a.bytes[at.head] + 1")]
+    [InlineData("a.Bytes[at.Head] + 1", "int(a.bytes[at.head]) + 1")]
+    [InlineData(
+        "a.Bytes[(at.Head + 1) switch { 1 => 2, _ => 3 }] / 2",
+        "int(a.bytes[([&](int value) -> int { return value == 1 ? 2 : 3; }(at.head + 1))]) / 2"
+    )]
+    [InlineData("Math.Clamp((int)a.Bytes[0], -1, 5)", "csharp::clamp(int(a.bytes[0]), -1, 5)")]
     [InlineData("a.Slopes.Length - 1", "a.slopes.length - 1")]
     [InlineData("(int)a.Scale", "csharp::to_int(a.scale)")]
     [InlineData("(int)a.Bits", "int(a.bits)")]
@@ -135,8 +140,8 @@ public sealed class VariantLoweringTests
                 float float_2 = float(sum);
                 float_2 = csharp::divide(float_2, 3.f);
                 unsigned char low = 3;
-                low = csharp::to_byte(low + 255);
-                low = csharp::to_byte(low + 1);
+                low = csharp::to_byte(int(low) + 255);
+                low = csharp::to_byte(int(low) + 1);
                 const int value = sum % 4;
                 switch (value == 0 ? 0 : value == 1 ? 0 : value > 2 && a.flag != 0 ? 1 : 2) {
                   case 0: {
@@ -217,7 +222,9 @@ public sealed class VariantLoweringTests
         Assert.Empty(VariantHarness.Cuda("[LogitsMask] private static bool Keep(in LogitsContext at) => Unknown(at);"));
         Assert.Empty(VariantHarness.Cuda("[LogitsMask] private static bool Keep(in LogitsContext at);"));
         Assert.Empty(VariantHarness.Cuda("[LogitsMask] private static bool Keep(Nothing at) => true;"));
-        Assert.Empty(VariantHarness.Cuda("[LogitsMask] private static bool Keep(in LogitsContext at) { double x = at.Head; return x > 0; }"));
+        Assert.Empty(
+            VariantHarness.Cuda("[LogitsMask] private static bool Keep(in LogitsContext at) { double x = at.Head; return x > 0; }")
+        );
     }
 
     [Fact]
@@ -244,7 +251,16 @@ public sealed class VariantLoweringTests
             )
         );
         Assert.Equal("global::Subject.Given", model.ArgumentsType);
-        Assert.Equal([new("Bits", "uint", false), new("States", "byte", true), new("IsOn", "bool", false), new("Scale", "float", false), new("Half", "float", false, IsComputed: true)], model.Arguments);
+        Assert.Equal(
+            [
+                new("Bits", "uint", false),
+                new("States", "byte", true),
+                new("IsOn", "bool", false),
+                new("Scale", "float", false),
+                new("Half", "float", false, IsComputed: true),
+            ],
+            model.Arguments
+        );
         Assert.Equal([new(VariantHookKind.Mask, "Keep", true), new(VariantHookKind.Sink, "Sink", false)], model.Hooks);
     }
 
@@ -278,7 +294,9 @@ public sealed class VariantLoweringTests
             }
 
             [LogitsMask]
-            private static bool Keep(in LogitsContext at, in Arguments a) => {{(type == "bool" ? "Compute(at, a)" : "Compute(at, a) == 0")}};
+            private static bool Keep(in LogitsContext at, in Arguments a) => {{(
+                type == "bool" ? "Compute(at, a)" : "Compute(at, a) == 0"
+            )}};
 
             private static {{type}} Compute(in LogitsContext at, in Arguments a)
             {

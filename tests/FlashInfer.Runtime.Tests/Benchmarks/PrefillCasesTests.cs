@@ -1,5 +1,3 @@
-using FlashInfer.Benchmarks;
-
 namespace FlashInfer.Tests.Benchmarks;
 
 public sealed class PrefillCasesTests

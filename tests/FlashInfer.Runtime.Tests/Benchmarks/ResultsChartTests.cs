@@ -1,6 +1,5 @@
 using System.Globalization;
 using System.Xml.Linq;
-using FlashInfer.Benchmarks;
 using FlashInfer.Tests.PublicApi;
 
 namespace FlashInfer.Tests.Benchmarks;

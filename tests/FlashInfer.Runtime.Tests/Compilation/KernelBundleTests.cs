@@ -151,6 +151,36 @@ public sealed class KernelBundleTests
         Assert.StartsWith("NVRTC, CUDA's run-time compiler", Compiler(folder).WhyNoKernels("sm_80"), StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void PTX_is_the_last_resort_for_another_architecture()
+    {
+        using TemporaryFolder folder = new();
+        TranslationUnit unit = TestUnits.Tiny();
+        CompiledKernel cubin = new(unit.Name, Architecture, new byte[] { 1 }, "", "NVRTC 1.2", KernelOrigin.Compiled, TimeSpan.Zero);
+        CompiledKernel ptx = new(
+            unit.Name,
+            "compute_80",
+            ".version 8.0"u8.ToArray(),
+            "",
+            "NVRTC 1.2",
+            KernelOrigin.Compiled,
+            TimeSpan.Zero
+        );
+        KernelBundle.Write(folder.File("App.fikernels"), [(unit, cubin), (unit, ptx)], s_headers);
+        using FakeLog log = new();
+        KernelCompiler compiler = Compiler(folder, log: log);
+
+        CompiledKernel exact = compiler.Compile(unit, Architecture);
+        CompiledKernel newer = compiler.Compile(unit, "sm_120");
+
+        Assert.Equal((false, Architecture), (exact.IsPtx, exact.Architecture));
+        Assert.Equal((true, "compute_80", KernelOrigin.Bundle), (newer.IsPtx, newer.Architecture, newer.Origin));
+        Assert.Equal(".version 8.0"u8.ToArray(), newer.Cubin.ToArray());
+        Assert.Contains("for sm_120 is only there as PTX", Assert.Single(log.Warnings), StringComparison.Ordinal);
+        Assert.Null(compiler.WhyNoKernels("sm_120"));
+        Assert.Throws<KernelCompilationException>(() => compiler.Compile(TestUnits.Tiny(3), "sm_120"));
+    }
+
     [SkippableFact]
     public void A_cubin_says_what_its_kernel_is_without_a_driver()
     {

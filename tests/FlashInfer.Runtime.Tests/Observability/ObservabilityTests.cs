@@ -185,19 +185,21 @@ public sealed class ObservabilityTests
         const int Calls = 100_000;
         using Device device = Device.OpenCpu();
         TimeSpan best = TimeSpan.MaxValue;
+        long started = 0;
         for (int round = 0; round < 20; round++)
         {
             long start = Stopwatch.GetTimestamp();
             for (int i = 0; i < Calls; i++)
             {
                 Telemetry.Launched("kernel");
-                Assert.Equal(0, Telemetry.StartPlan(device.Log));
+                started |= Telemetry.StartPlan(device.Log);
             }
 
             TimeSpan elapsed = Stopwatch.GetElapsedTime(start);
             best = elapsed < best ? elapsed : best;
         }
 
+        Assert.Equal(0, started);
         Assert.True(best / Calls < TimeSpan.FromMicroseconds(0.5), $"{best.TotalNanoseconds / Calls:F1} ns");
     }
 

@@ -114,12 +114,39 @@ internal static class FuzzData
 
     private static readonly uint[] s_words =
     [
-        0, 1, 2, 3, 31, 32, 100, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFF00, 0x40000000,
+        0,
+        1,
+        2,
+        3,
+        31,
+        32,
+        100,
+        0x7FFFFFFF,
+        0x80000000,
+        0xFFFFFFFF,
+        0xFFFFFFFE,
+        0xFFFFFF00,
+        0x40000000,
     ];
 
     private static readonly float[] s_floats =
     [
-        0f, -0f, 1f, -1f, 0.5f, 2.5f, -3.75f, 1e9f, -1e9f, 3e9f, -3e10f, 1e-40f, float.NaN, float.PositiveInfinity, float.NegativeInfinity, float.MaxValue,
+        0f,
+        -0f,
+        1f,
+        -1f,
+        0.5f,
+        2.5f,
+        -3.75f,
+        1e9f,
+        -1e9f,
+        3e9f,
+        -3e10f,
+        1e-40f,
+        float.NaN,
+        float.PositiveInfinity,
+        float.NegativeInfinity,
+        float.MaxValue,
     ];
 
     private const int MaxTokens = (1 << 30) - 1;

@@ -14,7 +14,22 @@ internal sealed class FuzzProgram
 
     private const int MaxDepth = 4;
 
-    private static readonly string[] s_ints = ["0", "1", "-1", "2", "3", "7", "31", "32", "33", "100", "-64", "int.MaxValue", "int.MinValue"];
+    private static readonly string[] s_ints =
+    [
+        "0",
+        "1",
+        "-1",
+        "2",
+        "3",
+        "7",
+        "31",
+        "32",
+        "33",
+        "100",
+        "-64",
+        "int.MaxValue",
+        "int.MinValue",
+    ];
     private static readonly string[] s_uints = ["0u", "1u", "2u", "5u", "31u", "64u", "1000u", "uint.MaxValue", "0x80000000u"];
     private static readonly string[] s_floats =
     [
@@ -339,7 +354,11 @@ internal sealed class FuzzProgram
             case 12:
                 return $"Math.Clamp({Any(Kind.Int, depth)}, -5, {Of("5", "99")})";
             case 13:
-                return Of($"Math.Sign({Any(Kind.Int, depth)})", $"Math.Abs({Any(Kind.Int, depth)} >> 1)", $"MathF.Sign({Value(Kind.Float)})");
+                return Of(
+                    $"Math.Sign({Any(Kind.Int, depth)})",
+                    $"Math.Abs({Any(Kind.Int, depth)} >> 1)",
+                    $"MathF.Sign({Value(Kind.Float)})"
+                );
             case 14:
                 return $"BitOperations.{Of("PopCount", "LeadingZeroCount", "TrailingZeroCount")}({Any(Kind.UInt, depth)})";
             default:

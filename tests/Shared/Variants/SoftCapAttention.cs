@@ -8,8 +8,11 @@ public partial class SoftCapAttention
     public readonly ref struct Arguments
     {
         public required float Cap { get; init; }
+
+        /// <summary>Computed once a plan and not for every logit.</summary>
+        public float Inverse => 1 / Cap;
     }
 
     [LogitsTransform]
-    private static float Transform(float logit, in LogitsContext at, in Arguments a) => a.Cap * MathF.Tanh(logit / a.Cap);
+    private static float Transform(float logit, in LogitsContext at, in Arguments a) => a.Cap * MathF.Tanh(logit * a.Inverse);
 }

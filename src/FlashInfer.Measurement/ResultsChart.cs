@@ -1,7 +1,7 @@
 using System.Globalization;
 using System.Text.Json.Nodes;
 
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
 /// <summary>
 /// Draws a results file as an SVG: of decode the fraction of the read ceiling over the bytes of keys and values, of prefill TFLOP/s over
@@ -25,7 +25,7 @@ internal static class ResultsChart
             );
     }
 
-    private static string DrawDecode(JsonNode file, JsonNode[] rows) =>
+    internal static string DrawDecode(JsonNode file, JsonNode[] rows) =>
         Plot.Draw(
             "Batch decode: fraction of the read ceiling",
             Text($"{Origin(file)}; ceiling {(double)file["ceilings"]!["readGBps"]!:F0} GB/s, read in the same run"),
@@ -85,9 +85,9 @@ internal static class ResultsChart
         );
     }
 
-    private static string Origin(JsonNode file) => $"{file["device"]}, {file["date"]}, commit {file["commit"]}";
+    internal static string Origin(JsonNode file) => $"{file["device"]}, {file["date"]}, commit {file["commit"]}";
 
-    private static bool IsDecode(JsonNode row) =>
+    internal static bool IsDecode(JsonNode row) =>
         (string?)row["bench"] == "decode"
         && Has(row, "us", "fractionOfCeiling")
         && Has(row["params"]!, "heads", "kvHeads", "headDim", "pageSize", "kvTokens", "dtype", "kvDtype", "layout", "qoLen");
@@ -102,7 +102,7 @@ internal static class ResultsChart
     /// <summary>Rows over pages quote the peer of their ragged sibling: it is drawn once.</summary>
     private static bool HasPeer(JsonNode row) => Has(row, "peer", "peerUs") && (string)row["params"]!["layout"]! == "Ragged";
 
-    private static bool Has(JsonNode values, params ReadOnlySpan<string> names)
+    internal static bool Has(JsonNode values, params ReadOnlySpan<string> names)
     {
         foreach (string name in names)
         {
@@ -115,7 +115,7 @@ internal static class ResultsChart
         return true;
     }
 
-    private static PlotPoint DecodePoint(JsonNode row)
+    internal static PlotPoint DecodePoint(JsonNode row)
     {
         JsonNode values = row["params"]!;
         double bytes =
@@ -141,7 +141,7 @@ internal static class ResultsChart
     }
 
     /// <summary>Heads, and whatever differs from the default: BFloat16, headDim 128, pages of 16 tokens, NHD, for decode one query token.</summary>
-    private static string Name(JsonNode values)
+    internal static string Name(JsonNode values)
     {
         bool isPrefill = values["causal"] is not null;
         bool isRagged = (string)values["layout"]! == "Ragged";
@@ -165,7 +165,7 @@ internal static class ResultsChart
         }
     }
 
-    private static string Bytes(int power) =>
+    internal static string Bytes(int power) =>
         power >= 30 ? $"{1 << (power - 30)} GiB"
         : power >= 20 ? $"{1 << (power - 20)} MiB"
         : power >= 10 ? $"{1 << (power - 10)} KiB"

@@ -2,13 +2,27 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
 /// <summary>What the device can do at best, measured in the same run.</summary>
 /// <param name="ReadGBps">A kernel that only reads.</param>
-/// <param name="CopyGBps">A kernel that copies, bytes read and written.</param>
+/// <param name="CopyGBps">A kernel that copies, bytes read and written; null when it was not measured.</param>
 /// <param name="MatmulTflops">A product of two large matrices by the peer; null without one.</param>
-internal sealed record Ceilings(double ReadGBps, double CopyGBps, double? MatmulTflops = null);
+internal sealed record Ceilings(double ReadGBps, double? CopyGBps = null, double? MatmulTflops = null)
+{
+    /// <summary>Multiplications and additions of what lies in registers: on a GPU by the widest matrix instruction that the kernels use, on a CPU by the widest vectors.</summary>
+    public double? MathTflops { get; init; }
+
+    /// <summary>Microseconds that work takes at least: those of its reads or those of its operations, which can be done at the same time.</summary>
+    /// <param name="bytes">Bytes that are read.</param>
+    /// <param name="flops">Multiplications and additions.</param>
+    public double Us(double bytes, double flops) => Math.Max(bytes / ReadGBps / 1e3, MathUs(flops));
+
+    /// <summary>What of the two decides.</summary>
+    public string BoundBy(double bytes, double flops) => bytes / ReadGBps / 1e3 >= MathUs(flops) ? "memory" : "math";
+
+    private double MathUs(double flops) => MathTflops is { } math ? flops / math / 1e6 : 0;
+}
 
 /// <summary>One measured case; members that do not apply are null and left out of the file.</summary>
 internal sealed record Row(string Bench, string Case, JsonObject Params)
@@ -20,6 +34,9 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
     public double? GBps { get; init; }
     public double? Tflops { get; init; }
     public double? FractionOfCeiling { get; init; }
+
+    /// <summary>Which ceiling that is: <c>memory</c> or <c>math</c>.</summary>
+    public string? BoundBy { get; init; }
 
     /// <summary>What was timed in turn with this.</summary>
     public string? Peer { get; init; }
@@ -84,9 +101,14 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
         };
         Set("us", Us, 3);
         Set("spread", Spread, 4);
-        Set("gbps", GBps, 1);
-        Set("tflops", Tflops, 1);
+        Set("gbps", GBps, GBps < 10 ? 4 : 1);
+        Set("tflops", Tflops, Tflops < 10 ? 7 : 1);
         Set("fractionOfCeiling", FractionOfCeiling, 4);
+        if (BoundBy is not null)
+        {
+            json["boundBy"] = BoundBy;
+        }
+
         if (Peer is not null)
         {
             json["peer"] = Peer;
@@ -115,11 +137,18 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
 }
 
 /// <summary>A run's rows and the files they go to.</summary>
-internal sealed class Results(Device device, string commit, Ceilings ceilings, string nvrtc)
+/// <param name="device">What was measured.</param>
+/// <param name="commit">The version of the code that was.</param>
+/// <param name="ceilings">Of the same run.</param>
+/// <param name="nvrtc">The compiler of the kernels; null on a CPU.</param>
+internal sealed class Results(Device device, string commit, Ceilings ceilings, string? nvrtc)
 {
-    private readonly Dictionary<string, JsonArray> _files = [];
+    private static readonly JsonSerializerOptions s_indented = new() { WriteIndented = true };
 
-    public string Nvrtc => nvrtc;
+    private static readonly char[] s_separators = [' ', '-', '(', ')', ',', '/'];
+
+    private readonly Dictionary<string, JsonArray> _files = [];
+    private readonly string _date = DateTime.UtcNow.ToString("yyyy-MM-dd");
 
     /// <summary>Adds a row to the file that is named after this bench.</summary>
     public void Add(string file, Row row)
@@ -132,33 +161,56 @@ internal sealed class Results(Device device, string commit, Ceilings ceilings, s
         rows.Add(row.ToJson());
     }
 
+    /// <summary>What a file says.</summary>
+    public JsonObject ToJson(string file)
+    {
+        JsonObject json = new() { ["device"] = device.Name };
+        if (device.Cuda is { } cuda)
+        {
+            json["driver"] = cuda.DriverVersion.ToString();
+            json["nvrtc"] = nvrtc;
+        }
+
+        json["date"] = _date;
+        json["commit"] = commit;
+        JsonObject measured = new();
+        Set("readGBps", ceilings.ReadGBps, 1);
+        Set("copyGBps", ceilings.CopyGBps, 1);
+        Set("matmulTflops", ceilings.MatmulTflops, 1);
+        Set("mathTflops", ceilings.MathTflops, 7);
+        json["ceilings"] = measured;
+        json["rows"] = _files.TryGetValue(file, out JsonArray? rows) ? rows.DeepClone() : new JsonArray();
+        // As a reader of the file has it: a number that was not parsed is of one type only.
+        return JsonNode.Parse(json.ToJsonString())!.AsObject();
+
+        void Set(string name, double? value, int digits)
+        {
+            if (value is { } number)
+            {
+                measured[name] = Math.Round(number, digits);
+            }
+        }
+    }
+
+    /// <summary>The name of a file, without what it ends in: date, device, bench.</summary>
+    public string NameOf(string file)
+    {
+        string[] words = device.Name.ToLowerInvariant().Replace("nvidia ", "").Split(s_separators, StringSplitOptions.RemoveEmptyEntries);
+        return $"{_date}-{string.Join('-', words)}-{file}";
+    }
+
     /// <summary>Writes the files and returns their paths.</summary>
     public IEnumerable<string> Save(string folder)
     {
         Directory.CreateDirectory(folder);
-        string date = DateTime.UtcNow.ToString("yyyy-MM-dd");
-        string name = string.Concat(device.Name.ToLowerInvariant().Replace("nvidia ", "").Select(c => char.IsLetterOrDigit(c) ? c : '-'));
-        JsonObject measured = new() { ["readGBps"] = Math.Round(ceilings.ReadGBps, 1), ["copyGBps"] = Math.Round(ceilings.CopyGBps, 1) };
-        if (ceilings.MatmulTflops is { } tflops)
+        foreach (string file in _files.Keys)
         {
-            measured["matmulTflops"] = Math.Round(tflops, 1);
-        }
-
-        foreach ((string bench, JsonArray rows) in _files)
-        {
-            JsonObject file = new()
-            {
-                ["device"] = device.Name,
-                ["driver"] = device.Cuda!.DriverVersion.ToString(),
-                ["nvrtc"] = nvrtc,
-                ["date"] = date,
-                ["commit"] = commit,
-                ["ceilings"] = measured.DeepClone(),
-                ["rows"] = rows,
-            };
-            string path = Path.Combine(folder, $"{date}-{name}-{bench}.json");
-            File.WriteAllText(path, file.ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
+            string path = Path.Combine(folder, $"{NameOf(file)}.json");
+            File.WriteAllText(path, Text(ToJson(file)));
             yield return path;
         }
     }
+
+    /// <summary>The text of a file.</summary>
+    public static string Text(JsonObject json) => json.ToJsonString(s_indented) + "\n";
 }

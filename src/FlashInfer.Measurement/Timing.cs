@@ -1,4 +1,4 @@
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
 /// <summary>A time measured in five rounds.</summary>
 /// <param name="Us">Microseconds: the median of the rounds.</param>

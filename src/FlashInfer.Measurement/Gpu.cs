@@ -2,16 +2,22 @@ using System.Runtime.InteropServices;
 using FlashInfer.Compilation;
 using FlashInfer.Cuda;
 
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
 /// <summary>Timing and ceilings on a GPU.</summary>
-internal sealed class Gpu : IDisposable
+internal sealed class Gpu : Rig
 {
+    // As in bench.cu.
+    private const int MathThreads = 256;
+    private const int MathSteps = 2000;
+
     private readonly Device _device;
     private readonly CudaModule _module;
     private readonly CudaFunction _read;
     private readonly CudaFunction _copy;
     private readonly CudaFunction _fill;
+    private readonly CudaFunction _math;
+    private readonly double _mathFlops;
     private readonly CudaEvent _start;
     private readonly CudaEvent _stop;
 
@@ -26,16 +32,24 @@ internal sealed class Gpu : IDisposable
         _read = _module.GetFunction("fi_bench_read");
         _copy = _module.GetFunction("fi_bench_copy");
         _fill = _module.GetFunction("fi_bench_fill");
+        _math = _module.GetFunction("fi_bench_math");
+        _mathFlops = MathFlops();
         _start = new CudaEvent(Context, timing: true);
         _stop = new CudaEvent(Context, timing: true);
     }
+
+    /// <inheritdoc/>
+    public override Device Device => _device;
+
+    /// <inheritdoc/>
+    public override long RotatedBytes => 4L << 30;
 
     private CudaContext Context => _device.Cuda!;
 
     private CudaStream Stream => _device.Stream!;
 
-    /// <summary>The best of 2, 4, 8, 16 blocks per SM over 8 GB.</summary>
-    public Ceilings MeasureCeilings()
+    /// <summary>Memory: the best of 2, 4, 8, 16 blocks per SM over 8 GB. Matrix instructions: of registers and shared memory alone.</summary>
+    public override Ceilings MeasureCeilings()
     {
         const int Elements = 2_000_000_000;
         using DeviceTensor<int> data = _device.Allocate<int>(Elements);
@@ -43,6 +57,7 @@ internal sealed class Gpu : IDisposable
         Fill(data.View.Address, Elements, 1, DType.BFloat16);
         double read = 0;
         double copy = 0;
+        double math = 0;
         foreach (int perSm in (int[])[2, 4, 8, 16])
         {
             CudaExtent grid = new(Context.MultiprocessorCount * perSm);
@@ -54,11 +69,21 @@ internal sealed class Gpu : IDisposable
             copy = Math.Max(copy, Elements * 4.0 / us / 1e3);
         }
 
-        return new Ceilings(read, copy);
+        foreach (int perSm in (int[])[1, 2, 4])
+        {
+            CudaExtent grid = new(Context.MultiprocessorCount * perSm);
+            double us = Time(() =>
+                _math.Launch(new MathParams(sink.View.Address, MathSteps), grid, new CudaExtent(MathThreads), 0, Stream)
+            ).Us;
+            math = Math.Max(math, grid.X * _mathFlops * MathSteps / us / 1e6);
+        }
+
+        return new Ceilings(read, copy) { MathTflops = math };
     }
 
     /// <summary>Fills a tensor with normal numbers.</summary>
-    public void Fill(TensorView view, uint seed) => Fill(view.Address, view.Shape.Elements * view.Dtype.Size() / 4, seed, view.Dtype);
+    public override void Fill(TensorView view, uint seed) =>
+        Fill(view.Address, view.Shape.Elements * view.Dtype.Size() / 4, seed, view.Dtype);
 
     private void Fill(nint address, long words, uint seed, DType dtype) =>
         _fill.Launch(
@@ -123,7 +148,11 @@ internal sealed class Gpu : IDisposable
             : Device.FromCuda(Context, _device.Stream, new DeviceOptions { Architecture = architecture });
     }
 
-    public void Dispose()
+    /// <inheritdoc/>
+    public override IRound Rounds(int sets, Action<int> launch) => new GraphRound(_device, this, sets, launch);
+
+    /// <inheritdoc/>
+    public override void Dispose()
     {
         _device.Synchronize();
         _start.Dispose();
@@ -133,6 +162,17 @@ internal sealed class Gpu : IDisposable
 
     [StructLayout(LayoutKind.Sequential)]
     private readonly record struct ReadParams(nint Data, long Count, nint Sink);
+
+    /// <summary>Operations of one block's step: the cubin knows which instructions it has.</summary>
+    private double MathFlops()
+    {
+        long flops = 0;
+        _module.ReadGlobal("fi_bench_math_flops", MemoryMarshal.AsBytes(new Span<long>(ref flops)));
+        return flops;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    private readonly record struct MathParams(nint Sink, int Steps);
 
     [StructLayout(LayoutKind.Sequential)]
     private readonly record struct CopyParams(nint From, nint To, long Count);

@@ -1,4 +1,4 @@
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
 /// <summary>A sequence of a benchmarked step on the host, to be attended to again.</summary>
 /// <param name="FirstRow">Its first query token's row in query and output.</param>

@@ -1,6 +1,6 @@
 using System.Text.Json.Nodes;
 
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
 /// <summary>One case of the prefill benchmark: a configuration, its batch, and what else differs from the default.</summary>
 /// <param name="Heads">Query heads.</param>
@@ -19,16 +19,19 @@ internal sealed record PrefillCase(int Heads, int KvHeads, int[] QueryTokens, in
 
     public DType Dtype { get; init; } = DType.BFloat16;
 
+    /// <summary>Of the cache; ragged keys and values have the query's.</summary>
+    public DType? KvDtype { get; init; }
+
     public bool IsCausal { get; init; } = true;
 
     /// <summary>Whether the kernels are those that every GPU has, where the device has better ones.</summary>
     public bool IsPortable { get; init; }
 
-    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize ?? 16, Dtype, kvLayout: KvLayout);
+    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize ?? 16, Dtype, KvDtype, KvLayout);
 
     /// <summary>heads/kvHeads, headDim, ragged or page size and layout, element type, mask, batch, variant.</summary>
     public string Name =>
-        $"{Heads}/{KvHeads} d{HeadDim} {(PageSize is { } size ? $"page {size} {KvLayout}" : "ragged")} {DecodeCase.Short(Dtype)} {(IsCausal ? "causal" : "full")} {Batch}{(IsPortable ? " portable" : "")}";
+        $"{Heads}/{KvHeads} d{HeadDim} {(PageSize is { } size ? $"page {size} {KvLayout}" : "ragged")} {DecodeCase.Short(Dtype)}{(KvDtype is { } kv ? $" KV {DecodeCase.Short(kv)}" : "")} {(IsCausal ? "causal" : "full")} {Batch}{(IsPortable ? " portable" : "")}";
 
     /// <summary>
     /// Multiplications and additions of both products over what is visible. A causal token counts as half on the diagonal: so q query
@@ -36,6 +39,15 @@ internal sealed record PrefillCase(int Heads, int KvHeads, int[] QueryTokens, in
     /// </summary>
     public double Flops =>
         4.0 * Heads * HeadDim * QueryTokens.Zip(Lengths, (tokens, length) => tokens * (length - (IsCausal ? tokens / 2.0 : 0))).Sum();
+
+    /// <summary>Bytes of query, keys, values and output: what a launch has to move at least.</summary>
+    public double Bytes =>
+        2.0
+        * HeadDim
+        * (
+            ((double)Dtype.Size() * Heads * QueryTokens.Sum(static tokens => (long)tokens))
+            + ((double)Spec.KvDtype.Size() * KvHeads * Lengths.Sum(static length => (long)length))
+        );
 
     /// <summary>The case for the results file.</summary>
     public JsonObject Params
@@ -46,7 +58,7 @@ internal sealed record PrefillCase(int Heads, int KvHeads, int[] QueryTokens, in
             {
                 ["variant"] = IsPortable ? "portable" : "default",
                 ["dtype"] = Dtype.ToString(),
-                ["kvDtype"] = Dtype.ToString(),
+                ["kvDtype"] = Spec.KvDtype.ToString(),
                 ["heads"] = Heads,
                 ["kvHeads"] = KvHeads,
                 ["headDim"] = HeadDim,

@@ -1,4 +1,4 @@
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
 /// <summary>One case of the decode benchmark: a configuration, the lengths of its sequences, and what else differs from the default.</summary>
 internal sealed record DecodeCase(int Heads, int KvHeads, int[] Lengths, string What)
@@ -27,6 +27,9 @@ internal sealed record DecodeCase(int Heads, int KvHeads, int[] Lengths, string 
         IsPortable ? "portable"
         : IsBatchInvariant ? "batch-invariant"
         : "default";
+
+    /// <summary>Multiplications and additions of both products over what is visible: the tokens before a query token and itself.</summary>
+    public double Flops => 4.0 * Heads * HeadDim * QueryTokens * Lengths.Sum(length => length - ((QueryTokens - 1) / 2.0));
 
     public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout);
 

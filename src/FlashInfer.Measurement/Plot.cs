@@ -1,8 +1,7 @@
-using System.Globalization;
-using System.Security;
 using System.Text;
+using static FlashInfer.Measurement.Svg;
 
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
 /// <summary>A measured value.</summary>
 /// <param name="X">Above 0: the axis is logarithmic.</param>
@@ -33,7 +32,6 @@ internal sealed record Plot(string XTitle, Func<int, string> XLabel, int YStep, 
     private const double LegendLeft = Left + PlotWidth + 24;
     private const double Width = LegendLeft + 210;
     private const double LegendLine = 18;
-    private static readonly string[] s_colors = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333"];
 
     private double Height => Math.Max(PlotHeight + 60, (Series.Length * LegendLine) + 20);
 
@@ -42,13 +40,7 @@ internal sealed record Plot(string XTitle, Func<int, string> XLabel, int YStep, 
     {
         double height = Top + plots.Sum(plot => plot.Height);
         StringBuilder svg = new();
-        Line(
-            svg,
-            $"""<svg xmlns="http://www.w3.org/2000/svg" width="{Width}" height="{height}" viewBox="0 0 {Width} {height}" font-family="Helvetica, Arial, sans-serif" font-size="12" fill="#222222">"""
-        );
-        Line(svg, $"""<rect width="{Width}" height="{height}" fill="#ffffff"/>""");
-        Line(svg, $"""<text x="{Left}" y="30" font-size="17" font-weight="bold">{Escape(title)}</text>""");
-        Line(svg, $"""<text x="{Left}" y="52" fill="#555555">{Escape(subtitle)}</text>""");
+        Begin(svg, Width, height, Left, title, subtitle);
         double top = Top;
         foreach (Plot plot in plots)
         {
@@ -96,8 +88,8 @@ internal sealed record Plot(string XTitle, Func<int, string> XLabel, int YStep, 
     /// <summary>A marker for each point, the lines, and the name in the legend.</summary>
     private static void DrawSeries(StringBuilder svg, Axes axes, PlotSeries series, int index)
     {
-        string color = s_colors[index % s_colors.Length];
-        int shape = index / s_colors.Length;
+        string color = Colors[index % Colors.Length];
+        int shape = index / Colors.Length;
         DrawLine(svg, axes, series.Points, color, "");
         DrawLine(svg, axes, series.Peers, color, " stroke-dasharray=\"5 4\"");
         foreach (PlotPoint point in series.Points)
@@ -129,21 +121,6 @@ internal sealed record Plot(string XTitle, Func<int, string> XLabel, int YStep, 
             Line(svg, $"""<path d="M{string.Join("L", best)}" fill="none" stroke="{color}" stroke-opacity="0.6"{dashes}/>""");
         }
     }
-
-    private static string Marker(int shape, double x, double y) =>
-        (shape % 4) switch
-        {
-            0 => Text($"M{x - 4:F1} {y:F1}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0Z"),
-            1 => Text($"M{x - 3.5:F1} {y - 3.5:F1}h7v7h-7Z"),
-            2 => Text($"M{x:F1} {y - 5:F1}l5 5l-5 5l-5 -5Z"),
-            _ => Text($"M{x:F1} {y - 5:F1}l4.5 8.5h-9Z"),
-        };
-
-    private static string Escape(string text) => SecurityElement.Escape(text);
-
-    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
-
-    private static void Line(StringBuilder svg, FormattableString line) => svg.Append(Text(line)).Append('\n');
 
     /// <summary>Where values lie: X from one power of four to another, Y from 0 to the last line of the grid.</summary>
     private sealed class Axes

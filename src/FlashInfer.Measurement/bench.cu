@@ -1,6 +1,8 @@
 // What the benchmark needs beside the product's kernels: the ceilings, and random data made on the
 // device.
+#include "core/ptx.cuh"
 #include "core/types.cuh"
+#include "core/wgmma.cuh"
 
 struct ReadParams {
   const uint4* data;
@@ -91,3 +93,76 @@ extern "C" __global__ void fi_bench_fill(const __grid_constant__ FillParams p) {
     }
   }
 }
+
+struct MathParams {
+  unsigned* sink;  // never written: keeps the products alive
+  int steps;
+};
+
+// Matrix instructions on random numbers in registers and shared memory: what no kernel of this kind can be faster than.
+// Two warpgroups, or eight warps, a block; fi_bench_math_flops: operations of one step of a block.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+enum { kMathColumns = 256, kMathDepth = 64, kMathRepeats = 4 };
+extern "C" __constant__ long long fi_bench_math_flops = 2ll * 128 * kMathColumns * kMathDepth * kMathRepeats;
+
+extern "C" __global__ void __launch_bounds__(256) fi_bench_math(const __grid_constant__ MathParams p) {
+  using namespace flashinfer;
+  __shared__ alignas(1024) u32 b[kMathColumns * kMathDepth / 2];
+  for (int i = threadIdx.x; i < kMathColumns * kMathDepth / 2; i += blockDim.x) {
+    const float2 v = normals(2 * i);
+    b[i] = BFloat16::pack(v.x, v.y);
+  }
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __syncthreads();
+  u32 a[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float2 v = normals(0x10000 + 8 * threadIdx.x + 2 * i);
+    a[i] = BFloat16::pack(v.x, v.y);
+  }
+  float d[kMathColumns / 2] = {};
+  const u64 descriptor = matrix_descriptor<128>(shared_address(b), 0, 1024);
+  for (int step = 0; step < p.steps; step++) {
+    keep(d);
+    wgmma_fence();
+#pragma unroll
+    for (int repeat = 0; repeat < kMathRepeats; repeat++) {
+#pragma unroll
+      for (int k = 0; k < kMathDepth / 16; k++) wgmma<BFloat16, false>(d, a, advance(descriptor, k * 32), 1);
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    keep(d);
+  }
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kMathColumns / 2; i++) sum += d[i];
+  if (sum == 0.12345f) *p.sink = 1;
+}
+
+#else
+
+enum { kMathTiles = 16 };
+extern "C" __constant__ long long fi_bench_math_flops = 2ll * 16 * 8 * 16 * kMathTiles * 8;
+
+extern "C" __global__ void __launch_bounds__(256) fi_bench_math(const __grid_constant__ MathParams p) {
+  using namespace flashinfer;
+  u32 a[4], b[2];
+#pragma unroll
+  for (int i = 0; i < 6; i++) {
+    const float2 v = normals(16 * threadIdx.x + 2 * i);
+    (i < 4 ? a[i & 3] : b[i & 1]) = BFloat16::pack(v.x, v.y);
+  }
+  float d[kMathTiles][4] = {};
+  for (int step = 0; step < p.steps; step++) {
+#pragma unroll
+    for (int tile = 0; tile < kMathTiles; tile++) BFloat16::mma(d[tile], a, b[0], b[1]);
+  }
+  float sum = 0;
+#pragma unroll
+  for (int tile = 0; tile < kMathTiles; tile++) sum += d[tile][0] + d[tile][1] + d[tile][2] + d[tile][3];
+  if (sum == 0.12345f) *p.sink = 1;
+}
+
+#endif

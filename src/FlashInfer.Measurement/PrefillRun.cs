@@ -1,20 +1,20 @@
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
-/// <summary>A case of the prefill benchmark made ready: two sets of buffers with random data, its plan, its graph. The GPU does nothing else meanwhile.</summary>
+/// <summary>A case of the prefill benchmark made ready: two sets of buffers with random data, its plan, its launches. The device does nothing else meanwhile.</summary>
 internal sealed class PrefillRun : IDisposable
 {
     private const int Sets = 2;
 
     private readonly List<IDisposable> _owned = [];
-    private readonly GraphRound _graph;
+    private readonly IRound _round;
     private uint _seed;
 
-    public PrefillRun(Device device, Gpu gpu, PrefillCase measured)
+    public PrefillRun(Device device, Rig rig, PrefillCase measured)
     {
         Case = measured;
         try
         {
-            (Error, _graph) = Prepare(device, gpu);
+            (Error, _round) = Prepare(device, rig);
         }
         catch
         {
@@ -28,27 +28,48 @@ internal sealed class PrefillRun : IDisposable
     /// <summary>Against fp64 attention.</summary>
     public SampledError Error { get; }
 
+    /// <summary>The case for the results file, measured alone.</summary>
+    public Row Measure(Ceilings ceilings) =>
+        ToRow(Case, Timing.OfFive(Us), ceilings) with
+        {
+            RelError = Error.Relative,
+            MaxAbsError = Error.MaxAbs,
+        };
+
+    /// <summary>The case for the results file. Against the matrix product of a peer where there was one, as the larger part of its work is one.</summary>
+    public static Row ToRow(PrefillCase measured, Timing timing, Ceilings ceilings)
+    {
+        double least = ceilings.MatmulTflops is { } matmul ? measured.Flops / matmul / 1e6 : ceilings.Us(measured.Bytes, measured.Flops);
+        return new Row("prefill", measured.Name, measured.Params)
+        {
+            GBps = measured.Bytes / timing.Us / 1e3,
+            Tflops = measured.Flops / timing.Us / 1e6,
+            FractionOfCeiling = least / timing.Us,
+            BoundBy = ceilings.MatmulTflops is null ? ceilings.BoundBy(measured.Bytes, measured.Flops) : "math",
+        }.With(timing);
+    }
+
     /// <summary>One round: microseconds of a launch.</summary>
-    public double Us() => _graph.Us();
+    public double Us() => _round.Us();
 
     public void Dispose()
     {
-        // The graph goes before what it uses.
+        // A graph goes before what it uses.
         for (int i = _owned.Count - 1; i >= 0; i--)
         {
             _owned[i].Dispose();
         }
     }
 
-    private (SampledError Error, GraphRound Graph) Prepare(Device device, Gpu gpu)
+    private (SampledError Error, IRound Round) Prepare(Device device, Rig rig)
     {
         AttentionSpec spec = Case.Spec;
         int rows = Case.QueryTokens.Sum();
-        DeviceTensor[] query = Tensors(device, gpu, spec.Dtype, rows, spec.Heads, spec.HeadDim);
-        DeviceTensor[] output = Tensors(device, gpu, spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        DeviceTensor[] query = Tensors(device, rig, spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        DeviceTensor[] output = Tensors(device, rig, spec.Dtype, rows, spec.Heads, spec.HeadDim);
         (Action<int, TensorView, TensorView> run, Func<int, int, SampledSequence> sample) = Case.PageSize is null
-            ? Ragged(device, gpu)
-            : Paged(device, gpu);
+            ? Ragged(device, rig)
+            : Paged(device, rig);
         run(0, query[0].View, output[0].View);
         int[] firstRows = Starts(Case.QueryTokens);
         SampledError error = SampledError.Of(
@@ -57,7 +78,7 @@ internal sealed class PrefillRun : IDisposable
             output[0].View,
             SampledError.Few(Case.Lengths.Length).Select(i => sample(i, firstRows[i]))
         );
-        return (error, Own(new GraphRound(device, gpu, Sets, set => run(set, query[set].View, output[set].View))));
+        return (error, Own(rig.Rounds(Sets, set => run(set, query[set].View, output[set].View))));
     }
 
     /// <summary>Where each starts, and where the last one ends.</summary>
@@ -72,10 +93,10 @@ internal sealed class PrefillRun : IDisposable
         return starts;
     }
 
-    private (Action<int, TensorView, TensorView> Run, Func<int, int, SampledSequence> Sample) Paged(Device device, Gpu gpu)
+    private (Action<int, TensorView, TensorView> Run, Func<int, int, SampledSequence> Sample) Paged(Device device, Rig rig)
     {
         // As few layers as there may be: they are the sets of buffers.
-        Workload workload = Own(new Workload(device, gpu, Case.Spec, Case.Lengths, targetBytes: 0));
+        Workload workload = Own(new Workload(device, rig, Case.Spec, Case.Lengths, targetBytes: 0));
         BatchPrefillWithPagedKvCache prefill = Own(
             new BatchPrefillWithPagedKvCache(workload.Cache, Case.Lengths.Length, Case.QueryTokens.Sum())
         );
@@ -86,12 +107,12 @@ internal sealed class PrefillRun : IDisposable
         );
     }
 
-    private (Action<int, TensorView, TensorView> Run, Func<int, int, SampledSequence> Sample) Ragged(Device device, Gpu gpu)
+    private (Action<int, TensorView, TensorView> Run, Func<int, int, SampledSequence> Sample) Ragged(Device device, Rig rig)
     {
         AttentionSpec spec = Case.Spec;
         int[] kvStarts = Starts(Case.Lengths);
-        DeviceTensor[] key = Tensors(device, gpu, spec.Dtype, kvStarts[^1], spec.KvHeads, spec.HeadDim);
-        DeviceTensor[] value = Tensors(device, gpu, spec.Dtype, kvStarts[^1], spec.KvHeads, spec.HeadDim);
+        DeviceTensor[] key = Tensors(device, rig, spec.Dtype, kvStarts[^1], spec.KvHeads, spec.HeadDim);
+        DeviceTensor[] value = Tensors(device, rig, spec.Dtype, kvStarts[^1], spec.KvHeads, spec.HeadDim);
         BatchPrefillWithRaggedKvCache prefill = Own(
             new BatchPrefillWithRaggedKvCache(device, spec, Case.Lengths.Length, Case.QueryTokens.Sum())
         );
@@ -110,12 +131,12 @@ internal sealed class PrefillRun : IDisposable
     }
 
     /// <summary>A tensor of random numbers for each set.</summary>
-    private DeviceTensor[] Tensors(Device device, Gpu gpu, DType dtype, params int[] shape)
+    private DeviceTensor[] Tensors(Device device, Rig rig, DType dtype, params int[] shape)
     {
         DeviceTensor[] tensors = [.. Enumerable.Range(0, Sets).Select(_ => Own(device.Allocate(dtype, shape)))];
         foreach (DeviceTensor tensor in tensors)
         {
-            gpu.Fill(tensor.View, ++_seed);
+            rig.Fill(tensor.View, ++_seed);
         }
 
         return tensors;

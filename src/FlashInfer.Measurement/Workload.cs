@@ -1,11 +1,11 @@
 using System.Text.Json.Nodes;
 
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
-/// <summary>A cache full of sequences on scattered pages with random keys and values, deep enough that a pass over its layers leaves the L2 cold.</summary>
+/// <summary>A cache full of sequences on scattered pages with random keys and values, deep enough that a pass over its layers leaves the caches of the processor cold.</summary>
 internal sealed class Workload : IDisposable
 {
-    public Workload(Device device, Gpu gpu, AttentionSpec spec, int[] lengths, long targetBytes = 4L << 30)
+    public Workload(Device device, Rig rig, AttentionSpec spec, int[] lengths, long targetBytes = 4L << 30)
     {
         Device = device;
         Spec = spec;
@@ -16,8 +16,8 @@ internal sealed class Workload : IDisposable
         Cache = new PagedKvCache(device, spec, layers, pages);
         for (int layer = 0; layer < layers; layer++)
         {
-            gpu.Fill(Cache.KeyPages(layer), (uint)(2 * layer) + 1);
-            gpu.Fill(Cache.ValuePages(layer), (uint)(2 * layer) + 2);
+            rig.Fill(Cache.KeyPages(layer), (uint)(2 * layer) + 1);
+            rig.Fill(Cache.ValuePages(layer), (uint)(2 * layer) + 2);
         }
 
         Scatter();

@@ -1,12 +1,12 @@
 using FlashInfer.Cuda;
 
-namespace FlashInfer.Benchmarks;
+namespace FlashInfer.Measurement;
 
 /// <summary>
 /// Launches over a few sets of buffers in turn, in a graph that is long enough for its own launch not to count: so that they can be timed
 /// round by round beside others.
 /// </summary>
-internal sealed class GraphRound : IDisposable
+internal sealed class GraphRound : IRound
 {
     private const double GraphUs = 1_000;
     private const double RoundUs = 20_000;

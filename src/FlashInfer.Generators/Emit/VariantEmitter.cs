@@ -1,0 +1,213 @@
+using System.Collections.Generic;
+using System.Linq;
+using FlashInfer.Generators.Model;
+
+namespace FlashInfer.Generators.Emit;
+
+/// <summary>
+/// Writes what a variant of attention adds: the class by which planners and the CPU device call its methods, and the overloads of
+/// <c>Plan</c> that take its arguments.
+/// </summary>
+internal static class VariantEmitter
+{
+    /// <summary>The nested class.</summary>
+    public const string ClassName = "Variant";
+
+    /// <summary>The variant's text as units have it; null when there is none or it has an error.</summary>
+    public static string? Cuda(VariantModel? variant) =>
+        variant is null || variant.Cuda.Length == 0 ? null : "#include \"core/csharp.cuh\"\n" + variant.Cuda;
+
+    public static void Emit(CodeWriter code, ConfigText text, VariantModel variant)
+    {
+        string arguments = variant.ArgumentsType is { } type ? $"<{type}>" : "";
+        string names = variant.ArgumentsType is null ? "" : $", \"{Names(variant)}\"";
+        code.Block(
+            $$"""
+
+            /// <summary>The variant of attention that this class describes: a GPU runs the text, planners and the CPU device call the methods.</summary>
+            {{ConfigEmitter.GeneratedCode}}
+            private sealed class {{ClassName}} : global::FlashInfer.AttentionVariant{{arguments}}
+            {
+                public {{ClassName}}()
+                    : base({{Hooks(variant)}}, Text{{names}}) { }
+            """
+        );
+        Apply(code, text, variant);
+        FirstKeyAndSink(code, text, variant);
+        Arguments(code, variant);
+
+        // The literal ends before the last line break of its text, so the text's own one needs a line after it.
+        code.Line();
+        code.Line("    private const string Text = \"\"\"");
+        code.Block(Cuda(variant) ?? "");
+        code.Line("\"\"\";");
+        code.Line("}");
+    }
+
+    /// <summary>The overload of a wrapper's Plan that takes the arguments, and what keeps the one without from being called.</summary>
+    /// <param name="code">Where to.</param>
+    /// <param name="text">The configuration.</param>
+    /// <param name="variant">Its variant; nothing is written without arguments.</param>
+    /// <param name="summary">What is planned.</param>
+    /// <param name="documentation">Of the first parameters.</param>
+    /// <param name="parameters">Those before the arguments.</param>
+    /// <param name="names">Their names.</param>
+    /// <param name="causal">Whether there is a parameter of that name.</param>
+    public static void Plan(
+        CodeWriter code,
+        ConfigText text,
+        VariantModel? variant,
+        string summary,
+        string documentation,
+        string parameters,
+        string names,
+        bool causal
+    )
+    {
+        if (variant?.ArgumentsType is not { } type)
+        {
+            return;
+        }
+
+        string causalDocumentation = causal
+            ? "\n/// <param name=\"causal\">Whether a query token sees the tokens up to its own only, else all of the sequence.</param>"
+            : "";
+        string optional =
+            $"float? smScale = null, {(causal ? "bool causal = true, " : "")}global::FlashInfer.Cuda.CudaStream? stream = null";
+        string given = causal ? "smScale, causal, stream" : "smScale, stream";
+        code.Block(
+            $$"""
+
+            /// <summary>{{summary}}</summary>
+            {{documentation}}
+            /// <param name="arguments">What the variant of attention reads: {{Names(variant)}}. Copied.</param>
+            /// <param name="smScale">What logits are multiplied by; 1 / sqrt({{text.HeadDim}}) when null.</param>{{causalDocumentation}}
+            /// <param name="stream">A stream; the device's own when null.</param>
+            [global::System.Runtime.CompilerServices.OverloadResolutionPriority(1)]
+            public void Plan({{parameters}}, in {{type}} arguments, {{optional}}) =>
+                base.Plan({{names}}, new global::FlashInfer.VariantArguments<{{type}}>(arguments), {{given}});
+
+            /// <summary>Not for this configuration, whose variant of attention takes arguments.</summary>
+            [global::System.Obsolete("Give the plan the arguments of {{text.Name}}'s variant of attention: {{Names(
+                variant
+            )}}.", error: true)]
+            [global::System.ComponentModel.EditorBrowsable(global::System.ComponentModel.EditorBrowsableState.Never)]
+            public new void Plan({{parameters}}, {{optional}}) => base.Plan({{names}}, {{given}});
+            """
+        );
+    }
+
+    private static void Apply(CodeWriter code, ConfigText text, VariantModel variant)
+    {
+        string? transform = Call(text, variant, VariantHookKind.Transform, "logit, at");
+        string? mask = Call(text, variant, VariantHookKind.Mask, "at");
+        if (transform is null && mask is null)
+        {
+            return;
+        }
+
+        string logit = mask is null ? transform! : $"{mask} ? {transform ?? "logit"} : float.NegativeInfinity";
+        bool reads = Reads(variant, VariantHookKind.Transform) || Reads(variant, VariantHookKind.Mask);
+        code.Block(
+            $$"""
+
+                public override void Apply(global::System.Span<float> logits, global::FlashInfer.LogitsContext at, global::FlashInfer.VariantReader arguments)
+                {
+            """
+        );
+        if (reads)
+        {
+            code.Line($"        {variant.ArgumentsType} a = Read(arguments);");
+        }
+
+        code.Block(
+            $$"""
+                    foreach (ref float logit in logits)
+                    {
+                        logit = {{logit}};
+                        at = at with { KvPosition = at.KvPosition + 1 };
+                    }
+                }
+            """
+        );
+    }
+
+    private static void FirstKeyAndSink(CodeWriter code, ConfigText text, VariantModel variant)
+    {
+        if (Call(text, variant, VariantHookKind.FirstKey, "at", "Read(arguments)") is { } firstKey)
+        {
+            code.Line();
+            code.Line(
+                $"    public override int FirstKey(global::FlashInfer.LogitsContext at, global::FlashInfer.VariantReader arguments) => {firstKey};"
+            );
+        }
+
+        if (Call(text, variant, VariantHookKind.Sink, "head", "Read(arguments)") is { } sink)
+        {
+            code.Line();
+            code.Line($"    public override float Sink(int head, global::FlashInfer.VariantReader arguments) => {sink};");
+        }
+    }
+
+    private static void Arguments(CodeWriter code, VariantModel variant)
+    {
+        if (variant.ArgumentsType is not { } type)
+        {
+            return;
+        }
+
+        code.Line();
+        code.Line($"    public override void Write(scoped in {type} arguments, global::FlashInfer.VariantWriter writer)");
+        code.Line("    {");
+        foreach (VariantArgument argument in variant.Arguments)
+        {
+            code.Line($"        writer.Write(arguments.{argument.Name});");
+        }
+
+        code.Line("    }");
+        if (!variant.Hooks.Any(static hook => hook.TakesArguments))
+        {
+            return;
+        }
+
+        code.Line();
+        code.Line($"    private static {type} Read(global::FlashInfer.VariantReader reader) => new()");
+        code.Line("    {");
+        foreach (VariantArgument argument in variant.Arguments.Where(static argument => !argument.IsComputed))
+        {
+            code.Line($"        {argument.Name} = reader.{Reader(argument)}(),");
+        }
+
+        code.Line("    };");
+    }
+
+    private static string Reader(VariantArgument argument) =>
+        argument.IsSpan
+            ? $"ReadSpan<{argument.Element}>"
+            : argument.Element switch
+            {
+                "int" => "ReadInt32",
+                "uint" => "ReadUInt32",
+                "bool" => "ReadBoolean",
+                _ => "ReadSingle",
+            };
+
+    /// <summary>The call of a method, which takes its parameters by value or as <c>in</c>; null when the variant has none of the kind.</summary>
+    private static string? Call(ConfigText text, VariantModel variant, VariantHookKind kind, string parameters, string arguments = "a") =>
+        variant.Hooks.FirstOrDefault(hook => hook.Kind == kind) is { } method
+            ? $"{text.FullName}.{method.Method}({parameters}{(method.TakesArguments ? ", " + arguments : "")})"
+            : null;
+
+    private static bool Reads(VariantModel variant, VariantHookKind kind) =>
+        variant.Hooks.Any(hook => hook.Kind == kind && hook.TakesArguments);
+
+    private static string Hooks(VariantModel variant)
+    {
+        IEnumerable<string> hooks = variant.Hooks.Select(static hook => $"global::FlashInfer.VariantHooks.{hook.Kind}");
+        return variant.Hooks.Count == 0 ? "global::FlashInfer.VariantHooks.None" : string.Join(" | ", hooks);
+    }
+
+    /// <summary>The arguments that a plan is given: not those that follow from others.</summary>
+    private static string Names(VariantModel variant) =>
+        string.Join(", ", variant.Arguments.Where(static argument => !argument.IsComputed).Select(static argument => argument.Name));
+}

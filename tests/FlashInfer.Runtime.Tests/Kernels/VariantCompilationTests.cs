@@ -1,0 +1,57 @@
+using System.Text;
+using FlashInfer.Compilation;
+using FlashInfer.Runtime.Tests.Compilation;
+using FlashInfer.Tests.PublicApi;
+
+namespace FlashInfer.Tests.Kernels;
+
+/// <summary>
+/// The catalogue of variants, as the generator's snapshots have it, through the real compiler: the hooks alone, in a kernel that calls
+/// all of them.
+/// </summary>
+public class VariantCompilationTests
+{
+    private const string Kernel = """
+        extern "C" __global__ void variant(const flashinfer::LogitsContext* at, const Variant::Arguments* a, float* out) {
+          if (Variant::kTransformsLogits) out[0] = Variant::transform(out[4], *at, *a);
+          if (Variant::kMasksLogits) out[1] = Variant::keep(*at, *a) ? 1.f : 0.f;
+          if (Variant::kBoundsKeys) out[2] = Variant::first_key(*at, *a);
+          if (Variant::kHasSink) out[3] = Variant::sink(at->head, *a);
+        }
+
+        """;
+
+    public static TheoryData<string> Names =>
+        [
+            .. Directory
+                .GetFiles(ApprovedFile.RepositoryPath("tests", "Shared", "Variants"), "*.cs")
+                .Select(static file => Path.GetFileNameWithoutExtension(file))
+                .Order(StringComparer.Ordinal),
+        ];
+
+    [SkippableTheory]
+    [MemberData(nameof(Names))]
+    public void It_compiles_without_a_warning_a_call_or_local_memory(string name)
+    {
+        KernelCompiler compiler = TestNvrtc.Compiler();
+        string text = File.ReadAllText(
+            ApprovedFile.RepositoryPath(
+                "tests",
+                "FlashInfer.Generators.Tests",
+                "Snapshots",
+                $"VariantCatalogueTests.Cuda#{name}.verified.cu"
+            )
+        );
+        string unit = $"#include \"attention/variant.cuh\"\n#include \"core/csharp.cuh\"\n\nnamespace {{\n\n{text}\n}}\n\n{Kernel}";
+        foreach (string architecture in new[] { "sm_80", "sm_90a" })
+        {
+            CompiledKernel kernel = compiler.Compile(new TranslationUnit("variant", Encoding.UTF8.GetBytes(unit)), architecture);
+
+            Assert.DoesNotContain("warning", kernel.Log, StringComparison.OrdinalIgnoreCase);
+            KernelResources entry = Assert.Single(kernel.Resources);
+            Assert.Equal((0, 0), (entry.StackBytes, entry.SpillStoreBytes));
+            // A function that the GPU's division calls, say: between asynchronous tensor products it would cost more than it does itself.
+            Assert.True(kernel.Cubin.Span.IndexOf("__internal_"u8) < 0, $"{name} for {architecture} calls a function");
+        }
+    }
+}
