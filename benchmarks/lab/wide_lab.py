@@ -116,8 +116,9 @@ class Launch:
         else:
             raw += struct.pack("<5q3Q2iQ", page, token, c.dim, key_page, key_page + c.pages, 0, 0, 0, all_pages, 0, 0)
             strip = min(64, c.dim)
-            raw += cuda.encode_map(torch.bfloat16, c.cache.data_ptr(), [strip, c.kv_heads, PAGE, all_pages, c.dim // strip], [2 * c.dim, 2 * token, 2 * page, 128],
-                                   [strip, 1, PAGE, 1, c.dim // strip], 256 if c.dim == 64 else 128)
+            heads = max(1, c.kv_heads // k.units_per_item)
+            raw += cuda.encode_map(torch.bfloat16, c.cache.data_ptr(), [strip, PAGE, c.dim // strip, c.kv_heads, all_pages], [2 * token, 128, 2 * c.dim, 2 * page],
+                                   [strip, PAGE, c.dim // strip, heads, 1], 256 if c.dim == 64 and heads == 1 else 128)
         assert len(raw) == k.params, (len(raw), k.params)
         memory = ctypes.create_string_buffer(len(raw) + 64)
         params = (ctypes.c_char * len(raw)).from_buffer(memory, -ctypes.addressof(memory) % 64)
