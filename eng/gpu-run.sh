@@ -40,9 +40,10 @@ for s in $steps; do
     tests)
       # Most of their time is compiling and the oracle, on one core each: the tests of attention are dealt to several processes.
       mapfile -t methods < <("${tests[@]}" -list methods | grep '\.Attention\.')
-      for ((shard = 0; shard < 8; shard++)); do
+      shards=$(($(nproc) > 2 ? $(nproc) - 1 : 1))
+      for ((shard = 0; shard < shards; shard++)); do
         chosen=()
-        for ((i = shard; i < ${#methods[@]}; i += 8)); do chosen+=(-method "${methods[i]}"); done
+        for ((i = shard; i < ${#methods[@]}; i += shards)); do chosen+=(-method "${methods[i]}"); done
         step "tests-attention-$shard" "${tests[@]}" "${chosen[@]}" &
       done
       step tests-cuda "${tests[@]}" -namespace FlashInfer.Gpu.Tests.Cuda &

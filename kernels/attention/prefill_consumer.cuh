@@ -1,10 +1,10 @@
 // A consuming warpgroup of the Hopper prefill kernel: 64 query rows of every tile.
 //
-// Step n: S = Q K[n]^T and O += P V[n + 1] go to the tensor cores in one turn; then the other warpgroup has its turn while
+// Step n: S = Q K[n]^T and O += P V[n + 1] go to the tensor cores in one turn; then the next warpgroup has its turn while
 // this one makes P from S. The first S of a tile goes together with the last P V of the tile before, so that the tensor
 // cores see no prologue; the very first tile has no predecessor and the end of the list no successor, where the idle half
 // of the pair works on whatever lies there and is thrown away: a branch around wgmma would serialise all of them.
-// Both warpgroups run this one body: a second copy would not fit the instruction cache beside it.
+// All warpgroups run this one body: a second copy would not fit the instruction cache beside it.
 #pragma once
 
 #include "attention/prefill_hooks.cuh"
@@ -44,21 +44,22 @@ struct PrefillConsumer {
   static constexpr int kQuerySteps = kHeadDim / 16;
   static constexpr int kValueSteps = kBlockTokens / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
-  // The copy engine stores a warp's rows where the heads of a tile divide them, or they the heads.
-  static constexpr bool kStoresTensor = 128 % Shape::kPack == 0;
+  // The copy engine stores a warp's rows where these are whole tokens, or a part of one.
+  static constexpr bool kStoresTensor = (Shape::kPack & (Shape::kPack - 1)) == 0;
 
-  enum Barrier { kZeroedValues = 1, kTurn = 2, kParts = 4 };
+  enum Barrier { kZeroedValues = 1, kTurn = 2, kParts = kTurn + Layout::kConsumers };
 
   const PrefillParams& params;
   u32 base;
-  int group = (threadIdx.x >> 7) - 1;  // which consumer this is
+  int group =
+      __shfl_sync(~0u, threadIdx.x >> 7, 0) - 1;  // which consumer this is; of a warp, the compiler sees, one number
   int thread = threadIdx.x & 127;
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
   float slack;      // 2^8 in terms of scores
   int there;        // tokens in the tile's range
-  int seen_by_all;  // of these, those that every row of the tile sees: one number for both consumers, or the compiler
+  int seen_by_all;  // of these, those that every row of the tile sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
   bool idle;     // whether rows of the tile are nobody's
@@ -89,7 +90,7 @@ struct PrefillConsumer {
 
   __device__ __forceinline__ void run() {
     wait_for_dependency();
-    if (group == 1) named_barrier_arrive(kTurn, kThreads);  // consumer 0 has the first turn
+    if (group == Layout::kConsumers - 1) end_turn();  // consumer 0 has the first turn
     for (u32 number = 0;; number++) {
       const int blocks = take(number);
       const bool exists = blocks > 0;
@@ -249,15 +250,17 @@ struct PrefillConsumer {
     __syncwarp();
   }
 
-  // My turn on the tensor cores.
+  // My turn on the tensor cores, behind that of the consumer before me.
   __device__ __forceinline__ void begin_turn() {
-    named_barrier_sync(kTurn + group, kThreads);
+    named_barrier_sync(kTurn + group, 2 * 128);
     keep(s);
     keep(o);
     wgmma_fence();
   }
 
-  __device__ __forceinline__ void end_turn() { named_barrier_arrive(kTurn + 1 - group, kThreads); }
+  __device__ __forceinline__ void end_turn() {
+    named_barrier_arrive(kTurn + (group == Layout::kConsumers - 1 ? 0 : group + 1), 2 * 128);
+  }
 
   __device__ __forceinline__ void multiply_keys() {
     const u64 block = matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset + keys.slot * Shape::kBlockBytes,

@@ -56,7 +56,7 @@ struct PrefillGather {
                    Shape::swizzled(chunk[k] % Shape::kRowChunks, at) * 16;
     }
     const u64 column = kPeriod > 1 ? source : anew(source + chunk[0] * 16);
-    constexpr int kTogether = kPeriod == 3 ? 3 : 4;  // so that latencies overlap
+    constexpr int kTogether = kPeriod == 3 ? 3 : Layout::kConsumers == 3 ? 1 : 4;  // so that latencies overlap
     static_assert(kRounds % kTogether == 0, "rounds come in groups");
 #pragma unroll
     for (int i = 0; i < kRounds; i += kTogether) {

@@ -1,14 +1,13 @@
 // Prefill on sm_90a: TMA, warpgroup products from registers, softmax of one warpgroup under the products of the other.
 //
-// Grid: at most one block an SM, persistent. Block: 384 threads, or 256 where 64 rows are enough. Warpgroup 0 produces: one
-//   warp reads the items, and up to four copy (prefill_producer.cuh). Warpgroup 1, or 1 and 2, consume: 64 query rows each
-//   (prefill_consumer.cuh).
+// Grid: at most one block an SM, persistent. Block: 384 threads, 512 up to headDim 64, or 256 where 64 rows are enough.
+//   Warpgroup 0 produces: one warp reads the items, and up to four copy (prefill_producer.cuh). The one to three others
+//   consume: 64 query rows each (prefill_consumer.cuh).
 // Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | output of each consumer warp | mbarriers | items.
 // mbarriers, each a pair of full (one arrival of each producing warp, and the bytes copied) and empty (one arrival of each
 //   consumer warp): Q, every stage of K and of V, and every slot of items, which producing warps but the first read too.
 //   For items every thread arrives: racecheck does not see that __syncwarp orders the others' accesses before one's arrival.
-// Named barriers: 1 zeroed rows of V, both consumers; 2 and 3 the consumers' turns on the tensor cores; 4 and 5 the partial
-//   states of one consumer.
+// Named barriers: 1 zeroed rows of V, all consumers; for each consumer its turn on the tensor cores, and its partial states.
 // Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale; of decode also items,
 //   page ids, and keys and values of earlier steps, as decode.cuh.
 #pragma once
@@ -41,10 +40,10 @@ struct HopperPrefill {
     __syncthreads();  // nobody waits on a barrier before it is initialised
     launch_dependents();
     if (threadIdx.x < 128) {
-      if (Layout::kConsumers == 2) yield_registers<Layout::kProducerRegisters>();
+      if (Layout::kConsumers > 1) yield_registers<Layout::kProducerRegisters>();
       if (threadIdx.x < Layout::kProducerWarps * 32) PrefillProducer<Shape>(params, base).run();
     } else {
-      if (Layout::kConsumers == 2) take_registers<Layout::kConsumerRegisters>();
+      if (Layout::kConsumers > 1) take_registers<Layout::kConsumerRegisters>();
       PrefillConsumer<Shape>(params, base).run();
     }
   }

@@ -18,13 +18,12 @@ struct HopperLayout {
   static constexpr bool kGathers = Shape::kPaged && Shape::kPageSize % 8 != 0;
 
   // Q lives in registers where these are enough: its slot is then free for the next tile at once.
-  static constexpr bool kQueryInRegisters = Shape::kHeadDim <= 128 && Shape::kValueDim <= 128;
+  static constexpr bool kQueryInRegisters = kConsumers <= 2 && Shape::kHeadDim <= 128 && Shape::kValueDim <= 128;
 
-  // The pool is what the launch allocated, 168 registers for each of 384 threads; two warpgroups have enough without.
-  static constexpr bool kManyRegisters = false;
-  static constexpr int kProducerRegisters = kManyRegisters ? 24 : 40;
-  static constexpr int kConsumerRegisters = kManyRegisters ? 240 : 232;
-  static_assert(kProducerRegisters + 2 * kConsumerRegisters == 168 * 3, "registers of the pool");
+  // The pool is what the launch allocated: 168 registers for each of 384 threads, or 128 for 512; 256 have enough without.
+  static constexpr int kPoolRegisters = kConsumers <= 2 ? 168 : 128;
+  static constexpr int kConsumerRegisters = kConsumers <= 2 ? 232 : 160;
+  static constexpr int kProducerRegisters = kPoolRegisters * (kConsumers + 1) - kConsumers * kConsumerRegisters;
 
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.

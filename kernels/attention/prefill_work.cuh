@@ -87,7 +87,8 @@ struct PrefillShape {
   }
 
   // Hopper: 128 x 128 was the fastest tile up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
-  // and the output's staging leave room for 80 and 64 keys, with shorter values for 112.
+  // and the output's staging leave room for 80 and 64 keys, with shorter values for 112. Up to headDim 64 a consumer's softmax
+  // takes longer than the products of two: with a third one, 192 x 128 was 1.1 to 1.25 times as fast.
   // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
   // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
   // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
@@ -120,11 +121,12 @@ struct PrefillShape {
       2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
-  static constexpr int kMostRows = kHopper ? 128 : kPortableRows;
+  static constexpr int kHopperRows = kWiderDim <= 64 && !kDecodes ? 192 : 128;
+  static constexpr int kMostRows = kHopper ? kHopperRows : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kDecodes ? Config::kQueryTokens : kMostRows / kPack;
   static constexpr int kUsedRows = kPack * kTileTokens;
-  static constexpr int kTileRows = kHopper && kUsedRows <= 64 ? 64 : kMostRows;
+  static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
   static constexpr int kHopperTokens = kWiderDim <= 128                      ? 128
                                        : kHeadDim <= 192 && kValueDim <= 128 ? 112

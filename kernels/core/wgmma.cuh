@@ -123,6 +123,8 @@ __device__ __forceinline__ void wgmma(float (&d)[kRegisters], u64 a, u64 b, int 
     FI_WGMMA(80, "%42", "%40, %41, p, 1, 1, 0, %43", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
   } else if constexpr (kRegisters == 56) {
     FI_WGMMA(112, "%58", "%56, %57, p, 1, 1, 0, %59", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
+  } else if constexpr (kRegisters == 64) {
+    FI_WGMMA(128, "%66", "%64, %65, p, 1, 1, 0, %67", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
   } else {
     static_assert(kRegisters == 0, "no wgmma of this width is written down");
   }
