@@ -43,16 +43,13 @@ struct PrefillProducer {
     i32 words = read(blockIdx.x);
     hand_over(words, 0);
     i32 key_page = -1, value_page, ahead = last_page_of(0);
-    if constexpr (kStartsEarly) {
-      start(ahead);
-      if (warp_now() == 0 && lane_now() == kItemWords + 1) words = take_next();
-    }
+    if constexpr (kStartsEarly) start(ahead);
     if (Layout::kQueryInRegisters) copy_query(0);
     for (u32 number = 0; peek(number).exists(); number++) {
       if (!Shape::kDecodes) words = read(next_index(words));
       const int blocks = Layout::blocks_of(peek(number));
-      // Where the next tile is handed over, and its Q asked for. Decode, whose tiles are few and long, does it late: blocks
-      // that take two tiles ahead leave others without.
+      // Where the next tile is handed over, and its Q asked for. Decode, whose tiles are few and long, takes it only then, and
+      // late: it goes to the block that will be free. Prefill does not wait for the queue.
       const int next = Shape::kDecodes ? min(blocks - 2, 1) : blocks - 2;
       const bool started = kStartsEarly && number == 0;
 #pragma unroll 1
@@ -62,7 +59,7 @@ struct PrefillProducer {
         if (n > 0) ahead = page_of(number, n - 1);
         if (n >= 0 && !(started && n >= blocks - 2)) copy<false>(number, n, key_page, ring);
         if (!Layout::kQueryInRegisters && n == blocks - 1) copy_query(number);
-        if (Shape::kDecodes && n == max(next, 0)) words = read(next_index(words));
+        if (Shape::kDecodes && n == max(next, 0)) words = read(next_index(warp_now() == 0 ? take_next() : 0));
         if (n == max(next, 0)) hand_over(words, number + 1);
         if (n == 0) ahead = last_page_of(number + 1);
         if (n < blocks - 1 && !(started && n == blocks - 2)) copy<true>(number, n + 1, value_page, ring - 1);
@@ -98,7 +95,7 @@ struct PrefillProducer {
   __device__ __forceinline__ i32 read(u32 index) const {
     const int warp = warp_now(), lane = lane_now();
     if (warp > 0) return 0;
-    if (lane == kItemWords + 1) return kStartsEarly && index == blockIdx.x ? 0 : take_next();
+    if (lane == kItemWords + 1) return Shape::kDecodes ? 0 : take_next();
     const u32 heads = load_ahead(&params.plan->heads), item = index / heads;
     if constexpr (Shape::Hooks::kShapes) {
       if (is_context(lane) && item < static_cast<u32>(load_ahead(&params.plan->count))) {
@@ -111,7 +108,10 @@ struct PrefillProducer {
     return lane == kItemWords ? static_cast<i32>(static_cast<u32>(word) >> 16) + index % heads : word;
   }
 
-  __device__ __forceinline__ u32 take_next() const { return atomicAdd(params.queue, 1) + gridDim.x; }
+  // One lane's to take.
+  __device__ __forceinline__ u32 take_next() const {
+    return lane_now() == kItemWords + 1 ? atomicAdd(params.queue, 1) + gridDim.x : 0;
+  }
 
   __device__ __forceinline__ u32 next_index(i32 words) const { return __shfl_sync(~0u, words, kItemWords + 1); }
 

@@ -140,6 +140,14 @@ internal static class DecodeCases
     private static IEnumerable<DecodeCase> Extensions() =>
         [
             Full(32, 1),
+            Full(32, 1, 256),
+            DecodeCase.Uniform(32, 1, 256, 8192),
+            DecodeCase.Uniform(71, 1, 256, 8192),
+            DecodeCase.Uniform(128, 4, 64, 8192),
+            Full(32, 8) with
+            {
+                QueryTokens = 8,
+            },
             Full(32, 8) with
             {
                 IsPortable = true,

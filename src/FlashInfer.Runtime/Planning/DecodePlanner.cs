@@ -116,10 +116,10 @@ internal static class DecodePlanner
     public static long WideBytes(int reads) =>
         reads switch
         {
-            <= 2 => 128L << 20,
-            3 => 48L << 20,
-            4 => 24L << 20,
-            _ => 14L << 20,
+            <= 2 => 96L << 20,
+            3 => 40L << 20,
+            4 => 32L << 20,
+            _ => 16L << 20,
         };
 
     /// <summary>Items that a plan of this many sequences may need.</summary>
