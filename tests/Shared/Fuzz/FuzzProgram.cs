@@ -62,6 +62,7 @@ internal sealed class FuzzProgram
     private int _indent = 1;
     private bool _hasContext;
     private bool _hasKey;
+    private bool _isHook;
     private int _loops;
 
     private FuzzProgram(int seed, bool exactOnly)
@@ -129,6 +130,7 @@ internal sealed class FuzzProgram
     {
         _hasContext = hasContext;
         _hasKey = hasKey;
+        _isHook = attribute.Length > 0;
         _scope.Clear();
         _scope.AddRange(parameters.Select(static (kind, i) => new Variable($"p{i}", kind, true)));
         if (attribute.Length > 0)
@@ -316,7 +318,8 @@ internal sealed class FuzzProgram
             return $"({Value(Kind.Int)} switch {{ < {Number(first)} => {Any(kind, depth - 1)}, {Number(first + 3)} or {Number(first + 9)} => {Any(kind, depth - 1)}, _ => {Any(kind, depth - 1)} }})";
         }
 
-        if (_random.Next(10) == 0 && _helpers.Find(helper => helper.Result == kind) is { } method)
+        // Helpers that call each other grow without end: everything is inlined.
+        if (_isHook && _random.Next(10) == 0 && _helpers.Find(helper => helper.Result == kind) is { } method)
         {
             return $"{method.Name}({string.Join(", ", method.Parameters.Select(parameter => Any(parameter, depth - 2)))}, a)";
         }
