@@ -297,8 +297,24 @@ internal sealed partial class MethodLowering
             return Expression.None;
         }
 
-        return Binary(binary.OperatorKind, type, Lower(binary.LeftOperand), Lower(binary.RightOperand));
+        // Behind a condition an element would be loaded again for each key, though it be the same: all of a kernel's logits are in
+        // registers, and the compiler does not move a load before a branch. Nothing throws, so nothing keeps it from being asked first.
+        bool loads = ReadsElement(binary.RightOperand);
+        BinaryOperatorKind kind = binary.OperatorKind switch
+        {
+            BinaryOperatorKind.ConditionalAnd when loads => BinaryOperatorKind.And,
+            BinaryOperatorKind.ConditionalOr when loads => BinaryOperatorKind.Or,
+            var other => other,
+        };
+        return Binary(kind, type, Lower(binary.LeftOperand), Lower(binary.RightOperand));
     }
+
+    private static bool ReadsElement(IOperation operation) =>
+        operation
+            .DescendantsAndSelf()
+            .Any(static inner => inner is IPropertyReferenceOperation { Property.IsIndexer: true, Instance: { } span } && IsSpan(span));
+
+    private static bool IsSpan(IOperation operation) => Scalars.ElementOf(operation.Type) != Scalar.None;
 
     private static Expression Binary(BinaryOperatorKind kind, Scalar type, Expression left, Expression right)
     {

@@ -8,6 +8,6 @@ struct Variant : flashinfer::NoVariant {
   static constexpr bool kMasksLogits = true;
 
   static __device__ __forceinline__ bool keep(const flashinfer::LogitsContext& at, const Arguments& a) {
-    return at.kv_position <= at.qo_position || at.kv_position < a.prefix[at.sequence];
+    return (at.kv_position <= at.qo_position) | (at.kv_position < a.prefix[at.sequence]);
   }
 };

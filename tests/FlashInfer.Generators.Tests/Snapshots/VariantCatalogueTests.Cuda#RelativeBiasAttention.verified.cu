@@ -15,7 +15,7 @@ struct Variant : flashinfer::NoVariant {
     if (distance < 16) {
       return csharp::max(distance, 0);
     }
-    const float far = csharp::divide(logf(float(distance) / 16.f), logf(8.f)) * 16.f;
+    const float far = csharp::divide(csharp::log(float(distance) / 16.f), csharp::log(8.f)) * 16.f;
     return csharp::min(csharp::add(16, csharp::to_int(far)), 31);
   }
 };

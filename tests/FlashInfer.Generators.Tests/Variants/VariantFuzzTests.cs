@@ -1,13 +1,11 @@
 using System.Diagnostics;
 using System.Globalization;
-using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Text;
+using FlashInfer.Generators.Parsing;
 using FlashInfer.Generators.Tests.Harness;
 using FlashInfer.Tests.Fuzz;
 using Microsoft.CodeAnalysis;
-using Microsoft.CodeAnalysis.CSharp;
-using Microsoft.CodeAnalysis.Emit;
 using Xunit.Abstractions;
 
 namespace FlashInfer.Generators.Tests.Variants;
@@ -19,7 +17,7 @@ namespace FlashInfer.Generators.Tests.Variants;
 public sealed class VariantFuzzTests(ITestOutputHelper output)
 {
     private const int Programs = 24;
-    private const int Rows = 64;
+    private const int Rows = FuzzCase.Rows;
 
     // As in attention/variant.cuh, which the host has no compiler for.
     private const string Preamble = """
@@ -52,69 +50,29 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
             ? int.Parse(given, CultureInfo.InvariantCulture)
             : Environment.TickCount & 0xFFFFFF;
         output.WriteLine($"FLASHINFER_FUZZ_SEED={seed}");
-        Case[] cases = [.. Enumerable.Range(seed, Programs).Select(Make)];
+        FuzzCase[] cases =
+        [
+            .. Enumerable
+                .Range(seed, Programs)
+                .Select(static one => FuzzCase.Make(one, exactOnly: false, GeneratorHarness.References, Lower)),
+        ];
 
         uint[][] results = RunOnHost(cases);
 
-        int compared = 0;
-        for (int i = 0; i < cases.Length; i++)
-        {
-            Case one = cases[i];
-            for (int at = 0; at < one.Expected.Length; at++)
-            {
-                if (one.Threw[at])
-                {
-                    continue;
-                }
-
-                compared++;
-                Assert.True(
-                    Same(one.Expected[at], results[i][at], isFloat: at % 4 is 0 or 3),
-                    $"seed {one.Seed}, row {at / 4}, hook {at % 4}: C# {one.Expected[at]:x8}, CUDA {results[i][at]:x8}\n{one.Source}\n{one.Cuda}"
-                );
-            }
-        }
-
-        output.WriteLine($"{compared} of {cases.Length * Rows * 4} values compared");
+        int compared = cases.Select((one, i) => one.Check(results[i])).Sum();
+        output.WriteLine($"{compared} of {cases.Length * Rows * FuzzData.ResultWords} values compared");
         Assert.True(compared > cases.Length * Rows * 2, $"only {compared} values could be compared");
     }
 
-    private static Case Make(int seed)
-    {
-        string source = VariantHarness.Config(FuzzProgram.Members(seed, exactOnly: false));
-        CSharpCompilation compilation = VariantHarness.Compile(source);
-        string cuda = VariantHarness.Model(compilation).Cuda;
-        Assert.True(cuda.Length > 0, $"seed {seed} cannot be lowered\n{source}\n{string.Join('\n', Problems(compilation, source))}");
-        uint[] data = FuzzData.Words(new Random(seed), Rows);
-        uint[] expected = new uint[Rows * FuzzData.ResultWords];
-        bool[] threw = new bool[expected.Length];
-        Driver(compilation, source).Invoke(null, [data, expected, threw]);
-        return new Case(seed, source, cuda, data, expected, threw);
-    }
-
-    private static IEnumerable<Diagnostic> Problems(CSharpCompilation compilation, string source) =>
-        GeneratorHarness.RunProgram(source, VariantHarness.Usings).Diagnostics().Concat(compilation.GetDiagnostics());
-
-    private static MethodInfo Driver(CSharpCompilation compilation, string source)
-    {
-        using MemoryStream image = new();
-        EmitResult result = compilation
-            .AddSyntaxTrees(GeneratorHarness.Parse(FuzzData.Driver, "Driver.cs"))
-            .WithOptions(compilation.Options.WithOptimizationLevel(OptimizationLevel.Release))
-            .Emit(image);
-        Assert.True(
-            result.Success,
-            string.Join('\n', result.Diagnostics.Where(static d => d.Severity == DiagnosticSeverity.Error)) + source
-        );
-        return Assembly.Load(image.ToArray()).GetType("Driver")!.GetMethod("Run")!;
-    }
+    private static string? Lower(INamedTypeSymbol type, Compilation compilation) =>
+        VariantParser.Parse(type, compilation, CancellationToken.None)?.Cuda;
 
     /// <summary>One program for all variants: words come in through its input and answers go out through its output.</summary>
-    private static uint[][] RunOnHost(Case[] cases)
+    private static uint[][] RunOnHost(FuzzCase[] cases)
     {
         StringBuilder text = new(Preamble);
         text.Append(FuzzData.Evaluate);
-        foreach (Case one in cases)
+        foreach (FuzzCase one in cases)
         {
             text.Append(CultureInfo.InvariantCulture, $"namespace p{one.Seed} {{\n{one.Cuda}}}\n");
         }
@@ -130,7 +88,7 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
             $"  for (int row = 0; row < {Rows}; ++row) evaluate<Variant>(data.data(), results.data(), row);\n"
         );
         text.Append("  fwrite(results.data(), 4, results.size(), stdout);\n}\n\nint main() {\n");
-        foreach (Case one in cases)
+        foreach (FuzzCase one in cases)
         {
             text.Append(CultureInfo.InvariantCulture, $"  run<p{one.Seed}::Variant>();\n");
         }
@@ -190,10 +148,4 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
         _ = writing.Exception;
         return (process.ExitCode, output.ToArray(), errors.Result);
     }
-
-    private static bool Same(uint expected, uint actual, bool isFloat) =>
-        expected == actual
-        || (isFloat && float.IsNaN(BitConverter.UInt32BitsToSingle(expected)) && float.IsNaN(BitConverter.UInt32BitsToSingle(actual)));
-
-    private sealed record Case(int Seed, string Source, string Cuda, uint[] Data, uint[] Expected, bool[] Threw);
 }

@@ -82,6 +82,8 @@ public sealed class VariantLoweringTests
     [InlineData("at.Head > 1 && at.Head < 3 || a.Flag", "(at.head > 1 && at.head < 3) || a.flag != 0")]
     [InlineData("!(a.Flag ^ true)", "!(a.flag != 0 != true)")]
     [InlineData("!a.Flag", "!(a.flag != 0)")]
+    [InlineData("at.Head > 1 || a.Slopes[at.Head] > 0", "(at.head > 1) | (a.slopes[at.head] > 0.f)")]
+    [InlineData("a.Flag && at.Head > 1 && a.Bytes[0] == 1", "(a.flag != 0 && at.head > 1) & (int(a.bytes[0]) == 1)")]
     [InlineData("at.Head is >= 2 and < 5", "at.head >= 2 && at.head < 5")]
     [InlineData("at.Head is 2 or 5", "at.head == 2 || at.head == 5")]
     [InlineData("at.Head is not 2", "!(at.head == 2)")]
