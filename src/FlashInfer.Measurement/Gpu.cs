@@ -42,31 +42,31 @@ internal sealed class Gpu : Rig
     public override Device Device => _device;
 
     /// <inheritdoc/>
-    public override long RotatedBytes => 4L << 30;
+    public override long RotatedBytes => Math.Min(4L << 30, Context.TotalMemory / 8);
 
     private CudaContext Context => _device.Cuda!;
 
     private CudaStream Stream => _device.Stream!;
 
-    /// <summary>Memory: the best of 2, 4, 8, 16 blocks per SM over 8 GB. Matrix instructions: of registers and shared memory alone.</summary>
+    /// <summary>Memory: the best of 2, 4, 8, 16 blocks per SM over 8 GB, or a quarter of a smaller memory. Matrix instructions: of registers and shared memory alone.</summary>
     public override Ceilings MeasureCeilings()
     {
-        const int Elements = 2_000_000_000;
-        using DeviceTensor<int> data = _device.Allocate<int>(Elements);
+        int elements = (int)Math.Min(2_000_000_000, Context.TotalMemory / 4 / sizeof(int)) / 16 * 16;
+        using DeviceTensor<int> data = _device.Allocate<int>(elements);
         using DeviceTensor<int> sink = _device.Allocate<int>(1);
-        Fill(data.View.Address, Elements, 1, DType.BFloat16);
+        Fill(data.View.Address, elements, 1, DType.BFloat16);
         double read = 0;
         double copy = 0;
         double math = 0;
         foreach (int perSm in (int[])[2, 4, 8, 16])
         {
             CudaExtent grid = new(Context.MultiprocessorCount * perSm);
-            ReadParams reading = new(data.View.Address, Elements / 4, sink.View.Address);
+            ReadParams reading = new(data.View.Address, elements / 4, sink.View.Address);
             double us = Time(() => _read.Launch(reading, grid, new CudaExtent(512), 0, Stream)).Us;
-            read = Math.Max(read, Elements * 4.0 / us / 1e3);
-            CopyParams copying = new(data.View.Address, data.View.Rows(Elements / 2, Elements / 2).Address, Elements / 8);
+            read = Math.Max(read, elements * 4.0 / us / 1e3);
+            CopyParams copying = new(data.View.Address, data.View.Rows(elements / 2, elements / 2).Address, elements / 8);
             us = Time(() => _copy.Launch(copying, grid, new CudaExtent(512), 0, Stream)).Us;
-            copy = Math.Max(copy, Elements * 4.0 / us / 1e3);
+            copy = Math.Max(copy, elements * 4.0 / us / 1e3);
         }
 
         foreach (int perSm in (int[])[1, 2, 4])
