@@ -81,8 +81,11 @@ internal static class VariantParser
         VariantTypes types = new(type, compilation.GetTypeByMetadataName("FlashInfer.LogitsContext"), argumentsType);
         List<(VariantHookKind Kind, IMethodSymbol Method)> hooks = VariantHooks.Find(types, problems);
         string cuda = new VariantLowering(types, arguments, compilation, problems, cancellationToken).Lower(hooks);
+
+        // One that public methods cannot name would be wrong in all of them.
+        bool isPublic = argumentsType is { DeclaredAccessibility: Accessibility.Public };
         return new VariantModel(
-            argumentsType?.ToDisplayString(SymbolDisplayFormat.FullyQualifiedFormat),
+            isPublic ? argumentsType!.ToDisplayString(SymbolDisplayFormat.FullyQualifiedFormat) : null,
             new EquatableArray<VariantArgument>(arguments),
             new EquatableArray<VariantHook>(
                 hooks.Select(hook => new VariantHook(hook.Kind, hook.Method.Name, TakesArguments(hook.Method, types))).ToArray()

@@ -582,9 +582,6 @@ partial class WindowAttention : global::FlashInfer.IAttentionConfig
     namespace csharp = flashinfer::csharp;
 
     struct Variant : flashinfer::NoVariant {
-      struct Arguments {
-      };
-
       static constexpr bool kBoundsKeys = true;
 
       static __device__ __forceinline__ int first_key(const flashinfer::LogitsContext& at, const Arguments&) {
@@ -610,9 +607,6 @@ partial class WindowAttention : global::FlashInfer.IAttentionConfig
     namespace csharp = flashinfer::csharp;
 
     struct Variant : flashinfer::NoVariant {
-      struct Arguments {
-      };
-
       static constexpr bool kBoundsKeys = true;
 
       static __device__ __forceinline__ int first_key(const flashinfer::LogitsContext& at, const Arguments&) {
@@ -637,10 +631,10 @@ partial class WindowAttention : global::FlashInfer.IAttentionConfig
 
     }  // namespace
 
-    extern "C" __constant__ flashinfer::KernelInfo fi_decode_f16_h8_kv8_d64_p16_v24df197f_info = Kernel::info();
+    extern "C" __constant__ flashinfer::KernelInfo fi_decode_f16_h8_kv8_d64_p16_vbd835617_info = Kernel::info();
 
     extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
-        fi_decode_f16_h8_kv8_d64_p16_v24df197f(const __grid_constant__ flashinfer::DecodeParams params) {
+        fi_decode_f16_h8_kv8_d64_p16_vbd835617(const __grid_constant__ flashinfer::DecodeParams params) {
       Kernel::run(params);
     }
 
@@ -695,9 +689,6 @@ partial class WindowAttention : global::FlashInfer.IAttentionConfig
     namespace csharp = flashinfer::csharp;
 
     struct Variant : flashinfer::NoVariant {
-      struct Arguments {
-      };
-
       static constexpr bool kBoundsKeys = true;
 
       static __device__ __forceinline__ int first_key(const flashinfer::LogitsContext& at, const Arguments&) {
@@ -722,10 +713,10 @@ partial class WindowAttention : global::FlashInfer.IAttentionConfig
 
     }  // namespace
 
-    extern "C" __constant__ flashinfer::KernelInfo fi_prefill_paged_f16_h8_kv8_d64_p16_v24df197f_info = Kernel::info();
+    extern "C" __constant__ flashinfer::KernelInfo fi_prefill_paged_f16_h8_kv8_d64_p16_vbd835617_info = Kernel::info();
 
     extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
-        fi_prefill_paged_f16_h8_kv8_d64_p16_v24df197f(const __grid_constant__ flashinfer::PrefillParams params) {
+        fi_prefill_paged_f16_h8_kv8_d64_p16_vbd835617(const __grid_constant__ flashinfer::PrefillParams params) {
       Kernel::run(params);
     }
 
@@ -746,9 +737,6 @@ partial class WindowAttention : global::FlashInfer.IAttentionConfig
     namespace csharp = flashinfer::csharp;
 
     struct Variant : flashinfer::NoVariant {
-      struct Arguments {
-      };
-
       static constexpr bool kBoundsKeys = true;
 
       static __device__ __forceinline__ int first_key(const flashinfer::LogitsContext& at, const Arguments&) {
@@ -773,10 +761,10 @@ partial class WindowAttention : global::FlashInfer.IAttentionConfig
 
     }  // namespace
 
-    extern "C" __constant__ flashinfer::KernelInfo fi_prefill_ragged_f16_h8_kv8_d64_v24df197f_info = Kernel::info();
+    extern "C" __constant__ flashinfer::KernelInfo fi_prefill_ragged_f16_h8_kv8_d64_vbd835617_info = Kernel::info();
 
     extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
-        fi_prefill_ragged_f16_h8_kv8_d64_v24df197f(const __grid_constant__ flashinfer::PrefillParams params) {
+        fi_prefill_ragged_f16_h8_kv8_d64_vbd835617(const __grid_constant__ flashinfer::PrefillParams params) {
       Kernel::run(params);
     }
 

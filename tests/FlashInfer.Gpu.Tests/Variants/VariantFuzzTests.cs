@@ -91,9 +91,9 @@ public sealed class VariantFuzzTests
             Data = backend.Allocate(one.Data.Length * sizeof(uint)),
             Results = backend.Allocate(results.Length * sizeof(uint)),
         };
-        backend.CopyIn(args.Data, MemoryMarshal.AsBytes<uint>(one.Data), null);
+        backend.CopyIn(args.Data, MemoryMarshal.AsBytes(one.Data.AsSpan()), null);
         module.GetFunction("fuzz").Launch(args, new(1), new(FuzzCase.Rows), 0, backend.Stream);
-        backend.CopyOut(MemoryMarshal.AsBytes<uint>(results), args.Results, null);
+        backend.CopyOut(MemoryMarshal.AsBytes(results.AsSpan()), args.Results, null);
         backend.Free(args.Data);
         backend.Free(args.Results);
         return results;

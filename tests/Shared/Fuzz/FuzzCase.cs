@@ -36,7 +36,7 @@ internal sealed record FuzzCase(int Seed, string Source, string Cuda, uint[] Dat
         int seed,
         bool exactOnly,
         IEnumerable<MetadataReference> references,
-        Func<INamedTypeSymbol, Compilation, string?> lower
+        Func<INamedTypeSymbol, Microsoft.CodeAnalysis.Compilation, string?> lower
     )
     {
         string source = Head + FuzzProgram.Members(seed, exactOnly) + "}\n";
