@@ -107,6 +107,8 @@ struct PrefillConsumer {
       multiply_keys();
       multiply_values();
       end_turn();
+      const bool masked = hides(blocks - 1);
+      auto made = hooks(number, blocks - 1, masked);
       wgmma_wait<1>();
       keep(s);
       if (exists) release_keys();
@@ -114,8 +116,7 @@ struct PrefillConsumer {
       PrefillSoftmax finished = softmax;
       finished.gather();
       softmax.clear();
-      const bool masked = hides(blocks - 1);
-      shape(number, blocks - 1, masked);
+      shape(made, number, blocks - 1, masked);
       softmax.take(s, scale, slack, masked || Hooks::kShapes);
       wgmma_wait<0>();
       keep(o);
@@ -159,11 +160,12 @@ struct PrefillConsumer {
     multiply_values();
     fresh = 0;
     end_turn();
+    auto made = hooks(number, n, masked);
     wgmma_wait<1>();
     keep(s);
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
-    shape(number, n, masked);
+    shape(made, number, n, masked);
     const float2 factor = softmax.take(s, scale, slack, masked || Hooks::kShapes);
     wgmma_wait<0>();
     keep(o);
@@ -310,12 +312,23 @@ struct PrefillConsumer {
     return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
   }
 
-  // Hides what rows do not see of block n, and lets the variant have its say.
-  __device__ __forceinline__ void shape(u32 number, int n, bool masked) {
+  // What a variant will need to shape the scores with block n of a tile.
+  struct NoHooks {};
+  __device__ __forceinline__ auto hooks(u32 number, int n, bool masked) const {
     if constexpr (Hooks::kShapes) {
       const Tile tile = Layout::tile(base, number);
-      PrefillHooks<Shape>::shape(s, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
-                                 score_scale(), masked, Hooks::arguments(params.variant), lane);
+      return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
+                                 score_scale(), masked, lane);
+    } else {
+      return NoHooks();
+    }
+  }
+
+  // Hides what rows do not see of block n, and lets the variant have its say.
+  template <typename Made>
+  __device__ __forceinline__ void shape(Made& made, u32 number, int n, bool masked) {
+    if constexpr (Hooks::kShapes) {
+      made.shape(s, masked);
     } else if (masked) {
       mask(number, n);
     }

@@ -230,11 +230,11 @@ struct PortablePrefill {
   __device__ __forceinline__ void shape(float (&s)[kSlabs][kBlockTokens / 2], int n, bool masked) const {
     const Tile tile = unit_tile();
     const ItemContext context = Layout::context_at(place);
-    const auto arguments = Hooks::arguments(params.variant);
 #pragma unroll
     for (int m = 0; m < kSlabs; m++) {
-      PrefillHooks<Shape>::shape(s[m], tile, context, Layout::own_row(m), tile.item.begin + n * kBlockTokens,
-                                 unit_scale() * Hooks::kLn2, masked, arguments, threadIdx.x & 31);
+      PrefillHooks<Shape> hooks(params, tile, context, Layout::own_row(m), tile.item.begin + n * kBlockTokens,
+                                unit_scale() * Hooks::kLn2, masked, threadIdx.x & 31);
+      hooks.shape(s[m], masked);
     }
   }
 
