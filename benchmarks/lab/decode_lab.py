@@ -254,6 +254,7 @@ TEST_SHAPES = [
     dict(heads=16, kv_heads=1, dim=128),
     dict(heads=8, kv_heads=2, dim=192),
     dict(heads=16, kv_heads=4, dim=96),
+    dict(heads=8, kv_heads=2, dim=192, query_tokens=4),
     dict(heads=12, kv_heads=4, dim=64, kv="e4m3", query_tokens=3),
     dict(heads=8, kv_heads=2, dim=256, page=64),
 ]

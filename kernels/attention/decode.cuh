@@ -80,13 +80,14 @@ struct Decode {
         }
       }
       const FloatVector<Shape::kUnitHeads> value_scale = query.value_scale;
-      if (!unit.valid) wait_for_dependency();              // the ring is full: what follows needs the kernel before
-      query.fetch(params, following, crew, cursor.scale);  // travels during the merge
+      if (!unit.valid) {
+        wait_for_dependency();  // the ring is full: what follows needs the kernel before
+      } else if (crew.place() < tiles) {
+        accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.head_columns(), crew.lane);
+      }
+      query.fetch(params, following, crew, cursor.scale);  // travels during the merge, in O's registers
       if constexpr (Shape::Hooks::kShapes) query.load_places(params, following, cursor.contexts.unit(), crew.lane);
       if (unit.valid) {
-        if (crew.place() < tiles) {
-          accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.head_columns(), crew.lane);
-        }
         merge.finish(unit, value_scale);
       } else {
         merge.wait_for_peers();

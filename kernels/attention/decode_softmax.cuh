@@ -139,6 +139,8 @@ struct QueryFragments : ColumnPlaces<Shape> {
   // and nobody reads them.
   __device__ __forceinline__ void fetch(const DecodeParams& params, const DecodeUnit<Shape>& unit,
                                         const DecodeCrew<Shape>& crew, float logits_scale) {
+#pragma unroll
+    for (int i = 0; i < kFetches; i++) fetched[i] = {};  // else the old ones would keep their registers all the time
     if (!unit.valid) return;
     const int last = max(unit.head_columns() - 1, 0);
 #pragma unroll

@@ -76,9 +76,9 @@ struct DecodeShape {
                                                                                           : 1;
   static constexpr int kHeadColumns = kGroup * kQueryTokens;
   static constexpr int kRowBytes = kHeadDim * KvElement::kBytes;  // of a KV head's token
-  // Widening 8-bit elements of two heads would need more.
-  static constexpr int kUnitHeads = unit_heads(kKvHeads, kRowBytes, (kHeadColumns + 7) / 8,
-                                               kHeadDim > 128 && KvElement::kBytes == 1 ? 1 : kMostTiles);
+  // Above headDim 128 two heads leave no registers to widen 8-bit elements in, nor for limits of query tokens.
+  static constexpr bool kHeadsFit = kHeadDim <= 128 || (KvElement::kBytes == 2 && kQueryTokens == 1);
+  static constexpr int kUnitHeads = kHeadsFit ? unit_heads(kKvHeads, kRowBytes, (kHeadColumns + 7) / 8, kMostTiles) : 1;
 
   // A slab of tokens in shared memory: head after head, strips of all its rows, as wide as the copy engine's swizzle. A
   // tile is what a stage holds of K and of V: two slabs of 2 KB are 1 % faster than one; two of 1 KB were slower.
