@@ -3,8 +3,8 @@
 // replayed).
 //
 // A crew is 128 neighbouring threads of a block, of whole warps, with some rows of the tile: crews of a tile merge
-// independently, each when all parts' states of its rows are there. Two crews count arrivals in the halves of one counter, crews
-// 0 and 1 where the unit's first slot has its counter, 2 and 3 where the second has; a unit with several parts has at least two.
+// independently, each when all parts' states of its rows are there. Crew c counts arrivals where slot c of the unit has its
+// counter; a unit with several parts has at least two. Where there are three crews, two of them share a counter by halves.
 #pragma once
 
 #include "attention/merged_state.cuh"
@@ -19,6 +19,7 @@ struct PrefillParts {
   using Element = typename Shape::Element;
 
   static constexpr int kCrewThreads = 128;
+  static constexpr bool kHalves = Shape::kTileRows > 128;
   static constexpr int kVector = 4;
   static constexpr int kVectors = Shape::kValueDim / kVector;      // of a row
   static constexpr int kAtOnce = Shape::kValueDim == 256 ? 4 : 8;  // loads of parts under way
@@ -49,11 +50,15 @@ struct PrefillParts {
     named_barrier_sync(barrier, kCrewThreads);  // all of them have stored
     bool is_last = false;
     if (crew_thread() == 0) {
-      u32* counter =
-          params.counters + static_cast<i64>(tile.item.part_offset + crew / 2) * params.plan->heads + tile.unit();
-      const int half = crew % 2 * 16;
-      is_last = (atomic_add_acq_rel(counter, 1u << half) >> half & 0xffff) == tile.item.parts - 1u;
-      if (is_last) atomicSub(counter, static_cast<u32>(tile.item.parts) << half);
+      u32* counter = params.counters +
+                     static_cast<i64>(tile.item.part_offset + (kHalves ? crew / 2 : crew)) * params.plan->heads +
+                     tile.unit();
+      const int half = kHalves ? crew % 2 * 16 : 0;
+      u32 before = atomic_add_acq_rel(counter, 1u << half);
+      if (kHalves) before = before >> half & 0xffff;
+      is_last = before == tile.item.parts - 1u;
+      if (is_last && kHalves) atomicSub(counter, static_cast<u32>(tile.item.parts) << half);
+      if (is_last && !kHalves) *counter = 0;
     }
     if (named_barrier_any(barrier, kCrewThreads, is_last)) merge(params, tile, first, end);
   }
