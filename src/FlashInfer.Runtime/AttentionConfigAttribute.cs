@@ -42,4 +42,7 @@ public sealed class AttentionConfigAttribute(int heads, int kvHeads, int headDim
 
     /// <summary>Order of dimensions inside a page; <see cref="KvLayout.Nhd"/> when not given.</summary>
     public KvLayout KvLayout { get; set; }
+
+    /// <summary>What attention does besides the softmax of scaled products; plans are given the values. Nothing when not given.</summary>
+    public AttentionOptions Options { get; set; }
 }

@@ -105,6 +105,16 @@ internal static class AttentionRules
                         $"KvDtype is {s.KvDtype} and dtype is {s.Dtype}; supported: the same as dtype, Float8E4M3, Float8E5M2. Leave KvDtype out unless the cache is to be quantised."
                     )
             ),
+            new(
+                "FI0014",
+                "Options do not go together",
+                "Options",
+                static s => OptionUnits.IsLegal(s.Options),
+                static s =>
+                    Text(
+                        $"Options is {s.Options}; expected any of {OptionUnits.All}, but CustomMask or PackedCustomMask, not both. Name the form that the mask has."
+                    )
+            ),
         };
 
     /// <summary>Whether every rule is met.</summary>

@@ -21,6 +21,9 @@ internal readonly record struct AttentionShape(
     KvLayout KvLayout
 )
 {
+    /// <summary>The library's own options, as an attribute names them.</summary>
+    public AttentionOptions Options { get; init; }
+
     /// <summary>CUDA text of <c>struct Variant : flashinfer::NoVariant</c>, behind the <c>#include</c>s that it needs, where the configuration has a variant of attention; else null.</summary>
     public string? Variant { get; init; }
 

@@ -169,6 +169,19 @@ public sealed class RuleDiagnosticTests
             ("FI0009", $"KvLayout = (KvLayout)({layout})", $"KvLayout is {layout}; expected KvLayout.Nhd or KvLayout.Hnd.")
         );
 
+    [Theory]
+    [InlineData("AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask", "CustomMask, PackedCustomMask")]
+    [InlineData("(AttentionOptions)64", "64")]
+    public void FI0014_options(string options, string words) =>
+        Reports(
+            $"heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, Options = {options}",
+            (
+                "FI0014",
+                $"Options = {options}",
+                $"Options is {words}; expected any of LogitsSoftCap, SlidingWindow, Alibi, Sinks, CustomMask, PackedCustomMask, but CustomMask or PackedCustomMask, not both. Name the form that the mask has."
+            )
+        );
+
     [Fact]
     public void All_broken_rules_are_reported_each_once() =>
         Reports(

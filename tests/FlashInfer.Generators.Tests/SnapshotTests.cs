@@ -128,6 +128,18 @@ public sealed partial class SnapshotTests
             """
         );
 
+    [Fact]
+    public void Options() =>
+        VerifyText(
+            """
+            using FlashInfer;
+
+            [AttentionConfig(heads: 8, kvHeads: 8, headDim: 64, pageSize: 16, dtype: DType.Float16,
+                Options = AttentionOptions.SlidingWindow | AttentionOptions.Sinks)]
+            public partial class WindowAttention;
+            """
+        );
+
     /// <summary>Without arguments every Plan is the base class's.</summary>
     [Fact]
     public void VariantWithoutArguments() =>

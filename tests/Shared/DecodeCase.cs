@@ -36,14 +36,17 @@ internal sealed record DecodeCase(
 
     public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, Variant?.Variant);
 
-    /// <summary>
-    /// The case with a variant and arguments drawn for it. Beside a sink logits stay small: else there are rows whose outputs are all below
-    /// the smallest half.
-    /// </summary>
-    public DecodeCase With(TestVariant variant)
+    /// <summary>The case with a variant and arguments drawn for it.</summary>
+    public DecodeCase With(TestVariant variant) => With(new TestVariantCase(variant, this));
+
+    /// <summary>The case with options and arguments drawn for them.</summary>
+    public DecodeCase With(AttentionOptions options) => With(new OptionCase(options, this));
+
+    /// <summary>Beside a sink logits stay small: else there are rows whose outputs are all below the smallest half.</summary>
+    private DecodeCase With(VariantCase variant)
     {
-        DecodeCase varied = this with { Variant = VariantCase.Draw(variant, this) };
-        return variant.Hooks.HasFlag(VariantHooks.Sink) ? varied with { Amplitude = 1, SmScale = null } : varied;
+        DecodeCase varied = this with { Variant = variant, Causal = Causal && !variant.ReplacesCausality };
+        return variant.Variant.Hooks.HasFlag(VariantHooks.Sink) ? varied with { Amplitude = 1, SmScale = null } : varied;
     }
 
     /// <summary>Draws a case whose sequences have about this many tokens together.</summary>

@@ -66,7 +66,16 @@ internal sealed class PagedScenario<T>
         bool implied = _prefill
             ? Enumerable.Range(0, sequences.Length).All(i => sequences[i].ForwardTokens == _queryTokens[i])
             : _case.QueryTokens is null;
-        wrapper.Plan(sequences, implied ? null : _queryTokens, _case.SmScale, _case.Causal, _case.Variant);
+        int[]? given = implied ? null : _queryTokens;
+        if (_case.Variant is { } variant)
+        {
+            variant.Plan(wrapper, sequences, given, _case.SmScale, _case.Causal);
+        }
+        else
+        {
+            wrapper.Plan(sequences, given, _case.SmScale, _case.Causal);
+        }
+
         Assert.Equal(_queryTokens.Sum(), wrapper.PlanInfo.Rows);
         SplitSequences = wrapper.PlanInfo.SplitSequences;
 

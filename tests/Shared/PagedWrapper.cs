@@ -5,8 +5,12 @@ internal interface IPagedWrapper : IDisposable
 {
     PlanInfo PlanInfo { get; }
 
-    /// <summary>Plans with the query tokens and the variant's arguments given, or without, where null.</summary>
-    void Plan(Sequence[] sequences, int[]? queryTokens = null, float? smScale = null, bool causal = true, VariantCase? variant = null);
+    /// <summary>Plans with the query tokens given, or without, where null.</summary>
+    void Plan(Sequence[] sequences, int[]? queryTokens = null, float? smScale = null, bool causal = true);
+
+    /// <summary>The same with arguments of a variant of attention.</summary>
+    void Plan<TArguments>(Sequence[] sequences, int[]? queryTokens, VariantArguments<TArguments> arguments, float? smScale, bool causal)
+        where TArguments : allows ref struct;
 
     void Append(int layer, TensorView key, TensorView value);
 
@@ -17,22 +21,34 @@ internal sealed class DecodeWrapper(PagedKvCache cache, int maxSequences, int ma
     : BatchDecodeWithPagedKvCache(cache, maxSequences, maxQueryTokens, determinism),
         IPagedWrapper
 {
-    public void Plan(Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal, VariantCase? variant)
+    public void Plan(Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal)
     {
-        switch (queryTokens, variant)
+        if (queryTokens is null)
         {
-            case (null, null):
-                Plan(sequences.AsSpan(), smScale);
-                break;
-            case (null, _):
-                Plan(sequences.AsSpan(), variant.Arguments, smScale);
-                break;
-            case (_, null):
-                Plan(sequences.AsSpan(), queryTokens, smScale, causal);
-                break;
-            default:
-                Plan(sequences.AsSpan(), queryTokens, variant.Arguments, smScale, causal);
-                break;
+            Plan(sequences.AsSpan(), smScale);
+        }
+        else
+        {
+            Plan(sequences.AsSpan(), queryTokens, smScale, causal);
+        }
+    }
+
+    public void Plan<TArguments>(
+        Sequence[] sequences,
+        int[]? queryTokens,
+        VariantArguments<TArguments> arguments,
+        float? smScale,
+        bool causal
+    )
+        where TArguments : allows ref struct
+    {
+        if (queryTokens is null)
+        {
+            Plan(sequences.AsSpan(), arguments, smScale);
+        }
+        else
+        {
+            Plan(sequences.AsSpan(), queryTokens.AsSpan(), arguments, smScale, causal);
         }
     }
 
@@ -45,22 +61,34 @@ internal sealed class PrefillWrapper(PagedKvCache cache, int maxSequences, int m
     : BatchPrefillWithPagedKvCache(cache, maxSequences, maxQueryTokens, determinism),
         IPagedWrapper
 {
-    public void Plan(Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal, VariantCase? variant)
+    public void Plan(Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal)
     {
-        switch (queryTokens, variant)
+        if (queryTokens is null)
         {
-            case (null, null):
-                Plan(sequences.AsSpan(), smScale, causal);
-                break;
-            case (null, _):
-                Plan(sequences.AsSpan(), variant.Arguments, smScale, causal);
-                break;
-            case (_, null):
-                Plan(sequences.AsSpan(), queryTokens, smScale, causal);
-                break;
-            default:
-                Plan(sequences.AsSpan(), queryTokens, variant.Arguments, smScale, causal);
-                break;
+            Plan(sequences.AsSpan(), smScale, causal);
+        }
+        else
+        {
+            Plan(sequences.AsSpan(), queryTokens, smScale, causal);
+        }
+    }
+
+    public void Plan<TArguments>(
+        Sequence[] sequences,
+        int[]? queryTokens,
+        VariantArguments<TArguments> arguments,
+        float? smScale,
+        bool causal
+    )
+        where TArguments : allows ref struct
+    {
+        if (queryTokens is null)
+        {
+            Plan(sequences.AsSpan(), arguments, smScale, causal);
+        }
+        else
+        {
+            Plan(sequences.AsSpan(), queryTokens.AsSpan(), arguments, smScale, causal);
         }
     }
 

@@ -42,7 +42,7 @@ internal sealed class RaggedScenario<T>
         );
         if (_case.Variant is { } variant)
         {
-            prefill.Plan(qoIndptr, kvIndptr, variant.Arguments, _case.SmScale, _case.Causal);
+            variant.Plan(prefill, qoIndptr, kvIndptr, _case.SmScale, _case.Causal);
         }
         else
         {

@@ -2,44 +2,20 @@ using FlashInfer.Tests.Oracle;
 
 namespace FlashInfer.Tests;
 
-/// <summary>A test variant and the arguments of a plan.</summary>
-internal sealed record VariantCase(
-    TestVariant Variant,
-    float[] Slopes,
-    float Temperature,
-    int Window,
-    int[] Starts,
-    bool[] Groups,
-    bool Flips
-)
+/// <summary>A variant of attention and the arguments of a plan, with what they mean in fp64.</summary>
+internal abstract class VariantCase
 {
-    public VariantArguments<TestArguments> Arguments => new(Values);
+    /// <summary>The variant.</summary>
+    public abstract AttentionVariant Variant { get; }
 
-    private TestArguments Values =>
-        new()
-        {
-            Slopes = Slopes,
-            Temperature = Temperature,
-            Window = Window,
-            Starts = Starts,
-            Groups = Groups,
-            Flips = Flips,
-        };
+    /// <summary>Whether a mask says what is seen, instead of causality.</summary>
+    public virtual bool ReplacesCausality => false;
 
-    /// <summary>Draws arguments for a variant.</summary>
-    public static VariantCase Draw(TestVariant variant, DecodeCase of)
-    {
-        Random random = new(of.Seed * 41);
-        return new VariantCase(
-            variant,
-            [.. Enumerable.Range(0, of.Heads).Select(_ => random.NextSingle() * 0.5f)],
-            0.5f + random.NextSingle(),
-            random.Next(200),
-            [.. of.Lengths.Select(length => random.Next(-10, length + 10))],
-            [.. Enumerable.Range(0, of.Heads).Select(_ => random.Next(4) != 0)],
-            random.Next(2) == 0
-        );
-    }
+    /// <summary>Plans with the arguments, and the query tokens given, or without, where null.</summary>
+    public abstract void Plan(IPagedWrapper wrapper, Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal);
+
+    /// <summary>Plans with the arguments.</summary>
+    public abstract void Plan(BatchPrefillWithRaggedKvCache wrapper, int[] qoIndptr, int[] kvIndptr, float? smScale, bool causal);
 
     /// <summary>What the oracle asks about the logits of one query token.</summary>
     /// <param name="kvHeads">Key/value heads.</param>
@@ -47,9 +23,43 @@ internal sealed record VariantCase(
     /// <param name="qoIndex">The query token's place in its sequence's.</param>
     /// <param name="qoLen">Query tokens of the sequence.</param>
     /// <param name="kvLen">Tokens of the sequence.</param>
-    public OracleVariant Oracle(int kvHeads, int sequence, int qoIndex, int qoLen, int kvLen)
+    public abstract OracleVariant Oracle(int kvHeads, int sequence, int qoIndex, int qoLen, int kvLen);
+}
+
+/// <summary>A test variant and the arguments of a plan.</summary>
+internal sealed class TestVariantCase(TestVariant variant, DecodeCase of) : VariantCase
+{
+    private readonly float[] _slopes = Draw(of, 1, of.Heads, random => random.NextSingle() * 0.5f);
+    private readonly float _temperature = Draw(of, 2, 1, random => 0.5f + random.NextSingle())[0];
+    private readonly int _window = Draw(of, 3, 1, random => random.Next(200))[0];
+    private readonly int[] _starts = [.. of.Lengths.Select((length, i) => Draw(of, 4 + i, 1, random => random.Next(-10, length + 10))[0])];
+    private readonly bool[] _groups = Draw(of, 5, of.Heads, random => random.Next(4) != 0);
+    private readonly bool _flips = of.Seed % 2 == 0;
+
+    public override AttentionVariant Variant => variant;
+
+    private VariantArguments<TestArguments> Arguments => new(Values);
+
+    private TestArguments Values =>
+        new()
+        {
+            Slopes = _slopes,
+            Temperature = _temperature,
+            Window = _window,
+            Starts = _starts,
+            Groups = _groups,
+            Flips = _flips,
+        };
+
+    public override void Plan(IPagedWrapper wrapper, Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal) =>
+        wrapper.Plan(sequences, queryTokens, Arguments, smScale, causal);
+
+    public override void Plan(BatchPrefillWithRaggedKvCache wrapper, int[] qoIndptr, int[] kvIndptr, float? smScale, bool causal) =>
+        wrapper.Plan(qoIndptr, kvIndptr, Arguments, smScale, causal);
+
+    public override OracleVariant Oracle(int kvHeads, int sequence, int qoIndex, int qoLen, int kvLen)
     {
-        int group = Slopes.Length / kvHeads;
+        int group = _slopes.Length / kvHeads;
         LogitsContext row = new()
         {
             Sequence = sequence,
@@ -63,12 +73,18 @@ internal sealed record VariantCase(
             {
                 LogitsContext at = row with { Head = head, KvHead = head / group, KvPosition = token };
                 TestArguments a = Values;
-                return token >= Variant.FirstKey(row, a) && Variant.Keep(at, a) ? Variant.Transform(logit, at, a) : double.NegativeInfinity;
+                return token >= variant.FirstKey(row, a) && variant.Keep(at, a) ? variant.Transform(logit, at, a) : double.NegativeInfinity;
             },
-            head => Variant.Sink(head, Values)
+            head => variant.Sink(head, Values)
         );
     }
 
     public override string ToString() =>
-        $"{Variant} (temperature {Temperature}, window {Window}, starts [{string.Join(", ", Starts)}], flips {Flips})";
+        $"{variant} (temperature {_temperature}, window {_window}, starts [{string.Join(", ", _starts)}], flips {_flips})";
+
+    private static T[] Draw<T>(DecodeCase of, int what, int count, Func<Random, T> one)
+    {
+        Random random = new((of.Seed * 41) + what);
+        return [.. Enumerable.Range(0, count).Select(_ => one(random))];
+    }
 }

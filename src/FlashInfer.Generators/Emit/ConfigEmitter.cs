@@ -133,7 +133,7 @@ internal static class ConfigEmitter
 
     private static void Members(CodeWriter code, ConfigText text, VariantModel? variant)
     {
-        string variantArgument = variant is null ? "" : $", new {VariantEmitter.ClassName}()";
+        string variantArgument = variant is null ? "" : $", {VariantEmitter.Instance(variant)}";
         string abiVersion = CudaUnits.AbiVersion.ToString(CultureInfo.InvariantCulture);
         code.Block(
             $$"""

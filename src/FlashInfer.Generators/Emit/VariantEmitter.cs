@@ -15,10 +15,24 @@ internal static class VariantEmitter
 
     /// <summary>The variant's text as units have it; null when there is none or it has an error.</summary>
     public static string? Cuda(VariantModel? variant) =>
-        variant is null || variant.Cuda.Length == 0 ? null : "#include \"core/csharp.cuh\"\n" + variant.Cuda;
+        variant is null || variant.Cuda.Length == 0 ? null
+        : variant.Options != AttentionOptions.None ? variant.Cuda
+        : "#include \"core/csharp.cuh\"\n" + variant.Cuda;
+
+    /// <summary>The instance that the specification takes.</summary>
+    public static string Instance(VariantModel variant) =>
+        variant.Options == AttentionOptions.None
+            ? $"new {ClassName}()"
+            : $"global::FlashInfer.AttentionVariant.Of({string.Join(" | ", Names(variant.Options))})";
 
     public static void Emit(CodeWriter code, ConfigText text, VariantModel variant)
     {
+        if (variant.Options != AttentionOptions.None)
+        {
+            // The runtime has it.
+            return;
+        }
+
         string arguments = variant.ArgumentsType is { } type ? $"<{type}>" : "";
         string names = variant.ArgumentsType is null ? "" : $", \"{Names(variant)}\"";
         code.Block(
@@ -200,6 +214,15 @@ internal static class VariantEmitter
 
     private static bool Reads(VariantModel variant, VariantHookKind kind) =>
         variant.Hooks.Any(hook => hook.Kind == kind && hook.TakesArguments);
+
+    private static IEnumerable<string> Names(AttentionOptions options) =>
+        options
+            .ToString()
+            .Split(',')
+            .Select(static name => name.Trim())
+            .Select(static name =>
+                char.IsLetter(name[0]) ? $"global::FlashInfer.AttentionOptions.{name}" : $"(global::FlashInfer.AttentionOptions)({name})"
+            );
 
     private static string Hooks(VariantModel variant)
     {

@@ -1,16 +1,49 @@
+using System.Linq;
+
 namespace FlashInfer.Generators.Model;
 
-/// <summary>A variant of attention that a class describes in C#: what the emitted C# and the CUDA units need to know of it.</summary>
+/// <summary>A variant of attention, that a class describes in C# or names by options: what the emitted C# and the CUDA units need to know of it.</summary>
 /// <param name="ArgumentsType">Fully qualified name of the struct of arguments; null when the variant takes none.</param>
 /// <param name="Arguments">Its properties, in the order in which they lie in memory.</param>
 /// <param name="Hooks">The methods, at most one of a kind.</param>
 /// <param name="Cuda">Text of <c>struct Variant : flashinfer::NoVariant</c>, which goes into every unit of attention.</param>
+/// <param name="Options">The options, where the variant is the library's own.</param>
 internal sealed record VariantModel(
     string? ArgumentsType,
     EquatableArray<VariantArgument> Arguments,
     EquatableArray<VariantHook> Hooks,
-    string Cuda
-);
+    string Cuda,
+    AttentionOptions Options = AttentionOptions.None
+)
+{
+    // The options that take a value, and its name.
+    private static readonly (AttentionOptions Option, string Argument)[] s_arguments =
+    {
+        (AttentionOptions.LogitsSoftCap, "LogitsSoftCap"),
+        (AttentionOptions.SlidingWindow, "WindowLeft"),
+        (AttentionOptions.Alibi, "AlibiSlopes"),
+        (AttentionOptions.Sinks, "Sinks"),
+        (AttentionOptions.CustomMask, "CustomMask"),
+        (AttentionOptions.PackedCustomMask, "PackedCustomMask"),
+    };
+
+    /// <summary>The variant that options make; null when there are none.</summary>
+    public static VariantModel? Of(AttentionOptions options) =>
+        options == AttentionOptions.None
+            ? null
+            : new VariantModel(
+                "global::FlashInfer.OptionArguments",
+                new EquatableArray<VariantArgument>(
+                    s_arguments
+                        .Where(argument => (options & argument.Option) != 0)
+                        .Select(static argument => new VariantArgument(argument.Argument, "float", IsSpan: false))
+                        .ToArray()
+                ),
+                default,
+                OptionUnits.Cuda(options),
+                options
+            );
+}
 
 /// <summary>A property of a variant's arguments.</summary>
 /// <param name="Name">Name of the property.</param>

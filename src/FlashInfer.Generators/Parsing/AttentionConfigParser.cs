@@ -34,13 +34,14 @@ internal static class AttentionConfigParser
         }
 
         cancellationToken.ThrowIfCancellationRequested();
+        AttentionShape shape = AttributeReader.Read(attribute);
         return new AttentionModel(
             Namespace(type.ContainingNamespace),
             new EquatableArray<TypeDeclaration>(ContainingTypes(type)),
             Declaration(type),
             type.IsStatic,
-            AttributeReader.Read(attribute),
-            VariantParser.Parse(type, context.SemanticModel.Compilation, cancellationToken)
+            shape,
+            VariantParser.Parse(type, context.SemanticModel.Compilation, cancellationToken) ?? VariantModel.Of(shape.Options)
         );
     }
 

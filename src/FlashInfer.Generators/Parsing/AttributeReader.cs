@@ -57,6 +57,7 @@ internal static class AttributeReader
         DType dtype = (DType)Value(4);
         DType kvDtype = dtype;
         KvLayout kvLayout = KvLayout.Nhd;
+        AttentionOptions options = AttentionOptions.None;
         foreach (var argument in attribute.NamedArguments)
         {
             switch (argument.Key)
@@ -67,10 +68,13 @@ internal static class AttributeReader
                 case "KvLayout":
                     kvLayout = (KvLayout)Int32(argument.Value);
                     break;
+                case "Options":
+                    options = (AttentionOptions)Int32(argument.Value);
+                    break;
             }
         }
 
-        return new AttentionShape(Value(0), Value(1), Value(2), Value(3), dtype, kvDtype, kvLayout);
+        return new AttentionShape(Value(0), Value(1), Value(2), Value(3), dtype, kvDtype, kvLayout) { Options = options };
 
         int Value(int ordinal) => ordinal < arguments.Length ? Int32(arguments[ordinal]) : 0;
     }

@@ -1,4 +1,5 @@
 using System.Collections.Generic;
+using System.Linq;
 using FlashInfer.Generators.Emit;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
@@ -48,6 +49,15 @@ internal static class ConfigTarget
             {
                 yield return $"is nested in the generic type {t.Name}, but a configuration is one set of constants and kernels. Move it out of {t.Name}.";
             }
+        }
+
+        if (
+            AttributeReader.Find(type) is { } attribute
+            && AttributeReader.Read(attribute).Options != AttentionOptions.None
+            && VariantParser.Marked(type).Any()
+        )
+        {
+            yield return "has Options and a variant of attention of its own, but a configuration has one of them. Remove the options and write what they do into the methods.";
         }
 
         if (IsFileLocal(type))

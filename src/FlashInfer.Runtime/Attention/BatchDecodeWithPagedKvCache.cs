@@ -190,8 +190,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
     public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, CudaStream? stream = null)
     {
         using UseGuard.Use use = _batch.Enter();
-        _list.RequireNoArguments();
-        Plan(sequences, several: false, default, smScale, causal: true, stream);
+        Plan<NoArguments>(sequences, several: false, default, default, smScale, causal: true, stream);
     }
 
     /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
@@ -209,8 +208,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
         where TArguments : allows ref struct
     {
         using UseGuard.Use use = _batch.Enter();
-        _list.Take(arguments);
-        Plan(sequences, several: false, default, smScale, causal: true, stream);
+        Plan(sequences, several: false, default, arguments, smScale, causal: true, stream);
     }
 
     /// <summary>
@@ -234,8 +232,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
     )
     {
         using UseGuard.Use use = _batch.Enter();
-        _list.RequireNoArguments();
-        Plan(sequences, several: true, queryTokens, smScale, causal, stream);
+        Plan<NoArguments>(sequences, several: true, queryTokens, default, smScale, causal, stream);
     }
 
     /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
@@ -257,8 +254,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
         where TArguments : allows ref struct
     {
         using UseGuard.Use use = _batch.Enter();
-        _list.Take(arguments);
-        Plan(sequences, several: true, queryTokens, smScale, causal, stream);
+        Plan(sequences, several: true, queryTokens, arguments, smScale, causal, stream);
     }
 
     /// <summary>
@@ -368,14 +364,16 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
         _wide?.Dispose();
     }
 
-    private void Plan(
+    private void Plan<TArguments>(
         ReadOnlySpan<Sequence> sequences,
         bool several,
         ReadOnlySpan<int> queryTokens,
+        scoped in VariantArguments<TArguments> arguments,
         float? smScale,
         bool causal,
         CudaStream? stream
     )
+        where TArguments : allows ref struct
     {
         using UseGuard.Use cacheUse = Cache.Enter();
         Cache.Device.CheckStream(stream);
@@ -393,10 +391,13 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
 
         DecodePath path = Choose(sequences, scale);
         CheckSlots(sequences, path.Limits);
+        queryTokens = several ? queryTokens : _batch.Ones(sequences);
+        _list.Take(arguments, _batch.Shape(sequences, queryTokens));
+
         // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
-        _batch.Begin(sequences, several ? queryTokens : _batch.Ones(sequences), stream);
+        _batch.Begin(sequences, queryTokens, stream);
         _several = several;
-        _causal = causal;
+        _causal = causal && Cache.Spec.Variant is not { ReplacesCausality: true };
         _path = path;
         FindBegins();
         _plan = DecodePlanner.Plan(Batch, path.Limits, _list.Begin());

@@ -97,8 +97,7 @@ public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
     public void Plan(ReadOnlySpan<Sequence> sequences, float? smScale = null, bool causal = true, CudaStream? stream = null)
     {
         using UseGuard.Use use = _batch.Enter();
-        _core.RequireNoArguments();
-        Plan(sequences, given: false, default, smScale, causal, stream);
+        Plan<NoArguments>(sequences, given: false, default, default, smScale, causal, stream);
     }
 
     /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
@@ -118,8 +117,7 @@ public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
         where TArguments : allows ref struct
     {
         using UseGuard.Use use = _batch.Enter();
-        _core.Take(arguments);
-        Plan(sequences, given: false, default, smScale, causal, stream);
+        Plan(sequences, given: false, default, arguments, smScale, causal, stream);
     }
 
     /// <summary>Plans a step with a number of query tokens for each sequence, its last ones.</summary>
@@ -141,8 +139,7 @@ public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
     )
     {
         using UseGuard.Use use = _batch.Enter();
-        _core.RequireNoArguments();
-        Plan(sequences, given: true, queryTokens, smScale, causal, stream);
+        Plan<NoArguments>(sequences, given: true, queryTokens, default, smScale, causal, stream);
     }
 
     /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
@@ -164,8 +161,7 @@ public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
         where TArguments : allows ref struct
     {
         using UseGuard.Use use = _batch.Enter();
-        _core.Take(arguments);
-        Plan(sequences, given: true, queryTokens, smScale, causal, stream);
+        Plan(sequences, given: true, queryTokens, arguments, smScale, causal, stream);
     }
 
     /// <summary>
@@ -241,14 +237,16 @@ public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
         }
     }
 
-    private void Plan(
+    private void Plan<TArguments>(
         ReadOnlySpan<Sequence> sequences,
         bool given,
         ReadOnlySpan<int> queryTokens,
+        scoped in VariantArguments<TArguments> arguments,
         float? smScale,
         bool causal,
         CudaStream? stream
     )
+        where TArguments : allows ref struct
     {
         using UseGuard.Use cacheUse = Cache.Enter();
         Cache.Device.CheckStream(stream);
@@ -264,10 +262,11 @@ public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
 
         CheckRows(sequences, queryTokens);
         float scaleLog2 = _core.Scale(smScale);
+        _core.Take(arguments, _batch.Shape(sequences, queryTokens));
 
         // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
         _batch.Begin(sequences, queryTokens, stream);
-        _causal = causal;
+        _causal = causal && Cache.Spec.Variant is not { ReplacesCausality: true };
         _core.Plan(Batch, _batch.Attending, scaleLog2, stream);
         _batch.Commit(sequences, stream);
     }

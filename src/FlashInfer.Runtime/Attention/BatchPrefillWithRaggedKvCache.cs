@@ -112,8 +112,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
     )
     {
         using UseGuard.Use use = Enter();
-        _core.RequireNoArguments();
-        PlanEntered(qoIndptr, kvIndptr, smScale, causal, stream);
+        PlanEntered<NoArguments>(qoIndptr, kvIndptr, default, smScale, causal, stream);
     }
 
     /// <summary>As the overload without <paramref name="arguments"/>, for a configuration whose variant of attention takes some.</summary>
@@ -135,8 +134,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
         where TArguments : allows ref struct
     {
         using UseGuard.Use use = Enter();
-        _core.Take(arguments);
-        PlanEntered(qoIndptr, kvIndptr, smScale, causal, stream);
+        PlanEntered(qoIndptr, kvIndptr, arguments, smScale, causal, stream);
     }
 
     /// <summary>Attends with the query tokens of the planned sequences.</summary>
@@ -201,7 +199,15 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
             _core.Bounds(places: default)
         );
 
-    private void PlanEntered(ReadOnlySpan<int> qoIndptr, ReadOnlySpan<int> kvIndptr, float? smScale, bool causal, CudaStream? stream)
+    private void PlanEntered<TArguments>(
+        ReadOnlySpan<int> qoIndptr,
+        ReadOnlySpan<int> kvIndptr,
+        scoped in VariantArguments<TArguments> arguments,
+        float? smScale,
+        bool causal,
+        CudaStream? stream
+    )
+        where TArguments : allows ref struct
     {
         long start = Telemetry.StartPlan(Device.Log);
         Device.CheckStream(stream);
@@ -231,7 +237,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
 
         float scaleLog2 = _core.Scale(smScale);
 
-        // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
+        // From here on only the variant's arguments can be wrong, which leaves the wrapper without a plan, as a failure of the device does.
         _planned = -1;
         for (int i = 0; i < sequences; i++)
         {
@@ -240,9 +246,10 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
             _starts[i] = kvIndptr[i];
         }
 
+        _core.Take(arguments, new BatchShape(Spec.Heads, _queryTokens.AsSpan(0, sequences), _lengths.AsSpan(0, sequences)));
         _rows = qoIndptr[^1];
         _tokens = kvIndptr[^1];
-        _causal = causal;
+        _causal = causal && Spec.Variant is not { ReplacesCausality: true };
         PrefillBatch batch = Batch(sequences);
         _core.Plan(batch, new PlannedSequences(batch.QueryTokens, batch.Lengths, default, _firstRows), scaleLog2, stream);
         _planned = sequences;

@@ -52,21 +52,25 @@ internal sealed class PlanList : IDisposable
     /// <summary>Items that the list can hold.</summary>
     public int Capacity { get; }
 
-    /// <summary>Throws unless a plan without arguments will do.</summary>
-    public void RequireNoArguments()
-    {
-        if (_variant?.ArgumentNames is { } names)
-        {
-            throw new InvalidOperationException(
-                $"The configuration's variant of attention takes arguments: {names}. Call the Plan that is given them, with every plan."
-            );
-        }
-    }
-
-    /// <summary>Takes the arguments of the plan to come; the list of the last one stays as it is.</summary>
-    public void Take<TArguments>(in VariantArguments<TArguments> arguments)
+    /// <summary>
+    /// Takes the arguments of the plan to come, <see cref="NoArguments"/> where it is given none; throws unless they are the variant's. The
+    /// list of the last plan stays as it is.
+    /// </summary>
+    public void Take<TArguments>(scoped in VariantArguments<TArguments> arguments, in BatchShape batch)
         where TArguments : allows ref struct
     {
+        if (typeof(TArguments) == typeof(NoArguments))
+        {
+            if (_variant?.ArgumentNames is { } names)
+            {
+                throw new InvalidOperationException(
+                    $"The configuration's variant of attention takes arguments: {names}. Call the Plan that is given them, with every plan."
+                );
+            }
+
+            return;
+        }
+
         if (_variant is not AttentionVariant<TArguments> variant)
         {
             throw new InvalidOperationException(
@@ -76,7 +80,7 @@ internal sealed class PlanList : IDisposable
             );
         }
 
-        variant.Write(in arguments.Values, _arguments!.Begin());
+        variant.Write(in arguments.Values, batch, _arguments!.Begin());
         _arguments.End();
         if (_captured && _arguments.ElementBytes > _elementRoom)
         {
@@ -161,6 +165,20 @@ internal sealed class PlanList : IDisposable
         _elementRoom = room;
     }
 }
+
+/// <summary>The sequences of a batch, as arguments of a variant may have to fit them.</summary>
+/// <param name="heads">Query heads.</param>
+/// <param name="queryTokens">Query tokens of each sequence.</param>
+/// <param name="lengths">Tokens of each sequence.</param>
+internal readonly ref struct BatchShape(int heads, ReadOnlySpan<int> queryTokens, ReadOnlySpan<int> lengths)
+{
+    public readonly int Heads = heads;
+    public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
+    public readonly ReadOnlySpan<int> Lengths = lengths;
+}
+
+/// <summary>The arguments of a plan that is given none.</summary>
+internal readonly struct NoArguments;
 
 /// <summary>The sequences of a plan that have query tokens, or all, in the order of their rows.</summary>
 /// <param name="queryTokens">Query tokens of each; empty when each has one.</param>

@@ -111,6 +111,18 @@ internal sealed class PlannedBatch : IDisposable
         return _counts.AsSpan(0, sequences.Length);
     }
 
+    /// <summary>A batch to be planned, as arguments of a variant see it.</summary>
+    public BatchShape Shape(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens)
+    {
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            // Scratch until the plan is committed.
+            _firstRows[i] = sequences[i].KvLength;
+        }
+
+        return new BatchShape(Cache.Spec.Heads, queryTokens, _firstRows.AsSpan(0, sequences.Length));
+    }
+
     /// <summary>The tokens of each sequence's open forward.</summary>
     public ReadOnlySpan<int> ForwardTokens(ReadOnlySpan<Sequence> sequences)
     {

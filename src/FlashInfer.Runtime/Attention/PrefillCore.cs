@@ -104,12 +104,9 @@ internal sealed class PrefillCore : IDisposable
             );
     }
 
-    /// <summary>Throws unless a plan without arguments will do.</summary>
-    public void RequireNoArguments() => _list.RequireNoArguments();
-
-    /// <summary>Takes the arguments of the variant of attention for the plan to come.</summary>
-    public void Take<TArguments>(in VariantArguments<TArguments> arguments)
-        where TArguments : allows ref struct => _list.Take(arguments);
+    /// <summary>As <see cref="PlanList.Take"/>.</summary>
+    public void Take<TArguments>(scoped in VariantArguments<TArguments> arguments, in BatchShape batch)
+        where TArguments : allows ref struct => _list.Take(arguments, batch);
 
     /// <summary>The first keys of query tokens, as the arguments taken say; parameter as <see cref="PlanList.Bounds"/>.</summary>
     public KeyBounds Bounds(ReadOnlySpan<int> places) => _list.Bounds(places);

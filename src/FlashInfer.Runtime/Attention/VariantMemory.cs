@@ -49,19 +49,27 @@ internal sealed unsafe class VariantMemory : IDisposable
 
     /// <summary>Adds a member that is a span.</summary>
     public void AddSpan<T>(ReadOnlySpan<T> elements)
+        where T : unmanaged => elements.CopyTo(AddSpan<T>(elements.Length));
+
+    /// <summary>Adds a member that is a span, whose elements the caller sets before more is added.</summary>
+    public Span<T> AddSpan<T>(int length)
         where T : unmanaged
     {
-        int start = checked(ElementBytes + ElementAlignment - 1) & -ElementAlignment;
-        int end = checked(start + (elements.Length * sizeof(T)));
+        // Kernels read bits by words, which may stand a little over the last of them.
+        int start = ElementBytes;
+        int end = checked(start + (length * sizeof(T)) + ElementAlignment - 1) & -ElementAlignment;
         Grow(ref _elements, ref _elementRoom, ElementBytes, end);
         ElementBytes = end;
-        elements.CopyTo(new Span<T>(_elements + start, elements.Length));
 
         // The elements may still move: their place becomes an address when all are there.
         MemberBytes = (MemberBytes + VariantSpan.Alignment - 1) & -VariantSpan.Alignment;
         _spans.Add(MemberBytes);
-        Add(new VariantSpan { Address = start, Length = elements.Length });
+        Add(new VariantSpan { Address = start, Length = length });
+        return new Span<T>(_elements + start, length);
     }
+
+    /// <summary>Begins the arguments of the next of several variants that are one.</summary>
+    public void Align() => MemberBytes = (MemberBytes + VariantSpan.ComponentAlignment - 1) & -VariantSpan.ComponentAlignment;
 
     /// <summary>After the last member.</summary>
     public void End()

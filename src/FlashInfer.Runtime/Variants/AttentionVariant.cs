@@ -1,3 +1,5 @@
+using FlashInfer.Attention;
+
 namespace FlashInfer;
 
 /// <summary>
@@ -16,6 +18,10 @@ public abstract class AttentionVariant
         Cuda = cuda;
     }
 
+    /// <summary>The library's own options as a variant, for a configuration made at run time; null for none.</summary>
+    /// <param name="options">The options; of the two kinds of masks one at most.</param>
+    public static AttentionVariant? Of(AttentionOptions options) => options == AttentionOptions.None ? null : new OptionVariant(options);
+
     /// <summary>What it does.</summary>
     public VariantHooks Hooks { get; }
 
@@ -27,6 +33,9 @@ public abstract class AttentionVariant
 
     /// <summary>What plans have to be given, for messages; null when nothing.</summary>
     internal virtual string? ArgumentNames => null;
+
+    /// <summary>Whether it says itself which keys are seen, instead of causality.</summary>
+    internal virtual bool ReplacesCausality => false;
 
     /// <summary>
     /// Replaces the logits of one query token and head for consecutive keys: by what the transform makes of them, or by -infinity where the
@@ -70,6 +79,9 @@ public abstract class AttentionVariant<TArguments> : AttentionVariant
     /// <param name="arguments">The arguments.</param>
     /// <param name="writer">Where to.</param>
     public abstract void Write(scoped in TArguments arguments, VariantWriter writer);
+
+    /// <summary>Writes a plan's arguments, which may have to fit the batch.</summary>
+    internal virtual void Write(scoped in TArguments arguments, in BatchShape batch, VariantWriter writer) => Write(in arguments, writer);
 }
 
 /// <summary>The arguments of a variant of attention, as plans take them.</summary>

@@ -36,6 +36,9 @@ public unsafe ref struct VariantReader
         return new ReadOnlySpan<T>((void*)span.Address, span.Length);
     }
 
+    /// <summary>Where the arguments of the next of several variants that are one begin.</summary>
+    internal void Align() => _at = (_at + VariantSpan.ComponentAlignment - 1) & -VariantSpan.ComponentAlignment;
+
     private T Read<T>()
         where T : unmanaged
     {
@@ -50,6 +53,9 @@ public unsafe ref struct VariantReader
 internal struct VariantSpan
 {
     public const int Alignment = 8;
+
+    /// <summary>At multiples of this the arguments of each begin, of several variants that are one.</summary>
+    public const int ComponentAlignment = 16;
 
     /// <summary>The elements, on the device.</summary>
     public nint Address;

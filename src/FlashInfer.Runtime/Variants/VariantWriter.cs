@@ -36,4 +36,11 @@ public readonly ref struct VariantWriter
     /// <param name="elements">Its elements, which are copied.</param>
     public void Write<T>(ReadOnlySpan<T> elements)
         where T : unmanaged => _memory.AddSpan(elements);
+
+    /// <summary>As <see cref="Write{T}"/>, for elements that the caller sets before it writes more.</summary>
+    internal Span<T> Reserve<T>(int length)
+        where T : unmanaged => _memory.AddSpan<T>(length);
+
+    /// <summary>Begins the arguments of the next of several variants that are one.</summary>
+    internal void Align() => _memory.Align();
 }

@@ -64,6 +64,37 @@ public class VariantTests
         }
     }
 
+    /// <summary>Each option alone, all pairs that go together, and all at once.</summary>
+    [Fact]
+    public void Options_agree_with_the_oracle()
+    {
+        using CudaContext context = Gpu.Require();
+        int seed = Random.Shared.Next();
+        foreach (AttentionOptions[] sets in OptionCase.Sets.Chunk(8))
+        {
+            using Device device = Device.FromCuda(context);
+            DecodeCase[] cases =
+            [
+                .. sets.Select(
+                    (options, i) =>
+                        new DecodeCase(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, 1, [5000, 300, 129, 0, 64], null, 1, seed + i)
+                        {
+                            QueryTokens = [3, 300, 100, 1, 1],
+                        }.With(options)
+                ),
+            ];
+            Gpu.Load(device, cases, static (kernels, _) => kernels.Decode(4));
+            Gpu.Load(device, cases, static (kernels, _) => kernels.Prefill(isPaged: true));
+            Gpu.Load(device, cases, static (kernels, _) => kernels.Prefill(isPaged: false));
+            foreach ((DecodeCase one, AttentionOptions options) in cases.Zip(sets))
+            {
+                PrefillScenario.CheckPaged(device, one);
+                PrefillScenario.CheckRagged(device, one);
+                DecodeScenario.Check(device, (one with { QueryTokens = [3, 4, 2, 1, 1] }).With(options));
+            }
+        }
+    }
+
     [Fact]
     public void A_captured_step_replays_the_arguments_of_each_plan()
     {

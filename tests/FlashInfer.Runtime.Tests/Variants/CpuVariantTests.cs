@@ -46,5 +46,23 @@ public class CpuVariantTests
         }
     }
 
+    /// <summary>Each option alone, all pairs that go together, and all at once.</summary>
+    public static TheoryData<AttentionOptions> Options => [.. OptionCase.Sets];
+
+    [Theory]
+    [MemberData(nameof(Options))]
+    public void Options_agree_with_the_oracle(AttentionOptions options)
+    {
+        using Device device = Device.OpenCpu();
+        int seed = Random.Shared.Next();
+        for (int i = 0; i < 2; i++)
+        {
+            DecodeScenario.Check(device, DecodeCase.Draw(seed + i, tokens: 400).With(options));
+            DecodeCase drawn = PrefillScenario.Draw(seed + i, tokens: 300).With(options);
+            PrefillScenario.CheckPaged(device, drawn);
+            PrefillScenario.CheckRagged(device, drawn);
+        }
+    }
+
     private static TestVariant Variant(string name) => TestVariant.All.Single(variant => variant.ToString() == name);
 }

@@ -57,7 +57,7 @@ public unsafe class VariantPlanTests
         foreach (int length in (int[])[3, 100_000, 5])
         {
             float[] slopes = [.. Enumerable.Range(0, length)];
-            list.Take(new VariantArguments<TestArguments>(new TestArguments { Slopes = slopes, Window = length }));
+            list.Take(new VariantArguments<TestArguments>(new TestArguments { Slopes = slopes, Window = length }), default);
             Span<WorkItem> items = list.Begin();
             for (int i = 0; i < 6; i++)
             {
@@ -104,9 +104,9 @@ public unsafe class VariantPlanTests
         using Device device = Device.OpenCpu();
         using PlanList list = new(device, capacity: 10, s_spec.Variant);
         list.Capture();
-        list.Take(new VariantArguments<TestArguments>(new TestArguments { Slopes = new float[1000] }));
+        list.Take(new VariantArguments<TestArguments>(new TestArguments { Slopes = new float[1000] }), default);
         InvalidOperationException e = Assert.Throws<InvalidOperationException>(() =>
-            list.Take(new VariantArguments<TestArguments>(new TestArguments { Slopes = new float[1025] }))
+            list.Take(new VariantArguments<TestArguments>(new TestArguments { Slopes = new float[1025] }), default)
         );
         Assert.Contains(
             "come to 4112 bytes, but a captured graph holds the address of a list with room for 4096",

@@ -1,0 +1,33 @@
+namespace FlashInfer;
+
+/// <summary>What a plan gives to the <see cref="AttentionOptions"/> of its configuration: a value for each of them, and for no other.</summary>
+public readonly ref struct OptionArguments
+{
+    /// <summary>Makes arguments for no option.</summary>
+    public OptionArguments() { }
+
+    /// <summary><see cref="AttentionOptions.LogitsSoftCap"/>: the cap, above 0.</summary>
+    public float LogitsSoftCap { get; init; }
+
+    /// <summary>
+    /// <see cref="AttentionOptions.SlidingWindow"/>: how many positions before its own a query token sees; below 0 all of them.
+    /// </summary>
+    public int WindowLeft { get; init; } = -1;
+
+    /// <summary><see cref="AttentionOptions.Alibi"/>: a slope for each query head.</summary>
+    public ReadOnlySpan<float> AlibiSlopes { get; init; }
+
+    /// <summary><see cref="AttentionOptions.Sinks"/>: a logit for each query head, in natural units.</summary>
+    public ReadOnlySpan<float> Sinks { get; init; }
+
+    /// <summary>
+    /// <see cref="AttentionOptions.CustomMask"/>: for each sequence of the batch [query tokens, tokens], one behind the other; true where
+    /// the query token sees the key.
+    /// </summary>
+    public ReadOnlySpan<bool> CustomMask { get; init; }
+
+    /// <summary>
+    /// <see cref="AttentionOptions.PackedCustomMask"/>: the same in bits, the lowest of a byte first; each sequence begins with a new byte.
+    /// </summary>
+    public ReadOnlySpan<byte> PackedCustomMask { get; init; }
+}

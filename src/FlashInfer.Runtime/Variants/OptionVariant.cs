@@ -1,0 +1,271 @@
+using FlashInfer.Attention;
+
+namespace FlashInfer;
+
+/// <summary>
+/// The library's own options as a variant of attention, composed as <c>flashinfer::Compose</c> of kernels/attention/variants.cuh composes
+/// them: the arguments of each begin at a multiple of 16 bytes.
+/// </summary>
+internal sealed class OptionVariant(AttentionOptions options)
+    : AttentionVariant<OptionArguments>(HooksOf(options), OptionUnits.Cuda(options), NamesOf(options))
+{
+    private const AttentionOptions Masks = AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask;
+
+    /// <summary>A mask says all: causality is not asked beside it.</summary>
+    internal override bool ReplacesCausality => Has(Masks);
+
+    public override void Apply(Span<float> logits, LogitsContext first, VariantReader arguments)
+    {
+        Values values = new(options, arguments);
+        if (Has(AttentionOptions.Alibi))
+        {
+            float slope = values.AlibiSlopes[first.Head];
+            for (int i = 0; i < logits.Length; i++)
+            {
+                logits[i] += slope * (first.KvPosition + i - first.QoIndex);
+            }
+        }
+
+        if (Has(AttentionOptions.LogitsSoftCap))
+        {
+            foreach (ref float logit in logits)
+            {
+                logit = values.LogitsSoftCap * MathF.Tanh(logit / values.LogitsSoftCap);
+            }
+        }
+
+        if (Has(Masks))
+        {
+            long at = ((long)first.QoIndex * first.KvLen) + first.KvPosition;
+            bool isPacked = Has(AttentionOptions.PackedCustomMask);
+            at += values.MaskStarts[first.Sequence] * (isPacked ? 8L : 1);
+            for (int i = 0; i < logits.Length; i++, at++)
+            {
+                bool sees = isPacked ? (values.PackedMask[(int)(at >> 3)] >> (int)(at & 7) & 1) != 0 : values.Mask[(int)at];
+                logits[i] = sees ? logits[i] : float.NegativeInfinity;
+            }
+        }
+    }
+
+    public override int FirstKey(LogitsContext at, VariantReader arguments)
+    {
+        int left = new Values(options, arguments).WindowLeft;
+        return left < 0 ? 0 : at.QoPosition - left;
+    }
+
+    public override float Sink(int head, VariantReader arguments) => new Values(options, arguments).Sinks[head];
+
+    public override void Write(scoped in OptionArguments arguments, VariantWriter writer) =>
+        throw new InvalidOperationException("Options are written for the batch that they are planned with.");
+
+    internal override void Write(scoped in OptionArguments arguments, in BatchShape batch, VariantWriter writer)
+    {
+        Check(arguments, batch);
+        if (Has(AttentionOptions.SlidingWindow))
+        {
+            writer.Align();
+            writer.Write(arguments.WindowLeft);
+        }
+
+        if (Has(AttentionOptions.Alibi))
+        {
+            writer.Align();
+            writer.Write(arguments.AlibiSlopes);
+        }
+
+        if (Has(AttentionOptions.LogitsSoftCap))
+        {
+            writer.Align();
+            writer.Write(arguments.LogitsSoftCap);
+        }
+
+        if (Has(AttentionOptions.Sinks))
+        {
+            writer.Align();
+            writer.Write(arguments.Sinks);
+        }
+
+        if (Has(Masks))
+        {
+            writer.Align();
+            Span<int> starts = writer.Reserve<int>(batch.QueryTokens.Length);
+            long start = 0;
+            for (int i = 0; i < starts.Length; i++)
+            {
+                starts[i] = checked((int)start);
+                start += Length(batch, i);
+            }
+
+            if (Has(AttentionOptions.CustomMask))
+            {
+                writer.Write(arguments.CustomMask);
+            }
+            else
+            {
+                writer.Write(arguments.PackedCustomMask);
+            }
+        }
+    }
+
+    public override bool Equals(object? obj) => obj is OptionVariant other && other.Options == Options;
+
+    public override int GetHashCode() => (int)Options;
+
+    public override string ToString() => Options.ToString();
+
+    private AttentionOptions Options => options;
+
+    private static VariantHooks HooksOf(AttentionOptions options)
+    {
+        if (options == AttentionOptions.None || !OptionUnits.IsLegal(options))
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(options),
+                options,
+                $"The options are {options}; expected one or more of {OptionUnits.All}, of {Masks} one at most."
+            );
+        }
+
+        VariantHooks hooks = VariantHooks.None;
+        hooks |= (options & (AttentionOptions.Alibi | AttentionOptions.LogitsSoftCap)) != 0 ? VariantHooks.Transform : 0;
+        hooks |= (options & Masks) != 0 ? VariantHooks.Mask : 0;
+        hooks |= (options & AttentionOptions.SlidingWindow) != 0 ? VariantHooks.FirstKey : 0;
+        hooks |= (options & AttentionOptions.Sinks) != 0 ? VariantHooks.Sink : 0;
+        return hooks;
+    }
+
+    private static string NamesOf(AttentionOptions options) =>
+        options
+            .ToString()
+            .Replace(nameof(AttentionOptions.SlidingWindow), nameof(OptionArguments.WindowLeft), StringComparison.Ordinal)
+            .Replace(nameof(AttentionOptions.Alibi), nameof(OptionArguments.AlibiSlopes), StringComparison.Ordinal);
+
+    private bool Has(AttentionOptions some) => (options & some) != 0;
+
+    /// <summary>Elements or bytes of a sequence's mask.</summary>
+    private long Length(in BatchShape batch, int sequence)
+    {
+        long pairs = (long)batch.QueryTokens[sequence] * batch.Lengths[sequence];
+        return Has(AttentionOptions.CustomMask) ? pairs : (pairs + 7) / 8;
+    }
+
+    private void Check(in OptionArguments arguments, in BatchShape batch)
+    {
+        long mask = 0;
+        for (int i = 0; i < batch.QueryTokens.Length && Has(Masks); i++)
+        {
+            mask += Length(batch, i);
+        }
+
+        Option(
+            AttentionOptions.SlidingWindow,
+            nameof(arguments.WindowLeft),
+            arguments.WindowLeft != -1,
+            isLegal: true,
+            arguments.WindowLeft,
+            ""
+        );
+        Option(
+            AttentionOptions.LogitsSoftCap,
+            nameof(arguments.LogitsSoftCap),
+            arguments.LogitsSoftCap != 0,
+            float.IsFinite(arguments.LogitsSoftCap) && arguments.LogitsSoftCap > 0,
+            arguments.LogitsSoftCap,
+            "a number above 0"
+        );
+        Lengths(
+            AttentionOptions.Alibi,
+            nameof(arguments.AlibiSlopes),
+            arguments.AlibiSlopes.Length,
+            batch.Heads,
+            "one for each query head"
+        );
+        Lengths(AttentionOptions.Sinks, nameof(arguments.Sinks), arguments.Sinks.Length, batch.Heads, "one for each query head");
+        Lengths(
+            AttentionOptions.CustomMask,
+            nameof(arguments.CustomMask),
+            arguments.CustomMask.Length,
+            mask,
+            "query tokens times tokens, of all sequences of the batch"
+        );
+        Lengths(
+            AttentionOptions.PackedCustomMask,
+            nameof(arguments.PackedCustomMask),
+            arguments.PackedCustomMask.Length,
+            mask,
+            "query tokens times tokens in bits, rounded up to bytes, of all sequences of the batch"
+        );
+    }
+
+    private void Lengths(AttentionOptions option, string name, int length, long expected, string what) =>
+        Option(option, $"{name}.Length", length > 0, length == expected, length, $"{expected}, {what}");
+
+    private void Option<T>(AttentionOptions option, string name, bool isGiven, bool isLegal, T value, string expected)
+    {
+        if (!Has(option) && isGiven)
+        {
+            throw new ArgumentException(
+                $"{name} is {value}, but the configuration has no {option}; its options are {Options}. Add the option to the configuration.",
+                "arguments"
+            );
+        }
+
+        if (Has(option) && !isLegal)
+        {
+            throw new ArgumentException($"{name} is {value}; expected {expected}.", "arguments");
+        }
+    }
+
+    /// <summary>The arguments as they lie in memory.</summary>
+    private readonly ref struct Values
+    {
+        public readonly int WindowLeft;
+        public readonly ReadOnlySpan<float> AlibiSlopes;
+        public readonly float LogitsSoftCap;
+        public readonly ReadOnlySpan<float> Sinks;
+        public readonly ReadOnlySpan<int> MaskStarts;
+        public readonly ReadOnlySpan<bool> Mask;
+        public readonly ReadOnlySpan<byte> PackedMask;
+
+        public Values(AttentionOptions options, VariantReader reader)
+        {
+            if ((options & AttentionOptions.SlidingWindow) != 0)
+            {
+                reader.Align();
+                WindowLeft = reader.ReadInt32();
+            }
+
+            if ((options & AttentionOptions.Alibi) != 0)
+            {
+                reader.Align();
+                AlibiSlopes = reader.ReadSpan<float>();
+            }
+
+            if ((options & AttentionOptions.LogitsSoftCap) != 0)
+            {
+                reader.Align();
+                LogitsSoftCap = reader.ReadSingle();
+            }
+
+            if ((options & AttentionOptions.Sinks) != 0)
+            {
+                reader.Align();
+                Sinks = reader.ReadSpan<float>();
+            }
+
+            if ((options & Masks) != 0)
+            {
+                reader.Align();
+                MaskStarts = reader.ReadSpan<int>();
+                if ((options & AttentionOptions.CustomMask) != 0)
+                {
+                    Mask = reader.ReadSpan<bool>();
+                }
+                else
+                {
+                    PackedMask = reader.ReadSpan<byte>();
+                }
+            }
+        }
+    }
+}
