@@ -9,6 +9,9 @@ namespace FlashInfer;
 internal sealed class OptionVariant(AttentionOptions options)
     : AttentionVariant<OptionArguments>(HooksOf(options), OptionUnits.Cuda(options), NamesOf(options))
 {
+    // Of Plan, whose caller gave the arguments.
+    private static readonly string s_parameter = "arguments";
+
     private const AttentionOptions Masks = AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask;
 
     /// <summary>A mask says all: causality is not asked beside it.</summary>
@@ -206,13 +209,13 @@ internal sealed class OptionVariant(AttentionOptions options)
         {
             throw new ArgumentException(
                 $"{name} is {value}, but the configuration has no {option}; its options are {Options}. Add the option to the configuration.",
-                "arguments"
+                s_parameter
             );
         }
 
         if (Has(option) && !isLegal)
         {
-            throw new ArgumentException($"{name} is {value}; expected {expected}.", "arguments");
+            throw new ArgumentException($"{name} is {value}; expected {expected}.", s_parameter);
         }
     }
 
