@@ -4,9 +4,8 @@ namespace FlashInfer;
 /// Where a logit stands: what a variant of attention knows of it. Positions count the tokens of the sequence from 0.
 /// </summary>
 /// <remarks>
-/// <see cref="QoPosition"/> is where the query token stands in its sequence, the natural place to measure distances from. FlashInfer's ALiBi
-/// measures from <see cref="QoIndex"/>: <c>slope * (KvPosition - QoIndex)</c>. Outputs are the same, since that differs by a constant in each
-/// row; log-sum-exps are not.
+/// FlashInfer's ALiBi adds <c>slope * (KvPosition - QoIndex)</c>, not the distance to <see cref="QoPosition"/>: the output is the same, the LSE
+/// is not.
 /// </remarks>
 public readonly record struct LogitsContext
 {
