@@ -40,8 +40,8 @@ for s in $steps; do
     tests)
       # Most of their time is compiling and the oracle, on one core each: the tests of attention are dealt to several processes.
       mapfile -t methods < <("${tests[@]}" -list methods | grep '\.Attention\.')
-      # Each of them holds a context and a cache: a dozen fit a GPU.
-      shards=$(($(nproc) > 12 ? 12 : $(nproc) > 2 ? $(nproc) - 1 : 1))
+      # Not more of them: with twelve, contexts ran out of memory.
+      shards=$(($(nproc) > 8 ? 8 : $(nproc)))
       for ((shard = 0; shard < shards; shard++)); do
         chosen=()
         for ((i = shard; i < ${#methods[@]}; i += shards)); do chosen+=(-method "${methods[i]}"); done

@@ -43,7 +43,8 @@ public class VariantTests
         using CudaContext context = Gpu.Require();
         int seed = Random.Shared.Next();
         string portable = $"sm_{context.ComputeCapabilityMajor}{context.ComputeCapabilityMinor}";
-        foreach (int headDim in (int[])[64, 128, 256])
+        bool all = name == TestVariant.All[^1].ToString();
+        foreach (int headDim in all ? [64, 128, 256] : (int[])[128])
         {
             // Whole prompts, chunks, and single tokens on long sequences, which are split.
             DecodeCase steps = new DecodeCase(8, 2, headDim, 16, DType.BFloat16, KvLayout.Nhd, 1, [2500, 300, 129, 0, 64], null, 1, seed)
@@ -57,7 +58,11 @@ public class VariantTests
                 DecodeScenario.Check(device, tokens);
                 PrefillScenario.CheckPaged(device, steps);
                 PrefillScenario.CheckPaged(device, steps with { Causal = false });
-                PrefillScenario.CheckPaged(device, steps with { KvDtype = DType.Float8E4M3 });
+                if (all)
+                {
+                    PrefillScenario.CheckPaged(device, steps with { KvDtype = DType.Float8E4M3 });
+                }
+
                 PrefillScenario.CheckPaged(device, steps with { Determinism = Determinism.BatchInvariant });
                 PrefillScenario.CheckRagged(device, steps);
             }
