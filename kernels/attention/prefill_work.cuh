@@ -58,8 +58,9 @@ struct PrefillShape {
   static_assert(is_dim(kValueDim), "the values' headDim must be 64, 96, 128, 192 or 256");
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from.
-  static constexpr bool kHopper = !kQuantised;
+  // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from; and none of
+  // these can be under way around a loop.
+  static constexpr bool kHopper = !kQuantised && !Variant::kHasLoops;
 #else
   static constexpr bool kHopper = false;
 #endif

@@ -52,6 +52,7 @@ struct NoVariant {
   static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
   static constexpr bool kHasSink = false;
+  static constexpr bool kHasLoops = false;  // any hook: warpgroup products cannot be under way around a loop
 
   // The logit that takes this one's place.
   template <typename A>

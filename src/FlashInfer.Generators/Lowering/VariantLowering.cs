@@ -19,6 +19,7 @@ internal sealed class VariantLowering(
     private readonly Dictionary<IMethodSymbol, Helper> _helpers = new(SymbolEqualityComparer.Default);
     private readonly Dictionary<SyntaxTree, SemanticModel> _models = new();
     private readonly CudaWriter _helperText = new(1);
+    private bool _hasLoops;
 
     // Members of the struct: the class's methods, whether called or not, so that a new call changes no other name.
     private readonly CudaNames _methods = new();
@@ -70,6 +71,12 @@ internal sealed class VariantLowering(
         }
 
         text.Append(_helperText);
+        if (_hasLoops)
+        {
+            text.Line();
+            text.Line("static constexpr bool kHasLoops = true;");
+        }
+
         text.Close("};");
         return text.ToString();
     }
@@ -128,7 +135,11 @@ internal sealed class VariantLowering(
     {
         IMethodSymbol implementation = method.PartialImplementationPart ?? method;
         SyntaxNode? declaration = implementation.DeclaringSyntaxReferences.FirstOrDefault()?.GetSyntax(cancellationToken);
-        return declaration is null ? null : ModelOf(declaration).GetOperation(declaration, cancellationToken) as IMethodBodyOperation;
+        IMethodBodyOperation? body = declaration is null
+            ? null
+            : ModelOf(declaration).GetOperation(declaration, cancellationToken) as IMethodBodyOperation;
+        _hasLoops |= body?.Descendants().OfType<ILoopOperation>().Any() == true;
+        return body;
     }
 
     // A class may lie in several files, and so may its methods.

@@ -21,4 +21,6 @@ struct Variant : flashinfer::NoVariant {
     }
     return a.starts[low];
   }
+
+  static constexpr bool kHasLoops = true;
 };

@@ -38,4 +38,6 @@ struct Variant : flashinfer::NoVariant {
     }
     return keeps;
   }
+
+  static constexpr bool kHasLoops = true;
 };
