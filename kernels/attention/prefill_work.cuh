@@ -60,7 +60,7 @@ struct PrefillShape {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from; and none of
   // these can be under way around a loop.
-  static constexpr bool kHopper = !kQuantised && !Variant::kHasLoops;
+  static constexpr bool kHopper = !kQuantised && !Hooks::kHasLoops;
 #else
   static constexpr bool kHopper = false;
 #endif

@@ -107,6 +107,7 @@ struct VariantHooks {
   static constexpr bool kTransforms = Variant::kTransformsLogits;
   static constexpr bool kBounds = Variant::kBoundsKeys;
   static constexpr bool kHasSink = Variant::kHasSink;
+  static constexpr bool kHasLoops = Variant::kHasLoops;
   // Whether scores are its business: then it wants an item's context, and a row may see none of its keys.
   static constexpr bool kShapes = kTransforms || Variant::kMasksLogits || kBounds;
   static constexpr float kLog2E = 1.44269504f;

@@ -17,6 +17,7 @@ public class VariantCompilationTests
           if (Variant::kMasksLogits) out[1] = Variant::keep(*at, *a) ? 1.f : 0.f;
           if (Variant::kBoundsKeys) out[2] = Variant::first_key(*at, *a);
           if (Variant::kHasSink) out[3] = Variant::sink(at->head, *a);
+          out[5] = Variant::kHasLoops;
         }
 
         """;
