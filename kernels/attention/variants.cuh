@@ -136,6 +136,7 @@ struct Compose {
   static constexpr bool kMasksBits = First::kMasksBits || Rest::kMasksBits;
   static constexpr bool kBoundsKeys = First::kBoundsKeys || Rest::kBoundsKeys;
   static constexpr bool kHasSink = First::kHasSink || Rest::kHasSink;
+  static constexpr bool kHasLoops = First::kHasLoops || Rest::kHasLoops;
   static_assert(!First::kHasSink || !Rest::kHasSink, "a softmax has one sink");
 
   static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const Arguments& a) {
