@@ -52,17 +52,18 @@ internal sealed class RaggedScenario<T>
         Assert.Equal((queryTokens.Length, rows), (prefill.PlanInfo.Sequences, prefill.PlanInfo.Rows));
         SplitSequences = prefill.PlanInfo.SplitSequences;
 
-        using Rows query = new(this, rows, _case.Heads, 1);
-        using Rows key = new(this, kvIndptr[^1], _case.KvHeads, _case.Amplitude);
-        using Rows value = new(this, kvIndptr[^1], _case.KvHeads, _case.Amplitude);
-        using Rows output = new(this, rows, _case.Heads, float.NaN);
+        int valueDim = _case.ValueDim ?? _case.HeadDim;
+        using Rows query = new(this, rows, _case.Heads, _case.HeadDim, 1);
+        using Rows key = new(this, kvIndptr[^1], _case.KvHeads, _case.HeadDim, _case.Amplitude);
+        using Rows value = new(this, kvIndptr[^1], _case.KvHeads, valueDim, _case.Amplitude);
+        using Rows output = new(this, rows, _case.Heads, valueDim, float.NaN);
         using DeviceTensor<float> lse = _device.Allocate<float>(rows, _case.Heads);
         lse.View.CopyFrom([.. Enumerable.Repeat(float.NaN, rows * _case.Heads)]);
         prefill.Run(query.View, key.View, value.View, output.View, lse.View);
 
         int[] owners = [.. Enumerable.Range(0, queryTokens.Length).SelectMany(i => Enumerable.Repeat(i, queryTokens[i]))];
-        int row = _case.Heads * _case.HeadDim;
-        RowCheck check = new($"ragged, {_case}", row, output.Gap, _case.HeadDim);
+        int row = _case.Heads * valueDim;
+        RowCheck check = new($"ragged, {_case}", row, output.Gap, valueDim);
         return check.Compare(
             output.Written(),
             lse.View.ToArray(),
@@ -82,7 +83,8 @@ internal sealed class RaggedScenario<T>
                     _case.SmScale ?? (1f / MathF.Sqrt(_case.HeadDim)),
                     expected,
                     expectedLse,
-                    _case.Variant?.Oracle(_case.KvHeads, owner, i - qoIndptr[owner], queryTokens[owner], _case.Lengths[owner])
+                    _case.Variant?.Oracle(_case.KvHeads, owner, i - qoIndptr[owner], queryTokens[owner], _case.Lengths[owner]),
+                    valueDim
                 );
             }
         );
@@ -112,9 +114,8 @@ internal sealed class RaggedScenario<T>
         private readonly int _rows;
         private readonly int _row;
 
-        public Rows(RaggedScenario<T> scenario, int rows, int heads, float amplitude)
+        public Rows(RaggedScenario<T> scenario, int rows, int heads, int headDim, float amplitude)
         {
-            int headDim = scenario._case.HeadDim;
             _scenario = scenario;
             _rows = rows;
             _row = heads * headDim;
