@@ -90,6 +90,9 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
         }
     }
 
+    /// <summary>As <see cref="PrefillCore.IsCaptured"/>.</summary>
+    internal bool IsCaptured => _core.IsCaptured;
+
     /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
     internal PrefillPlanLimits Limits
     {

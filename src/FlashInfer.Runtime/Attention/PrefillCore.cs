@@ -77,6 +77,9 @@ internal sealed class PrefillCore : IDisposable
     /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
     public PrefillPlanLimits Limits { get; set; }
 
+    /// <summary>Whether a graph holds the list: the next plan changes what it does.</summary>
+    public bool IsCaptured { get; private set; }
+
     /// <summary>Device memory of the workspace.</summary>
     public long WorkspaceBytes => _workspace.Bytes;
 
@@ -166,6 +169,7 @@ internal sealed class PrefillCore : IDisposable
         if (Kernel.Run(ref args, launch, stream))
         {
             _list.Capture();
+            IsCaptured = true;
         }
 
         _overlaps = true;
