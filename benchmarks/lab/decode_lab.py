@@ -294,7 +294,7 @@ def make_case(name):
 
 
 def bench_source():
-    return open(os.path.join(HERE, "../FlashInfer.Benchmarks/bench.cu")).read()
+    return open(os.path.join(HERE, "../../src/FlashInfer.Measurement/bench.cu")).read()
 
 
 def own_headers():

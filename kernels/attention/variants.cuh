@@ -121,7 +121,7 @@ struct BoolMask : NoVariant {
 // Several variants as one: logits go through them in order, all must keep a key, the latest first key counts, one at most has a
 // sink. In memory the arguments of each begin at a multiple of 16 bytes.
 template <typename First, typename... Others>
-struct Compose {
+struct Compose : NoVariant {
   using Rest = Compose<Others...>;
 
   struct Arguments {
@@ -136,6 +136,7 @@ struct Compose {
   static constexpr bool kMasksBits = First::kMasksBits || Rest::kMasksBits;
   static constexpr bool kBoundsKeys = First::kBoundsKeys || Rest::kBoundsKeys;
   static constexpr bool kHasSink = First::kHasSink || Rest::kHasSink;
+  static constexpr bool kHasLoops = First::kHasLoops || Rest::kHasLoops;
   static_assert(!First::kHasSink || !Rest::kHasSink, "a softmax has one sink");
 
   static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const Arguments& a) {
