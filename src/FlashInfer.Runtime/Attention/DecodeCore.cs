@@ -89,11 +89,7 @@ internal sealed class DecodeCore : IDisposable
         float scale = smScale ?? (1f / MathF.Sqrt(_cache.Spec.HeadDim));
         return float.IsFinite(scale)
             ? scale
-            : throw new ArgumentOutOfRangeException(
-                nameof(smScale),
-                scale,
-                "smScale must be a finite number, such as 1 / sqrt(headDim)."
-            );
+            : throw new ArgumentOutOfRangeException(nameof(smScale), scale, "smScale must be a finite number, such as 1 / sqrt(headDim).");
     }
 
     /// <summary>
