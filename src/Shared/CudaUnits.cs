@@ -29,6 +29,7 @@ internal static class CudaUnits
     public static string DecodeName(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
         "fi_decode_"
         + Suffix(shape)
+        + (HeadsFirst(shape) ? "_hnd" : "")
         + VariantSuffix(shape)
         + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "")
         + (teamUnits ? "_team" : "")
@@ -83,7 +84,8 @@ internal static class CudaUnits
             isChecked,
             VariantLine(shape),
             QueryTokensLine(queryTokens),
-            $"  static constexpr bool kTeamUnits = {Word(teamUnits)};"
+            $"  static constexpr bool kTeamUnits = {Word(teamUnits)};",
+            $"  static constexpr bool kHeadsFirst = {Word(HeadsFirst(shape))};{(HeadsFirst(shape) ? "  // HND" : "")}"
         );
 
     /// <summary>The unit of batch decode for many columns; parameters as <see cref="WideDecodeName"/>.</summary>
@@ -295,6 +297,8 @@ internal static class CudaUnits
     private static string QueryTokensLine(int queryTokens) => Format("  static constexpr int kQueryTokens = {0};", queryTokens);
 
     private static string ValueDimLine(int valueDim) => Format("  static constexpr int kValueDim = {0};", valueDim);
+
+    private static bool HeadsFirst(AttentionShape s) => s.KvLayout == KvLayout.Hnd;
 
     private static string Word(bool value) => value ? "true" : "false";
 
