@@ -52,6 +52,7 @@ struct NoVariant {
   static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
   static constexpr bool kHasSink = false;
+  static constexpr bool kRotates = false;
   static constexpr bool kHasLoops = false;  // any hook: warpgroup products cannot be under way around a loop
 
   // The logit that takes this one's place.
@@ -96,6 +97,15 @@ struct NoVariant {
   static __device__ __forceinline__ float sink(i32, const A&) {
     return 0.f;
   }
+  // With kRotates, the first kRotaryDim elements (0: all) of queries and keys turn with the position, see rotary.cuh: pairs of
+  // neighbours, or of one in the first half and one in the second.
+  static constexpr int kRotaryDim = 0;
+  static constexpr bool kTurnsNeighbours = false;
+  // How far a pair turns from a position to the next, in 2^-32 turns.
+  template <typename A>
+  static __device__ __forceinline__ u32 angle(i32, const A&) {
+    return 0;
+  }
 };
 
 // How kernels call a variant. Decode asks only about keys that the query token sees; prefill also about others in the blocks at the
@@ -110,6 +120,8 @@ struct VariantHooks {
   static constexpr bool kHasLoops = Variant::kHasLoops;
   // Whether scores are its business: then it wants an item's context, and a row may see none of its keys.
   static constexpr bool kShapes = kTransforms || Variant::kMasksLogits || kBounds;
+  static constexpr bool kRotates = Variant::kRotates;
+  static constexpr bool kWantsContext = kShapes || kRotates;
   static constexpr float kLog2E = 1.44269504f;
   static constexpr float kLn2 = 0.693147181f;
 
@@ -125,10 +137,15 @@ struct VariantHooks {
     return a;
   }
 
+  // The position of a query token, by its row of the query.
+  static __device__ __forceinline__ i32 position(const ItemContext& item, i32 row) {
+    return item.kv_len - item.qo_len + row - item.first_row;
+  }
+
   // A query token, by its row of the query, and a head; kv_position is set for each key.
   static __device__ __forceinline__ LogitsContext place(const ItemContext& item, i32 row, i32 head, i32 kv_head) {
     const i32 index = row - item.first_row;
-    return {head, kv_head, item.sequence, index, item.kv_len - item.qo_len + index, 0, item.qo_len, item.kv_len};
+    return {head, kv_head, item.sequence, index, position(item, row), 0, item.qo_len, item.kv_len};
   }
 
   // Decode: what becomes of a logit if kTransforms, else of a score; -inf if hidden.

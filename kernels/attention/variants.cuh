@@ -118,8 +118,21 @@ struct BoolMask : NoVariant {
   }
 };
 
+// Pairs of elements of queries and keys turn with the position; see rotary.cuh.
+template <int kDim, bool kNeighbours>
+struct Rope : NoVariant {
+  struct Arguments {
+    Span<u32> angles;  // of each pair
+  };
+
+  static constexpr bool kRotates = true;
+  static constexpr int kRotaryDim = kDim;
+  static constexpr bool kTurnsNeighbours = kNeighbours;
+  static __device__ __forceinline__ u32 angle(i32 pair, const Arguments& a) { return a.angles[pair]; }
+};
+
 // Several variants as one: logits go through them in order, all must keep a key, the latest first key counts, one at most has a
-// sink. In memory the arguments of each begin at a multiple of 16 bytes.
+// sink, one at most turns queries and keys. In memory the arguments of each begin at a multiple of 16 bytes.
 template <typename First, typename... Others>
 struct Compose : NoVariant {
   using Rest = Compose<Others...>;
@@ -138,6 +151,10 @@ struct Compose : NoVariant {
   static constexpr bool kHasSink = First::kHasSink || Rest::kHasSink;
   static constexpr bool kHasLoops = First::kHasLoops || Rest::kHasLoops;
   static_assert(!First::kHasSink || !Rest::kHasSink, "a softmax has one sink");
+  static constexpr bool kRotates = First::kRotates || Rest::kRotates;
+  static_assert(!First::kRotates || !Rest::kRotates, "queries and keys turn once");
+  static constexpr int kRotaryDim = First::kRotates ? First::kRotaryDim : Rest::kRotaryDim;
+  static constexpr bool kTurnsNeighbours = First::kTurnsNeighbours || Rest::kTurnsNeighbours;
 
   static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const Arguments& a) {
     return Rest::transform(First::transform(logit, at, a.first), at, a.rest);
@@ -168,6 +185,9 @@ struct Compose : NoVariant {
   }
   static __device__ __forceinline__ float sink(i32 head, const Arguments& a) {
     return First::kHasSink ? First::sink(head, a.first) : Rest::sink(head, a.rest);
+  }
+  static __device__ __forceinline__ u32 angle(i32 pair, const Arguments& a) {
+    return First::kRotates ? First::angle(pair, a.first) : Rest::angle(pair, a.rest);
   }
 };
 template <typename Last>
