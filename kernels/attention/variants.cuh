@@ -146,7 +146,7 @@ struct BoolMask : NoVariant {
 // Several variants as one: logits go through them in order, all must keep a key, the latest first key counts, one at most has a
 // sink. In memory the arguments of each begin at a multiple of 16 bytes.
 template <typename First, typename... Others>
-struct Compose {
+struct Compose : NoVariant {
   using Rest = Compose<Others...>;
 
   struct Arguments {

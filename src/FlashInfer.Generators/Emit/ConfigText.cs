@@ -56,6 +56,22 @@ internal sealed class ConfigText
     /// <summary>The configuration in one line.</summary>
     public string Summary { get; }
 
+    /// <summary>The shape of a query as a reader sees it: "[tokens, 32, 128]".</summary>
+    /// <param name="rows">The name of the first dimension.</param>
+    public string Query(string rows) => $"[{rows}, {Heads}, {HeadDim}]";
+
+    /// <summary>The shape of keys.</summary>
+    public string Key(string rows) => $"[{rows}, {KvHeads}, {HeadDim}]";
+
+    /// <summary>The shape of values.</summary>
+    public string Value(string rows) => Key(rows);
+
+    /// <summary>The shape of an output.</summary>
+    public string Output(string rows) => Query(rows);
+
+    /// <summary>The shape of log-sum-exps.</summary>
+    public string Lse(string rows) => $"[{rows}, {Heads}]";
+
     private static string Number(int value) => value.ToString(CultureInfo.InvariantCulture);
 
     // A value without a name is written as a cast.

@@ -52,7 +52,7 @@ internal sealed class PrefillCore : IDisposable
             spec.KvHeads,
             kernel.TileTokens,
             kernel.BlockTokens,
-            2 * spec.HeadDim * stored.Size(),
+            (spec.HeadDim + spec.ValueDim) * stored.Size(),
             maxParts,
             PrefillPlanner.MaxItems(maxSequences, maxQueryTokens, kernel.TileTokens, spec.KvHeads, maxParts)
         )
@@ -62,7 +62,7 @@ internal sealed class PrefillCore : IDisposable
         _list = new PlanList(device, Limits.MaxItems, spec.Variant);
         try
         {
-            _workspace = new SplitWorkspace(device, maxParts, kernel.TileRows, spec.HeadDim);
+            _workspace = new SplitWorkspace(device, maxParts, kernel.TileRows, spec.ValueDim);
         }
         catch
         {
@@ -76,6 +76,9 @@ internal sealed class PrefillCore : IDisposable
 
     /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
     public PrefillPlanLimits Limits { get; set; }
+
+    /// <summary>Whether a graph holds the list: the next plan changes what it does.</summary>
+    public bool IsCaptured { get; private set; }
 
     /// <summary>Device memory of the workspace.</summary>
     public long WorkspaceBytes => _workspace.Bytes;
@@ -125,14 +128,14 @@ internal sealed class PrefillCore : IDisposable
 
     /// <summary>The arguments of a launch but for keys, values and checks; throws unless the tensors are the plan's.</summary>
     /// <param name="query">[rows, heads, headDim].</param>
-    /// <param name="output">[rows, heads, headDim].</param>
+    /// <param name="output">[rows, heads, valueDim].</param>
     /// <param name="lse">[rows, heads], or none.</param>
     /// <param name="rows">Query tokens of the plan.</param>
     /// <param name="owner">What the device is asked of, for messages.</param>
     public PrefillParams Arguments(in TensorView query, in TensorView output, in TensorView lse, int rows, string owner)
     {
         KernelTensor.Check(query, nameof(query), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
-        KernelTensor.Check(output, nameof(output), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
+        KernelTensor.Check(output, nameof(output), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.ValueDim);
         KernelTensor.CheckWritten(output, nameof(output));
         KernelTensor.CheckLse(lse, _device, owner, rows, _spec.Heads);
         return new PrefillParams
@@ -158,17 +161,21 @@ internal sealed class PrefillCore : IDisposable
     /// <param name="rows">Rows of query and output.</param>
     /// <param name="keyRows">Ragged: rows of keys and values; paged: 0.</param>
     /// <param name="stream">The stream.</param>
-    public void Run(ref PrefillParams args, int rows, int keyRows, CudaStream? stream)
+    /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
+    public bool Run(ref PrefillParams args, int rows, int keyRows, CudaStream? stream)
     {
         // A graph must do for any list: it launches as many blocks as run at once.
         int units = (int)Math.Min(int.MaxValue, (long)_plan.Items * _plan.Heads);
         ListLaunch launch = new(units, Limits.Blocks, 1, _overlaps) { Rows = rows, KeyRows = keyRows };
-        if (Kernel.Run(ref args, launch, stream))
+        bool captured = Kernel.Run(ref args, launch, stream);
+        if (captured)
         {
             _list.Capture();
+            IsCaptured = true;
         }
 
         _overlaps = true;
+        return captured;
     }
 
     /// <summary>What the last plan looks like.</summary>
