@@ -138,6 +138,7 @@ public sealed class AttentionSpec
                     KernelFamily.Append => AppendUnitFor(isChecked),
                     KernelFamily.Decode => DecodeUnitFor(kernel.QueryTokens, kernel.TeamUnits, isChecked),
                     KernelFamily.WideDecode => WideDecodeUnitFor(kernel.QueryTokens, isChecked),
+                    KernelFamily.MergeStates => MergeStatesUnit(Dtype),
                     _ => PrefillUnitFor(kernel.Family == KernelFamily.PrefillPaged, isChecked),
                 }
             );
@@ -164,6 +165,9 @@ public sealed class AttentionSpec
         !isPaged ? PrefillRaggedUnit
         : isChecked ? Unit(CudaUnits.PrefillPagedName(Shape, isChecked: true), CudaUnits.PrefillPaged(Shape, isChecked: true))
         : PrefillPagedUnit;
+
+    /// <summary>The unit that merges states of attention, of one element type: the same for all configurations.</summary>
+    internal static TranslationUnit MergeStatesUnit(DType dtype) => Unit(CudaUnits.MergeStatesName(dtype), CudaUnits.MergeStates(dtype));
 
     /// <summary>Called by generated code.</summary>
     /// <param name="abiVersion">The contract version that the generator wrote into the units.</param>

@@ -8,6 +8,7 @@ internal enum KernelFamily
     WideDecode,
     PrefillPaged,
     PrefillRagged,
+    MergeStates,
 }
 
 /// <summary>Which kernel of a configuration.</summary>
@@ -55,6 +56,11 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
         if (kinds.HasFlag(KernelKinds.PrefillRagged))
         {
             yield return new KernelId(KernelFamily.PrefillRagged);
+        }
+
+        if (kinds.HasFlag(KernelKinds.Cascade))
+        {
+            yield return new KernelId(KernelFamily.MergeStates);
         }
     }
 }

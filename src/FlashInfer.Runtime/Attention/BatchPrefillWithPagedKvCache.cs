@@ -212,7 +212,7 @@ public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
         args.PageCount = Cache.TotalPages;
         args.KeyMap = args.ValueMap = _kvMap;
         _batch.Check?.Before(stream);
-        _core.Run(ref args, _batch.Rows, keyRows: 0, stream);
+        Cache.Table.IsCaptured |= _core.Run(ref args, _batch.Rows, keyRows: 0, stream);
         _batch.Check?.After(layer, stream);
     }
 

@@ -89,11 +89,7 @@ internal sealed class DecodeCore : IDisposable
         float scale = smScale ?? (1f / MathF.Sqrt(_cache.Spec.HeadDim));
         return float.IsFinite(scale)
             ? scale
-            : throw new ArgumentOutOfRangeException(
-                nameof(smScale),
-                scale,
-                "smScale must be a finite number, such as 1 / sqrt(headDim)."
-            );
+            : throw new ArgumentOutOfRangeException(nameof(smScale), scale, "smScale must be a finite number, such as 1 / sqrt(headDim).");
     }
 
     /// <summary>
@@ -194,6 +190,7 @@ internal sealed class DecodeCore : IDisposable
         if (Kernel.Run(args, launch, stream))
         {
             _list.Capture();
+            _cache.Table.IsCaptured = true;
 
             // The graph keeps the kernel and the cluster size of its launches: every later plan has to be made for them.
             Wide = _path == _wide;

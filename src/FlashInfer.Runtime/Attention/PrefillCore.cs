@@ -161,18 +161,21 @@ internal sealed class PrefillCore : IDisposable
     /// <param name="rows">Rows of query and output.</param>
     /// <param name="keyRows">Ragged: rows of keys and values; paged: 0.</param>
     /// <param name="stream">The stream.</param>
-    public void Run(ref PrefillParams args, int rows, int keyRows, CudaStream? stream)
+    /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
+    public bool Run(ref PrefillParams args, int rows, int keyRows, CudaStream? stream)
     {
         // A graph must do for any list: it launches as many blocks as run at once.
         int units = (int)Math.Min(int.MaxValue, (long)_plan.Items * _plan.Heads);
         ListLaunch launch = new(units, Limits.Blocks, 1, _overlaps) { Rows = rows, KeyRows = keyRows };
-        if (Kernel.Run(ref args, launch, stream))
+        bool captured = Kernel.Run(ref args, launch, stream);
+        if (captured)
         {
             _list.Capture();
             IsCaptured = true;
         }
 
         _overlaps = true;
+        return captured;
     }
 
     /// <summary>What the last plan looks like.</summary>

@@ -87,6 +87,9 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     protected override void LoadAppend() { }
 
     /// <inheritdoc/>
+    protected override void LoadMergeStates() { }
+
+    /// <inheritdoc/>
     protected override DecodeKernel LoadDecode(int queryTokens, bool teamUnits) =>
         new CpuDecodeKernel(_spec, _pool, _vectorBits, queryTokens);
 

@@ -1,6 +1,8 @@
+using FlashInfer.Cuda;
+
 namespace FlashInfer;
 
-/// <summary>One sequence of tokens in a <see cref="PagedKvCache"/>: made by <see cref="PagedKvCache.NewSequence"/>, changed by the cache only.</summary>
+/// <summary>One sequence of tokens in a <see cref="PagedKvCache"/>: made by <see cref="PagedKvCache.NewSequence"/> or <see cref="PagedKvCache.Fork(Sequence, int, CudaStream?)"/>, changed by the cache only.</summary>
 public sealed class Sequence
 {
     internal Sequence(PagedKvCache cache, long id)
@@ -35,6 +37,9 @@ public sealed class Sequence
 
     /// <summary>The ids of its pages in order; valid until the cache changes.</summary>
     public ReadOnlySpan<int> Pages => Cache.PagesOf(this);
+
+    /// <summary>Whether it began with pages that another sequence held.</summary>
+    internal bool IsFork { get; init; }
 
     /// <summary>Where its pages start in the page table.</summary>
     internal int PageOffset { get; set; }
