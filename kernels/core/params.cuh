@@ -88,7 +88,9 @@ struct alignas(64) DecodeParams {
   i32 page_count;             // checked mode: pages of the cache
   i32 reserved0;
   const VariantData* variant;  // what the unit's variant of attention is given; null for NoVariant
-  TensorMap kv_map;  // the whole cache as {strip, pageSize, strips, kvHeads, pages}; where KernelInfo asks for it
+  // The whole cache, where KernelInfo asks for it: {strip, pageSize, strips of a token, pages} (NHD), or {strip, pageSize,
+  // strips of a head, kvHeads of all pages} (HND).
+  TensorMap kv_map;
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
 

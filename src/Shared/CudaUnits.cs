@@ -29,6 +29,7 @@ internal static class CudaUnits
     public static string DecodeName(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
         "fi_decode_"
         + Suffix(shape)
+        + (HeadsFirst(shape) ? "_hnd" : "")
         + VariantSuffix(shape)
         + (queryTokens > 1 ? Format("_q{0}", queryTokens) : "")
         + (teamUnits ? "_team" : "")
@@ -83,7 +84,8 @@ internal static class CudaUnits
             isChecked,
             VariantLine(shape),
             QueryTokensLine(queryTokens),
-            $"  static constexpr bool kTeamUnits = {Word(teamUnits)};"
+            $"  static constexpr bool kTeamUnits = {Word(teamUnits)};",
+            $"  static constexpr bool kHeadsFirst = {Word(HeadsFirst(shape))};{(HeadsFirst(shape) ? "  // HND" : "")}"
         );
 
     /// <summary>The unit of batch decode for many columns; parameters as <see cref="WideDecodeName"/>.</summary>
@@ -97,7 +99,7 @@ internal static class CudaUnits
             shape.PageSize,
             isChecked,
             VariantLine(shape),
-            ValueDimLine(shape.HeadDim),
+            ValueDimLine(shape.ValueDim),
             QueryTokensLine(queryTokens)
         );
 
@@ -127,7 +129,7 @@ internal static class CudaUnits
             shape.PageSize,
             isChecked,
             VariantLine(shape),
-            ValueDimLine(shape.HeadDim),
+            ValueDimLine(shape.ValueDim),
             AnyQueryTokensLine
         );
 
@@ -142,7 +144,7 @@ internal static class CudaUnits
             0,
             false,
             VariantLine(shape),
-            ValueDimLine(shape.HeadDim),
+            ValueDimLine(shape.ValueDim),
             AnyQueryTokensLine
         );
 
@@ -182,7 +184,7 @@ internal static class CudaUnits
         Line(text, $"// FlashInfer for .NET: {what}.");
         Line(
             text,
-            $"// {s.Heads} heads, {s.KvHeads} kvHeads (group {s.GroupSize}), headDim {s.HeadDim}, {(pageSize > 0 ? $"pageSize {pageSize}, " : "")}{s.Dtype}, KV {s.KvDtype}."
+            $"// {s.Heads} heads, {s.KvHeads} kvHeads (group {s.GroupSize}), headDim {s.HeadDim}, {(s.HasCache ? "" : $"valueDim {s.ValueDim}, ")}{(pageSize > 0 ? $"pageSize {pageSize}, " : "")}{s.Dtype}, KV {s.KvDtype}."
         );
         (string includes, string variant) = Split(s.Variant);
         Line(text, $"#include \"{header}\"");
@@ -255,7 +257,10 @@ internal static class CudaUnits
     private static string Suffix(AttentionShape s) => HeadSuffix(s) + Format("_p{0}", s.PageSize);
 
     private static string HeadSuffix(AttentionShape s) =>
-        Short(s.Dtype) + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype)) + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim);
+        Short(s.Dtype)
+        + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype))
+        + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim)
+        + (s.HasCache ? "" : Format("_dv{0}", s.ValueDim));
 
     /// <summary>The <c>#include</c> lines that a variant's text begins with, and the rest.</summary>
     private static (string Includes, string Body) Split(string? variant)
@@ -292,6 +297,8 @@ internal static class CudaUnits
     private static string QueryTokensLine(int queryTokens) => Format("  static constexpr int kQueryTokens = {0};", queryTokens);
 
     private static string ValueDimLine(int valueDim) => Format("  static constexpr int kValueDim = {0};", valueDim);
+
+    private static bool HeadsFirst(AttentionShape s) => s.KvLayout == KvLayout.Hnd;
 
     private static string Word(bool value) => value ? "true" : "false";
 

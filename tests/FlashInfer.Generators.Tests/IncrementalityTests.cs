@@ -191,6 +191,81 @@ public sealed class IncrementalityTests
         );
     }
 
+    /// <summary>
+    /// The body of a variant's method is part of what is emitted: an edit of it, or of a constant elsewhere that it reads, writes its
+    /// configuration again and no other; any other edit writes nothing.
+    /// </summary>
+    [Theory]
+    [InlineData("Sloped.cs", "logit + a.Slopes[at.Head]", "logit - a.Slopes[at.Head]", 1)]
+    [InlineData("Sloped.cs", "logit + a", "/* moved */ logit  + a", 0)]
+    [InlineData("Sloped.cs", "private static int Own => 1;", "private static int Own => 2;", 0)]
+    [InlineData("Unrelated.cs", "Window = 64", "Window = 65", 1)]
+    [InlineData("Unrelated.cs", "Member => 1", "Member => 2", 0)]
+    public void An_edit_of_a_variant_writes_its_configuration_again_and_no_other(string file, string text, string replacement, int written)
+    {
+        const string Using = "using FlashInfer;\nusing System;\n";
+        const string Attribute = "[AttentionConfig(heads: 8, kvHeads: 8, headDim: 64, pageSize: 16, dtype: DType.Float16)]";
+        Dictionary<string, string> files = new()
+        {
+            ["Sloped.cs"] =
+                Using
+                + Attribute
+                + """
+                    public partial class SlopedAttention
+                    {
+                        [VariantArguments]
+                        public readonly ref struct Arguments
+                        {
+                            public required ReadOnlySpan<float> Slopes { get; init; }
+                        }
+
+                        [LogitsTransform]
+                        private static float Transform(float logit, in LogitsContext at, in Arguments a) => logit + a.Slopes[at.Head];
+
+                        private static int Own => 1;
+                    }
+                    """,
+            ["Window.cs"] =
+                Using
+                + Attribute
+                + """
+                    public partial class WindowAttention
+                    {
+                        [FirstKey]
+                        private static int First(in LogitsContext at) => at.QoPosition - Unrelated.Window;
+                    }
+                    """,
+            ["Unrelated.cs"] = "public class Unrelated { public const int Window = 64; public int Member => 1; }",
+        };
+        CSharpCompilation compilation = GeneratorHarness.Compile([.. files.Select(static f => GeneratorHarness.Parse(f.Value, f.Key))]);
+        GeneratorDriver driver = GeneratorHarness.CreateDriver().RunGenerators(compilation);
+        HashSet<string> before = [.. driver.GetRunResult().GeneratedTrees.Select(static tree => tree.ToString())];
+
+        string changed = files[file].Replace(text, replacement, StringComparison.Ordinal);
+        Assert.NotEqual(files[file], changed);
+        SyntaxTree tree = compilation.SyntaxTrees.Single(tree => tree.FilePath == file);
+        GeneratorDriverRunResult run = driver
+            .RunGenerators(compilation.ReplaceSyntaxTree(tree, GeneratorHarness.Parse(changed, file)))
+            .GetRunResult();
+
+        Assert.Equal(
+            written,
+            Assert
+                .Single(run.Results)
+                .TrackedOutputSteps.SelectMany(static step => step.Value)
+                .SelectMany(static step => step.Outputs)
+                .Count(static output => output.Reason == IncrementalStepRunReason.Modified)
+        );
+        string[] again =
+        [
+            .. run
+                .GeneratedTrees.Where(tree => !before.Contains(tree.ToString()))
+                .Select(static tree => Path.GetFileName(tree.FilePath).Split('.')[0])
+                .Distinct(),
+        ];
+        Assert.Equal(written == 0 ? [] : [file == "Sloped.cs" ? "SlopedAttention" : "WindowAttention"], again);
+    }
+
     private static AttentionModel Model(string source)
     {
         CSharpCompilation compilation = GeneratorHarness.Compile(GeneratorHarness.Parse(source));

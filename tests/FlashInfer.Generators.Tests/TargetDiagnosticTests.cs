@@ -152,6 +152,29 @@ public sealed class TargetDiagnosticTests
             )
         );
 
+    /// <summary>One variant a configuration: with the methods beside options neither of them is silently left out.</summary>
+    [Theory]
+    [InlineData("[LogitsMask] private static bool Keep(in LogitsContext at) => at.KvPosition > 3;")]
+    [InlineData("[FirstKey] private static int First(in LogitsContext at) => at.QoPosition - 64;")]
+    public void FI0002_options_beside_methods(string method) =>
+        DiagnosticAssert.Reports(
+            $$"""
+            using FlashInfer;
+            [AttentionConfig(32, 8, 128, 16, DType.BFloat16, Options = AttentionOptions.LogitsSoftCap)]
+            public partial class LlamaAttention
+            {
+                {{method}}
+            }
+            """,
+            new ExpectedDiagnostic(
+                "FI0002",
+                3,
+                22,
+                "LlamaAttention",
+                "LlamaAttention has Options and a variant of attention of its own, but a configuration has one of them. Remove the options and write what they do into the methods."
+            )
+        );
+
     [Fact]
     public void Class_and_values_are_reported_together() =>
         Assert.Equal(

@@ -111,9 +111,14 @@ internal sealed class PlannedBatch : IDisposable
         return _counts.AsSpan(0, sequences.Length);
     }
 
-    /// <summary>A batch to be planned, as arguments of a variant see it.</summary>
+    /// <summary>A batch to be planned, as arguments of a variant see it; nothing where there is none.</summary>
     public BatchShape Shape(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens)
     {
+        if (Cache.Spec.Variant is null)
+        {
+            return default;
+        }
+
         for (int i = 0; i < sequences.Length; i++)
         {
             // Scratch until the plan is committed.

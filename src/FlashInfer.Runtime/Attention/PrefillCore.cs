@@ -55,7 +55,7 @@ internal sealed class PrefillCore : IDisposable
             spec.KvHeads,
             kernel.TileTokens,
             kernel.BlockTokens,
-            2 * spec.HeadDim * stored.Size(),
+            (spec.HeadDim + spec.ValueDim) * stored.Size(),
             maxParts,
             PrefillPlanner.MaxItems(maxSequences, maxQueryTokens, kernel.TileTokens, spec.KvHeads, maxParts)
         )
@@ -66,7 +66,7 @@ internal sealed class PrefillCore : IDisposable
         try
         {
             _ownsWorkspace = lender is null;
-            _workspace = lender?._workspace ?? new SplitWorkspace(device, maxParts, kernel.TileRows, spec.HeadDim);
+            _workspace = lender?._workspace ?? new SplitWorkspace(device, maxParts, kernel.TileRows, spec.ValueDim);
         }
         catch
         {
@@ -80,6 +80,9 @@ internal sealed class PrefillCore : IDisposable
 
     /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
     public PrefillPlanLimits Limits { get; set; }
+
+    /// <summary>Whether a graph holds the list: the next plan changes what it does.</summary>
+    public bool IsCaptured { get; private set; }
 
     /// <summary>Device memory of the workspace.</summary>
     public long WorkspaceBytes => _workspace.Bytes;
@@ -129,14 +132,14 @@ internal sealed class PrefillCore : IDisposable
 
     /// <summary>The arguments of a launch but for keys, values and checks; throws unless the tensors are the plan's.</summary>
     /// <param name="query">[rows, heads, headDim].</param>
-    /// <param name="output">[rows, heads, headDim].</param>
+    /// <param name="output">[rows, heads, valueDim].</param>
     /// <param name="lse">[rows, heads], or none.</param>
     /// <param name="rows">Query tokens of the plan.</param>
     /// <param name="owner">What the device is asked of, for messages.</param>
     public PrefillParams Arguments(in TensorView query, in TensorView output, in TensorView lse, int rows, string owner)
     {
         KernelTensor.Check(query, nameof(query), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
-        KernelTensor.Check(output, nameof(output), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
+        KernelTensor.Check(output, nameof(output), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.ValueDim);
         KernelTensor.CheckWritten(output, nameof(output));
         KernelTensor.CheckLse(lse, _device, owner, rows, _spec.Heads);
         return new PrefillParams
@@ -197,6 +200,7 @@ internal sealed class PrefillCore : IDisposable
         if (captured)
         {
             _list.Capture();
+            IsCaptured = true;
         }
 
         _overlaps = true;

@@ -34,12 +34,14 @@ public partial class PagedKvCache : IDisposable
     /// <param name="spec">The attention configuration.</param>
     /// <param name="layers">Layers of the model, 1 or more.</param>
     /// <param name="pages">Pages, 1 or more; each holds <see cref="AttentionSpec.PageSize"/> tokens of every layer.</param>
+    /// <exception cref="ArgumentException">The configuration has no cache.</exception>
     /// <exception cref="ArgumentOutOfRangeException">A number is below 1, or together they make a cache that no device can hold.</exception>
     /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
     public PagedKvCache(Device device, AttentionSpec spec, int layers, int pages)
     {
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(spec);
+        spec.RequireCache(nameof(spec));
         ArgumentOutOfRangeException.ThrowIfLessThan(layers, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(pages, 1);
         CheckSize(spec, layers, pages, out long bytes);

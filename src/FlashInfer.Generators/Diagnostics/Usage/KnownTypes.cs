@@ -52,7 +52,8 @@ internal sealed class KnownTypes
     public bool IsLse2(ITypeSymbol? type) => type is { Name: "Lse2" } && IsGenerated(type);
 
     /// <summary>What holds device memory until it is disposed.</summary>
-    public bool OwnsMemory(ITypeSymbol? type) => IsTensor(type) || IsCache(type) || IsWrapper(type) || IsDevice(type);
+    public bool OwnsMemory(ITypeSymbol? type) =>
+        IsTensor(type) || IsCache(type) || IsWrapper(type) || IsDevice(type) || IsRuntime(type, "SinglePrefill") || IsRuntime(type, "SingleDecode");
 
     /// <summary>A sequence, or several of them: an array, a span, a list.</summary>
     public bool IsSequences(ITypeSymbol? type) =>
