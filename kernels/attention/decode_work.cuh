@@ -44,6 +44,7 @@ struct DecodeShape {
   static constexpr int kPageSize = Config::kPageSize;
   static constexpr int kQueryTokens = Config::kQueryTokens;
   static constexpr bool kTeamUnits = Config::kTeamUnits;
+  static constexpr bool kHeadsFirst = Config::kHeadsFirst;  // HND: the rows of a page's head lie side by side
   static constexpr int kGroup = kHeads / kKvHeads;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
   static_assert(kHeadDim % 32 == 0, "headDim must be a multiple of 32: a tile is made of strips of 32 bytes or more");
@@ -70,20 +71,27 @@ struct DecodeShape {
   static constexpr bool kTensorCopy = kHopper && kPagePerSlab;
 
   // Tiles of 8 columns (N of the instruction) that a warp has registers for; of headDim 192 two, where the copy engine needs
-  // none for addresses.
-  static constexpr int kMostTiles = kHeadDim <= 64 && kQueryTokens == 1                   ? 4
-                                    : kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy) ? 2
-                                                                                          : 1;
+  // none for addresses. Keys that turn take some, too.
+  static constexpr int kMostTiles = kHeadDim <= 64 && kQueryTokens == 1 && (kTensorCopy || !Hooks::kRotates)  ? 4
+                                    : kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy && !Hooks::kRotates) ? 2
+                                                                                                              : 1;
   static constexpr int kHeadColumns = kGroup * kQueryTokens;
   static constexpr int kRowBytes = kHeadDim * KvElement::kBytes;  // of a KV head's token
   // Above headDim 128 two heads leave no registers to widen 8-bit elements in, nor for limits of query tokens.
   static constexpr bool kHeadsFit = kHeadDim <= 128 || (KvElement::kBytes == 2 && kQueryTokens == 1);
-  static constexpr int kUnitHeads = kHeadsFit ? unit_heads(kKvHeads, kRowBytes, (kHeadColumns + 7) / 8, kMostTiles) : 1;
+  // The rows of a page of a head are neighbours (HND): whole 256 bytes, whatever theirs. Shorter ones still gain from more
+  // heads where there are few sequences.
+  static constexpr bool kHeadAlone = !kHeadsFit || (kHeadsFirst && kRowBytes > 128);
+  static constexpr int kUnitHeads =
+      kHeadAlone ? 1 : unit_heads(kKvHeads, kRowBytes, (kHeadColumns + 7) / 8, kMostTiles);
 
-  // A slab of tokens in shared memory: head after head, strips of all its rows, as wide as the copy engine's swizzle. A
+  // A slab of tokens in shared memory: strips of all its rows, as wide as the copy engine's swizzle. A token's rows of the
+  // unit's heads stand one behind the other; strips run over from one into the next where they do in memory, too (NHD). A
   // tile is what a stage holds of K and of V: two slabs of 2 KB are 1 % faster than one; two of 1 KB were slower.
-  static constexpr int kStripBytes = kRowBytes % 128 == 0 ? 128 : kRowBytes % 64 == 0 ? 64 : 32;
-  static constexpr int kSlabBytes = kSlabTokens * kUnitHeads * kRowBytes;
+  static constexpr int kUnitRowBytes = kUnitHeads * kRowBytes;
+  static constexpr int kJoinedBytes = kHeadsFirst ? kRowBytes : kUnitRowBytes;
+  static constexpr int kStripBytes = kJoinedBytes % 128 == 0 ? 128 : kJoinedBytes % 64 == 0 ? 64 : 32;
+  static constexpr int kSlabBytes = kSlabTokens * kUnitRowBytes;
   static constexpr int kSlabs = kSlabBytes == 2048 ? 2 : 1;
   static constexpr int kTileTokens = kSlabs * kSlabTokens;
   static constexpr int kTileBytes = kSlabs * kSlabBytes;
@@ -145,8 +153,8 @@ struct DecodeShape {
   static_assert(kSharedBytes <= kSharedLimit, "a block needs more shared memory than the chip has");
   static_assert(kBarrierOffset % 8 == 0 && kClusterBuffer % 8 == 0, "vector stores need aligned buffers");
 
-  // Where 16-byte chunk `chunk` of a token's row starts, which is the unit's KV heads' one behind the other: inside a strip
-  // the chunks of 8 rows are xored apart against bank conflicts (which is the copy engine's swizzle of this width).
+  // Where 16-byte chunk `chunk` of a token's row starts: inside a strip the chunks of 8 rows are xored apart against bank
+  // conflicts (which is the copy engine's swizzle of this width).
   static __device__ __forceinline__ u32 chunk_offset(int row, int chunk) {
     constexpr int kChunks = kStripBytes / 16;
     return chunk / kChunks * (kSlabTokens * kStripBytes) + row * kStripBytes +
@@ -240,7 +248,7 @@ struct UnitContextsFor<true> {
 
 // Walks the units of this crew. The next one's item is already on its way when a unit is handed out.
 template <typename Shape>
-struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
+struct UnitCursor : UnitContextsFor<Shape::Hooks::kWantsContext> {
   using Unit = DecodeUnit<Shape>;
 
   const WorkItem* items;
@@ -269,7 +277,7 @@ struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
     count = header.x;
     fresh_tokens = header.w;
     scale = __int_as_float(header.y);
-    if constexpr (Shape::Hooks::kShapes) {
+    if constexpr (Shape::Hooks::kWantsContext) {
       this->contexts.all = reinterpret_cast<const int4*>(params.variant->contexts);
       if (walker / Shape::kUnitsPerItem < count) this->contexts.read(walker / Shape::kUnitsPerItem);
     }
@@ -292,7 +300,7 @@ struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
       unit.index = index % Shape::kUnitsPerItem;
       unit.settled = unit.item.visible - fresh_tokens;
       unit.valid = true;
-      if constexpr (Shape::Hooks::kShapes) this->contexts.current = this->contexts.next;
+      if constexpr (Shape::Hooks::kWantsContext) this->contexts.current = this->contexts.next;
       if (Shape::kClusters && slice_shift > 0) {  // this block's slice, maybe an empty one
         const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;
         unit.item.begin = min(last, first + (slice * tiles >> slice_shift) * Shape::kTileTokens);
@@ -303,7 +311,7 @@ struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
     const int at = position() / Shape::kUnitsPerItem;
     if (at < count) {
       read(at);
-      if constexpr (Shape::Hooks::kShapes) this->contexts.read(at);
+      if constexpr (Shape::Hooks::kWantsContext) this->contexts.read(at);
     }
     return unit;
   }
