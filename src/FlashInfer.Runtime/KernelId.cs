@@ -20,6 +20,11 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
     /// <summary>A configuration's kernels of some kinds, those needed first in front: the one answer for warm-up, for bundles and for the tool.</summary>
     public static IEnumerable<KernelId> Of(KernelKinds kinds, AttentionShape shape)
     {
+        if (!shape.HasCache)
+        {
+            kinds &= KernelKinds.PrefillRagged;
+        }
+
         if (kinds.HasFlag(KernelKinds.Append))
         {
             yield return new KernelId(KernelFamily.Append);

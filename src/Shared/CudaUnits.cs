@@ -109,7 +109,7 @@ internal static class CudaUnits
                 shape.PageSize,
                 isChecked,
                 VariantLine(shape),
-                ValueDimLine(shape.HeadDim),
+                ValueDimLine(shape.ValueDim),
                 QueryTokensLine(queryTokens)
             );
 
@@ -139,7 +139,7 @@ internal static class CudaUnits
             shape.PageSize,
             isChecked,
             VariantLine(shape),
-            ValueDimLine(shape.HeadDim),
+            ValueDimLine(shape.ValueDim),
             AnyQueryTokensLine
         );
 
@@ -154,7 +154,7 @@ internal static class CudaUnits
             0,
             false,
             VariantLine(shape),
-            ValueDimLine(shape.HeadDim),
+            ValueDimLine(shape.ValueDim),
             AnyQueryTokensLine
         );
 
@@ -210,7 +210,7 @@ internal static class CudaUnits
         Line(text, $"// FlashInfer for .NET: {what}.");
         Line(
             text,
-            $"// {s.Heads} heads, {s.KvHeads} kvHeads (group {s.GroupSize}), headDim {s.HeadDim}, {(pageSize > 0 ? $"pageSize {pageSize}, " : "")}{s.Dtype}, KV {s.KvDtype}."
+            $"// {s.Heads} heads, {s.KvHeads} kvHeads (group {s.GroupSize}), headDim {s.HeadDim}, {(s.HasCache ? "" : $"valueDim {s.ValueDim}, ")}{(pageSize > 0 ? $"pageSize {pageSize}, " : "")}{s.Dtype}, KV {s.KvDtype}."
         );
         (string includes, string variant) = Split(s.Variant);
         Line(text, $"#include \"{header}\"");
@@ -283,7 +283,10 @@ internal static class CudaUnits
     private static string Suffix(AttentionShape s) => HeadSuffix(s) + Format("_p{0}", s.PageSize);
 
     private static string HeadSuffix(AttentionShape s) =>
-        Short(s.Dtype) + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype)) + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim);
+        Short(s.Dtype)
+        + (s.KvDtype == s.Dtype ? "" : "_" + Short(s.KvDtype))
+        + Format("_h{0}_kv{1}_d{2}", s.Heads, s.KvHeads, s.HeadDim)
+        + (s.HasCache ? "" : Format("_dv{0}", s.ValueDim));
 
     /// <summary>The <c>#include</c> lines that a variant's text begins with, and the rest.</summary>
     private static (string Includes, string Body) Split(string? variant)

@@ -24,6 +24,9 @@ public sealed class RuleDiagnosticTests
     [InlineData("32, 8, 128, 16, DType.BFloat16, KvDtype = DType.Float8E4M3")]
     [InlineData("32, 8, 128, 16, DType.BFloat16, KvDtype = DType.Float8E5M2")]
     [InlineData("32, 8, 128, 16, DType.BFloat16, KvLayout = KvLayout.Hnd")]
+    [InlineData("32, 8, 96, 16, DType.BFloat16, ValueDim = 96")]
+    [InlineData("128, 128, 192, 16, DType.BFloat16, ValueDim = 128")]
+    [InlineData("32, 8, 192, 16, DType.Float16, ValueDim = 192, KvDtype = DType.Float8E4M3")]
     [InlineData("dtype: (DType)1, pageSize: 16, headDim: 128, kvHeads: 8, heads: 32, KvLayout = (KvLayout)1")]
     public void Legal_values_have_no_diagnostic(string arguments) => DiagnosticAssert.Reports(Config(arguments));
 
@@ -182,6 +185,49 @@ public sealed class RuleDiagnosticTests
             )
         );
 
+    [Theory]
+    [InlineData(192, 127)]
+    [InlineData(192, 129)]
+    [InlineData(192, 64)]
+    [InlineData(192, 0)]
+    [InlineData(192, -128)]
+    [InlineData(128, 192)]
+    [InlineData(256, 128)]
+    [InlineData(128, 64)]
+    public void FI0015_valueDim(int headDim, int valueDim) =>
+        Reports(
+            $"heads: 32, kvHeads: 8, headDim: {headDim}, pageSize: 16, dtype: DType.BFloat16, ValueDim = {valueDim}",
+            (
+                "FI0015",
+                $"ValueDim = {valueDim}",
+                $"ValueDim is {valueDim} and headDim is {headDim}; supported: the same as headDim, or 128 with headDim 192. Leave ValueDim out where values are as long as keys, or pad values with zeros to headDim and leave the output's last elements."
+            )
+        );
+
+    [Fact]
+    public void FI0015_not_beside_a_headDim_without_kernels() =>
+        Reports(
+            "heads: 32, kvHeads: 8, headDim: 576, pageSize: 16, dtype: DType.BFloat16, ValueDim = 512",
+            (
+                "FI0006",
+                "headDim: 576",
+                "headDim is 576; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(576)."
+            )
+        );
+
+    [Theory]
+    [InlineData("Float8E4M3")]
+    [InlineData("Float8E5M2")]
+    public void FI0016_no_cache(string kvDtype) =>
+        Reports(
+            $"heads: 32, kvHeads: 8, headDim: 192, pageSize: 16, dtype: DType.BFloat16, ValueDim = 128, KvDtype = DType.{kvDtype}",
+            (
+                "FI0016",
+                $"KvDtype = DType.{kvDtype}",
+                $"KvDtype is {kvDtype}, but a configuration with headDim 192 and ValueDim 128 has no cache, and ragged keys and values have the query's type; leave KvDtype out."
+            )
+        );
+
     [Fact]
     public void All_broken_rules_are_reported_each_once() =>
         Reports(
@@ -313,6 +359,9 @@ public sealed class RuleDiagnosticTests
                 ]
                 : []
         );
+
+    [Fact]
+    public void FI0013_not_without_a_cache() => ReportsFor("sm_90a", "32, 8, 192, 5, DType.BFloat16, ValueDim = 128");
 
     [Fact]
     public void An_illegal_shape_is_not_held_to_architectures() =>

@@ -31,10 +31,13 @@ internal sealed record DecodeCase(
     /// <summary>Whether decode plans for the kernel of many columns, where there is one; null leaves the choice to it.</summary>
     public bool? Wide { get; init; }
 
+    /// <summary>Elements of a head of value and output; as many as of query and key when null.</summary>
+    public int? ValueDim { get; init; }
+
     /// <summary>A variant of attention.</summary>
     public VariantCase? Variant { get; init; }
 
-    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, Variant?.Variant);
+    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, Variant?.Variant, ValueDim);
 
     /// <summary>The case with a variant and arguments drawn for it.</summary>
     public DecodeCase With(TestVariant variant) => With(new TestVariantCase(variant, this));

@@ -190,6 +190,7 @@ internal sealed class DecodeCore : IDisposable
         if (Kernel.Run(args, launch, stream))
         {
             _list.Capture();
+            _cache.Table.IsCaptured = true;
 
             // The graph keeps the kernel and the cluster size of its launches: every later plan has to be made for them.
             Wide = _path == _wide;

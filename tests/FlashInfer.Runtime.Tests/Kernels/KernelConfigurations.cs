@@ -63,7 +63,7 @@ internal static class KernelConfigurations
         Ragged(Shape(8, 2, 96, 16, DType.BFloat16)),
         Ragged(Shape(8, 2, 192, 16, DType.BFloat16)),
         Ragged(Shape(8, 1, 256, 16, DType.Float16)),
-        Ragged(Shape(16, 16, 192, 16, DType.BFloat16), valueDim: 128),
+        Ragged(Shape(16, 16, 192, 16, DType.BFloat16) with { ValueDim = 128 }),
     ];
 
     /// <summary>Decode of more columns than a unit of its own has room for.</summary>
@@ -111,17 +111,6 @@ internal static class KernelConfigurations
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
 
-    private static TranslationUnit Ragged(AttentionShape shape, int? valueDim = null)
-    {
-        string name = CudaUnits.PrefillRaggedName(shape);
-        string text = CudaUnits.PrefillRagged(shape);
-        if (valueDim is { } dim)
-        {
-            string own = $"{name}_v{dim}";
-            text = text.Replace($"kValueDim = {shape.HeadDim};", $"kValueDim = {dim};").Replace(name, own);
-            name = own;
-        }
-
-        return new(name, Encoding.UTF8.GetBytes(text));
-    }
+    private static TranslationUnit Ragged(AttentionShape shape) =>
+        new(CudaUnits.PrefillRaggedName(shape), Encoding.UTF8.GetBytes(CudaUnits.PrefillRagged(shape)));
 }

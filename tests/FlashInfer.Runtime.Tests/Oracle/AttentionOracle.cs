@@ -11,15 +11,16 @@ internal static class AttentionOracle
     /// <summary>One query token over all tokens of a sequence.</summary>
     /// <param name="query">[heads, headDim].</param>
     /// <param name="keys">[kvLen, kvHeads, headDim].</param>
-    /// <param name="values">[kvLen, kvHeads, headDim].</param>
+    /// <param name="values">[kvLen, kvHeads, valueDim].</param>
     /// <param name="kvLen">Tokens of the sequence.</param>
     /// <param name="heads">Query heads.</param>
     /// <param name="kvHeads">Key/value heads.</param>
-    /// <param name="headDim">Elements of a head.</param>
+    /// <param name="headDim">Elements of a head of query and key.</param>
     /// <param name="smScale">Factor of the logits.</param>
-    /// <param name="output">Receives [heads, headDim].</param>
+    /// <param name="output">Receives [heads, valueDim].</param>
     /// <param name="lse2">Receives the base-2 LSE, [heads].</param>
     /// <param name="variant">A variant of attention.</param>
+    /// <param name="valueDim">Elements of a head of value and output; <paramref name="headDim"/> when null.</param>
     public static void Decode(
         ReadOnlySpan<float> query,
         ReadOnlySpan<float> keys,
@@ -31,9 +32,11 @@ internal static class AttentionOracle
         double smScale,
         Span<double> output,
         Span<double> lse2,
-        OracleVariant? variant = null
+        OracleVariant? variant = null,
+        int? valueDim = null
     )
     {
+        int width = valueDim ?? headDim;
         double[] logits = new double[kvLen];
         for (int head = 0; head < heads; head++)
         {
@@ -52,7 +55,7 @@ internal static class AttentionOracle
                 max = Math.Max(max, logits[token]);
             }
 
-            Span<double> row = output.Slice(head * headDim, headDim);
+            Span<double> row = output.Slice(head * width, width);
             row.Clear();
             bool seesNothing = double.IsNegativeInfinity(max);
             double sum = seesNothing ? 0 : Math.Exp(sink - max);
@@ -60,13 +63,13 @@ internal static class AttentionOracle
             {
                 double weight = Math.Exp(logits[token] - max);
                 sum += weight;
-                for (int d = 0; d < headDim; d++)
+                for (int d = 0; d < width; d++)
                 {
-                    row[d] += weight * values[(((token * kvHeads) + kvHead) * headDim) + d];
+                    row[d] += weight * values[(((token * kvHeads) + kvHead) * width) + d];
                 }
             }
 
-            for (int d = 0; d < headDim && !seesNothing; d++)
+            for (int d = 0; d < width && !seesNothing; d++)
             {
                 row[d] /= sum;
             }
