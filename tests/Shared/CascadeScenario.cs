@@ -1,5 +1,4 @@
 using System.Runtime.InteropServices;
-using FlashInfer.Planning;
 using FlashInfer.Tests.Oracle;
 
 namespace FlashInfer.Tests;
@@ -176,25 +175,18 @@ internal sealed class CascadeScenario<T> : IDisposable
         int[] owners = [.. Enumerable.Range(0, queryTokens.Length).SelectMany(i => Enumerable.Repeat(i, queryTokens[i]))];
         int rows = owners.Length;
         int row = _spec.Heads * _spec.HeadDim;
-        int gap = _random.Next(3) == 0 ? 128 : 0;
-        T[] query = [.. Enumerable.Range(0, rows * (row + gap)).Select(i => i % (row + gap) < row ? Normal() : float.NaN).Select(_from)];
-        using DeviceTensor<T> q = _device.Allocate<T>(query.Length);
-        using DeviceTensor<T> o = _device.Allocate<T>(query.Length);
+        using TestRows<T> query = new(_device, _random, _from, _to, rows, _spec.Heads, _spec.HeadDim, amplitude: 1);
+        using TestRows<T> output = new(_device, _random, _from, _to, rows, _spec.Heads, _spec.HeadDim, float.NaN);
         using DeviceTensor<float> lse = _device.Allocate<float>(rows, _spec.Heads);
-        q.View.CopyFrom(query);
-        o.View.CopyFrom([.. Enumerable.Repeat(_from(float.NaN), query.Length)]);
         lse.View.CopyFrom([.. Enumerable.Repeat(float.NaN, rows * _spec.Heads)]);
-        ReadOnlySpan<int> shape = [rows, _spec.Heads, _spec.HeadDim];
-        ReadOnlySpan<long> strides = [row + gap, _spec.HeadDim, 1];
-        TensorView<T> output = _device.View<T>(o.View.Address, shape, strides);
-        cascade.Run(layer, _device.View<T>(q.View.Address, shape, strides), output, lse.View);
+        cascade.Run(layer, query.View, output.View, lse.View);
 
-        RowCheck check = new(_what, row, gap, _spec.HeadDim);
+        RowCheck check = new(_what, row, _spec.HeadDim);
         int[] sampled = RowCheck.Sample(_random, [.. owners.Select(owner => sequences[owner].KvLength)], row);
         OracleVariant? variant =
             softCap > 0 ? new((logit, _, _) => softCap * Math.Tanh(logit / softCap), _ => double.NegativeInfinity) : null;
         return check.Compare(
-            [.. o.View.ToArray().Select(_to)],
+            output.Written(_what),
             lse.View.ToArray(),
             sampled,
             (i, expected, expectedLse) =>
@@ -203,7 +195,7 @@ internal sealed class CascadeScenario<T> : IDisposable
                 int after = causal ? queryTokens[owner] - 1 - (i - Array.IndexOf(owners, owner)) : 0;
                 Tokens tokens = _tokens[sequences[owner]][layer];
                 AttentionOracle.Decode(
-                    [.. query.AsSpan(i * (row + gap), row).ToArray().Select(_to)],
+                    query.Values(i, 1),
                     CollectionsMarshal.AsSpan(tokens.Keys),
                     CollectionsMarshal.AsSpan(tokens.Values),
                     Math.Max(0, sequences[owner].KvLength - after),
@@ -237,9 +229,7 @@ internal sealed class CascadeScenario<T> : IDisposable
         Array.ForEach(fillers, _cache.Free);
     }
 
-    private T[] Draw(int count) => [.. Enumerable.Range(0, count).Select(_ => _from(Normal()))];
-
-    private float Normal() => (float)(Math.Sqrt(-2 * Math.Log(1 - _random.NextDouble())) * Math.Cos(2 * Math.PI * _random.NextDouble()));
+    private T[] Draw(int count) => [.. Enumerable.Range(0, count).Select(_ => _from(Normals.Next(_random)))];
 
     private sealed record Tokens(List<float> Keys, List<float> Values)
     {
@@ -294,7 +284,7 @@ internal static class CascadeScenario
         int[] branches = [.. Enumerable.Range(0, random.Next(1, 4)).Select(_ => random.Next(1, 4))];
         List<Sequence> batch =
         [
-            .. scenario.Grow(branches, level => level < branches.Length ? random.Next(spec.PageSize, 200) : random.Next(0, 40)),
+            .. scenario.Grow(branches, level => level < branches.Length ? random.Next(spec.PageSize, spec.PageSize + 70) : random.Next(0, 40)),
         ];
         if (random.Next(2) == 0)
         {
