@@ -100,6 +100,27 @@ public sealed partial class SnapshotTests
             []
         );
 
+    /// <summary>No cache, so nothing that needs one.</summary>
+    [Fact]
+    public void ValuesOfAnotherSize()
+    {
+        const string Source = """
+            using FlashInfer;
+
+            [AttentionConfig(heads: 128, kvHeads: 128, headDim: 192, pageSize: 16, dtype: DType.BFloat16, ValueDim = 128)]
+            public partial class LatentAttention;
+            """;
+        Verify(Source, ["Value", "BatchPrefillWithRaggedKvCache", "SinglePrefill", "SingleDecode", "PrefillRaggedUnit"]);
+        Assert.DoesNotContain(
+            GeneratorHarness.Run(Source).Files,
+            static file => file.HintName.Contains("Cache.PagedKv", StringComparison.Ordinal)
+        );
+        Assert.DoesNotContain(
+            GeneratorHarness.Run(Source).Files,
+            static file => file.HintName.Contains("DecodeUnit", StringComparison.Ordinal)
+        );
+    }
+
     [Fact]
     public void Variant() =>
         Verify(
@@ -135,7 +156,15 @@ public sealed partial class SnapshotTests
                 private static float Sink(int head, in Arguments a) => a.Slopes[head];
             }
             """,
-            ["BatchDecodeWithPagedKvCache", "BatchPrefillWithPagedKvCache", "BatchPrefillWithRaggedKvCache", "Variant", "DecodeUnit"]
+            [
+                "BatchDecodeWithPagedKvCache",
+                "BatchPrefillWithPagedKvCache",
+                "BatchPrefillWithRaggedKvCache",
+                "SinglePrefill",
+                "SingleDecode",
+                "Variant",
+                "DecodeUnit",
+            ]
         );
 
     [Fact]

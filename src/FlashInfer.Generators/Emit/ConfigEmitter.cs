@@ -19,12 +19,12 @@ internal static class ConfigEmitter
     public static readonly string GeneratedCode =
         $"[global::System.CodeDom.Compiler.GeneratedCode(\"FlashInfer.Generators\", \"{typeof(ConfigEmitter).Assembly.GetName().Version}\")]";
 
-    private static readonly (string Member, Func<AttentionShape, string> Text)[] s_units =
+    private static readonly (string Member, bool NeedsCache, Func<AttentionShape, string> Text)[] s_units =
     {
-        ("DecodeUnit", static shape => CudaUnits.Decode(shape)),
-        ("AppendUnit", static shape => CudaUnits.Append(shape)),
-        ("PrefillPagedUnit", static shape => CudaUnits.PrefillPaged(shape)),
-        ("PrefillRaggedUnit", static shape => CudaUnits.PrefillRagged(shape)),
+        ("DecodeUnit", true, static shape => CudaUnits.Decode(shape)),
+        ("AppendUnit", true, static shape => CudaUnits.Append(shape)),
+        ("PrefillPagedUnit", true, static shape => CudaUnits.PrefillPaged(shape)),
+        ("PrefillRaggedUnit", false, static shape => CudaUnits.PrefillRagged(shape)),
     };
 
     /// <summary>Every member that is added; the class itself can have none of these names.</summary>
@@ -35,6 +35,7 @@ internal static class ConfigEmitter
             "KvHeads",
             "GroupSize",
             "HeadDim",
+            "ValueDim",
             "PageSize",
             "Dtype",
             "KvDtype",
@@ -70,9 +71,12 @@ internal static class ConfigEmitter
         }
 
         AttentionShape shape = model.Shape with { Variant = VariantEmitter.Cuda(model.Variant) };
-        foreach ((string member, Func<AttentionShape, string> unit) in s_units)
+        foreach ((string member, bool needsCache, Func<AttentionShape, string> unit) in s_units)
         {
-            File(member, code => Unit(code, member, model.HasLegalUnits ? unit(shape) : null));
+            if (text.HasCache || !needsCache)
+            {
+                File(member, code => Unit(code, member, model.HasLegalUnits ? unit(shape) : null));
+            }
         }
 
         return files;
@@ -133,26 +137,34 @@ internal static class ConfigEmitter
         Constant("int", "Heads", text.Heads, $"Query heads: {text.Heads}");
         Constant("int", "KvHeads", text.KvHeads, $"Key/value heads: {text.KvHeads}");
         Constant("int", "GroupSize", text.GroupSize, $"Query heads that share one key/value head: {text.GroupSize}");
-        Constant("int", "HeadDim", text.HeadDim, $"Elements of one head: {text.HeadDim}");
-        Constant("int", "PageSize", text.PageSize, $"Tokens per page of the KV cache: {text.PageSize}");
+        Constant("int", "HeadDim", text.HeadDim, $"Elements of one head of query and key: {text.HeadDim}");
+        Constant("int", "ValueDim", text.ValueDim, $"Elements of one head of value and output: {text.ValueDim}");
+        if (text.HasCache)
+        {
+            Constant("int", "PageSize", text.PageSize, $"Tokens per page of the KV cache: {text.PageSize}");
+        }
+
         Constant(
             "global::FlashInfer.DType",
             "Dtype",
             text.Dtype.Code,
             $"Element type of query, output, and new keys and values: {text.Dtype.Words}"
         );
-        Constant(
-            "global::FlashInfer.DType",
-            "KvDtype",
-            text.KvDtype.Code,
-            $"Element type of keys and values in the cache: {text.KvDtype.Words}"
-        );
-        Constant(
-            "global::FlashInfer.KvLayout",
-            "KvLayout",
-            text.KvLayout.Code,
-            $"Order of dimensions inside a page: {text.KvLayout.Words}"
-        );
+        if (text.HasCache)
+        {
+            Constant(
+                "global::FlashInfer.DType",
+                "KvDtype",
+                text.KvDtype.Code,
+                $"Element type of keys and values in the cache: {text.KvDtype.Words}"
+            );
+            Constant(
+                "global::FlashInfer.KvLayout",
+                "KvLayout",
+                text.KvLayout.Code,
+                $"Order of dimensions inside a page: {text.KvLayout.Words}"
+            );
+        }
 
         void Constant(string type, string name, string value, string summary)
         {
@@ -164,21 +176,24 @@ internal static class ConfigEmitter
 
     private static void SpecAndWarmup(CodeWriter code, ConfigText text, VariantModel? variant)
     {
-        string units = string.Join(", ", s_units.Select(static unit => unit.Member));
+        string units = string.Join(", ", s_units.Select(unit => text.HasCache || !unit.NeedsCache ? unit.Member : "[]"));
+        string cache = text.HasCache ? "PageSize, Dtype, KvDtype, KvLayout" : $"{text.PageSize}, Dtype, Dtype, {text.KvLayout.Code}";
+        string why = text.HasCache ? "" : " A paged cache holds keys and values of one size.";
+        string warmedUp = text.HasCache ? "Decode" : "PrefillRagged";
         string variantArgument = variant is null ? "" : $", {VariantEmitter.Instance(variant)}";
         string abiVersion = CudaUnits.AbiVersion.ToString(CultureInfo.InvariantCulture);
         code.Block(
             $$"""
-            /// <summary>The configuration: {{text.Summary}}.</summary>
+            /// <summary>The configuration: {{text.Summary}}.{{why}}</summary>
             public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-                {{abiVersion}}, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, {{units}}{{variantArgument}});
+                {{abiVersion}}, Heads, KvHeads, HeadDim, {{cache}}, {{units}}{{variantArgument}}, valueDim: ValueDim);
 
             /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
             /// <param name="device">The device.</param>
             /// <param name="kernels">Which kernels, all at the same time.</param>
             /// <param name="cancellationToken">Stops waiting; a compile under way is finished for the next caller.</param>
             /// <returns>Done when the kernels can be launched.</returns>
-            public static global::System.Threading.Tasks.Task WarmupAsync(global::FlashInfer.Device device, global::FlashInfer.KernelKinds kernels = global::FlashInfer.KernelKinds.Decode, global::System.Threading.CancellationToken cancellationToken = default)
+            public static global::System.Threading.Tasks.Task WarmupAsync(global::FlashInfer.Device device, global::FlashInfer.KernelKinds kernels = global::FlashInfer.KernelKinds.{{warmedUp}}, global::System.Threading.CancellationToken cancellationToken = default)
             {
                 global::System.ArgumentNullException.ThrowIfNull(device);
                 return device.WarmupAsync(Spec, kernels, cancellationToken);

@@ -15,6 +15,10 @@ internal sealed class ConfigText
         Heads = Number(shape.Heads);
         KvHeads = Number(shape.KvHeads);
         HeadDim = Number(shape.HeadDim);
+        ValueDim = Number(shape.ValueDim);
+
+        // An illegal shape gets the members that it would have had.
+        HasCache = shape.HasCache || !AttentionRules.IsLegal(shape);
         PageSize = Number(shape.PageSize);
 
         // An illegal shape must not break the generator: no division by zero, and none of int.MinValue by -1.
@@ -23,9 +27,14 @@ internal sealed class ConfigText
         KvDtype = Member(shape.KvDtype, (int)shape.KvDtype);
         KvLayout = Member(shape.KvLayout, (int)shape.KvLayout);
         Element = ElementOf(shape.Dtype);
+        string sizes = $"{Heads} heads, {KvHeads} kvHeads (group {GroupSize}), headDim {HeadDim}, ";
         Summary =
-            $"{Heads} heads, {KvHeads} kvHeads (group {GroupSize}), headDim {HeadDim}, pageSize {PageSize}, "
-            + $"{Dtype.Words}, KV {KvDtype.Words} {KvLayout.Words}";
+            sizes
+            + (
+                HasCache
+                    ? $"pageSize {PageSize}, {Dtype.Words}, KV {KvDtype.Words} {KvLayout.Words}"
+                    : $"valueDim {ValueDim}, {Dtype.Words}, no cache"
+            );
     }
 
     /// <summary>The class's name.</summary>
@@ -41,6 +50,11 @@ internal sealed class ConfigText
     public string GroupSize { get; }
 
     public string HeadDim { get; }
+
+    public string ValueDim { get; }
+
+    /// <summary>Whether there is a paged cache, and what attends over it.</summary>
+    public bool HasCache { get; }
 
     public string PageSize { get; }
 
@@ -64,10 +78,10 @@ internal sealed class ConfigText
     public string Key(string rows) => $"[{rows}, {KvHeads}, {HeadDim}]";
 
     /// <summary>The shape of values.</summary>
-    public string Value(string rows) => Key(rows);
+    public string Value(string rows) => $"[{rows}, {KvHeads}, {ValueDim}]";
 
     /// <summary>The shape of an output.</summary>
-    public string Output(string rows) => Query(rows);
+    public string Output(string rows) => $"[{rows}, {Heads}, {ValueDim}]";
 
     /// <summary>The shape of log-sum-exps.</summary>
     public string Lse(string rows) => $"[{rows}, {Heads}]";

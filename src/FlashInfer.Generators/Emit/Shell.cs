@@ -14,14 +14,29 @@ internal sealed record Shell(string Name, string Summary, ShellMethod Constructo
     /// <summary>The overloads of Append.</summary>
     public ShellMethod[] Appends { get; init; } = [];
 
-    /// <summary>What Run reads, which stands before what it writes; null where nothing runs.</summary>
-    public Parameter[]? Run { get; init; }
+    /// <summary>Run; null where nothing runs.</summary>
+    public ShellRun? Run { get; init; }
 }
 
 /// <summary>A method of a shell.</summary>
 /// <param name="Summary">What it does.</param>
 /// <param name="Parameters">All of them.</param>
 internal sealed record ShellMethod(string Summary, params Parameter[] Parameters);
+
+/// <summary>The overloads of Run.</summary>
+/// <param name="Summary">What it attends with.</param>
+/// <param name="Inputs">What it reads, which stands before what it writes.</param>
+internal sealed record ShellRun(string Summary, Parameter[] Inputs)
+{
+    /// <summary>What has a default.</summary>
+    public Parameter[] Options { get; init; } = [Parameter.Stream];
+
+    /// <summary>Whether it plans too: then the arguments of a variant follow what it reads.</summary>
+    public bool Plans { get; init; }
+
+    /// <summary>The first dimension of what it writes.</summary>
+    public string Rows { get; init; } = "rows";
+}
 
 /// <summary>An overload of Plan.</summary>
 /// <param name="Summary">What it plans.</param>

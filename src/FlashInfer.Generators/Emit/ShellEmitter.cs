@@ -29,9 +29,9 @@ internal static class ShellEmitter
             Forward(code, "Append", append.Summary, append.Parameters, Passed(append.Parameters));
         }
 
-        if (shell.Run is { } inputs)
+        if (shell.Run is { } run)
         {
-            Run(code, text, inputs);
+            Run(code, text, variant, run);
         }
 
         code.Close();
@@ -46,11 +46,7 @@ internal static class ShellEmitter
         }
 
         string names = VariantEmitter.Names(variant);
-        Parameter arguments = new($"in {type}", "arguments", $"What the variant of attention reads: {names}. Copied.")
-        {
-            Passed = $"new global::FlashInfer.VariantArguments<{type}>(arguments)",
-        };
-        Parameter[] all = [.. plan.Inputs, arguments, .. plan.Options];
+        Parameter[] all = [.. plan.Inputs, Arguments(variant, type), .. plan.Options];
         const string Priority = "[global::System.Runtime.CompilerServices.OverloadResolutionPriority(1)]";
         Forward(code, "Plan", plan.Summary, all, Passed(all), Priority);
 
@@ -66,37 +62,43 @@ internal static class ShellEmitter
         );
     }
 
-    private static void Run(CodeWriter code, ConfigText text, Parameter[] inputs)
-    {
-        const string Summary = "Attends with the query tokens of the planned sequences";
-        Parameter output = Parameter.Tensor("Output", "output", $"{text.Output("rows")}; every element is written.");
-        Parameter lse = Parameter.Tensor("Lse2", "lse", $"{text.Lse("rows")}, base 2; every element is written.");
+    private static Parameter Arguments(VariantModel variant, string type) =>
+        new($"in {type}", "arguments", $"What the variant of attention reads: {VariantEmitter.Names(variant)}. Copied.")
+        {
+            Passed = $"new global::FlashInfer.VariantArguments<{type}>(arguments)",
+        };
 
-        Parameter[] all = [.. inputs, output, lse, Parameter.Stream];
-        Forward(code, "Run", Summary + ", and gives the log-sum-exp.", all, Passed(all));
+    private static void Run(CodeWriter code, ConfigText text, VariantModel? variant, ShellRun run)
+    {
+        Parameter output = Parameter.Tensor("Output", "output", $"{text.Output(run.Rows)}; every element is written.");
+        Parameter lse = Parameter.Tensor("Lse2", "lse", $"{text.Lse(run.Rows)}, base 2; every element is written.");
+        Parameter[] inputs = run.Plans && variant?.ArgumentsType is { } type ? [.. run.Inputs, Arguments(variant, type)] : run.Inputs;
+
+        Parameter[] all = [.. inputs, output, lse, .. run.Options];
+        Forward(code, "Run", run.Summary + ", and gives the log-sum-exp.", all, Passed(all));
         Forward(
             code,
             "Run",
-            Summary + ".",
-            [.. inputs, output, Parameter.Stream],
-            Passed([.. inputs, output, lse with { Passed = "default" }, Parameter.Stream])
+            run.Summary + ".",
+            [.. inputs, output, .. run.Options],
+            Passed([.. inputs, output, lse with { Passed = "default" }, .. run.Options])
         );
 
         code.Line();
         Document(
             code,
             "As the overload with an output, which this one allocates: for tools and tests, not for a step that must not allocate.",
-            [.. inputs, Parameter.Stream]
+            [.. inputs, .. run.Options]
         );
         code.Block(
             $$"""
-            /// <returns>{{text.Output("rows")}}; the caller disposes it.</returns>
-            public Output Run({{Declarations([.. inputs, Parameter.Stream])}})
+            /// <returns>{{text.Output(run.Rows)}}; the caller disposes it.</returns>
+            public Output Run({{Declarations([.. inputs, .. run.Options])}})
             {
                 Output output = AllocateOutput(query.View.Device, query.Tokens);
                 try
                 {
-                    Run({{string.Join(", ", inputs.Select(static input => input.Name))}}, output, stream);
+                    Run({{Names(inputs)}}, output, {{Names(run.Options)}});
                     return output;
                 }
                 catch
@@ -138,6 +140,9 @@ internal static class ShellEmitter
             code.Line(parameter.Documentation);
         }
     }
+
+    private static string Names(IEnumerable<Parameter> parameters) =>
+        string.Join(", ", parameters.Select(static parameter => parameter.Name));
 
     private static string Declarations(IEnumerable<Parameter> parameters) =>
         string.Join(", ", parameters.Select(static parameter => parameter.Declaration));

@@ -10,7 +10,11 @@ internal static class Shells
         "BatchDecodeWithPagedKvCache",
         "BatchPrefillWithPagedKvCache",
         "BatchPrefillWithRaggedKvCache",
+        "SinglePrefill",
+        "SingleDecode",
     };
+
+    private const string Planned = "Attends with the query tokens of the planned sequences";
 
     private static readonly Parameter s_device = new("global::FlashInfer.Device", "device", "The device.");
     private static readonly Parameter s_layer = new("int", "layer", "The layer, from 0.");
@@ -33,7 +37,11 @@ internal static class Shells
     private static readonly Parameter s_sequences = new(Span("global::FlashInfer.Sequence"), "sequences", "Sequences of the cache.");
     private static readonly Parameter s_queryTokens = new(Span("int"), "queryTokens", "Query tokens of each sequence.");
 
-    public static Shell[] Of(ConfigText text) => new[] { Cache(text), Decode(text), PrefillPaged(text), PrefillRagged(text) };
+    public static Shell[] Of(ConfigText text)
+    {
+        Shell[] ragged = [PrefillRagged(text), SinglePrefill(text), SingleDecode(text)];
+        return text.HasCache ? [Cache(text), Decode(text), PrefillPaged(text), .. ragged] : ragged;
+    }
 
     private static Shell Cache(ConfigText text)
     {
@@ -58,14 +66,14 @@ internal static class Shells
             [
                 new(
                     $"Writes the keys and values of one open forward {Append}",
-                    [s_layer, sequence, .. KeyValue($"{text.Key("tokens")}."), Parameter.Stream]
+                    [s_layer, sequence, .. KeyValue(text, $"{text.Key("tokens")}."), Parameter.Stream]
                 ),
                 new(
                     $"Writes the keys and values of the open forwards of a batch {Append}",
                     [
                         s_layer,
                         sequences,
-                        .. KeyValue($"{text.Key("tokens")}: the new tokens of the first sequence, then of the second, ..."),
+                        .. KeyValue(text, $"{text.Key("tokens")}: the new tokens of the first sequence, then of the second, ..."),
                         Parameter.Stream,
                     ]
                 ),
@@ -121,7 +129,51 @@ internal static class Shells
                     Options(text)
                 ),
             ],
-            Run = [Query(text, "as qoIndptr said"), .. KeyValue($"{text.Key("tokens")}, as kvIndptr said.")],
+            Run = new(Planned, [Query(text, "as qoIndptr said"), .. KeyValue(text, $"{text.Key("tokens")}, as kvIndptr said.")]),
+        };
+
+    private static Shell SinglePrefill(ConfigText text) =>
+        new(
+            "SinglePrefill",
+            $"Attention of one sequence with any number of query tokens, without cache and plan: {text.Heads} heads on {text.KvHeads} kvHeads.",
+            new ShellMethod(
+                "Makes the workspace and gets the kernel ready.",
+                WithSpec(text),
+                s_maxPrefillTokens with
+                {
+                    Words = "The most query tokens of a call, 1 to 4,194,304.",
+                },
+                s_determinism
+            )
+        )
+        {
+            Run = new(
+                "Attends with the query tokens, which are the sequence's last",
+                [Parameter.Tensor("Query", "query", $"{text.Query("qoLen")}."), .. KeyValue(text, $"{text.Key("kvLen")}.")]
+            )
+            {
+                Rows = "qoLen",
+                Options = Options(text),
+                Plans = true,
+            },
+        };
+
+    private static Shell SingleDecode(ConfigText text) =>
+        new(
+            "SingleDecode",
+            $"Attention of one sequence's last token, without cache and plan: {text.Heads} heads on {text.KvHeads} kvHeads.",
+            new ShellMethod("Makes the workspace and gets the kernel ready.", WithSpec(text), s_determinism)
+        )
+        {
+            Run = new(
+                "Attends with the query token, which sees the whole sequence",
+                [Parameter.Tensor("Query", "query", $"{text.Query("1")}."), .. KeyValue(text, $"{text.Key("kvLen")}.")]
+            )
+            {
+                Rows = "1",
+                Options = [SmScale(text), Parameter.Stream],
+                Plans = true,
+            },
         };
 
     // What the wrappers over a cache have in common.
@@ -153,12 +205,12 @@ internal static class Shells
                     "Writes the keys and values of the planned sequences' open forwards into one layer; the cache's <c>Append</c> does it without a plan.",
                     [
                         s_layer,
-                        .. KeyValue($"{text.Key("tokens")}: the new tokens of the first planned sequence, then of the second, ..."),
+                        .. KeyValue(text, $"{text.Key("tokens")}: the new tokens of the first planned sequence, then of the second, ..."),
                         Parameter.Stream,
                     ]
                 ),
             ],
-            Run = [s_layer, Query(text, "in the order of the plan")],
+            Run = new(Planned, [s_layer, Query(text, "in the order of the plan")]),
         };
 
     // The specification is the configuration's: the base class has a member of that name.
@@ -167,8 +219,11 @@ internal static class Shells
     private static Parameter Query(ConfigText text, string order) =>
         Parameter.Tensor("Query", "query", $"{text.Query("rows")}: a row for each query token, {order}.");
 
-    private static Parameter[] KeyValue(string words) =>
-        [Parameter.Tensor("Key", "key", words), Parameter.Tensor("Value", "value", "As <paramref name=\"key\"/>.")];
+    private static Parameter[] KeyValue(ConfigText text, string words) =>
+        [
+            Parameter.Tensor("Key", "key", words),
+            Parameter.Tensor("Value", "value", $"As <paramref name=\"key\"/>{(text.HasCache ? "" : $", with heads of {text.ValueDim}")}."),
+        ];
 
     private static Parameter SmScale(ConfigText text) =>
         new("float?", "smScale", $"What logits are multiplied by; 1 / sqrt({text.HeadDim}) when null.", "null");

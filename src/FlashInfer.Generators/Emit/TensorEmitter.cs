@@ -13,8 +13,8 @@ internal static class TensorEmitter
             new Tensor("Query", "Queries", text.Query("tokens"), "Heads, HeadDim", text.Element, text.Dtype.Words),
             // Keys and values as they are appended; a quantised cache makes them its own element type.
             new Tensor("Key", "Keys", text.Key("tokens"), "KvHeads, HeadDim", text.Element, text.Dtype.Words),
-            new Tensor("Value", "Values", text.Value("tokens"), "KvHeads, HeadDim", text.Element, text.Dtype.Words),
-            new Tensor("Output", "Attention output", text.Output("tokens"), "Heads, HeadDim", text.Element, text.Dtype.Words),
+            new Tensor("Value", "Values", text.Value("tokens"), "KvHeads, ValueDim", text.Element, text.Dtype.Words),
+            new Tensor("Output", "Attention output", text.Output("tokens"), "Heads, ValueDim", text.Element, text.Dtype.Words),
             new Tensor("Lse2", "Base-2 log-sum-exp of the scaled scores", text.Lse("tokens"), "Heads", "float", "Float32"),
         };
 

@@ -9,6 +9,9 @@ namespace FlashInfer.Attention;
 /// </summary>
 internal sealed class SingleSequence : IDisposable
 {
+    // Of Run, whose caller gave the tensor.
+    private static readonly string s_query = "query";
+
     private readonly Type _type;
     private readonly UseGuard _guard;
     private readonly BatchPrefillWithRaggedKvCache _batch;
@@ -75,7 +78,7 @@ internal sealed class SingleSequence : IDisposable
     private Step Check(in SingleTensors tensors, float? smScale, bool causal)
     {
         AttentionSpec spec = _batch.Spec;
-        tensors.Query.Expect("query", spec.Dtype, -1, spec.Heads, spec.HeadDim);
+        tensors.Query.Expect(s_query, spec.Dtype, -1, spec.Heads, spec.HeadDim);
         tensors.Key.Expect("key", spec.Dtype, -1, spec.KvHeads, spec.HeadDim);
         int queryTokens = tensors.Query.Shape[0];
         if (queryTokens > _batch.MaxQueryTokens)
@@ -84,7 +87,7 @@ internal sealed class SingleSequence : IDisposable
                 _batch.MaxQueryTokens == 1
                     ? $"query has {queryTokens} tokens; {_type.Name} takes 1. SinglePrefill takes any number."
                     : $"query has {queryTokens} tokens; expected at most {_batch.MaxQueryTokens}. The constructor of {_type.Name} takes a larger maxQueryTokens.",
-                "query"
+                s_query
             );
         }
 

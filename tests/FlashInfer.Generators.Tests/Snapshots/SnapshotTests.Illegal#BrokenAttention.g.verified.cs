@@ -14,8 +14,11 @@ partial class BrokenAttention : global::FlashInfer.IAttentionConfig
     /// <summary>Query heads that share one key/value head: 0.</summary>
     public const int GroupSize = 0;
 
-    /// <summary>Elements of one head: 72.</summary>
+    /// <summary>Elements of one head of query and key: 72.</summary>
     public const int HeadDim = 72;
+
+    /// <summary>Elements of one head of value and output: 72.</summary>
+    public const int ValueDim = 72;
 
     /// <summary>Tokens per page of the KV cache: 0.</summary>
     public const int PageSize = 0;
@@ -31,7 +34,7 @@ partial class BrokenAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: -2147483648 heads, -1 kvHeads (group 0), headDim 72, pageSize 0, 7, KV 7 -1.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>

@@ -16,8 +16,11 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
     /// <summary>Query heads that share one key/value head: 1.</summary>
     public const int GroupSize = 1;
 
-    /// <summary>Elements of one head: 64.</summary>
+    /// <summary>Elements of one head of query and key: 64.</summary>
     public const int HeadDim = 64;
+
+    /// <summary>Elements of one head of value and output: 64.</summary>
+    public const int ValueDim = 64;
 
     /// <summary>Tokens per page of the KV cache: 1.</summary>
     public const int PageSize = 1;
@@ -33,7 +36,7 @@ partial class Gpt2Attention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 12 heads, 12 kvHeads (group 1), headDim 64, pageSize 1, Float16, KV Float16 Hnd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>

@@ -16,8 +16,11 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
     /// <summary>Query heads that share one key/value head: 8.</summary>
     public const int GroupSize = 8;
 
-    /// <summary>Elements of one head: 256.</summary>
+    /// <summary>Elements of one head of query and key: 256.</summary>
     public const int HeadDim = 256;
+
+    /// <summary>Elements of one head of value and output: 256.</summary>
+    public const int ValueDim = 256;
 
     /// <summary>Tokens per page of the KV cache: 64.</summary>
     public const int PageSize = 64;
@@ -33,7 +36,7 @@ partial record GemmaAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 8 heads, 1 kvHeads (group 8), headDim 256, pageSize 64, BFloat16, KV BFloat16 Nhd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>

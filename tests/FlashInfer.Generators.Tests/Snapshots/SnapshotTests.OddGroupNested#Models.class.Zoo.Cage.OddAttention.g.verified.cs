@@ -20,8 +20,11 @@ partial class Zoo
             /// <summary>Query heads that share one key/value head: 7.</summary>
             public const int GroupSize = 7;
 
-            /// <summary>Elements of one head: 128.</summary>
+            /// <summary>Elements of one head of query and key: 128.</summary>
             public const int HeadDim = 128;
+
+            /// <summary>Elements of one head of value and output: 128.</summary>
+            public const int ValueDim = 128;
 
             /// <summary>Tokens per page of the KV cache: 32.</summary>
             public const int PageSize = 32;
@@ -37,7 +40,7 @@ partial class Zoo
 
             /// <summary>The configuration: 21 heads, 3 kvHeads (group 7), headDim 128, pageSize 32, Float16, KV Float16 Nhd.</summary>
             public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-                4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+                4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, valueDim: ValueDim);
 
             /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
             /// <param name="device">The device.</param>

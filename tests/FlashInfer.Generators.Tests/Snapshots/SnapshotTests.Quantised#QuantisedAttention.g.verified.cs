@@ -14,8 +14,11 @@ partial class QuantisedAttention : global::FlashInfer.IAttentionConfig
     /// <summary>Query heads that share one key/value head: 3.</summary>
     public const int GroupSize = 3;
 
-    /// <summary>Elements of one head: 192.</summary>
+    /// <summary>Elements of one head of query and key: 192.</summary>
     public const int HeadDim = 192;
+
+    /// <summary>Elements of one head of value and output: 192.</summary>
+    public const int ValueDim = 192;
 
     /// <summary>Tokens per page of the KV cache: 16.</summary>
     public const int PageSize = 16;
@@ -31,7 +34,7 @@ partial class QuantisedAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 24 heads, 8 kvHeads (group 3), headDim 192, pageSize 16, BFloat16, KV Float8E4M3 Nhd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>

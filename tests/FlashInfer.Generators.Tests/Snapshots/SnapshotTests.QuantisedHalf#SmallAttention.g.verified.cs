@@ -14,8 +14,11 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
     /// <summary>Query heads that share one key/value head: 6.</summary>
     public const int GroupSize = 6;
 
-    /// <summary>Elements of one head: 96.</summary>
+    /// <summary>Elements of one head of query and key: 96.</summary>
     public const int HeadDim = 96;
+
+    /// <summary>Elements of one head of value and output: 96.</summary>
+    public const int ValueDim = 96;
 
     /// <summary>Tokens per page of the KV cache: 32.</summary>
     public const int PageSize = 32;
@@ -31,7 +34,7 @@ partial class SmallAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 12 heads, 2 kvHeads (group 6), headDim 96, pageSize 32, Float16, KV Float8E5M2 Hnd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>

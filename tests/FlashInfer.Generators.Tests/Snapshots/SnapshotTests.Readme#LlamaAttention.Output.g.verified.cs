@@ -16,7 +16,7 @@ partial class LlamaAttention
         /// <exception cref="global::System.ArgumentException">The view has another shape.</exception>
         public Output(global::FlashInfer.TensorView<global::FlashInfer.BFloat16> view)
         {
-            View = view.Expect("Output", -1, Heads, HeadDim);
+            View = view.Expect("Output", -1, Heads, ValueDim);
         }
 
         private Output(global::FlashInfer.DeviceTensor<global::FlashInfer.BFloat16> owner)
@@ -58,7 +58,7 @@ partial class LlamaAttention
         internal static Output Allocate(global::FlashInfer.Device device, int tokens)
         {
             global::System.ArgumentNullException.ThrowIfNull(device);
-            return new(device.Allocate<global::FlashInfer.BFloat16>(tokens, Heads, HeadDim));
+            return new(device.Allocate<global::FlashInfer.BFloat16>(tokens, Heads, ValueDim));
         }
     }
 }

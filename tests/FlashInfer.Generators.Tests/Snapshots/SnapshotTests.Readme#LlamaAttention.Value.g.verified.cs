@@ -16,7 +16,7 @@ partial class LlamaAttention
         /// <exception cref="global::System.ArgumentException">The view has another shape.</exception>
         public Value(global::FlashInfer.TensorView<global::FlashInfer.BFloat16> view)
         {
-            View = view.Expect("Value", -1, KvHeads, HeadDim);
+            View = view.Expect("Value", -1, KvHeads, ValueDim);
         }
 
         private Value(global::FlashInfer.DeviceTensor<global::FlashInfer.BFloat16> owner)
@@ -58,7 +58,7 @@ partial class LlamaAttention
         internal static Value Allocate(global::FlashInfer.Device device, int tokens)
         {
             global::System.ArgumentNullException.ThrowIfNull(device);
-            return new(device.Allocate<global::FlashInfer.BFloat16>(tokens, KvHeads, HeadDim));
+            return new(device.Allocate<global::FlashInfer.BFloat16>(tokens, KvHeads, ValueDim));
         }
     }
 }

@@ -14,8 +14,11 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
     /// <summary>Query heads that share one key/value head: 4.</summary>
     public const int GroupSize = 4;
 
-    /// <summary>Elements of one head: 128.</summary>
+    /// <summary>Elements of one head of query and key: 128.</summary>
     public const int HeadDim = 128;
+
+    /// <summary>Elements of one head of value and output: 128.</summary>
+    public const int ValueDim = 128;
 
     /// <summary>Tokens per page of the KV cache: 16.</summary>
     public const int PageSize = 16;
@@ -31,7 +34,7 @@ partial class LlamaAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 32 heads, 8 kvHeads (group 4), headDim 128, pageSize 16, BFloat16, KV BFloat16 Nhd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit);
+        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>

@@ -14,8 +14,11 @@ partial class LoopingAttention : global::FlashInfer.IAttentionConfig
     /// <summary>Query heads that share one key/value head: 1.</summary>
     public const int GroupSize = 1;
 
-    /// <summary>Elements of one head: 64.</summary>
+    /// <summary>Elements of one head of query and key: 64.</summary>
     public const int HeadDim = 64;
+
+    /// <summary>Elements of one head of value and output: 64.</summary>
+    public const int ValueDim = 64;
 
     /// <summary>Tokens per page of the KV cache: 16.</summary>
     public const int PageSize = 16;
@@ -31,7 +34,7 @@ partial class LoopingAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 8 heads, 8 kvHeads (group 1), headDim 64, pageSize 16, Float16, KV Float16 Nhd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, new Variant());
+        4, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, new Variant(), valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>
