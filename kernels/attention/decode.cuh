@@ -86,6 +86,9 @@ struct Decode {
         accumulator.store(merge.warp_output(crew.warp), merge.warp_state(crew.warp), unit.head_columns(), crew.lane);
       }
       query.fetch(params, following, crew, cursor.scale);  // travels during the merge, in O's registers
+      if constexpr (Shape::Hooks::kRotates) {
+        query.load_position(params, following, cursor.contexts.unit());
+      }
       if constexpr (Shape::Hooks::kShapes) query.load_places(params, following, cursor.contexts.unit(), crew.lane);
       if (unit.valid) {
         merge.finish(unit, value_scale);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "attention/decode_work.cuh"
+#include "attention/rotary.cuh"
 
 namespace flashinfer {
 
@@ -110,6 +111,23 @@ struct ColumnPlaces<Shape, true> {
   }
 };
 
+// What turns queries and keys, and the position of a unit's first query token.
+template <typename Shape, bool kWanted = Shape::Hooks::kRotates>
+struct DecodeRotary {};
+template <typename Shape>
+struct DecodeRotary<Shape, true> {
+  using Rotary = flashinfer::Rotary<typename Shape::Variant, Shape::kHeadDim, Shape::KvElement::kBytes == 1>;
+
+  typename Rotary::Arguments angles;
+  int position;
+
+  __device__ __forceinline__ void load_position(const DecodeParams& params, const DecodeUnit<Shape>& unit,
+                                                const ItemContext& context) {
+    angles = Shape::Hooks::arguments(params.variant);
+    position = Shape::Hooks::position(context, unit.item.row);
+  }
+};
+
 // Q of one unit as B operands (lane = 4 * column + row), and what else its columns need.
 //
 // The threads of the crew fetch Q once, 16 bytes each, and hand it to all warps through the place to merge in, where a warp
@@ -117,7 +135,7 @@ struct ColumnPlaces<Shape, true> {
 // puts what it fetched where in that place only itself reads when it merges, once for each warp, so that no further barrier
 // is needed.
 template <typename Shape>
-struct QueryFragments : ColumnPlaces<Shape> {
+struct QueryFragments : ColumnPlaces<Shape>, DecodeRotary<Shape> {
   using Element = typename Shape::Element;
   using MathElement = typename Shape::MathElement;
   using Fragments = KvFragments<Shape>;
@@ -198,6 +216,9 @@ struct QueryFragments : ColumnPlaces<Shape> {
       }
 #pragma unroll
       for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(unit_column<Shape>(tile, (lane & 3) * 2 + h, last));
+      if constexpr (Shape::Hooks::kRotates) {
+        turn(at[tile], this->position + unit.token_of(unit_column<Shape>(tile, lane >> 2, last)), lane & 3);
+      }
     }
   }
 
@@ -211,6 +232,19 @@ struct QueryFragments : ColumnPlaces<Shape> {
   static __device__ __forceinline__ int place_of(int index) {
     constexpr int kVectors = Shape::kHeadDim / Shape::kVector;
     return index / kVectors * Shape::kMergeRow + index % kVectors * Shape::kVector;
+  }
+
+  __device__ __forceinline__ void turn(u32 (&q)[kSteps][2], int position, int quad) const {
+    using Rotary = typename DecodeRotary<Shape>::Rotary;
+#pragma unroll
+    for (int step = 0; step < Rotary::kSteps; step++) {
+      if (Rotary::is_second(step)) continue;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        Rotary::template turn<MathElement>(q[step][half], q[Rotary::second_of(step)][half], step, half, quad, position,
+                                           this->angles);
+      }
+    }
   }
 
   static __device__ __forceinline__ u32 to_math(u32 two) {
@@ -257,21 +291,11 @@ struct DecodeAccumulator {
     for (int slab = 0; slab < kSlabs; slab++) {
       if (is_empty(slab, left)) continue;
       float s[kTiles][kChains][4] = {};
-#pragma unroll
-      for (int step = 0; step < kSteps; step += Fragments::kSteps) {
-#pragma unroll
-        for (int head = 0; head < Shape::kUnitHeads; head++) {
-          Fragments keys;
-          keys.load_keys(stage + slab * Shape::kSlabBytes, head * kSteps + step, lane);
-#pragma unroll
-          for (int i = 0; i < Fragments::kSteps; i++) {
-#pragma unroll
-            for (int tile = head * kHeadTiles; tile < (head + 1) * kHeadTiles; tile++) {
-              MathElement::mma(s[tile][(step + i) % kChains], keys.at[i], q.at[tile][step + i][0],
-                               q.at[tile][step + i][1]);
-            }
-          }
-        }
+      if constexpr (Hooks::kRotates) {
+        const int first = begin + slab * Shape::kSlabTokens - missing_rows(slab, left);
+        multiply_turned(s, stage + slab * Shape::kSlabBytes, q, first, lane);
+      } else {
+        multiply(s, stage + slab * Shape::kSlabBytes, q, lane);
       }
 #pragma unroll
       for (int tile = 0; tile < kTiles; tile++) {
@@ -287,8 +311,7 @@ struct DecodeAccumulator {
     } else if (Shape::kQueryTokens > 1 || left < Shape::kTileTokens) {
 #pragma unroll
       for (int slab = 0; slab < kSlabs; slab++) {
-        // Rows before the slab's first token: a box ends where the sequence does.
-        const int missing = Shape::kTensorCopy ? ::max(0, (slab + 1) * Shape::kSlabTokens - left) : 0;
+        const int missing = missing_rows(slab, left);
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll
@@ -384,6 +407,69 @@ struct DecodeAccumulator {
   }
 
  private:
+  // S^T of a slab.
+  static __device__ __forceinline__ void multiply(float (&s)[kTiles][kChains][4], u32 slab,
+                                                  const QueryFragments<Shape>& q, int lane) {
+#pragma unroll
+    for (int step = 0; step < kSteps; step += Fragments::kSteps) {
+#pragma unroll
+      for (int head = 0; head < Shape::kUnitHeads; head++) {
+        Fragments keys;
+        keys.load_keys(slab, head * kSteps + step, lane);
+#pragma unroll
+        for (int i = 0; i < Fragments::kSteps; i++) multiply_step(s, keys.at[i], q, head, step + i);
+      }
+    }
+  }
+
+  // The same with keys that turn, the slab's first at a position. The second step of a pair comes with its first.
+  static __device__ __forceinline__ void multiply_turned(float (&s)[kTiles][kChains][4], u32 slab,
+                                                         const QueryFragments<Shape>& q, int position, int lane) {
+    using Rotary = typename DecodeRotary<Shape>::Rotary;
+    constexpr int kAtOnce = Fragments::kSteps;
+    // Angles stay in registers from tile to tile if there are any left.
+    const int quad = kTiles * Shape::kHeadDim <= 128 ? lane & 3 : anew(lane & 3);
+    Fragments keys[Shape::kUnitHeads][kSteps / kAtOnce];
+    bool loaded[kSteps / kAtOnce] = {};
+#pragma unroll
+    for (int step = 0; step < kSteps; step++) {
+      if (Rotary::is_second(step)) continue;
+      const int second = Rotary::second_of(step);
+#pragma unroll
+      for (int head = 0; head < Shape::kUnitHeads; head++) {
+        Fragments(&of)[kSteps / kAtOnce] = keys[head];
+        if (!loaded[step / kAtOnce]) of[step / kAtOnce].load_keys(slab, head * kSteps + step, lane);
+        if (!loaded[second / kAtOnce] && second / kAtOnce != step / kAtOnce) {
+          of[second / kAtOnce].load_keys(slab, head * kSteps + second / kAtOnce * kAtOnce, lane);
+        }
+        u32(&x)[4] = of[step / kAtOnce].at[step % kAtOnce], (&y)[4] = of[second / kAtOnce].at[second % kAtOnce];
+        if (step < Rotary::kSteps) {
+#pragma unroll
+          for (int i = 0; i < 4; i++) {  // rows lane / 4 and 8 more, then those in the step's second half
+            Rotary::template turn<MathElement>(x[i], y[i], step, i >> 1, quad, position + (lane >> 2) + (i & 1) * 8,
+                                               q.angles);
+          }
+        }
+        multiply_step(s, x, q, head, step);
+        if (second != step) multiply_step(s, y, q, head, second);
+      }
+      loaded[step / kAtOnce] = loaded[second / kAtOnce] = true;
+    }
+  }
+
+  static __device__ __forceinline__ void multiply_step(float (&s)[kTiles][kChains][4], const u32 (&keys)[4],
+                                                       const QueryFragments<Shape>& q, int head, int step) {
+#pragma unroll
+    for (int tile = head * kHeadTiles; tile < (head + 1) * kHeadTiles; tile++) {
+      MathElement::mma(s[tile][step % kChains], keys, q.at[tile][step][0], q.at[tile][step][1]);
+    }
+  }
+
+  // Rows before a slab's first token: a box of the copy engine ends where the sequence does.
+  static __device__ __forceinline__ int missing_rows(int slab, int left) {
+    return Shape::kTensorCopy ? ::max(0, (slab + 1) * Shape::kSlabTokens - left) : 0;
+  }
+
   // What logits are taken from: with several query tokens, or a variant that hides some, a column may have seen no token
   // yet, and -inf minus -inf would be NaN.
   static __device__ __forceinline__ float origin(float high) {
@@ -395,7 +481,7 @@ struct DecodeAccumulator {
                                                int left, int lane) {
 #pragma unroll
     for (int slab = 0; slab < kSlabs; slab++) {
-      const int missing = Shape::kTensorCopy ? ::max(0, (slab + 1) * Shape::kSlabTokens - left) : 0;
+      const int missing = missing_rows(slab, left);
 #pragma unroll
       for (int tile = 0; tile < kTiles; tile++) {
 #pragma unroll

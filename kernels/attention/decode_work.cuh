@@ -71,10 +71,10 @@ struct DecodeShape {
   static constexpr bool kTensorCopy = kHopper && kPagePerSlab;
 
   // Tiles of 8 columns (N of the instruction) that a warp has registers for; of headDim 192 two, where the copy engine needs
-  // none for addresses.
-  static constexpr int kMostTiles = kHeadDim <= 64 && kQueryTokens == 1                   ? 4
-                                    : kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy) ? 2
-                                                                                          : 1;
+  // none for addresses. Keys that turn take some, too.
+  static constexpr int kMostTiles = kHeadDim <= 64 && kQueryTokens == 1 && (kTensorCopy || !Hooks::kRotates)  ? 4
+                                    : kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy && !Hooks::kRotates) ? 2
+                                                                                                              : 1;
   static constexpr int kHeadColumns = kGroup * kQueryTokens;
   static constexpr int kRowBytes = kHeadDim * KvElement::kBytes;  // of a KV head's token
   // Above headDim 128 two heads leave no registers to widen 8-bit elements in, nor for limits of query tokens.
@@ -248,7 +248,7 @@ struct UnitContextsFor<true> {
 
 // Walks the units of this crew. The next one's item is already on its way when a unit is handed out.
 template <typename Shape>
-struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
+struct UnitCursor : UnitContextsFor<Shape::Hooks::kWantsContext> {
   using Unit = DecodeUnit<Shape>;
 
   const WorkItem* items;
@@ -277,7 +277,7 @@ struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
     count = header.x;
     fresh_tokens = header.w;
     scale = __int_as_float(header.y);
-    if constexpr (Shape::Hooks::kShapes) {
+    if constexpr (Shape::Hooks::kWantsContext) {
       this->contexts.all = reinterpret_cast<const int4*>(params.variant->contexts);
       if (walker / Shape::kUnitsPerItem < count) this->contexts.read(walker / Shape::kUnitsPerItem);
     }
@@ -300,7 +300,7 @@ struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
       unit.index = index % Shape::kUnitsPerItem;
       unit.settled = unit.item.visible - fresh_tokens;
       unit.valid = true;
-      if constexpr (Shape::Hooks::kShapes) this->contexts.current = this->contexts.next;
+      if constexpr (Shape::Hooks::kWantsContext) this->contexts.current = this->contexts.next;
       if (Shape::kClusters && slice_shift > 0) {  // this block's slice, maybe an empty one
         const int tiles = unit.tiles(), slice = cluster_rank(), first = unit.item.begin, last = unit.item.end;
         unit.item.begin = min(last, first + (slice * tiles >> slice_shift) * Shape::kTileTokens);
@@ -311,7 +311,7 @@ struct UnitCursor : UnitContextsFor<Shape::Hooks::kShapes> {
     const int at = position() / Shape::kUnitsPerItem;
     if (at < count) {
       read(at);
-      if constexpr (Shape::Hooks::kShapes) this->contexts.read(at);
+      if constexpr (Shape::Hooks::kWantsContext) this->contexts.read(at);
     }
     return unit;
   }

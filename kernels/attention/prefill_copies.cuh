@@ -28,7 +28,7 @@ struct PortableCopies {
       const u8* source = reinterpret_cast<const u8*>(items_of<WorkItem>(params.plan) + unit / heads);
       copy_async(place, source, 16);
       copy_async(place + 16, source + 16, 16);
-      if constexpr (Shape::Hooks::kShapes) {
+      if constexpr (Shape::Hooks::kWantsContext) {
         copy_async(place + Layout::kContextPlace, params.variant->contexts + unit / heads, 16);
       }
     }

@@ -17,6 +17,7 @@
 #include "attention/prefill_parts.cuh"
 #include "attention/prefill_products.cuh"
 #include "attention/prefill_softmax.cuh"
+#include "attention/prefill_turns.cuh"
 
 namespace flashinfer {
 
@@ -25,6 +26,7 @@ struct PortablePrefill {
   using Layout = PortableLayout<Shape>;
   using Copies = PortableCopies<Shape>;
   using Products = PortableProducts<Shape>;
+  using Turns = PortableTurns<Shape>;
   using Parts = PrefillParts<Shape>;
   using Tile = PrefillTile<Shape>;
   using Hooks = typename Shape::Hooks;
@@ -51,12 +53,14 @@ struct PortablePrefill {
   u32 base;
   u32 place;  // of the unit: one of two
   Copies copies;
+  Turns turns;
 
   __device__ __forceinline__ PortablePrefill(const PrefillParams& arguments, u32 shared_base)
       : params(arguments),
         base(shared_base),
         place(shared_base + Layout::kUnitOffset),
-        copies{arguments, shared_base} {}
+        copies{arguments, shared_base},
+        turns{arguments, shared_base} {}
 
   __device__ __forceinline__ void attend_all() {
     if (threadIdx.x == 0) copies.fetch(place, blockIdx.x);
@@ -140,7 +144,15 @@ struct PortablePrefill {
       start_step(n);
       float s[kSlabs][kBlockTokens / 2];
       u32 p[kSlabs][kBlockTokens / 16][4];
-      Products::multiply_keys(s, base, base + Layout::keys_of(n));
+      if constexpr (Hooks::kRotates) {
+        if (n == blocks - 1) turns.turn_query(unit_tile(), Layout::context_at(place));
+      }
+      if constexpr (Hooks::kRotates && Shape::kQuantised) {
+        Products::multiply_turned_keys(s, base, base + Layout::keys_of(n), unit_tile().item.begin + n * kBlockTokens,
+                                       turns.angles());
+      } else {
+        Products::multiply_keys(s, base, base + Layout::keys_of(n));
+      }
       const float scale = softmax_scale(), slack = __fdividef(8.f, scale);
       const bool masked = hides(n);
       if constexpr (Hooks::kShapes) {
@@ -185,6 +197,10 @@ struct PortablePrefill {
       copies.copy_pages(unit_tile(), n - 1, copies.pages_of(n - 1));
     }
     copy_async_commit();
+    if constexpr (Hooks::kRotates && !Shape::kQuantised) {
+      turns.turn_keys(unit_tile(), n);
+      __syncthreads();
+    }
   }
 
   // Between the products of a step.
@@ -232,9 +248,10 @@ struct PortablePrefill {
     const ItemContext context = Layout::context_at(place);
 #pragma unroll
     for (int m = 0; m < kSlabs; m++) {
-      PrefillHooks<Shape> hooks(params, tile, context, Layout::own_row(m), tile.item.begin + n * kBlockTokens,
-                                unit_scale() * Hooks::kLn2, masked, threadIdx.x & 31);
-      hooks.shape(s[m], masked);
+      const int row = Layout::own_row(m), block = tile.item.begin + n * kBlockTokens, lane = threadIdx.x & 31;
+      const PrefillHooks<Shape> hooks(params, tile, context, row, block, unit_scale() * Hooks::kLn2, lane);
+      hooks.shape(s[m]);
+      if (masked) PrefillHooks<Shape>::mask(s[m], params, tile, context, row, block, lane);
     }
   }
 

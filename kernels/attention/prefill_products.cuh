@@ -6,6 +6,7 @@
 #pragma once
 
 #include "attention/prefill_portable_layout.cuh"
+#include "attention/rotary.cuh"
 #include "core/float8.cuh"
 
 namespace flashinfer {
@@ -58,6 +59,62 @@ struct PortableProducts {
         for (int i = 0; i < kLoadTiles; i++) {
 #pragma unroll
           for (int m = 0; m < kSlabs; m++) multiply(s[m], kLoadTiles * j + i, query[m], key[i]);
+        }
+      }
+    }
+  }
+
+  // The same with 8-bit keys that turn in registers, the first of them at a position. A step comes with the one that turns
+  // with it.
+  template <typename Arguments>
+  static __device__ __forceinline__ void multiply_turned_keys(float (&s)[kSlabs][kBlockTokens / 2], u32 query_tile,
+                                                              u32 key_tile, int position, const Arguments& angles) {
+    using Rotary = flashinfer::Rotary<typename Shape::Variant, Shape::kHeadDim, Shape::kQuantised>;
+    const int lane = Layout::thread_index() % 32, row = Layout::first_row(0) + (lane & 15);
+    position += lane >> 2;
+#pragma unroll
+    for (int m = 0; m < kSlabs; m++) {
+#pragma unroll
+      for (int i = 0; i < kBlockTokens / 2; i++) s[m][i] = 0.f;
+    }
+#pragma unroll
+    for (int k = 0; k < kQuerySteps; k++) {
+      if (Rotary::is_second(k)) continue;
+      const int steps[2] = {k, Rotary::second_of(k)};
+      const bool alone = steps[1] == k;
+      u32 query[2][kSlabs][4];
+#pragma unroll
+      for (int m = 0; m < kSlabs; m++) {
+#pragma unroll
+        for (int i = 0; i < (alone ? 1 : 2); i++) {
+          ldmatrix(query[i][m], query_tile + steps[i] / kColumnSteps * Layout::kQueryColumnBytes +
+                                    (row + m * 16) * Shape::kRowBytes +
+                                    Shape::swizzled(steps[i] % kColumnSteps * 2 + (lane >> 4), row) * 16);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kBlockTokens / (8 * kLoadTiles); j++) {
+        Operands key[2];
+#pragma unroll
+        for (int i = 0; i < (alone ? 1 : 2); i++) {
+          const int token = j * 8 * kLoadTiles + lane;
+          u32 loaded[4];
+          ldmatrix(loaded, key_tile + steps[i] / kColumnSteps * Layout::kKvColumnBytes + token * Layout::kKvRowBytes +
+                               Layout::template swizzled<Layout::kKvRowBytes>(steps[i] % kColumnSteps, token) * 16);
+          key_operands(key[i], loaded);
+        }
+#pragma unroll
+        for (int i = 0; i < kLoadTiles; i++) {
+#pragma unroll
+          for (int half = 0; half < 2 && k < Rotary::kSteps; half++) {
+            Rotary::template turn<MathElement>(key[0][i][half], key[alone ? 0 : 1][i][half], k, half, anew(lane & 3),
+                                               position + (j * kLoadTiles + i) * 8, angles);
+          }
+#pragma unroll
+          for (int m = 0; m < kSlabs; m++) {
+            multiply(s[m], kLoadTiles * j + i, query[0][m], key[0][i]);
+            if (!alone) multiply(s[m], kLoadTiles * j + i, query[1][m], key[1][i]);
+          }
         }
       }
     }

@@ -58,9 +58,9 @@ struct PrefillShape {
   static_assert(is_dim(kValueDim), "the values' headDim must be 64, 96, 128, 192 or 256");
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from; and none of
-  // these can be under way around a loop.
-  static constexpr bool kHopper = !kQuantised && !Hooks::kHasLoops;
+  // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from; none of these
+  // can be under way around a loop; and nobody there turns keys.
+  static constexpr bool kHopper = !kQuantised && !Hooks::kHasLoops && !Hooks::kRotates;
 #else
   static constexpr bool kHopper = false;
 #endif
@@ -110,7 +110,8 @@ struct PrefillShape {
 #else
   static constexpr bool kWidensInRegisters = kQuantised;
 #endif
-  static constexpr int kMostTokens = kWiderDim <= 64                  ? (kChecked || kQuantised ? 64 : 128)
+  static constexpr int kMostTokens = kQuantised && Hooks::kRotates    ? 32
+                                     : kWiderDim <= 64                ? (kChecked || kQuantised ? 64 : 128)
                                      : kHeadDim != 128                ? 64
                                      : kChecked || kWidensInRegisters ? 32
                                                                       : 64;
@@ -124,7 +125,7 @@ struct PrefillShape {
       2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
-  static constexpr bool kWide128 = kWiderDim == 128 && !kPaged && kGroup > 1 && !Hooks::kShapes;
+  static constexpr bool kWide128 = kWiderDim == 128 && !kPaged && kGroup > 1;
   static constexpr int kHopperRows = !kDecodes && (kWiderDim == 64 || kWide128) ? 192 : 128;
   static constexpr int kMostRows = kHopper ? kHopperRows : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);

@@ -52,6 +52,7 @@ struct NoVariant {
   static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
   static constexpr bool kHasSink = false;
+  static constexpr bool kRotates = false;
   static constexpr bool kHasLoops = false;  // any hook: warpgroup products cannot be under way around a loop
 
   // The logit that takes this one's place.
@@ -59,12 +60,11 @@ struct NoVariant {
   static __device__ __forceinline__ float transform(float logit, const LogitsContext&, const A&) {
     return logit;
   }
-  // With kTransformsScores, prefill asks for the same in two steps, which saves it products: what a score becomes, where score * scale
-  // is the logit; and what turns that into a logit, the same for all, above 0.
-  template <typename A>
-  static __device__ __forceinline__ float transform_score(float score, float, const LogitsContext&, const A&) {
-    return score;
-  }
+  // With kTransformsScores, prefill asks for the same in two steps, and for all of a thread's scores with a block at once: what they
+  // become, where score * scale is the logit; and what turns that into a logit, the same for all, above 0. s[4 j + 2 r + e] is
+  // row r's with the key 8 j + e behind that of at[r].
+  template <int N, typename A>
+  static __device__ __forceinline__ void transform_scores(float (&)[N], float, const LogitsContext (&)[2], const A&) {}
   template <typename A>
   static __device__ __forceinline__ float score_scale(float scale, const A&) {
     return scale;
@@ -96,6 +96,15 @@ struct NoVariant {
   static __device__ __forceinline__ float sink(i32, const A&) {
     return 0.f;
   }
+  // With kRotates, the first kRotaryDim elements (0: all) of queries and keys turn with the position, see rotary.cuh: pairs of
+  // neighbours, or of one in the first half and one in the second.
+  static constexpr int kRotaryDim = 0;
+  static constexpr bool kTurnsNeighbours = false;
+  // How far a pair turns from a position to the next, in 2^-32 turns.
+  template <typename A>
+  static __device__ __forceinline__ u32 angle(i32, const A&) {
+    return 0;
+  }
 };
 
 // How kernels call a variant. Decode asks only about keys that the query token sees; prefill also about others in the blocks at the
@@ -110,6 +119,8 @@ struct VariantHooks {
   static constexpr bool kHasLoops = Variant::kHasLoops;
   // Whether scores are its business: then it wants an item's context, and a row may see none of its keys.
   static constexpr bool kShapes = kTransforms || Variant::kMasksLogits || kBounds;
+  static constexpr bool kRotates = Variant::kRotates;
+  static constexpr bool kWantsContext = kShapes || kRotates;
   static constexpr float kLog2E = 1.44269504f;
   static constexpr float kLn2 = 0.693147181f;
 
@@ -125,10 +136,15 @@ struct VariantHooks {
     return a;
   }
 
+  // The position of a query token, by its row of the query.
+  static __device__ __forceinline__ i32 position(const ItemContext& item, i32 row) {
+    return item.kv_len - item.qo_len + row - item.first_row;
+  }
+
   // A query token, by its row of the query, and a head; kv_position is set for each key.
   static __device__ __forceinline__ LogitsContext place(const ItemContext& item, i32 row, i32 head, i32 kv_head) {
     const i32 index = row - item.first_row;
-    return {head, kv_head, item.sequence, index, item.kv_len - item.qo_len + index, 0, item.qo_len, item.kv_len};
+    return {head, kv_head, item.sequence, index, position(item, row), 0, item.qo_len, item.kv_len};
   }
 
   // Decode: what becomes of a logit if kTransforms, else of a score; -inf if hidden.
@@ -138,16 +154,25 @@ struct VariantHooks {
     return logit;
   }
 
-  // Prefill: what becomes of a score, where score * scale is the logit, but for the bits of a mask; and what turns that into a logit of
-  // base 2.
-  static __device__ __forceinline__ float shape(float score, float scale, const LogitsContext& at, const Arguments& a) {
-    if constexpr (Variant::kTransformsScores) {
-      score = Variant::transform_score(score, scale, at, a);
-    } else if constexpr (kTransforms) {
-      score = Variant::transform(score * scale, at, a);
+  // Prefill: what becomes of scores, which lie as transform_scores says, but for the bits of a mask; and what turns that into
+  // a logit of base 2.
+  template <int N>
+  static __device__ __forceinline__ void shape(float (&s)[N], float scale, const LogitsContext (&at)[2],
+                                               const Arguments& a) {
+    if constexpr (Variant::kTransformsScores) Variant::transform_scores(s, scale, at, a);
+    if constexpr ((kTransforms && !Variant::kTransformsScores) || Variant::kMasksLogits) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+          float& score = s[i / 2 * 4 + 2 * r + i % 2];
+          LogitsContext here = at[r];
+          here.kv_position += i / 2 * 8 + i % 2;
+          if constexpr (kTransforms && !Variant::kTransformsScores) score = Variant::transform(score * scale, here, a);
+          if constexpr (Variant::kMasksLogits) score = keep<true>(here, a) ? score : negative_infinity();
+        }
+      }
     }
-    if constexpr (Variant::kMasksLogits) score = keep<true>(at, a) ? score : negative_infinity();
-    return score;
   }
   static __device__ __forceinline__ float softmax_scale(float scale, const VariantData* data) {
     if constexpr (Variant::kTransformsScores) return Variant::score_scale(scale, arguments(data)) * kLog2E;

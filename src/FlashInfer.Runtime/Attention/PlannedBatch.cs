@@ -262,18 +262,21 @@ internal sealed class PlannedBatch : IDisposable
     }
 
     /// <summary>The sequence that a row of the query belongs to.</summary>
-    private Sequence? SequenceAt(int row)
+    public Sequence? SequenceAt(int row) => IndexAt(row) is var i and >= 0 ? _sequences[_attends[i]] : null;
+
+    /// <summary>Which of those with query tokens it is; -1 when the row is none's.</summary>
+    public int IndexAt(int row)
     {
         for (int i = 0; i < _attending; i++)
         {
             row -= _queryTokens[i];
             if (row < 0)
             {
-                return _sequences[_attends[i]];
+                return i;
             }
         }
 
-        return null;
+        return -1;
     }
 
     /// <summary>A fresh plan may have been made before EndForward: committed tokens are read but no longer written.</summary>

@@ -18,6 +18,7 @@ internal sealed class PrefillCore : IDisposable
     private readonly PlanList _list;
     private readonly SplitWorkspace _workspace;
     private PrefillPlan _plan;
+    private readonly bool _ownsWorkspace;
     private bool _overlaps;
     private bool _disposed;
 
@@ -28,6 +29,7 @@ internal sealed class PrefillCore : IDisposable
     /// <param name="maxSequences">Sequences of the largest batch.</param>
     /// <param name="maxQueryTokens">Query tokens of the largest batch.</param>
     /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
+    /// <param name="lender">One made alike, whose workspace is used: of kernels that follow each other in a stream, only one is at work in it.</param>
     public PrefillCore(
         Device device,
         AttentionSpec spec,
@@ -35,7 +37,8 @@ internal sealed class PrefillCore : IDisposable
         long cacheTokens,
         int maxSequences,
         int maxQueryTokens,
-        Determinism determinism
+        Determinism determinism,
+        PrefillCore? lender = null
     )
     {
         _device = device;
@@ -62,7 +65,8 @@ internal sealed class PrefillCore : IDisposable
         _list = new PlanList(device, Limits.MaxItems, spec.Variant);
         try
         {
-            _workspace = new SplitWorkspace(device, maxParts, kernel.TileRows, spec.ValueDim);
+            _ownsWorkspace = lender is null;
+            _workspace = lender?._workspace ?? new SplitWorkspace(device, maxParts, kernel.TileRows, spec.ValueDim);
         }
         catch
         {
@@ -156,6 +160,31 @@ internal sealed class PrefillCore : IDisposable
         };
     }
 
+    /// <summary>Adds what a layer of a paged cache brings to a launch's arguments.</summary>
+    /// <param name="args">The arguments.</param>
+    /// <param name="cache">The cache.</param>
+    /// <param name="map">What the kernel's <see cref="PrefillKernel.EncodeKvMap"/> made of it.</param>
+    /// <param name="layer">The layer.</param>
+    public static void SetCache(ref PrefillParams args, PagedKvCache cache, in TensorMap map, int layer)
+    {
+        int groups = cache.Spec.PageSize / KvTensorMap.GroupTokens;
+        bool headsFirst = cache.Spec.KvLayout == KvLayout.Hnd;
+        args.Key = cache.KeyAddress(layer);
+        args.Value = cache.ValueAddress(layer);
+        args.Pages = cache.Table.Address;
+        args.KeyTokenStride = args.ValueTokenStride = cache.TokenElements;
+        args.KeyHeadStride = args.ValueHeadStride = cache.HeadElements;
+        args.KeyPageStride = args.ValuePageStride = cache.PageElements;
+        args.KeyPage = 2L * layer * cache.TotalPages;
+        args.ValuePage = args.KeyPage + cache.TotalPages;
+        args.PageGroups = headsFirst ? cache.Spec.KvHeads * groups : groups;
+        args.HeadGroups = headsFirst ? groups : 0;
+        args.KeyScales = cache.KeyScaleAddress(layer);
+        args.ValueScales = cache.ValueScaleAddress(layer);
+        args.PageCount = cache.TotalPages;
+        args.KeyMap = args.ValueMap = map;
+    }
+
     /// <summary>Launches the kernel over the plan's list.</summary>
     /// <param name="args">All arguments.</param>
     /// <param name="rows">Rows of query and output.</param>
@@ -208,7 +237,10 @@ internal sealed class PrefillCore : IDisposable
         {
             _disposed = true;
             _list.Dispose();
-            _workspace.Dispose();
+            if (_ownsWorkspace)
+            {
+                _workspace.Dispose();
+            }
         }
     }
 }

@@ -48,7 +48,7 @@ public partial class PagedKvCache
             throw new OutOfPagesException(1, FreePages, TotalPages);
         }
 
-        Sequence fork = new(this, Interlocked.Increment(ref _nextId)) { IsFork = true };
+        Sequence fork = new(this, Interlocked.Increment(ref _nextId)) { Origin = sequence.Id, SharedPages = shared };
         _table.ReserveForks(new ReadOnlySpan<Sequence>(in fork), new ReadOnlySpan<int>(in tokens), Spec.PageSize);
         _table.Share(sequence, fork, shared);
         foreach (int page in fork.Pages)

@@ -39,7 +39,21 @@ public sealed class Sequence
     public ReadOnlySpan<int> Pages => Cache.PagesOf(this);
 
     /// <summary>Whether it began with pages that another sequence held.</summary>
-    internal bool IsFork { get; init; }
+    internal bool IsFork => Origin != 0;
+
+    /// <summary>Id of the sequence that it was forked from; 0 of one that was not.</summary>
+    internal long Origin { get; init; }
+
+    /// <summary>Whole pages that it shares with its origin.</summary>
+    internal int SharedPages { get; init; }
+
+    /// <summary>First pages that are certain to be another sequence's first, too; there may be more.</summary>
+    internal int KnownShared(Sequence other) =>
+        this == other ? PageCount
+        : Origin == other.Id ? SharedPages
+        : other.Origin == Id ? other.SharedPages
+        : Origin == other.Origin ? Math.Min(SharedPages, other.SharedPages)
+        : 0;
 
     /// <summary>Where its pages start in the page table.</summary>
     internal int PageOffset { get; set; }

@@ -1,0 +1,86 @@
+// Rotary position embedding inside the kernels: pairs of elements of Q and K turn by an angle that grows with the token's
+// position, before the product.
+//
+// How far a pair turns from a token to the next comes as a fraction of a turn, in 2^-32 turns: 32 bits of position * angle
+// forget whole turns by themselves, and at a position of a million the angle is still right to 2^-10. In single precision it
+// would be 2^-8 off at a position of 100,000.
+#pragma once
+
+#include "core/ptx.cuh"
+
+namespace flashinfer {
+
+// Cosine and sine of a phase in 2^-32 turns.
+__device__ __forceinline__ float2 cosine_sine(u32 phase) {
+  // 1.5 and the fraction from -0.5 to 0.5, by its bits: a conversion would take a slot of the unit that makes sine and cosine.
+  const float turns = __uint_as_float(__funnelshift_r(phase + 0x80000000u, 127u, 9));
+  const float angle = __fmaf_rn(turns, 6.28318531f, -9.42477796f);
+  return make_float2(__cosf(angle), __sinf(angle));
+}
+
+// For Q and K as operands of the matrix product: steps of 16 elements of headDim, of which a register has two, in the first or
+// the second half of the step. Of a pair the second element is the neighbour (kNeighbours), or stands kHalf steps behind.
+// 8-bit elements come four neighbours to a register, so that their order in a step is another one.
+template <typename Variant, int kHeadDim, bool kQuantised>
+struct Rotary {
+  using Arguments = typename Variant::Arguments;
+
+  static constexpr int kDim = Variant::kRotaryDim > 0 ? Variant::kRotaryDim : kHeadDim;
+  static constexpr bool kNeighbours = Variant::kTurnsNeighbours;
+  static constexpr int kSteps = kDim / 16;  // that turn
+  static constexpr int kHalf = kSteps / 2;
+  static_assert(kDim % 32 == 0 && kDim <= kHeadDim, "whole steps turn, by pairs");
+
+  // Whether a step turns with one before it.
+  static __device__ __forceinline__ bool is_second(int step) { return !kNeighbours && step >= kHalf && step < kSteps; }
+  // The step that turns with this one, which is not such a one; itself where none does.
+  static __device__ __forceinline__ int second_of(int step) {
+    return !kNeighbours && step < kHalf ? step + kHalf : step;
+  }
+
+  // Turns the register of lane `quad` of a quad in half `half` of step `step`, and that of the step that turns with it.
+  template <typename Element>
+  static __device__ __forceinline__ void turn(u32& first, u32& second, int step, int half, int quad, u32 position,
+                                              const Arguments& arguments) {
+    const int element = step * 16 + (kQuantised ? quad * 4 + half * 2 : half * 8 + quad * 2);
+    const float2 x = Element::unpack(first);
+    if constexpr (kNeighbours) {
+      const float2 a = cosine_sine(position * Variant::angle(element / 2, arguments));
+      first = Element::pack(x.x * a.x - x.y * a.y, x.y * a.x + x.x * a.y);
+    } else {
+      const float2 y = Element::unpack(second);
+      const float2 a = cosine_sine(position * Variant::angle(element, arguments));
+      const float2 b = cosine_sine(position * Variant::angle(element + 1, arguments));
+      first = Element::pack(x.x * a.x - y.x * a.y, x.y * b.x - y.y * b.y);
+      second = Element::pack(y.x * a.x + x.x * a.y, y.y * b.x + x.y * b.y);
+    }
+  }
+
+  // Turns a part of a row in shared memory, one of kChunks: 16 bytes at address(step, half), a register for each lane of a quad,
+  // and those that turn with them.
+  static constexpr int kChunks = kNeighbours ? 2 * kSteps : 2 * kHalf;
+  template <typename Element, typename Address>
+  static __device__ __forceinline__ void turn_chunk(int chunk, Address address, u32 position,
+                                                    const Arguments& arguments) {
+    const int step = chunk / 2, half = chunk % 2;
+    const u32 first = address(step, half), second = address(second_of(step), half);
+    u32 x[4], y[4];
+    load(x, first);
+    load(y, second);
+#pragma unroll
+    for (int quad = 0; quad < 4; quad++) turn<Element>(x[quad], y[quad], step, half, quad, position, arguments);
+    store_shared(first, make_int4(x[0], x[1], x[2], x[3]));
+    if constexpr (!kNeighbours) store_shared(second, make_int4(y[0], y[1], y[2], y[3]));
+  }
+
+ private:
+  static __device__ __forceinline__ void load(u32 (&x)[4], u32 address) {
+    const int4 words = load_shared(address);
+    x[0] = words.x;
+    x[1] = words.y;
+    x[2] = words.z;
+    x[3] = words.w;
+  }
+};
+
+}  // namespace flashinfer
