@@ -39,8 +39,7 @@ struct PrefillGather {
     constexpr int kPeriodTokens = kPeriod * 32 / kChunks;
     constexpr bool kOneChunk = 32 % kChunks == 0;  // of all rounds
     static_assert(kTokens * kChunks % 32 == 0 && kRounds % kPeriod == 0, "every lane copies as many chunks");
-    const int lane =
-        kOneChunk && kWords == 1 ? threadIdx.x & 31 : lane_now();  // else what follows from it would stay in registers
+    const int lane = lane_now();  // else what follows from it would stay in registers that are not there
     // Where this lane's tokens begin, in chunks: half the registers and shuffles of an address.
     u32 mine[kWords];
 #pragma unroll

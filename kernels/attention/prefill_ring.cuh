@@ -45,6 +45,8 @@ struct PrefillRing {
   RingPlace<kStages> place;  // of the next turn's block
   int n;                     // which block of the tile that is; below 0: none, but one of a tile to come
   int head;                  // KV head of the tile
+  i32 group;                 // paged: 8-token groups of the map before those of page 0 of this layer and head
+  i32 column_head;           // paged: the head as a coordinate of the map, where it is one
   // Of the next turn's block. Ragged: the first row; paged: the token at which this lane's first box begins, below 0 when it has none.
   int first;
   const i32* table;   // paged: the sequence's pages
@@ -65,6 +67,9 @@ struct PrefillRing {
       const int box = lane() * kSharers + number;
       first = n >= 0 && box < Layout::kBoxes ? begin + box * Layout::kBoxTokens : kNowhere;
       table = params.pages + tile.item.kv_start;
+      group = static_cast<i32>(kValues ? params.value_page : params.key_page) * params.page_groups +
+              head * params.head_groups;
+      column_head = params.head_groups == 0 ? head : 0;
       row = tile.item.row;
 #pragma unroll
       for (int i = 0; i < kWords; i++) {
@@ -79,31 +84,25 @@ struct PrefillRing {
   // Copies the block of this turn, and goes to that of the next.
   template <Copies kCopies = Copies::kAll>
   __device__ __forceinline__ void copy(int settled = 0) {
-    const int at = first;
-    first -= kTurns * kBlockTokens;
     if constexpr (Shape::kPaged) {
-      i32 now[kWords];
 #pragma unroll
       for (int i = 0; i < kWords; i++) {
-        now[i] = pages[i];
-        if (now[i] >= 0) now[i] = checked_page<Shape::kChecked>(params, now[i], row, at + i * kWordTokens);
-        if (n >= kTurns && at >= 0 && has(i)) pages[i] = page_of(first + i * kWordTokens);
+        if (pages[i] >= 0) pages[i] = checked_page<Shape::kChecked>(params, pages[i], row, first + i * kWordTokens);
       }
       wait();
       if constexpr (Layout::kGathers) {
-        PrefillGather<Shape>::template copy<kValues>(params, head, number, at, now, target(), full());
+        PrefillGather<Shape>::template copy<kValues>(params, head, number, first, pages, target(), full());
       } else {
         // Of what lies before the tensor the whole box is zeros.
-        const i32 page = (kValues ? params.value_page : params.key_page) + now[0];
-        const i32 group = now[0] < 0
-                              ? -kBlockTokens
-                              : page * params.page_groups + head * params.head_groups + at % Shape::kPageSize / 8;
+        constexpr bool kWholePages = Shape::kPageSize == Layout::kBoxTokens;
+        const i32 within = kWholePages ? 0 : static_cast<u32>(first) % Shape::kPageSize / 8;
+        const i32 mine = pages[0] < 0 ? -kBlockTokens : group + pages[0] * params.page_groups + within;
         i32 groups[kShare];
 #pragma unroll
-        for (int i = 0; i < kShare; i++) groups[i] = __shfl_sync(~0u, group, i);
+        for (int i = 0; i < kShare; i++) groups[i] = __shfl_sync(~0u, mine, i);
         u32 wanted = ~0u;
         if constexpr (kCopies != Copies::kAll) {
-          wanted = __ballot_sync(~0u, (at + Layout::kBoxTokens > settled) == (kCopies == Copies::kFresh));
+          wanted = __ballot_sync(~0u, (first + Layout::kBoxTokens > settled) == (kCopies == Copies::kFresh));
         }
         if (elect_one()) {
           if (kCopies != Copies::kFresh) mbarrier_expect(full(), kBytes);
@@ -111,7 +110,7 @@ struct PrefillRing {
           for (int i = 0; i < kShare; i++) {
             if (wanted >> i & 1) {
               copy_tensor(target() + i * kBoxBytes, kValues ? params.value_map : params.key_map, full(), 0, 0, 0,
-                          params.head_groups == 0 ? head : 0, groups[i], kPolicy);
+                          column_head, groups[i], kPolicy);
             }
           }
         }
@@ -120,11 +119,19 @@ struct PrefillRing {
       wait();
       if (elect_one()) {
         mbarrier_expect(full(), kBytes);
-        copy_tensor(target(), kValues ? params.value_map : params.key_map, full(), 0, at, 0, head, kPolicy);
+        copy_tensor(target(), kValues ? params.value_map : params.key_map, full(), 0, first, 0, head, kPolicy);
       }
     }
     place.skip(kTurns);
     n -= kTurns;
+    first -= kTurns * kBlockTokens;
+    if constexpr (Shape::kPaged) {
+      // Only now: whoever issues does not wait for them, but for the next turn.
+#pragma unroll
+      for (int i = 0; i < kWords; i++) {
+        if (n >= 0 && first >= 0 && has(i)) pages[i] = page_of(first + i * kWordTokens);
+      }
+    }
   }
 
   // The first turn, while the kernel before still runs; tokens from `settled` on, which it may be writing, wait for it.
