@@ -19,7 +19,9 @@ internal sealed class EdgeScenario(Device device, AttentionSpec spec)
                 {
                     AttentionOptions both = options | AttentionOptions.Sinks;
                     AttentionVariant variant = AttentionVariant.Of(both)!;
-                    new EdgeScenario(device, new AttentionSpec(heads, kvHeads, headDim, pageSize, dtype, variant: variant)).CheckOptions(both);
+                    new EdgeScenario(device, new AttentionSpec(heads, kvHeads, headDim, pageSize, dtype, variant: variant)).CheckOptions(
+                        both
+                    );
                 }
             }
         }
@@ -32,15 +34,19 @@ internal sealed class EdgeScenario(Device device, AttentionSpec spec)
         // One key: its value, whatever the logit. Of 34 query tokens the last sees it, the others nothing.
         foreach (int queryTokens in (int[])[1, 34])
         {
-            All([-1], queryTokens, (outputs, lses) =>
-            {
-                for (int row = 0; row < queryTokens; row++)
+            All(
+                [-1],
+                queryTokens,
+                (outputs, lses) =>
                 {
-                    bool sees = row == queryTokens - 1;
-                    Assert.All(outputs[row], x => Assert.Equal(sees ? 1 : 0, x));
-                    Assert.All(lses[row], x => Assert.Equal(sees ? logit : double.NegativeInfinity, x, Math.Abs(logit) * 1e-5));
+                    for (int row = 0; row < queryTokens; row++)
+                    {
+                        bool sees = row == queryTokens - 1;
+                        Assert.All(outputs[row], x => Assert.Equal(sees ? 1 : 0, x));
+                        Assert.All(lses[row], x => Assert.Equal(sees ? logit : double.NegativeInfinity, x, Math.Abs(logit) * 1e-5));
+                    }
                 }
-            });
+            );
         }
 
         // The largest logit takes all, wherever it stands: the others differ by more than a float's exponent.
@@ -49,11 +55,15 @@ internal sealed class EdgeScenario(Device device, AttentionSpec spec)
             foreach (int at in (int[])[0, length / 2, length - 1])
             {
                 float[] signs = [.. Enumerable.Range(0, length).Select(i => i == at ? 1f : -1f)];
-                All(signs, 1, (outputs, lses) =>
-                {
-                    Assert.All(outputs[0], x => Assert.Equal(at + 1, x));
-                    Assert.All(lses[0], x => Assert.Equal(-logit, x, Math.Abs(logit) * 1e-5));
-                });
+                All(
+                    signs,
+                    1,
+                    (outputs, lses) =>
+                    {
+                        Assert.All(outputs[0], x => Assert.Equal(at + 1, x));
+                        Assert.All(lses[0], x => Assert.Equal(-logit, x, Math.Abs(logit) * 1e-5));
+                    }
+                );
             }
         }
     }
@@ -71,7 +81,10 @@ internal sealed class EdgeScenario(Device device, AttentionSpec spec)
                 (outputs, lses) =>
                 {
                     Assert.All(outputs, row => Assert.All(row, x => Assert.Equal(0, x)));
-                    Assert.All(lses, row => Assert.Equal(sinks.Select(sink => sink * Math.Log2(Math.E)), row, (a, b) => Math.Abs(a - b) < 1e-4));
+                    Assert.All(
+                        lses,
+                        row => Assert.Equal(sinks.Select(sink => sink * Math.Log2(Math.E)), row, (a, b) => Math.Abs(a - b) < 1e-4)
+                    );
                 },
                 () => new OptionArguments { CustomMask = new bool[3 * 70], Sinks = sinks }
             );

@@ -130,7 +130,11 @@ public class PrefillTests
                 PrefillScenario.CheckRagged(device, prompts with { Causal = false });
 
                 // Cut, and merged; and single sequences.
-                DecodeCase cut = prompts with { Lengths = [9000, 33], QueryTokens = [5, 40] };
+                DecodeCase cut = prompts with
+                {
+                    Lengths = [9000, 33],
+                    QueryTokens = [5, 40],
+                };
                 Assert.Equal(1, PrefillScenario.CheckRagged(device, cut).SplitSequences);
                 PrefillScenario.CheckRagged(device, cut.With(AttentionOptions.Sinks | AttentionOptions.LogitsSoftCap));
                 PrefillScenario.CheckSingle(device, cut with { Lengths = [700], QueryTokens = [300] });
@@ -193,7 +197,13 @@ public class PrefillTests
     [InlineData(8, 2, 128, 16, 128)]
     [InlineData(4, 4, 64, 1, 40)]
     [InlineData(8, 1, 256, 8, 256)]
-    public void Batch_invariant_results_have_the_same_bits_in_every_batch(int heads, int kvHeads, int headDim, int pageSize, int queryTokens)
+    public void Batch_invariant_results_have_the_same_bits_in_every_batch(
+        int heads,
+        int kvHeads,
+        int headDim,
+        int pageSize,
+        int queryTokens
+    )
     {
         using CudaContext context = Gpu.Require();
         using Device device = Device.FromCuda(context);
