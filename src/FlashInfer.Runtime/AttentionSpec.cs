@@ -31,7 +31,7 @@ public sealed class AttentionSpec
     )
     {
         AttentionShape shape = Checked(
-            new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, kvLayout) { Variant = variant?.Cuda }
+            With(new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, kvLayout), variant)
         );
         Shape = shape;
         Variant = variant;
@@ -180,9 +180,7 @@ public sealed class AttentionSpec
             );
         }
 
-        AttentionShape shape = Checked(
-            new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype, kvLayout) { Variant = variant?.Cuda }
-        );
+        AttentionShape shape = Checked(With(new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype, kvLayout), variant));
         return new AttentionSpec(
             shape,
             variant,
@@ -198,6 +196,12 @@ public sealed class AttentionSpec
         $"{Heads} heads, {KvHeads} kvHeads, headDim {HeadDim}, pageSize {PageSize}, {Dtype}, KV {KvDtype} {KvLayout}{(Variant is null ? "" : $", variant {Variant}")}";
 
     private static TranslationUnit Unit(string name, string text) => new(name, Encoding.UTF8.GetBytes(text));
+
+    private static AttentionShape With(AttentionShape shape, AttentionVariant? variant)
+    {
+        OptionVariant? options = variant as OptionVariant;
+        return shape with { Variant = variant?.Cuda, Options = options?.Options ?? 0, RotaryDim = options?.RotaryDim ?? 0 };
+    }
 
     private static AttentionShape Checked(AttentionShape shape)
     {

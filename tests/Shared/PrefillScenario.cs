@@ -64,14 +64,14 @@ internal static class PrefillScenario
         where T : unmanaged
     {
         PagedScenario<T> scenario = new(device, prefillCase, true, from, to);
-        return (scenario.Run().Check(prefillCase.Dtype, $"paged, {prefillCase}"), scenario.SplitSequences);
+        return (scenario.Run().Check(prefillCase.Dtype, $"paged, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
     }
 
     private static (ScenarioErrors, int) CheckRagged<T>(Device device, DecodeCase prefillCase, Func<float, T> from, Func<T, float> to)
         where T : unmanaged
     {
         RaggedScenario<T> scenario = new(device, prefillCase, from, to);
-        return (scenario.Run().Check(prefillCase.Dtype, $"ragged, {prefillCase}"), scenario.SplitSequences);
+        return (scenario.Run().Check(prefillCase.Dtype, $"ragged, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
     }
 
     /// <summary>Half of the lengths stand at a tile's or a page's edge, the others anywhere (log-uniform).</summary>

@@ -58,6 +58,7 @@ internal static class AttributeReader
         DType kvDtype = dtype;
         KvLayout kvLayout = KvLayout.Nhd;
         AttentionOptions options = AttentionOptions.None;
+        int rotaryDim = 0;
         foreach (var argument in attribute.NamedArguments)
         {
             switch (argument.Key)
@@ -71,10 +72,17 @@ internal static class AttributeReader
                 case "Options":
                     options = (AttentionOptions)Int32(argument.Value);
                     break;
+                case "RotaryDim":
+                    rotaryDim = Int32(argument.Value);
+                    break;
             }
         }
 
-        return new AttentionShape(Value(0), Value(1), Value(2), Value(3), dtype, kvDtype, kvLayout) { Options = options };
+        return new AttentionShape(Value(0), Value(1), Value(2), Value(3), dtype, kvDtype, kvLayout)
+        {
+            Options = options,
+            RotaryDim = rotaryDim,
+        };
 
         int Value(int ordinal) => ordinal < arguments.Length ? Int32(arguments[ordinal]) : 0;
     }
