@@ -13,6 +13,7 @@ A version is NAME=FOLDER, a
 folder with kernels as ../../kernels, which is taken when none is given, or NAME=FOLDER:EDITS, where EDITS is a Python file with a list
 `edits` of (file, old text, new text) to be replaced first. It may set promotion (bytes) and kv_map (a function), too.
 """
+import concurrent.futures
 import ctypes
 import math
 import os
@@ -39,13 +40,21 @@ class Version:
         options = runpy.run_path(edits) if edits else {}
         self.headers = cuda.read_headers(folder or os.path.join(HERE, "../../kernels"), options.get("edits", ()))
         self.promotion, self.kv_map = options.get("promotion"), options.get("kv_map", kv_map)
-        self.kernels = {}
+        self.cubins, self.kernels = {}, {}
 
     def kernel(self, case, team=False):
         key = (case.unit_key(), team)
         if key not in self.kernels:
-            self.kernels[key] = cuda.Kernel(cuda.compile_cubin(case.unit(team), self.headers), "decode")
+            if key not in self.cubins:
+                self.compile([case])
+            self.kernels[key] = cuda.Kernel(self.cubins[key], "decode")
         return self.kernels[key]
+
+    def compile(self, cases):
+        """Compiles the kernels of cases, on all cores: NVRTC works while Python waits."""
+        units = {(case.unit_key(), team): case.unit(team) for case in cases for team in (False, True)}
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            self.cubins |= zip(units, pool.map(lambda unit: cuda.compile_cubin(unit, self.headers), units.values()))
 
 
 class Case:
@@ -59,7 +68,7 @@ class Case:
     kv_dtype = property(lambda self: DTYPES[self.kv][1])
 
     def unit_key(self):
-        return (self.heads, self.kv_heads, self.dim, self.page, self.dtype, self.kv, self.query_tokens)
+        return (self.heads, self.kv_heads, self.dim, self.page, self.dtype, self.kv, self.layout, self.query_tokens)
 
     def unit(self, team):
         return f"""#include "attention/decode.cuh"
@@ -69,7 +78,7 @@ struct Config {{
   using Variant = flashinfer::NoVariant;
   static constexpr int kHeads = {self.heads}, kKvHeads = {self.kv_heads}, kHeadDim = {self.dim}, kPageSize = {self.page};
   static constexpr int kQueryTokens = {self.query_tokens};
-  static constexpr bool kTeamUnits = {str(team).lower()}, kChecked = false;
+  static constexpr bool kTeamUnits = {str(team).lower()}, kHeadsFirst = {str(self.layout == "HND").lower()}, kChecked = false;
 }};
 using Kernel = flashinfer::Decode<Config>;
 extern "C" __constant__ flashinfer::KernelInfo info = Kernel::info();
@@ -79,9 +88,15 @@ extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPe
 }}"""
 
 
-def kv_map(case, strip, strips, heads, token, head, page_bytes, pages):
-    """Dimensions, strides and box of the tensor map behind those of a strip's elements, as KvTensorMap.cs; strides in bytes."""
-    return [case.page, strips, case.kv_heads, pages], [token, strip, head, page_bytes], [16, strips, heads, 1]
+def kv_map(case, heads, cache, pages):
+    """Dimensions, strides and box of the tensor map and its promotion, as KvTensorMap.cs: in bytes along the innermost dimension and in strides."""
+    row, size, first = case.dim * case.kv_dtype.itemsize, case.kv_dtype.itemsize, case.layout == "HND"
+    joined = row if first else heads * row
+    strip = next(s for s in (128, 64, 32) if joined % s == 0)
+    token, head = (stride * size for stride in cache.strides)
+    dims = [strip, case.page, joined // strip, pages * case.kv_heads] if first else [strip, case.page, case.kv_heads * row // strip, pages]
+    promotion = 128 if first else 256 if joined == 128 else 64 if joined % 128 else 128
+    return dims, [token, strip, head if first else cache.page_bytes], [strip, 16, joined // strip, heads if first else 1], promotion
 
 
 class Cache:
@@ -101,16 +116,10 @@ class Cache:
         return self.pool.data_ptr() + (2 * layer + values) * self.case.layer_pages * self.page_bytes
 
     def map(self, version, kernel):
-        case, size = self.case, self.case.kv_dtype.itemsize
-        row = case.dim * size
-        strip = next(s for s in (128, 64, 32) if row % s == 0)
-        strips, heads = row // strip, max(1, case.kv_heads // kernel.units_per_item)
-        token, head = (stride * size for stride in self.strides)
-        pages = 2 * self.layers * case.layer_pages
-        unit = heads * row
-        chosen = 128 if case.layout == "HND" else 256 if unit == 128 or (row < 128 and unit % 256 == 0) else 64 if row > 128 and unit % 128 else 128
-        dims, strides, box = version.kv_map(case, strip, strips, heads, token, head, self.page_bytes, pages)
-        return cuda.encode_map(case.kv_dtype, self.pool.data_ptr(), [strip // size, *dims], strides, [strip // size, *box], version.promotion or chosen)
+        size, pages = self.case.kv_dtype.itemsize, 2 * self.layers * self.case.layer_pages
+        dims, strides, box, promotion = version.kv_map(self.case, max(1, self.case.kv_heads // kernel.units_per_item), self, pages)
+        dims[0], box[0] = dims[0] // size, box[0] // size
+        return cuda.encode_map(self.case.kv_dtype, self.pool.data_ptr(), dims, strides, box, version.promotion or promotion)
 
 
 class Launch:
@@ -221,6 +230,7 @@ def test_case(version, case, seed=0, **plan):
 def test(versions, shapes, all_lengths):
     bad = count = 0
     for version in versions:
+        version.compile([Case("test", [], layout=layout, **shape) for shape in shapes for layout in ("NHD", "HND")])
         for shape in shapes:
             lengths = [n for n in all_lengths if n == 0 or n >= shape.get("query_tokens", 1)]
             plans = [(lengths, {}), (lengths, dict(chunk=128)), ([200, 256, 33], dict(team=True)), ([700, 650], dict(cluster=2)), ([511, 512], dict(cluster=8))]
@@ -277,7 +287,7 @@ LOG_NORMAL = [int(n) for n in """
 
 
 CASES = {
-    "d128": uniform(128, 2048), "d64": uniform(256, 2048, dim=64), "d96": uniform(170, 2048, dim=96), "d96b": uniform(165, 2048, dim=96), "d192b": uniform(99, 2048, dim=192), "d192": uniform(85, 2048, dim=192), "d256": uniform(64, 2048, dim=256),
+    "d128": uniform(128, 2048), "d64": uniform(256, 2048, dim=64), "d96": uniform(170, 2048, dim=96), "d96b": uniform(165, 2048, dim=96), "d96c": uniform(340, 2048, dim=96), "d192b": uniform(99, 2048, dim=192), "d192": uniform(85, 2048, dim=192), "d256": uniform(64, 2048, dim=256),
     "e4m3": uniform(128, 2048, kv="e4m3"), "e5m2": uniform(128, 2048, kv="e5m2"), "e4m3-1g": uniform(256, 2048, kv="e4m3"), "e4m3-d64": uniform(512, 2048, dim=64, kv="e4m3"),
     "mqa512": uniform(512, 2048, heads=16, kv_heads=1), "mqa1024": uniform(1024, 2048, heads=16, kv_heads=1), "g8": uniform(128, 2048, heads=64), "g16": uniform(128, 2048, heads=128),
     "qo4": uniform(128, 2048, query_tokens=4), "mixed": (MIXED, {}), "lognormal": (LOG_NORMAL, {}), "skewed": ([32000] + [500] * 31, {}),
@@ -294,7 +304,7 @@ def make_case(name):
 
 
 def bench_source():
-    return open(os.path.join(HERE, "../FlashInfer.Benchmarks/bench.cu")).read()
+    return open(os.path.join(HERE, "../../src/FlashInfer.Measurement/bench.cu")).read()
 
 
 def own_headers():
@@ -387,6 +397,8 @@ def select(pattern):
 def bench(pattern, versions, rounds=5):
     cases = sorted(select(pattern), key=lambda case: case.kv)
     pool = None
+    for version in versions:
+        version.compile(cases)
     for case in cases:
         if pool is None or pool.dtype != case.kv_dtype:
             pool = None

@@ -35,7 +35,7 @@ def choose_cluster(total, longest, busy, limits):
     units, mean = busy * limits.units, total // max(1, busy)
     if not units or longest > mean + mean // 8 or mean < 256 or (mean < 512 and 3 * units > limits.blocks):
         return 1
-    cluster = 4 if 2 * units <= limits.clusters[4] else 2
+    cluster = 8 if mean >= 512 and 2 * units <= limits.clusters[8] else 4 if 2 * units <= limits.clusters[4] else 2
     while cluster <= 8:
         if units <= limits.clusters[cluster] and mean <= 256 * cluster:
             return cluster

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import struct
 import sys
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,7 @@ import gpu
 LAUNCH_TOKENS = 16384
 GRAPH_US = 1500.0  # a graph is at least this long, so that launching it does not count
 WORDS = 32  # of PrefillParams, before its four tensor maps
+VARIANT_WORD = 28
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Config:
     dtype: str = "bf16"
     hnd: bool = False
     query_tokens: int = 0  # of a sequence, at most; 0: any number
+    variant: str = "using Variant = flashinfer::NoVariant;"
 
     @property
     def name(self):
@@ -51,7 +54,10 @@ class Config:
         """As the generator writes it (src/Shared/CudaUnits.cs)."""
         element = f"flashinfer::{gpu.DTYPES[self.dtype][1]}"
         return f"""#include "attention/prefill.cuh"
+#include "attention/variants.cuh"
+#include "core/csharp.cuh"
 namespace {{
+{self.variant}
 struct Config {{
   using Element = {element};
   using KvElement = {element};
@@ -59,7 +65,7 @@ struct Config {{
   static constexpr int kKvHeads = {self.kv_heads};
   static constexpr int kHeadDim = {self.dim};
   static constexpr int kPageSize = {self.page};
-  using Variant = flashinfer::NoVariant;
+  using Variant = Variant;
   static constexpr int kValueDim = {self.value_dim};
   static constexpr int kQueryTokens = {self.query_tokens};
   static constexpr bool kChecked = false;
@@ -122,8 +128,9 @@ class Data:
         return 2.0 * self.config.heads * (self.config.dim + self.config.value_dim) * tokens
 
 
-def plan(data, info, causal, parts=1, section=None):
-    """The work list as PrefillPlanner makes it of sequences that are not mixed; parts cuts every tile's tokens."""
+def plan(data, info, causal, parts=1, section=None, window=None):
+    """The work list as PrefillPlanner makes it of sequences that are not mixed, its units and states, and the items' contexts; parts
+    cuts every tile's tokens; of a window, so many tokens before a query token are seen."""
     c = data.config
     head_tiles = c.heads // info["pack"]
     token_bytes = (c.dim + c.value_dim) * 2
@@ -140,7 +147,7 @@ def plan(data, info, causal, parts=1, section=None):
     items, slots = [], 0
     for head in range(0, head_tiles, heads):
         section_number = tokens = row = 0
-        for queries, length, start in zip(data.queries, data.lengths, data.starts):
+        for sequence, (queries, length, start) in enumerate(zip(data.queries, data.lengths, data.starts)):
             tokens += length
             if tokens > room:
                 section_number, tokens = section_number + 1, length
@@ -148,30 +155,34 @@ def plan(data, info, causal, parts=1, section=None):
                 count = min(info["tile_tokens"], queries - token)
                 before = length - queries if causal else length
                 seen = max(0, before + (token + count if causal else 0))
-                blocks = -(-seen // info["block_tokens"])
+                bound = max(0, min(length - queries + token - window, seen)) if window is not None else 0
+                begin = bound // info["block_tokens"] * info["block_tokens"]
+                blocks = -(-(seen - begin) // info["block_tokens"])
                 # What the last block has of the sequence behind what is seen belongs to the range: nothing to be zeroed there.
-                cuts = [blocks * i // parts * info["block_tokens"] for i in range(parts)] + [min(length, blocks * info["block_tokens"])]
+                cuts = [begin + blocks * i // parts * info["block_tokens"] for i in range(parts)]
+                cuts.append(min(length, begin + blocks * info["block_tokens"]))
                 for part in range(parts):
                     item = (row + token, cuts[part], cuts[part + 1], start, slots if parts > 1 else 0, part | parts << 16,
                             count | head << 16, before + (token + 1 if causal else 0))
-                    items.append(((head, section_number, -(cuts[part + 1] - cuts[part])), item))
+                    items.append(((head, section_number, -(cuts[part + 1] - cuts[part])), item, (sequence, row, queries, length)))
                 slots += parts if parts > 1 else 0
             row += queries
     items.sort(key=lambda pair: pair[0])
     scale = numpy.float32(math.log2(math.e) / math.sqrt(c.dim)).view(numpy.int32)
-    words = numpy.array([(len(items), scale, heads, 0, 0, 0, 0, 0)] + [item for _, item in items], dtype=numpy.int64)
+    words = numpy.array([(len(items), scale, heads, 0, 0, 0, 0, 0)] + [item for _, item, _ in items], dtype=numpy.int64)
     words = numpy.concatenate([words[0, :4], words[1:].ravel()]).astype(numpy.int32)
-    return torch.from_numpy(words).cuda(), len(items) * heads, slots * heads
+    contexts = torch.tensor([context for _, _, context in items], dtype=torch.int32, device="cuda")
+    return torch.from_numpy(words).cuda(), len(items) * heads, slots * heads, contexts
 
 
 class Launch:
-    """A kernel with the arguments of one case, over one set of tensors."""
+    """A kernel with the arguments of one case, over one set of tensors. arguments: the bytes of a variant's."""
 
-    def __init__(self, kernel, data, which, causal, parts=1, blocks=None, section=None):
+    def __init__(self, kernel, data, which, causal, parts=1, blocks=None, section=None, arguments=b"", window=None):
         c, info = data.config, kernel.info
         q, _, _, k, v, o, lse = data.sets[which]
         self.kernel, self.data = kernel, data
-        self.list, units, states = plan(data, info, causal, parts, section)
+        self.list, units, states, self.contexts = plan(data, info, causal, parts, section, window)
         self.blocks = min(units, blocks or info["blocks_per_sm"] * torch.cuda.get_device_properties(0).multi_processor_count)
         rows = info["columns_per_unit"]
         self.workspace = [torch.zeros(max(1, n), dtype=t, device="cuda") for n, t in
@@ -187,6 +198,8 @@ class Launch:
                               data.table.data_ptr() if c.page else 0, self.list.data_ptr(), *[w.data_ptr() for w in self.workspace],
                               q.stride(0), q.stride(1), o.stride(0), o.stride(1), kt, kh, vt, vh, kp, vp, 0, 0,
                               page_groups | head_groups << 32])
+        self.variant = torch.frombuffer(bytearray(struct.pack("<qq", self.contexts.data_ptr(), 0) + arguments + bytes(16)), dtype=torch.uint8).cuda()
+        self.params.words(VARIANT_WORD * 8, [self.variant.data_ptr()])
         if info["features"] & 1:
             self.maps(q, k, v, o, (kt, kh), (vt, vh), info)
 

@@ -143,12 +143,21 @@ struct DecodeLoader {
         if (i < slabs) {
           const int token = first + i * kSlabTokens;
           const int slot = token % kPageSize - max(0, kSlabTokens - (current.item.end - token));  // -15 and up
-          copy_tensor(target + i * Shape::kSlabBytes, params.kv_map, barrier, 0, slot, 0, current.kv_head(),
-                      static_cast<i32>(params.key_page) + page[i], policy);
-          copy_tensor(target + Shape::kTileBytes + i * Shape::kSlabBytes, params.kv_map, barrier, 0, slot, 0,
-                      current.kv_head(), static_cast<i32>(params.value_page) + page[i], policy);
+          copy_box(target + i * Shape::kSlabBytes, barrier, slot, static_cast<i32>(params.key_page) + page[i]);
+          copy_box(target + Shape::kTileBytes + i * Shape::kSlabBytes, barrier, slot,
+                   static_cast<i32>(params.value_page) + page[i]);
         }
       }
+    }
+  }
+
+  // The unit's KV heads are some of the strips of a token (NHD) or one of the heads of a page (HND).
+  __device__ __forceinline__ void copy_box(u32 target, u32 barrier, int slot, i32 page) {
+    const int head = current.kv_head();
+    if constexpr (Shape::kHeadsFirst) {
+      copy_tensor(target, params.kv_map, barrier, 0, slot, 0, page * Shape::kKvHeads + head, policy);
+    } else {
+      copy_tensor(target, params.kv_map, barrier, 0, slot, head * Shape::kRowBytes / Shape::kStripBytes, page, policy);
     }
   }
 

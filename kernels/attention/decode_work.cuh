@@ -44,6 +44,7 @@ struct DecodeShape {
   static constexpr int kPageSize = Config::kPageSize;
   static constexpr int kQueryTokens = Config::kQueryTokens;
   static constexpr bool kTeamUnits = Config::kTeamUnits;
+  static constexpr bool kHeadsFirst = Config::kHeadsFirst;  // HND: the rows of a page's head lie side by side
   static constexpr int kGroup = kHeads / kKvHeads;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
   static_assert(kHeadDim % 32 == 0, "headDim must be a multiple of 32: a tile is made of strips of 32 bytes or more");
@@ -78,12 +79,19 @@ struct DecodeShape {
   static constexpr int kRowBytes = kHeadDim * KvElement::kBytes;  // of a KV head's token
   // Above headDim 128 two heads leave no registers to widen 8-bit elements in, nor for limits of query tokens.
   static constexpr bool kHeadsFit = kHeadDim <= 128 || (KvElement::kBytes == 2 && kQueryTokens == 1);
-  static constexpr int kUnitHeads = kHeadsFit ? unit_heads(kKvHeads, kRowBytes, (kHeadColumns + 7) / 8, kMostTiles) : 1;
+  // The rows of a page of a head are neighbours (HND): whole 256 bytes, whatever theirs. Shorter ones still gain from more
+  // heads where there are few sequences.
+  static constexpr bool kHeadAlone = !kHeadsFit || (kHeadsFirst && kRowBytes > 128);
+  static constexpr int kUnitHeads =
+      kHeadAlone ? 1 : unit_heads(kKvHeads, kRowBytes, (kHeadColumns + 7) / 8, kMostTiles);
 
-  // A slab of tokens in shared memory: head after head, strips of all its rows, as wide as the copy engine's swizzle. A
+  // A slab of tokens in shared memory: strips of all its rows, as wide as the copy engine's swizzle. A token's rows of the
+  // unit's heads stand one behind the other; strips run over from one into the next where they do in memory, too (NHD). A
   // tile is what a stage holds of K and of V: two slabs of 2 KB are 1 % faster than one; two of 1 KB were slower.
-  static constexpr int kStripBytes = kRowBytes % 128 == 0 ? 128 : kRowBytes % 64 == 0 ? 64 : 32;
-  static constexpr int kSlabBytes = kSlabTokens * kUnitHeads * kRowBytes;
+  static constexpr int kUnitRowBytes = kUnitHeads * kRowBytes;
+  static constexpr int kJoinedBytes = kHeadsFirst ? kRowBytes : kUnitRowBytes;
+  static constexpr int kStripBytes = kJoinedBytes % 128 == 0 ? 128 : kJoinedBytes % 64 == 0 ? 64 : 32;
+  static constexpr int kSlabBytes = kSlabTokens * kUnitRowBytes;
   static constexpr int kSlabs = kSlabBytes == 2048 ? 2 : 1;
   static constexpr int kTileTokens = kSlabs * kSlabTokens;
   static constexpr int kTileBytes = kSlabs * kSlabBytes;
@@ -145,8 +153,8 @@ struct DecodeShape {
   static_assert(kSharedBytes <= kSharedLimit, "a block needs more shared memory than the chip has");
   static_assert(kBarrierOffset % 8 == 0 && kClusterBuffer % 8 == 0, "vector stores need aligned buffers");
 
-  // Where 16-byte chunk `chunk` of a token's row starts, which is the unit's KV heads' one behind the other: inside a strip
-  // the chunks of 8 rows are xored apart against bank conflicts (which is the copy engine's swizzle of this width).
+  // Where 16-byte chunk `chunk` of a token's row starts: inside a strip the chunks of 8 rows are xored apart against bank
+  // conflicts (which is the copy engine's swizzle of this width).
   static __device__ __forceinline__ u32 chunk_offset(int row, int chunk) {
     constexpr int kChunks = kStripBytes / 16;
     return chunk / kChunks * (kSlabTokens * kStripBytes) + row * kStripBytes +

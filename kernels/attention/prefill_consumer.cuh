@@ -108,7 +108,7 @@ struct PrefillConsumer {
       multiply_values();
       end_turn();
       const bool masked = hides(blocks - 1);
-      auto made = hooks(number, blocks - 1, masked);
+      auto made = hooks(number, blocks - 1);
       wgmma_wait<1>();
       keep(s);
       if (exists) release_keys();
@@ -160,7 +160,7 @@ struct PrefillConsumer {
     multiply_values();
     fresh = 0;
     end_turn();
-    auto made = hooks(number, n, masked);
+    auto made = hooks(number, n);
     wgmma_wait<1>();
     keep(s);
     release_keys();
@@ -314,11 +314,11 @@ struct PrefillConsumer {
 
   // What a variant will need to shape the scores with block n of a tile.
   struct NoHooks {};
-  __device__ __forceinline__ auto hooks(u32 number, int n, bool masked) const {
+  __device__ __forceinline__ auto hooks(u32 number, int n) const {
     if constexpr (Hooks::kShapes) {
       const Tile tile = Layout::tile(base, number);
       return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
-                                 score_scale(), masked, lane);
+                                 score_scale(), lane);
     } else {
       return NoHooks();
     }
@@ -327,17 +327,18 @@ struct PrefillConsumer {
   // Hides what rows do not see of block n, and lets the variant have its say.
   template <typename Made>
   __device__ __forceinline__ void shape(Made& made, u32 number, int n, bool masked) {
-    if constexpr (Hooks::kShapes) {
-      made.shape(s, masked);
-    } else if (masked) {
-      mask(number, n);
-    }
+    if constexpr (Hooks::kShapes) made.shape(s);
+    if (masked) mask(number, n);
   }
 
   __device__ __forceinline__ void mask(u32 number, int n) {
     const Tile tile = Layout::tile(base, number);
     const int first = tile.item.begin + n * kBlockTokens;
-    PrefillSoftmax::mask(s, tile.limit_of(row) - first, tile.limit_of(row + 8) - first, lane);
+    if constexpr (Hooks::kBounds) {
+      PrefillHooks<Shape>::mask(s, params, tile, Layout::context(base, number), row, first, lane);
+    } else {
+      PrefillSoftmax::mask(s, tile.limit_of(row) - first, tile.limit_of(row + 8) - first, lane);
+    }
   }
 
   __device__ __forceinline__ void round_probabilities() {

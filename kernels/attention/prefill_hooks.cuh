@@ -19,8 +19,6 @@ struct PrefillHooks {
   Arguments arguments;
   LogitsContext at[2];
   float scale;  // smScale
-  int begin;    // this thread's first token
-  int limit[2], first[2];
   u32 bits[2][kWords];
 
   // Rows behind the tile's own stand where its last one does.
@@ -35,59 +33,47 @@ struct PrefillHooks {
     return Variant::first_key(place(tile, context, row), a);
   }
 
-  // masked: not every row sees all of the block, which begins at token `block`.
+  // The block begins at token `block`.
   __device__ __forceinline__ PrefillHooks(const PrefillParams& params, const Tile& tile, const ItemContext& context,
-                                          int row, int block, float logits_scale, bool masked, int lane)
-      : arguments(Hooks::arguments(params.variant)), scale(logits_scale), begin(block + (lane & 3) * 2) {
+                                          int row, int block, float logits_scale, int lane)
+      : arguments(Hooks::arguments(params.variant)), scale(logits_scale) {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       at[r] = place(tile, context, row + 8 * r);
-      at[r].kv_position = begin;
+      at[r].kv_position = block + (lane & 3) * 2;
       if constexpr (Variant::kMasksBits) Variant::keep_bits(bits[r], at[r], arguments);
-      if (masked) {
-        limit[r] = tile.limit_of(row + 8 * r) - begin;
-        first[r] = Variant::first_key(at[r], arguments) - begin;
-      }
     }
   }
 
-  // Shapes the scores, which lie as PrefillSoftmax says; what a row does not see becomes -inf. The variant is asked about all alike: a
-  // second copy of its hooks, for blocks that are not masked, took registers that are not there.
+  // Shapes the scores, which lie as PrefillSoftmax says; what the variant hides becomes -inf.
   template <int N>
-  __device__ __forceinline__ void shape(float (&s)[N], bool masked) {
-    shape_row<0>(s);
-    shape_row<1>(s);
-    if (masked) {
-      hide_row<0>(s);
-      hide_row<1>(s);
+  __device__ __forceinline__ void shape(float (&s)[N]) const {
+    Hooks::shape(s, scale, at, arguments);
+    if constexpr (Variant::kMasksBits) {
+      hide(s, [&](int r, int column) { return !(bits[r][column / 32] >> column % 32 & 1); });
     }
+  }
+
+  // Hides what rows do not see of the block because of its limits.
+  template <int N>
+  static __device__ __forceinline__ void mask(float (&s)[N], const PrefillParams& params, const Tile& tile,
+                                              const ItemContext& context, int row, int block, int lane) {
+    int limit[2], first[2];
+    block += (lane & 3) * 2;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      limit[r] = tile.limit_of(row + 8 * r) - block;
+      first[r] = first_key(tile, context, row + 8 * r, Hooks::arguments(params.variant)) - block;
+    }
+    hide(s, [&](int r, int column) { return column >= limit[r] || (Hooks::kBounds && column < first[r]); });
   }
 
  private:
-  template <int r, int N>
-  __device__ __forceinline__ void shape_row(float (&s)[N]) {
+  template <int N, typename Hides>
+  static __device__ __forceinline__ void hide(float (&s)[N], Hides hides) {
 #pragma unroll
-    for (int j = 0; j < N / 4; j++) {
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        float& score = s[4 * j + 2 * r + e];
-        const int column = j * 8 + e;
-        at[r].kv_position = begin + column;
-        score = Hooks::shape(score, scale, at[r], arguments);
-        if (Variant::kMasksBits && !(bits[r][column / 32] >> column % 32 & 1)) score = negative_infinity();
-      }
-    }
-  }
-
-  template <int r, int N>
-  __device__ __forceinline__ void hide_row(float (&s)[N]) const {
-#pragma unroll
-    for (int j = 0; j < N / 4; j++) {
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        const int column = j * 8 + e;
-        if (column >= limit[r] || (Hooks::kBounds && column < first[r])) s[4 * j + 2 * r + e] = negative_infinity();
-      }
+    for (int i = 0; i < N; i++) {
+      if (hides(i / 2 % 2, i / 4 * 8 + i % 2)) s[i] = negative_infinity();
     }
   }
 };

@@ -248,9 +248,10 @@ struct PortablePrefill {
     const ItemContext context = Layout::context_at(place);
 #pragma unroll
     for (int m = 0; m < kSlabs; m++) {
-      PrefillHooks<Shape> hooks(params, tile, context, Layout::own_row(m), tile.item.begin + n * kBlockTokens,
-                                unit_scale() * Hooks::kLn2, masked, threadIdx.x & 31);
-      hooks.shape(s[m], masked);
+      const int row = Layout::own_row(m), block = tile.item.begin + n * kBlockTokens, lane = threadIdx.x & 31;
+      const PrefillHooks<Shape> hooks(params, tile, context, row, block, unit_scale() * Hooks::kLn2, lane);
+      hooks.shape(s[m]);
+      if (masked) PrefillHooks<Shape>::mask(s[m], params, tile, context, row, block, lane);
     }
   }
 

@@ -125,7 +125,7 @@ struct PrefillShape {
       2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
-  static constexpr bool kWide128 = kWiderDim == 128 && !kPaged && kGroup > 1 && !Hooks::kShapes;
+  static constexpr bool kWide128 = kWiderDim == 128 && !kPaged && kGroup > 1;
   static constexpr int kHopperRows = !kDecodes && (kWiderDim == 64 || kWide128) ? 192 : 128;
   static constexpr int kMostRows = kHopper ? kHopperRows : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);

@@ -60,12 +60,11 @@ struct NoVariant {
   static __device__ __forceinline__ float transform(float logit, const LogitsContext&, const A&) {
     return logit;
   }
-  // With kTransformsScores, prefill asks for the same in two steps, which saves it products: what a score becomes, where score * scale
-  // is the logit; and what turns that into a logit, the same for all, above 0.
-  template <typename A>
-  static __device__ __forceinline__ float transform_score(float score, float, const LogitsContext&, const A&) {
-    return score;
-  }
+  // With kTransformsScores, prefill asks for the same in two steps, and for all of a thread's scores with a block at once: what they
+  // become, where score * scale is the logit; and what turns that into a logit, the same for all, above 0. s[4 j + 2 r + e] is
+  // row r's with the key 8 j + e behind that of at[r].
+  template <int N, typename A>
+  static __device__ __forceinline__ void transform_scores(float (&)[N], float, const LogitsContext (&)[2], const A&) {}
   template <typename A>
   static __device__ __forceinline__ float score_scale(float scale, const A&) {
     return scale;
@@ -155,16 +154,25 @@ struct VariantHooks {
     return logit;
   }
 
-  // Prefill: what becomes of a score, where score * scale is the logit, but for the bits of a mask; and what turns that into a logit of
-  // base 2.
-  static __device__ __forceinline__ float shape(float score, float scale, const LogitsContext& at, const Arguments& a) {
-    if constexpr (Variant::kTransformsScores) {
-      score = Variant::transform_score(score, scale, at, a);
-    } else if constexpr (kTransforms) {
-      score = Variant::transform(score * scale, at, a);
+  // Prefill: what becomes of scores, which lie as transform_scores says, but for the bits of a mask; and what turns that into
+  // a logit of base 2.
+  template <int N>
+  static __device__ __forceinline__ void shape(float (&s)[N], float scale, const LogitsContext (&at)[2],
+                                               const Arguments& a) {
+    if constexpr (Variant::kTransformsScores) Variant::transform_scores(s, scale, at, a);
+    if constexpr ((kTransforms && !Variant::kTransformsScores) || Variant::kMasksLogits) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+          float& score = s[i / 2 * 4 + 2 * r + i % 2];
+          LogitsContext here = at[r];
+          here.kv_position += i / 2 * 8 + i % 2;
+          if constexpr (kTransforms && !Variant::kTransformsScores) score = Variant::transform(score * scale, here, a);
+          if constexpr (Variant::kMasksLogits) score = keep<true>(here, a) ? score : negative_infinity();
+        }
+      }
     }
-    if constexpr (Variant::kMasksLogits) score = keep<true>(at, a) ? score : negative_infinity();
-    return score;
   }
   static __device__ __forceinline__ float softmax_scale(float scale, const VariantData* data) {
     if constexpr (Variant::kTransformsScores) return Variant::score_scale(scale, arguments(data)) * kLog2E;

@@ -88,7 +88,9 @@ struct alignas(64) DecodeParams {
   i32 page_count;             // checked mode: pages of the cache
   i32 reserved0;
   const VariantData* variant;  // what the unit's variant of attention is given; null for NoVariant
-  TensorMap kv_map;  // the whole cache as {strip, pageSize, strips, kvHeads, pages}; where KernelInfo asks for it
+  // The whole cache, where KernelInfo asks for it: {strip, pageSize, strips of a token, pages} (NHD), or {strip, pageSize,
+  // strips of a head, kvHeads of all pages} (HND).
+  TensorMap kv_map;
 };
 static_assert(sizeof(DecodeParams) == 24 * 8 + 128, "DecodeParams has 24 words and a tensor map on the host");
 
@@ -182,6 +184,36 @@ struct PageTableParams {
   const ListHeader* updates;  // header and PageTableUpdates
 };
 static_assert(sizeof(PageTableParams) == 16, "PageTableParams differs from the host's");
+
+// States of attention to be merged, each an output and its base-2 LSE: a first one, then others.
+struct MergeStatesParams {
+  const u8* first;         // [rows, heads, headDim]
+  const float* first_lse;  // [rows, heads]
+  const u8* other;         // [rows, others, heads, headDim]
+  const float* other_lse;  // [rows, others, heads]
+  u8* output;              // [rows, heads, headDim]; may be first
+  float* lse;              // [rows, heads]; null when not wanted; may be first_lse
+  const i32* mask;         // [rows]: 0 where the first state is the result; null for none
+  i64 first_row_stride;
+  i64 first_head_stride;
+  i64 first_lse_row_stride;
+  i64 first_lse_head_stride;
+  i64 other_row_stride;
+  i64 other_state_stride;
+  i64 other_head_stride;
+  i64 other_lse_row_stride;
+  i64 other_lse_state_stride;
+  i64 other_lse_head_stride;
+  i64 output_row_stride;
+  i64 output_head_stride;
+  i64 lse_row_stride;
+  i64 lse_head_stride;
+  i32 rows;
+  i32 others;
+  i32 heads;
+  i32 head_dim;
+};
+static_assert(sizeof(MergeStatesParams) == 23 * 8, "MergeStatesParams has 23 words on the host");
 
 enum Feature { kTensorMap = 1, kClusters = 2 };
 

@@ -88,4 +88,9 @@ struct BFloat16 {
   }
 };
 
+// IEEE single precision: only merged states have it.
+struct Float32 {
+  static constexpr int kBytes = 4;
+};
+
 }  // namespace flashinfer

@@ -34,6 +34,9 @@ internal static class RuleFixes
             "FI0010" => KvDtype(shape),
             "FI0012" => new[] { Type("KvDtype", DType.Float8E5M2) },
             "FI0013" => new[] { Number("pageSize", ArchitectureRules.NearestPageSize(shape.PageSize), Nearest) },
+            "FI0015" => ValueDim(shape),
+            "FI0016" => new[] { Remove("KvDtype") },
+            "FI0017" => new[] { Remove("RotaryDim") },
             _ => Array.Empty<ArgumentFix>(),
         };
 
@@ -113,7 +116,7 @@ internal static class RuleFixes
 
     private static IEnumerable<ArgumentFix> KvDtype(AttentionShape shape)
     {
-        yield return new ArgumentFix("Remove KvDtype", "remove", new[] { ("KvDtype", (string?)null) });
+        yield return Remove("KvDtype");
         if (shape.KvDtype is DType.Float16 or DType.BFloat16)
         {
             yield return new ArgumentFix(
@@ -123,6 +126,18 @@ internal static class RuleFixes
             );
         }
     }
+
+    private static IEnumerable<ArgumentFix> ValueDim(AttentionShape shape)
+    {
+        if (shape.HeadDim == AttentionRules.LatentHeadDim)
+        {
+            yield return Number("ValueDim", AttentionRules.LatentValueDim, Nearest);
+        }
+
+        yield return Remove("ValueDim");
+    }
+
+    private static ArgumentFix Remove(string parameter) => new("Remove " + parameter, "remove", new[] { (parameter, (string?)null) });
 
     private static ArgumentFix Layout(KvLayout layout) =>
         new($"Change KvLayout to {layout}", "KvLayout-" + layout, new[] { ("KvLayout", (string?)$"global::FlashInfer.KvLayout.{layout}") });

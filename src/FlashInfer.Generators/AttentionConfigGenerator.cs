@@ -19,7 +19,7 @@ public sealed class AttentionConfigGenerator : IIncrementalGenerator
     /// <summary>The step from attributed class to model, null where nothing can be added.</summary>
     internal const string ParsedStep = "ParsedConfigs";
 
-    /// <summary>The models that become files.</summary>
+    /// <summary>The models, each of which becomes a few files.</summary>
     internal const string ModelStep = "ConfigModels";
 
     /// <summary>The names that go into the assembly attribute.</summary>
@@ -42,7 +42,12 @@ public sealed class AttentionConfigGenerator : IIncrementalGenerator
         context.RegisterSourceOutput(
             models,
             static (output, model) =>
-                output.AddSource(model.HintName, SourceText.From(ConfigEmitter.Emit(model, output.CancellationToken), Encoding.UTF8))
+            {
+                foreach ((string hintName, string text) in ConfigEmitter.Emit(model, output.CancellationToken))
+                {
+                    output.AddSource(hintName, SourceText.From(text, Encoding.UTF8));
+                }
+            }
         );
 
         IncrementalValueProvider<EquatableArray<string>> names = models

@@ -79,11 +79,13 @@ internal static class DecodeCases
                     (32, 8, 32, 32768),
                     (32, 32, 1, 2048),
                     (32, 32, 8, 2048),
+                    (32, 32, 32, 2048),
                     (64, 8, 32, 2048),
                     (64, 8, 64, 2048),
                     (64, 8, 128, 2048),
                     (16, 1, 512, 2048),
                     (16, 1, 1024, 2048),
+                    (16, 1, 1024, 8192),
                 ]
         )
         {
@@ -116,6 +118,18 @@ internal static class DecodeCases
                 PageSize = 8,
             },
             Full(32, 8) with
+            {
+                PageSize = 64,
+            },
+            DecodeCase.Uniform(32, 8, 8, 2048) with
+            {
+                PageSize = 1,
+            },
+            DecodeCase.Uniform(32, 8, 8, 2048) with
+            {
+                PageSize = 8,
+            },
+            DecodeCase.Uniform(32, 8, 8, 2048) with
             {
                 PageSize = 64,
             },
@@ -173,6 +187,14 @@ internal static class DecodeCases
                 IsBatchInvariant = true,
             },
             Full(32, 8, 96),
+            DecodeCase.Uniform(32, 8, 340, 2048) with
+            {
+                HeadDim = 96,
+            },
+            Full(32, 8, 96) with
+            {
+                KvLayout = KvLayout.Hnd,
+            },
             Full(32, 8, 192),
             Full(32, 8) with
             {
@@ -181,6 +203,14 @@ internal static class DecodeCases
             Full(32, 8) with
             {
                 KvDtype = DType.Float8E5M2,
+            },
+            Full(32, 8, 64) with
+            {
+                KvDtype = DType.Float8E4M3,
+            },
+            DecodeCase.Uniform(32, 8, 1, 512) with
+            {
+                HeadDim = 64,
             },
         ];
 

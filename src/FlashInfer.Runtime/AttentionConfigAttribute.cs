@@ -12,7 +12,7 @@ namespace FlashInfer;
 /// </example>
 /// <param name="heads">Query heads, 1 to 1,024; a multiple of <paramref name="kvHeads"/>.</param>
 /// <param name="kvHeads">Key/value heads, 1 to 1,024.</param>
-/// <param name="headDim">Elements of one head: 64, 96, 128, 192 or 256.</param>
+/// <param name="headDim">Elements of one head of query and key, and of value and output unless <see cref="ValueDim"/> says otherwise: 64, 96, 128, 192 or 256.</param>
 /// <param name="pageSize">Tokens per page of the KV cache, 1 to 1,024.</param>
 /// <param name="dtype">Element type of query, output, and new keys and values; of the cache too unless <see cref="KvDtype"/> says otherwise.</param>
 [AttributeUsage(AttributeTargets.Class, Inherited = false)]
@@ -24,8 +24,15 @@ public sealed class AttentionConfigAttribute(int heads, int kvHeads, int headDim
     /// <summary>Key/value heads.</summary>
     public int KvHeads { get; } = kvHeads;
 
-    /// <summary>Elements of one head.</summary>
+    /// <summary>Elements of one head of query and key.</summary>
     public int HeadDim { get; } = headDim;
+
+    /// <summary>
+    /// Elements of one head of value and output; <see cref="HeadDim"/> when not given, or 128 with a <see cref="HeadDim"/> of 192, as
+    /// DeepSeek's models have it in prefill. Such a configuration has no cache: pages hold keys and values of one size, and its decode is
+    /// MLA's. It attends over ragged keys and values; <see cref="PageSize"/> and <see cref="KvLayout"/> do not matter.
+    /// </summary>
+    public int ValueDim { get; set; } = headDim;
 
     /// <summary>Tokens per page of the KV cache.</summary>
     public int PageSize { get; } = pageSize;

@@ -9,15 +9,21 @@ namespace FlashInfer;
 /// </summary>
 public sealed class AttentionSpec
 {
+    // Null where there is no cache.
+    private readonly TranslationUnit? _decodeUnit;
+    private readonly TranslationUnit? _appendUnit;
+    private readonly TranslationUnit? _prefillPagedUnit;
+
     /// <summary>Makes a configuration from values known at run time.</summary>
     /// <param name="heads">Query heads, 1 to 1,024; a multiple of <paramref name="kvHeads"/>.</param>
     /// <param name="kvHeads">Key/value heads, 1 to 1,024.</param>
-    /// <param name="headDim">Elements of one head: 64, 96, 128, 192 or 256.</param>
+    /// <param name="headDim">Elements of one head of query and key: 64, 96, 128, 192 or 256.</param>
     /// <param name="pageSize">Tokens per page, 1 to 1,024.</param>
     /// <param name="dtype">Element type of query, output, and new keys and values: <see cref="DType.Float16"/> or <see cref="DType.BFloat16"/>.</param>
     /// <param name="kvDtype">Element type of keys and values in the cache: <paramref name="dtype"/>, which null means, or <see cref="DType.Float8E4M3"/> or <see cref="DType.Float8E5M2"/> for a quantised cache.</param>
     /// <param name="kvLayout">Order of dimensions inside a page.</param>
     /// <param name="variant">What attention does besides the softmax of scaled products; nothing when null.</param>
+    /// <param name="valueDim">Elements of one head of value and output: <paramref name="headDim"/>, which null means, or 128 where headDim is 192. Then there is no cache: pageSize and kvLayout do not matter.</param>
     /// <exception cref="ArgumentException">A rule of the configuration is broken; the message names the rule, the value and the legal set.</exception>
     public AttentionSpec(
         int heads,
@@ -27,34 +33,41 @@ public sealed class AttentionSpec
         DType dtype,
         DType? kvDtype = null,
         KvLayout kvLayout = KvLayout.Nhd,
-        AttentionVariant? variant = null
+        AttentionVariant? variant = null,
+        int? valueDim = null
     )
     {
         AttentionShape shape = Checked(
-            With(new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, kvLayout), variant)
+            With(
+                new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, kvLayout) { ValueDim = valueDim ?? headDim },
+                variant
+            )
         );
         Shape = shape;
         Variant = variant;
-        DecodeUnit = Unit(CudaUnits.DecodeName(shape), CudaUnits.Decode(shape));
-        AppendUnit = Unit(CudaUnits.AppendName(shape), CudaUnits.Append(shape));
-        PrefillPagedUnit = Unit(CudaUnits.PrefillPagedName(shape), CudaUnits.PrefillPaged(shape));
         PrefillRaggedUnit = Unit(CudaUnits.PrefillRaggedName(shape), CudaUnits.PrefillRagged(shape));
+        if (shape.HasCache)
+        {
+            _decodeUnit = Unit(CudaUnits.DecodeName(shape), CudaUnits.Decode(shape));
+            _appendUnit = Unit(CudaUnits.AppendName(shape), CudaUnits.Append(shape));
+            _prefillPagedUnit = Unit(CudaUnits.PrefillPagedName(shape), CudaUnits.PrefillPaged(shape));
+        }
     }
 
     private AttentionSpec(
         AttentionShape shape,
         AttentionVariant? variant,
-        TranslationUnit decode,
-        TranslationUnit append,
-        TranslationUnit prefillPaged,
+        TranslationUnit? decode,
+        TranslationUnit? append,
+        TranslationUnit? prefillPaged,
         TranslationUnit prefillRagged
     )
     {
         Shape = shape;
         Variant = variant;
-        DecodeUnit = decode;
-        AppendUnit = append;
-        PrefillPagedUnit = prefillPaged;
+        _decodeUnit = decode;
+        _appendUnit = append;
+        _prefillPagedUnit = prefillPaged;
         PrefillRaggedUnit = prefillRagged;
     }
 
@@ -67,8 +80,14 @@ public sealed class AttentionSpec
     /// <summary>Query heads per key/value head.</summary>
     public int GroupSize => Shape.GroupSize;
 
-    /// <summary>Elements of one head.</summary>
+    /// <summary>Elements of one head of query and key.</summary>
     public int HeadDim => Shape.HeadDim;
+
+    /// <summary>Elements of one head of value and output.</summary>
+    public int ValueDim => Shape.ValueDim;
+
+    /// <summary>Whether it has a paged cache, and with it decode and paged prefill: not where <see cref="ValueDim"/> differs from <see cref="HeadDim"/>.</summary>
+    public bool HasCache => Shape.HasCache;
 
     /// <summary>Tokens per page.</summary>
     public int PageSize => Shape.PageSize;
@@ -86,19 +105,23 @@ public sealed class AttentionSpec
     public AttentionVariant? Variant { get; }
 
     /// <summary>The unit of batch decode with one query token a sequence.</summary>
-    public TranslationUnit DecodeUnit { get; }
+    /// <exception cref="InvalidOperationException">The configuration has no cache.</exception>
+    public TranslationUnit DecodeUnit => _decodeUnit ?? throw NoCache();
 
     /// <summary>The unit that writes new keys and values into the pages.</summary>
-    public TranslationUnit AppendUnit { get; }
+    /// <exception cref="InvalidOperationException">The configuration has no cache.</exception>
+    public TranslationUnit AppendUnit => _appendUnit ?? throw NoCache();
 
     /// <summary>The unit of batch prefill over the paged KV cache.</summary>
-    public TranslationUnit PrefillPagedUnit { get; }
+    /// <exception cref="InvalidOperationException">The configuration has no cache.</exception>
+    public TranslationUnit PrefillPagedUnit => _prefillPagedUnit ?? throw NoCache();
 
     /// <summary>The unit of batch prefill over ragged keys and values, which have the type of the query.</summary>
     public TranslationUnit PrefillRaggedUnit { get; }
 
     /// <summary>The units of the usual kernels. A program compiles those that it uses; <see cref="UnitsFor"/> has all that there are.</summary>
-    public IReadOnlyList<TranslationUnit> Units => [DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit];
+    public IReadOnlyList<TranslationUnit> Units =>
+        HasCache ? [DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit] : [PrefillRaggedUnit];
 
     internal AttentionShape Shape { get; }
 
@@ -114,6 +137,7 @@ public sealed class AttentionSpec
                     KernelFamily.Append => AppendUnitFor(isChecked),
                     KernelFamily.Decode => DecodeUnitFor(kernel.QueryTokens, kernel.TeamUnits, isChecked),
                     KernelFamily.WideDecode => WideDecodeUnitFor(kernel.QueryTokens, isChecked),
+                    KernelFamily.MergeStates => MergeStatesUnit(Dtype),
                     _ => PrefillUnitFor(kernel.Family == KernelFamily.PrefillPaged, isChecked),
                 }
             );
@@ -141,6 +165,9 @@ public sealed class AttentionSpec
         : isChecked ? Unit(CudaUnits.PrefillPagedName(Shape, isChecked: true), CudaUnits.PrefillPaged(Shape, isChecked: true))
         : PrefillPagedUnit;
 
+    /// <summary>The unit that merges states of attention, of one element type: the same for all configurations.</summary>
+    internal static TranslationUnit MergeStatesUnit(DType dtype) => Unit(CudaUnits.MergeStatesName(dtype), CudaUnits.MergeStates(dtype));
+
     /// <summary>Called by generated code.</summary>
     /// <param name="abiVersion">The contract version that the generator wrote into the units.</param>
     /// <param name="heads">Query heads.</param>
@@ -155,6 +182,7 @@ public sealed class AttentionSpec
     /// <param name="prefillPagedUnit">UTF-8 text of the unit of paged prefill.</param>
     /// <param name="prefillRaggedUnit">UTF-8 text of the unit of ragged prefill.</param>
     /// <param name="variant">The configuration's variant of attention; null when it has none.</param>
+    /// <param name="valueDim">Elements of one head of value and output; <paramref name="headDim"/> when null. Where they differ, the first three units are empty.</param>
     /// <exception cref="FlashInferException">The code was generated by another version of the package.</exception>
     [EditorBrowsable(EditorBrowsableState.Never)]
     public static AttentionSpec FromGenerated(
@@ -170,7 +198,8 @@ public sealed class AttentionSpec
         ReadOnlySpan<byte> appendUnit,
         ReadOnlySpan<byte> prefillPagedUnit,
         ReadOnlySpan<byte> prefillRaggedUnit,
-        AttentionVariant? variant = null
+        AttentionVariant? variant = null,
+        int? valueDim = null
     )
     {
         if (abiVersion != CudaUnits.AbiVersion)
@@ -180,20 +209,39 @@ public sealed class AttentionSpec
             );
         }
 
-        AttentionShape shape = Checked(With(new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype, kvLayout), variant));
+        AttentionShape shape = Checked(
+            With(
+                new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype, kvLayout) { ValueDim = valueDim ?? headDim },
+                variant
+            )
+        );
         return new AttentionSpec(
             shape,
             variant,
-            new TranslationUnit(CudaUnits.DecodeName(shape), decodeUnit),
-            new TranslationUnit(CudaUnits.AppendName(shape), appendUnit),
-            new TranslationUnit(CudaUnits.PrefillPagedName(shape), prefillPagedUnit),
+            shape.HasCache ? new TranslationUnit(CudaUnits.DecodeName(shape), decodeUnit) : null,
+            shape.HasCache ? new TranslationUnit(CudaUnits.AppendName(shape), appendUnit) : null,
+            shape.HasCache ? new TranslationUnit(CudaUnits.PrefillPagedName(shape), prefillPagedUnit) : null,
             new TranslationUnit(CudaUnits.PrefillRaggedName(shape), prefillRaggedUnit)
         );
     }
 
     /// <summary>The configuration in one line.</summary>
     public override string ToString() =>
-        $"{Heads} heads, {KvHeads} kvHeads, headDim {HeadDim}, pageSize {PageSize}, {Dtype}, KV {KvDtype} {KvLayout}{(Variant is null ? "" : $", variant {Variant}")}";
+        $"{Heads} heads, {KvHeads} kvHeads, headDim {HeadDim}, {(HasCache ? $"pageSize {PageSize}, {Dtype}, KV {KvDtype} {KvLayout}" : $"valueDim {ValueDim}, {Dtype}, no cache")}{(Variant is null ? "" : $", variant {Variant}")}";
+
+    /// <summary>Throws unless there is a cache for it.</summary>
+    internal void RequireCache(string parameter)
+    {
+        if (!HasCache)
+        {
+            throw new ArgumentException(NoCache().Message, parameter);
+        }
+    }
+
+    private InvalidOperationException NoCache() =>
+        new(
+            $"headDim is {HeadDim} and valueDim {ValueDim}: a paged cache holds keys and values of one size, so there is none for this configuration, nor decode or paged prefill. Use BatchPrefillWithRaggedKvCache."
+        );
 
     private static TranslationUnit Unit(string name, string text) => new(name, Encoding.UTF8.GetBytes(text));
 

@@ -8,6 +8,7 @@ internal enum KernelFamily
     WideDecode,
     PrefillPaged,
     PrefillRagged,
+    MergeStates,
 }
 
 /// <summary>Which kernel of a configuration.</summary>
@@ -19,6 +20,11 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
     /// <summary>A configuration's kernels of some kinds, those needed first in front: the one answer for warm-up, for bundles and for the tool.</summary>
     public static IEnumerable<KernelId> Of(KernelKinds kinds, AttentionShape shape)
     {
+        if (!shape.HasCache)
+        {
+            kinds &= KernelKinds.PrefillRagged;
+        }
+
         if (kinds.HasFlag(KernelKinds.Append))
         {
             yield return new KernelId(KernelFamily.Append);
@@ -50,6 +56,11 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
         if (kinds.HasFlag(KernelKinds.PrefillRagged))
         {
             yield return new KernelId(KernelFamily.PrefillRagged);
+        }
+
+        if (kinds.HasFlag(KernelKinds.Cascade))
+        {
+            yield return new KernelId(KernelFamily.MergeStates);
         }
     }
 }

@@ -28,6 +28,9 @@ public enum KernelKinds
     /// <summary>Batch prefill over ragged keys and values.</summary>
     PrefillRagged = 32,
 
+    /// <summary>Merging of attention states, and multi-level cascade attention with it: batch prefill over the paged cache, and append.</summary>
+    Cascade = PrefillPaged | 64,
+
     /// <summary>All of them.</summary>
-    All = ShortDecode | SpeculativeDecode | PrefillPaged | PrefillRagged,
+    All = ShortDecode | SpeculativeDecode | PrefillPaged | PrefillRagged | Cascade,
 }

@@ -51,7 +51,7 @@ internal static class ArchitectureRules
                 IsWarning: false,
                 "pageSize",
                 static (s, architecture) =>
-                    architecture is not { Number: FirstWithCopyEngine, Suffix: "a" } || s.PageSize % CopyEngineTokens == 0,
+                    !s.HasCache || architecture is not { Number: FirstWithCopyEngine, Suffix: "a" } || s.PageSize % CopyEngineTokens == 0,
                 static (s, architectures) =>
                     $"pageSize is {s.PageSize}, so decode on {architectures} does without the copy engine, which fetches {CopyEngineTokens} tokens of one page at a time. Use a multiple of {CopyEngineTokens} unless small pages matter more."
             ),

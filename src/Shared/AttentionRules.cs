@@ -31,6 +31,10 @@ internal static class AttentionRules
     /// <summary>The head dimensions that kernels are made for, in ascending order.</summary>
     public static IReadOnlyList<int> HeadDims { get; } = new[] { 64, 96, 128, 192, 256 };
 
+    // DeepSeek's heads with the latent cache expanded: the one pair of different sizes that kernels are made for.
+    public const int LatentHeadDim = 192;
+    public const int LatentValueDim = 128;
+
     /// <summary>All rules, in the order in which they are reported.</summary>
     public static IReadOnlyList<AttentionRule> All { get; } =
         new AttentionRule[]
@@ -117,6 +121,28 @@ internal static class AttentionRules
             ),
             new(
                 "FI0015",
+                "ValueDim does not go with headDim",
+                "ValueDim",
+                // A headDim that is refused is error enough.
+                static s =>
+                    s.HasCache || !HeadDims.Contains(s.HeadDim) || (s.HeadDim, s.ValueDim) == (LatentHeadDim, LatentValueDim),
+                static s =>
+                    Text(
+                        $"ValueDim is {s.ValueDim} and headDim is {s.HeadDim}; supported: the same as headDim, or {LatentValueDim} with headDim {LatentHeadDim}. Leave ValueDim out where values are as long as keys, or pad values with zeros to headDim and leave the output's last elements."
+                    )
+            ),
+            new(
+                "FI0016",
+                "KvDtype is for a cache that does not exist",
+                "KvDtype",
+                static s => s.HasCache || !s.IsQuantised,
+                static s =>
+                    Text(
+                        $"KvDtype is {s.KvDtype}, but a configuration with headDim {s.HeadDim} and ValueDim {s.ValueDim} has no cache, and ragged keys and values have the query's type; leave KvDtype out."
+                    )
+            ),
+            new(
+                "FI0017",
                 "RotaryDim does not fit",
                 "RotaryDim",
                 static s =>

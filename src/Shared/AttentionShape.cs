@@ -6,7 +6,7 @@ namespace FlashInfer;
 /// </summary>
 /// <param name="Heads">Query heads.</param>
 /// <param name="KvHeads">Key/value heads.</param>
-/// <param name="HeadDim">Elements of one head.</param>
+/// <param name="HeadDim">Elements of one head of query and key.</param>
 /// <param name="PageSize">Tokens per page of the KV cache.</param>
 /// <param name="Dtype">Element type of query and output.</param>
 /// <param name="KvDtype">Element type of keys and values in the cache.</param>
@@ -21,6 +21,18 @@ internal readonly record struct AttentionShape(
     KvLayout KvLayout
 )
 {
+    private readonly int? _valueDim;
+
+    /// <summary>Elements of one head of value and output; as many as of query and key unless said.</summary>
+    public int ValueDim
+    {
+        get => _valueDim ?? HeadDim;
+        init => _valueDim = value == HeadDim ? null : value;
+    }
+
+    /// <summary>Whether there is a paged cache for it: pages hold keys and values of one size.</summary>
+    public bool HasCache => ValueDim == HeadDim;
+
     /// <summary>The library's own options, as an attribute names them.</summary>
     public AttentionOptions Options { get; init; }
 

@@ -20,6 +20,10 @@ namespace FlashInfer.GenerationSandbox
     [AttentionConfig(16, 8, 96, 16, DType.BFloat16, KvDtype = DType.Float8E4M3)]
     public sealed partial class QuantisedAttention;
 
+    /// <summary>Values shorter than keys, as in DeepSeek's prefill: no cache.</summary>
+    [AttentionConfig(4, 4, 192, 16, DType.BFloat16, ValueDim = 128)]
+    public sealed partial class LatentAttention;
+
     /// <summary>Nested, with its own members beside the generated ones.</summary>
     public static partial class Models
     {

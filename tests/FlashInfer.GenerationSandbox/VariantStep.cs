@@ -11,8 +11,11 @@ public static class VariantStep
     /// <param name="key">[tokens, 8, 128].</param>
     /// <param name="value">[tokens, 8, 128].</param>
     /// <param name="query">[tokens, 32, 128].</param>
-    /// <returns>Outputs of a prefill over pages, of one over ragged keys and values, and of the last token's decode.</returns>
-    public static (BFloat16[] Paged, BFloat16[] Ragged, BFloat16[] Decoded) Run(
+    /// <returns>
+    /// Outputs of a prefill over pages, of one over ragged keys and values, of one without a plan, and of the last token's decode, with a
+    /// plan and without.
+    /// </returns>
+    public static (BFloat16[] Paged, BFloat16[] Ragged, BFloat16[] Single, BFloat16[] Decoded, BFloat16[] SingleDecoded) Run(
         Device device,
         ReadOnlySpan<int> documents,
         ReadOnlySpan<BFloat16> key,
@@ -47,6 +50,11 @@ public static class VariantStep
         decode.Plan([sequence], [1], arguments);
         decode.Plan([sequence], arguments);
         using DocumentMaskAttention.Output third = decode.Run(0, last);
-        return (first.ToArray(), second.ToArray(), third.ToArray());
+
+        using DocumentMaskAttention.SinglePrefill single = new(device);
+        using DocumentMaskAttention.SingleDecode singleDecode = new(device);
+        using DocumentMaskAttention.Output fourth = single.Run(q, k, v, arguments);
+        using DocumentMaskAttention.Output fifth = singleDecode.Run(last, k, v, arguments);
+        return (first.ToArray(), second.ToArray(), fourth.ToArray(), third.ToArray(), fifth.ToArray());
     }
 }

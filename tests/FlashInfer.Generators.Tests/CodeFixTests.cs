@@ -71,8 +71,20 @@ public sealed class CodeFixTests
         "Remove KvDtype",
         "DType.BFloat16, KvLayout = KvLayout.Hnd"
     )]
+    [InlineData("DType.BFloat16, ValueDim = 64", "FI0015", "Remove ValueDim", "DType.BFloat16")]
+    [InlineData("DType.BFloat16, RotaryDim = 64", "FI0017", "Remove RotaryDim", "DType.BFloat16")]
     [InlineData("DType.BFloat16, KvDtype = DType.Float16", "FI0010", "Change dtype to Float16", "DType.Float16")]
     public void Types(string dtype, string id, string title, string expected) => FixAssert.Fixes(Typed(dtype), id, title, Typed(expected));
+
+    [Fact]
+    public void Values_of_another_size()
+    {
+        const string Shape = "[AttentionConfig(heads: 32, kvHeads: 8, headDim: 192, pageSize: 16, dtype: DType.BFloat16, ValueDim = ";
+        FixAssert.Fixes(Class(Shape + "64)]"), "FI0015", "Change ValueDim to 128", Class(Shape + "128)]"));
+        FixAssert.Fixes(Class(Shape + "128, KvDtype = DType.Float8E5M2)]"), "FI0016", "Remove KvDtype", Class(Shape + "128)]"));
+
+        static string Class(string attribute) => $"using FlashInfer;\n\n{attribute}\npublic partial class LlamaAttention;\n";
+    }
 
     [Fact]
     public void Architectures()

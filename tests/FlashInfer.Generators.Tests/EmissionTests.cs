@@ -37,11 +37,14 @@ public sealed class EmissionTests
     [Fact]
     public void Lines_end_with_a_line_feed_and_carry_no_trailing_space()
     {
-        string text = Emit(Model(new AttentionShape(32, 8, 128, 16, DType.BFloat16, DType.BFloat16, KvLayout.Nhd)));
-        Assert.DoesNotContain('\r', text);
-        Assert.DoesNotContain('\t', text);
-        Assert.EndsWith("}\n", text, StringComparison.Ordinal);
-        Assert.All(text.Split('\n'), static line => Assert.Equal(line.TrimEnd(), line));
+        AttentionModel model = Model(new AttentionShape(32, 8, 128, 16, DType.BFloat16, DType.BFloat16, KvLayout.Nhd));
+        foreach ((string name, string text) in ConfigEmitter.Emit(model, CancellationToken.None))
+        {
+            Assert.True(text.EndsWith("}\n", StringComparison.Ordinal), name);
+            Assert.DoesNotContain('\r', text);
+            Assert.DoesNotContain('\t', text);
+            Assert.All(text.Split('\n'), static line => Assert.Equal(line.TrimEnd(), line));
+        }
     }
 
     [Fact]
@@ -145,7 +148,8 @@ public sealed class EmissionTests
         Assert.Throws<OperationCanceledException>(() => ConfigEmitter.Emit(model, source.Token));
     }
 
-    private static string Emit(AttentionModel model) => ConfigEmitter.Emit(model, CancellationToken.None);
+    private static string Emit(AttentionModel model) =>
+        string.Concat(ConfigEmitter.Emit(model, CancellationToken.None).Select(static file => file.Text));
 
     private static AttentionModel Model(AttentionShape shape) => new("Models", default, s_type, IsStatic: false, shape, Variant: null);
 }

@@ -70,6 +70,29 @@ public sealed class GeneratedCodeTests : IDisposable
     }
 
     [Fact]
+    public void Values_of_another_size_and_one_sequence_without_a_plan()
+    {
+        Random random = new(4);
+        const int Tokens = 19;
+        const int Row = 4 * 128;
+        BFloat16[] key = Values(random, Tokens * 4 * 192);
+        BFloat16[] value = Values(random, Tokens * Row);
+        (BFloat16[] ragged, BFloat16[] single, BFloat16[] decoded, float[] lse) = SingleStep.Run(
+            _device,
+            Tokens,
+            key,
+            value,
+            Values(random, Tokens * 4 * 192)
+        );
+
+        Assert.Equal((4 * 128 * Tokens, Row), (ragged.Length, decoded.Length));
+        Assert.Equal(value[..Row], ragged[..Row]);
+        Assert.Equal(ragged, single);
+        Assert.Equal(ragged[^Row..], decoded);
+        Assert.All(lse, x => Assert.True(float.IsFinite(x)));
+    }
+
+    [Fact]
     public void A_quantised_cache_takes_16_bit_tokens_and_keeps_8_bit_ones()
     {
         Random random = new(2);

@@ -1,5 +1,6 @@
 using System.Collections;
 using System.Reflection;
+using FlashInfer.Generators.Emit;
 using FlashInfer.Generators.Model;
 using FlashInfer.Generators.Tests.Harness;
 using Microsoft.CodeAnalysis;
@@ -151,6 +152,7 @@ public sealed class IncrementalityTests
     public void In_a_project_of_100_configurations_an_edit_runs_what_it_changes()
     {
         const int Configs = 100;
+        int files = ConfigEmitter.Emit(Model(Source), CancellationToken.None).Count;
         SyntaxTree[] trees =
         [
             .. Enumerable
@@ -169,7 +171,7 @@ public sealed class IncrementalityTests
         );
         driver = driver.RunGenerators(compilation);
         GeneratorHarness.AssertCached(driver.GetRunResult(), GeneratorHarness.Steps);
-        Assert.Equal(Configs + 1, driver.GetRunResult().GeneratedTrees.Length); // and the attribute that lists them
+        Assert.Equal((Configs * files) + 1, driver.GetRunResult().GeneratedTrees.Length); // and the attribute that lists them
 
         string changed = trees[50].ToString().Replace("pageSize: 16", "pageSize: 32", StringComparison.Ordinal);
         compilation = compilation.ReplaceSyntaxTree(trees[50], GeneratorHarness.Parse(changed, "50.cs"));
@@ -187,6 +189,81 @@ public sealed class IncrementalityTests
             result.TrackedOutputSteps.SelectMany(static s => s.Value).SelectMany(static s => s.Outputs),
             static o => o.Reason == IncrementalStepRunReason.Modified
         );
+    }
+
+    /// <summary>
+    /// The body of a variant's method is part of what is emitted: an edit of it, or of a constant elsewhere that it reads, writes its
+    /// configuration again and no other; any other edit writes nothing.
+    /// </summary>
+    [Theory]
+    [InlineData("Sloped.cs", "logit + a.Slopes[at.Head]", "logit - a.Slopes[at.Head]", 1)]
+    [InlineData("Sloped.cs", "logit + a", "/* moved */ logit  + a", 0)]
+    [InlineData("Sloped.cs", "private static int Own => 1;", "private static int Own => 2;", 0)]
+    [InlineData("Unrelated.cs", "Window = 64", "Window = 65", 1)]
+    [InlineData("Unrelated.cs", "Member => 1", "Member => 2", 0)]
+    public void An_edit_of_a_variant_writes_its_configuration_again_and_no_other(string file, string text, string replacement, int written)
+    {
+        const string Using = "using FlashInfer;\nusing System;\n";
+        const string Attribute = "[AttentionConfig(heads: 8, kvHeads: 8, headDim: 64, pageSize: 16, dtype: DType.Float16)]";
+        Dictionary<string, string> files = new()
+        {
+            ["Sloped.cs"] =
+                Using
+                + Attribute
+                + """
+                    public partial class SlopedAttention
+                    {
+                        [VariantArguments]
+                        public readonly ref struct Arguments
+                        {
+                            public required ReadOnlySpan<float> Slopes { get; init; }
+                        }
+
+                        [LogitsTransform]
+                        private static float Transform(float logit, in LogitsContext at, in Arguments a) => logit + a.Slopes[at.Head];
+
+                        private static int Own => 1;
+                    }
+                    """,
+            ["Window.cs"] =
+                Using
+                + Attribute
+                + """
+                    public partial class WindowAttention
+                    {
+                        [FirstKey]
+                        private static int First(in LogitsContext at) => at.QoPosition - Unrelated.Window;
+                    }
+                    """,
+            ["Unrelated.cs"] = "public class Unrelated { public const int Window = 64; public int Member => 1; }",
+        };
+        CSharpCompilation compilation = GeneratorHarness.Compile([.. files.Select(static f => GeneratorHarness.Parse(f.Value, f.Key))]);
+        GeneratorDriver driver = GeneratorHarness.CreateDriver().RunGenerators(compilation);
+        HashSet<string> before = [.. driver.GetRunResult().GeneratedTrees.Select(static tree => tree.ToString())];
+
+        string changed = files[file].Replace(text, replacement, StringComparison.Ordinal);
+        Assert.NotEqual(files[file], changed);
+        SyntaxTree tree = compilation.SyntaxTrees.Single(tree => tree.FilePath == file);
+        GeneratorDriverRunResult run = driver
+            .RunGenerators(compilation.ReplaceSyntaxTree(tree, GeneratorHarness.Parse(changed, file)))
+            .GetRunResult();
+
+        Assert.Equal(
+            written,
+            Assert
+                .Single(run.Results)
+                .TrackedOutputSteps.SelectMany(static step => step.Value)
+                .SelectMany(static step => step.Outputs)
+                .Count(static output => output.Reason == IncrementalStepRunReason.Modified)
+        );
+        string[] again =
+        [
+            .. run
+                .GeneratedTrees.Where(tree => !before.Contains(tree.ToString()))
+                .Select(static tree => Path.GetFileName(tree.FilePath).Split('.')[0])
+                .Distinct(),
+        ];
+        Assert.Equal(written == 0 ? [] : [file == "Sloped.cs" ? "SlopedAttention" : "WindowAttention"], again);
     }
 
     private static AttentionModel Model(string source)

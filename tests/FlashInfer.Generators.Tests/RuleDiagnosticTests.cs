@@ -24,6 +24,9 @@ public sealed class RuleDiagnosticTests
     [InlineData("32, 8, 128, 16, DType.BFloat16, KvDtype = DType.Float8E4M3")]
     [InlineData("32, 8, 128, 16, DType.BFloat16, KvDtype = DType.Float8E5M2")]
     [InlineData("32, 8, 128, 16, DType.BFloat16, KvLayout = KvLayout.Hnd")]
+    [InlineData("32, 8, 96, 16, DType.BFloat16, ValueDim = 96")]
+    [InlineData("128, 128, 192, 16, DType.BFloat16, ValueDim = 128")]
+    [InlineData("32, 8, 192, 16, DType.Float16, ValueDim = 192, KvDtype = DType.Float8E4M3")]
     [InlineData("dtype: (DType)1, pageSize: 16, headDim: 128, kvHeads: 8, heads: 32, KvLayout = (KvLayout)1")]
     public void Legal_values_have_no_diagnostic(string arguments) => DiagnosticAssert.Reports(Config(arguments));
 
@@ -171,14 +174,83 @@ public sealed class RuleDiagnosticTests
 
     [Theory]
     [InlineData("AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask", "CustomMask, PackedCustomMask")]
-    [InlineData("(AttentionOptions)64", "64")]
+    [InlineData("AttentionOptions.Rope | AttentionOptions.RopeInterleaved", "Rope, RopeInterleaved")]
+    [InlineData("(AttentionOptions)512", "512")]
     public void FI0014_options(string options, string words) =>
         Reports(
             $"heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, Options = {options}",
             (
                 "FI0014",
                 $"Options = {options}",
-                $"Options is {words}; expected any of LogitsSoftCap, SlidingWindow, Alibi, Sinks, CustomMask, PackedCustomMask, but CustomMask or PackedCustomMask, not both. Name the form that the mask has."
+                $"Options is {words}; expected any of LogitsSoftCap, SlidingWindow, Alibi, Sinks, CustomMask, PackedCustomMask, Rope, RopeInterleaved, MultiItemScoring, but CustomMask or PackedCustomMask, Rope or RopeInterleaved, not both. Name the form that the mask and the pairs have."
+            )
+        );
+
+    [Theory]
+    [InlineData(192, 127)]
+    [InlineData(192, 129)]
+    [InlineData(192, 64)]
+    [InlineData(192, 0)]
+    [InlineData(192, -128)]
+    [InlineData(128, 192)]
+    [InlineData(256, 128)]
+    [InlineData(128, 64)]
+    public void FI0015_valueDim(int headDim, int valueDim) =>
+        Reports(
+            $"heads: 32, kvHeads: 8, headDim: {headDim}, pageSize: 16, dtype: DType.BFloat16, ValueDim = {valueDim}",
+            (
+                "FI0015",
+                $"ValueDim = {valueDim}",
+                $"ValueDim is {valueDim} and headDim is {headDim}; supported: the same as headDim, or 128 with headDim 192. Leave ValueDim out where values are as long as keys, or pad values with zeros to headDim and leave the output's last elements."
+            )
+        );
+
+    [Fact]
+    public void FI0015_not_beside_a_headDim_without_kernels() =>
+        Reports(
+            "heads: 32, kvHeads: 8, headDim: 576, pageSize: 16, dtype: DType.BFloat16, ValueDim = 512",
+            (
+                "FI0006",
+                "headDim: 576",
+                "headDim is 576; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(576)."
+            )
+        );
+
+    [Theory]
+    [InlineData(80)]
+    [InlineData(160)]
+    [InlineData(-32)]
+    public void FI0017_rotaryDim(int rotaryDim) =>
+        Reports(
+            $"heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, Options = AttentionOptions.Rope, RotaryDim = {rotaryDim}",
+            (
+                "FI0017",
+                $"RotaryDim = {rotaryDim}",
+                $"RotaryDim is {rotaryDim}; expected a multiple of 32 up to headDim, 128. Leave it out when all elements of a head turn."
+            )
+        );
+
+    [Fact]
+    public void FI0017_nothing_turns() =>
+        Reports(
+            "heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, Options = AttentionOptions.Sinks, RotaryDim = 64",
+            (
+                "FI0017",
+                "RotaryDim = 64",
+                "RotaryDim is 64, but nothing turns: Options has neither Rope nor RopeInterleaved. Add one of them."
+            )
+        );
+
+    [Theory]
+    [InlineData("Float8E4M3")]
+    [InlineData("Float8E5M2")]
+    public void FI0016_no_cache(string kvDtype) =>
+        Reports(
+            $"heads: 32, kvHeads: 8, headDim: 192, pageSize: 16, dtype: DType.BFloat16, ValueDim = 128, KvDtype = DType.{kvDtype}",
+            (
+                "FI0016",
+                $"KvDtype = DType.{kvDtype}",
+                $"KvDtype is {kvDtype}, but a configuration with headDim 192 and ValueDim 128 has no cache, and ragged keys and values have the query's type; leave KvDtype out."
             )
         );
 
@@ -313,6 +385,9 @@ public sealed class RuleDiagnosticTests
                 ]
                 : []
         );
+
+    [Fact]
+    public void FI0013_not_without_a_cache() => ReportsFor("sm_90a", "32, 8, 192, 5, DType.BFloat16, ValueDim = 128");
 
     [Fact]
     public void An_illegal_shape_is_not_held_to_architectures() =>

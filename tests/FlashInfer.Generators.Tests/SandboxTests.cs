@@ -23,6 +23,7 @@ public sealed class SandboxTests
             { "half", HalfAttention.Spec, new AttentionSpec(12, 12, 64, 1, RuntimeDType.Float16, kvLayout: RuntimeKvLayout.Hnd) },
             { "internal", InternalAttention.Spec, new AttentionSpec(8, 1, 256, 64, RuntimeDType.BFloat16, RuntimeDType.BFloat16) },
             { "quantised", QuantisedAttention.Spec, new AttentionSpec(16, 8, 96, 16, RuntimeDType.BFloat16, RuntimeDType.Float8E4M3) },
+            { "latent", LatentAttention.Spec, new AttentionSpec(4, 4, 192, 16, RuntimeDType.BFloat16, valueDim: 128) },
             { "nested", Models.OddAttention.Spec, new AttentionSpec(21, 3, 128, 1024, RuntimeDType.Float16) },
             {
                 "variant",
@@ -56,6 +57,7 @@ public sealed class SandboxTests
             [
                 "FlashInfer.GenerationSandbox.HalfAttention",
                 "FlashInfer.GenerationSandbox.InternalAttention",
+                "FlashInfer.GenerationSandbox.LatentAttention",
                 "FlashInfer.GenerationSandbox.Models+OddAttention",
                 "FlashInfer.GenerationSandbox.Models+OddAttention+Draft",
                 "FlashInfer.GenerationSandbox.QuantisedAttention",
@@ -97,6 +99,8 @@ public sealed class SandboxTests
         Assert.Equal((1, RuntimeKvLayout.Hnd), (HalfAttention.GroupSize, HalfAttention.KvLayout));
         Assert.Equal(8, InternalAttention.GroupSize);
         Assert.Equal((RuntimeDType.BFloat16, RuntimeDType.Float8E4M3), (QuantisedAttention.Dtype, QuantisedAttention.KvDtype));
+        Assert.Equal((192, 128), (LatentAttention.HeadDim, LatentAttention.ValueDim));
+        Assert.Equal((128, 128), (RootAttention.HeadDim, RootAttention.ValueDim));
         Assert.Equal((7, 21 * 128), (Models.OddAttention.GroupSize, Models.OddAttention.QueryElements));
         Assert.Equal(64, Models.OddAttention.DraftElements);
     }

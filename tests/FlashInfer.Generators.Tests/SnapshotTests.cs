@@ -8,6 +8,10 @@ namespace FlashInfer.Generators.Tests;
 /// <summary>The emitted text, as people will step into it. Numbers that change with every release are replaced.</summary>
 public sealed partial class SnapshotTests
 {
+    // What a person reads in one go.
+    private const int MaxLines = 300;
+
+    /// <summary>Every file.</summary>
     [Fact]
     public void Readme() =>
         Verify(
@@ -17,7 +21,7 @@ public sealed partial class SnapshotTests
             [AttentionConfig(heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16)]
             public partial class LlamaAttention;
             """,
-            new AttentionShape(32, 8, 128, 16, DType.BFloat16, DType.BFloat16, KvLayout.Nhd)
+            members: null
         );
 
     [Fact]
@@ -31,7 +35,8 @@ public sealed partial class SnapshotTests
             [AttentionConfig(12, 12, 64, 1, DType.Float16, KvLayout = KvLayout.Hnd)]
             internal sealed partial class Gpt2Attention;
             """,
-            new AttentionShape(12, 12, 64, 1, DType.Float16, DType.Float16, KvLayout.Hnd)
+            new AttentionShape(12, 12, 64, 1, DType.Float16, DType.Float16, KvLayout.Hnd),
+            ["Query"]
         );
 
     [Fact]
@@ -44,7 +49,8 @@ public sealed partial class SnapshotTests
                 public partial record GemmaAttention;
             }
             """,
-            new AttentionShape(8, 1, 256, 64, DType.BFloat16, DType.BFloat16, KvLayout.Nhd)
+            new AttentionShape(8, 1, 256, 64, DType.BFloat16, DType.BFloat16, KvLayout.Nhd),
+            []
         );
 
     [Fact]
@@ -64,7 +70,8 @@ public sealed partial class SnapshotTests
                 }
             }
             """,
-            new AttentionShape(21, 3, 128, 32, DType.Float16, DType.Float16, KvLayout.Nhd)
+            new AttentionShape(21, 3, 128, 32, DType.Float16, DType.Float16, KvLayout.Nhd),
+            ["PagedKvCache"]
         );
 
     [Fact]
@@ -76,7 +83,8 @@ public sealed partial class SnapshotTests
             [AttentionConfig(heads: 24, kvHeads: 8, headDim: 192, pageSize: 16, dtype: DType.BFloat16, KvDtype = DType.Float8E4M3)]
             public partial class QuantisedAttention;
             """,
-            new AttentionShape(24, 8, 192, 16, DType.BFloat16, DType.Float8E4M3, KvLayout.Nhd)
+            new AttentionShape(24, 8, 192, 16, DType.BFloat16, DType.Float8E4M3, KvLayout.Nhd),
+            ["Key", "PagedKvCache"]
         );
 
     [Fact]
@@ -88,12 +96,34 @@ public sealed partial class SnapshotTests
             [AttentionConfig(12, 2, 96, 32, DType.Float16, KvDtype = DType.Float8E5M2, KvLayout = KvLayout.Hnd)]
             internal sealed partial class SmallAttention;
             """,
-            new AttentionShape(12, 2, 96, 32, DType.Float16, DType.Float8E5M2, KvLayout.Hnd)
+            new AttentionShape(12, 2, 96, 32, DType.Float16, DType.Float8E5M2, KvLayout.Hnd),
+            []
         );
+
+    /// <summary>No cache, so nothing that needs one.</summary>
+    [Fact]
+    public void ValuesOfAnotherSize()
+    {
+        const string Source = """
+            using FlashInfer;
+
+            [AttentionConfig(heads: 128, kvHeads: 128, headDim: 192, pageSize: 16, dtype: DType.BFloat16, ValueDim = 128)]
+            public partial class LatentAttention;
+            """;
+        Verify(Source, ["Value", "BatchPrefillWithRaggedKvCache", "SinglePrefill", "SingleDecode", "PrefillRaggedUnit"]);
+        Assert.DoesNotContain(
+            GeneratorHarness.Run(Source).Files,
+            static file => file.HintName.Contains("Cache.PagedKv", StringComparison.Ordinal)
+        );
+        Assert.DoesNotContain(
+            GeneratorHarness.Run(Source).Files,
+            static file => file.HintName.Contains("DecodeUnit", StringComparison.Ordinal)
+        );
+    }
 
     [Fact]
     public void Variant() =>
-        VerifyText(
+        Verify(
             """
             using FlashInfer;
             using System;
@@ -125,25 +155,35 @@ public sealed partial class SnapshotTests
                 [AttentionSink]
                 private static float Sink(int head, in Arguments a) => a.Slopes[head];
             }
-            """
+            """,
+            [
+                "BatchDecodeWithPagedKvCache",
+                "BatchPrefillWithPagedKvCache",
+                "BatchPrefillWithRaggedKvCache",
+                "SinglePrefill",
+                "SingleDecode",
+                "Variant",
+                "DecodeUnit",
+            ]
         );
 
     [Fact]
     public void Options() =>
-        VerifyText(
+        Verify(
             """
             using FlashInfer;
 
             [AttentionConfig(heads: 8, kvHeads: 8, headDim: 64, pageSize: 16, dtype: DType.Float16,
                 Options = AttentionOptions.SlidingWindow | AttentionOptions.Sinks)]
             public partial class WindowAttention;
-            """
+            """,
+            ["BatchDecodeWithPagedKvCache", "DecodeUnit"]
         );
 
     /// <summary>Without arguments every Plan is the base class's.</summary>
     [Fact]
     public void VariantWithoutArguments() =>
-        VerifyText(
+        Verify(
             """
             using FlashInfer;
 
@@ -153,13 +193,14 @@ public sealed partial class SnapshotTests
                 [FirstKey]
                 private static int First(in LogitsContext at) => at.QoPosition - 1000;
             }
-            """
+            """,
+            ["BatchDecodeWithPagedKvCache", "Variant"]
         );
 
     /// <summary>What cannot be lowered leaves the members and no units, so that its diagnostic is the only error.</summary>
     [Fact]
     public void VariantWithAnError() =>
-        VerifyText(
+        Verify(
             """
             using FlashInfer;
 
@@ -174,7 +215,8 @@ public sealed partial class SnapshotTests
                     }
                 }
             }
-            """
+            """,
+            ["Variant", "DecodeUnit"]
         );
 
     [Fact]
@@ -186,7 +228,7 @@ public sealed partial class SnapshotTests
             [AttentionConfig(heads: -2147483648, kvHeads: -1, headDim: 72, pageSize: 0, dtype: (DType)7, KvLayout = (KvLayout)(-1))]
             public partial class BrokenAttention;
             """,
-            null
+            ["Query", "PagedKvCache", "DecodeUnit"]
         );
 
     [Fact]
@@ -234,24 +276,43 @@ public sealed partial class SnapshotTests
         Assert.Equal(CudaUnits.PrefillRagged(shape), CudaUnits.PrefillRagged(other));
     }
 
-    private static void VerifyText(string source, [System.Runtime.CompilerServices.CallerMemberName] string method = "") =>
-        Verify(source, null, method);
-
-    private static void Verify(string source, AttentionShape? legal, [System.Runtime.CompilerServices.CallerMemberName] string method = "")
+    /// <summary>Compares the files of the only configuration in a source.</summary>
+    /// <param name="source">The source.</param>
+    /// <param name="members">The members whose files are compared, those that show what is tested; the class's own file always is. Null for all.</param>
+    /// <param name="method">The test.</param>
+    private static void Verify(string source, string[]? members, [System.Runtime.CompilerServices.CallerMemberName] string method = "")
     {
-        GeneratedFile file = Assert.Single(GeneratorHarness.Run(source).Files, static f => f.HintName != AssemblyEmitter.HintName);
-        string hint = file.HintName[..^".cs".Length];
-        SnapshotAssert.Matches(Version().Replace(file.Text, "VERSION"), nameof(SnapshotTests), hint, "cs", method);
-        Assert.DoesNotContain('\r', file.Text);
-        if (legal is not { } shape)
+        GeneratedFile[] files = [.. GeneratorHarness.Run(source).Files.Where(static file => file.HintName != AssemblyEmitter.HintName)];
+        string main = files.MinBy(static file => file.HintName.Length)!.HintName;
+        string[] wanted = members is null
+            ? [.. files.Select(static file => file.HintName)]
+            : [main, .. members.Select(member => main.Replace(".g.cs", $".{member}.g.cs", StringComparison.Ordinal))];
+        Assert.Empty(wanted.Except(files.Select(static file => file.HintName)));
+        foreach (GeneratedFile file in files.Where(file => wanted.Contains(file.HintName)))
         {
-            return;
+            string text = Version().Replace(file.Text, "VERSION");
+            SnapshotAssert.Matches(text, nameof(SnapshotTests), file.HintName[..^".cs".Length], "cs", method);
+            Assert.InRange(text.Count(static c => c == '\n'), 1, MaxLines);
         }
 
+        Assert.All(files, static file => Assert.DoesNotContain('\r', file.Text));
+    }
+
+    /// <summary>As the other one, for a legal shape: its units too, as the compiler reads them.</summary>
+    private static void Verify(
+        string source,
+        AttentionShape shape,
+        string[] members,
+        [System.Runtime.CompilerServices.CallerMemberName] string method = ""
+    )
+    {
+        Verify(source, members, method);
+        // What the compiler makes of the literals, not what they look like.
+        byte[][] embedded = [.. Utf8Literals.Of(GeneratorHarness.Run(source).Compilation)];
         foreach ((string name, string unit) in Units(shape))
         {
             SnapshotAssert.Matches(unit, nameof(SnapshotTests), name, "cu", method);
-            Assert.Contains(Encoding.UTF8.GetBytes(unit), EmbeddedUnits(source));
+            Assert.Contains(Encoding.UTF8.GetBytes(unit), embedded);
         }
     }
 
@@ -262,9 +323,6 @@ public sealed partial class SnapshotTests
             (CudaUnits.PrefillPagedName(shape), CudaUnits.PrefillPaged(shape)),
             (CudaUnits.PrefillRaggedName(shape), CudaUnits.PrefillRagged(shape)),
         ];
-
-    // What the compiler makes of the literals, not what they look like.
-    private static byte[][] EmbeddedUnits(string source) => [.. Utf8Literals.Of(GeneratorHarness.Run(source).Compilation)];
 
     [GeneratedRegex(@"(?<=GeneratedCode\(""FlashInfer\.Generators"", "")[0-9.]+")]
     private static partial Regex Version();

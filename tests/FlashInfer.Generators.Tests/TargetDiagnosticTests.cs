@@ -70,7 +70,12 @@ public sealed class TargetDiagnosticTests
             partial class O<T> { {{Attribute}} partial class A; }
             """
         );
-        Assert.Equal(["A.g.cs", "N.A.g.cs", "O.A.g.cs", "O{T}.A.g.cs", "assembly-configs.g.cs"], run.Files.Select(static f => f.HintName));
+        string[] files = [.. run.Files.Select(static file => file.HintName)];
+        Assert.Equal(
+            ["A.g.cs", "N.A.g.cs", "O.A.g.cs", "O{T}.A.g.cs"],
+            files.Where(static name => name.EndsWith("A.g.cs", StringComparison.Ordinal))
+        );
+        Assert.Equal(files.Length, files.Distinct(StringComparer.OrdinalIgnoreCase).Count());
     }
 
     [Fact]
@@ -144,6 +149,29 @@ public sealed class TargetDiagnosticTests
                 15,
                 "LlamaAttention",
                 "LlamaAttention is nested in the generic type Outer, but a configuration is one set of constants and kernels. Move it out of Outer."
+            )
+        );
+
+    /// <summary>One variant a configuration: with the methods beside options neither of them is silently left out.</summary>
+    [Theory]
+    [InlineData("[LogitsMask] private static bool Keep(in LogitsContext at) => at.KvPosition > 3;")]
+    [InlineData("[FirstKey] private static int First(in LogitsContext at) => at.QoPosition - 64;")]
+    public void FI0002_options_beside_methods(string method) =>
+        DiagnosticAssert.Reports(
+            $$"""
+            using FlashInfer;
+            [AttentionConfig(32, 8, 128, 16, DType.BFloat16, Options = AttentionOptions.LogitsSoftCap)]
+            public partial class LlamaAttention
+            {
+                {{method}}
+            }
+            """,
+            new ExpectedDiagnostic(
+                "FI0002",
+                3,
+                22,
+                "LlamaAttention",
+                "LlamaAttention has Options and a variant of attention of its own, but a configuration has one of them. Remove the options and write what they do into the methods."
             )
         );
 

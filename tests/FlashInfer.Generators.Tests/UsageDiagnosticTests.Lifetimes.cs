@@ -295,11 +295,14 @@ public sealed partial class UsageDiagnosticTests
                 Device other = [|Device.OpenCpu()|];
                 Llama.PagedKvCache made = [|new(other, layers: 1, pages: 1)|];
                 var wrapper = [|new Llama.BatchDecodeWithPagedKvCache(made)|];
+                Llama.SingleDecode single = [|new(other)|];
+                SinglePrefill untypedSingle = [|new(other, Llama.Spec)|];
                 Llama.Query query = [|Llama.AllocateQuery(other, 1)|];
                 DeviceTensor<float> plain = [|other.Allocate<float>(1)|];
                 DeviceTensor untyped = [|other.Allocate(DType.Float16, 1)|];
                 Llama.Output output = default;
                 output = [|Llama.AllocateOutput(other, 1)|];
+                _ = (single.Spec, untypedSingle.Spec);
                 wrapper.Plan(batch);
                 wrapper.Run(0, query, output);
                 plain.CopyFrom([1f]);

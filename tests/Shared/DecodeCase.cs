@@ -31,13 +31,16 @@ internal sealed record DecodeCase(
     /// <summary>Whether decode plans for the kernel of many columns, where there is one; null leaves the choice to it.</summary>
     public bool? Wide { get; init; }
 
+    /// <summary>Elements of a head of value and output; as many as of query and key when null.</summary>
+    public int? ValueDim { get; init; }
+
     /// <summary>A variant of attention.</summary>
     public VariantCase? Variant { get; init; }
 
     /// <summary>Whether queries and keys are rounded to 16 bits once more before their product: a GPU turns them first.</summary>
     public bool RoundsTwice(Device device) => device.Kind == DeviceKind.Cuda && Variant is { Variant.Rotates: true };
 
-    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, Variant?.Variant);
+    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, Variant?.Variant, ValueDim);
 
     /// <summary>The case with a variant and arguments drawn for it.</summary>
     public DecodeCase With(TestVariant variant) => With(new TestVariantCase(variant, this));

@@ -84,6 +84,12 @@ internal sealed class OptionCase : VariantCase
     public override void Plan(BatchPrefillWithRaggedKvCache wrapper, int[] qoIndptr, int[] kvIndptr, float? smScale, bool causal) =>
         wrapper.Plan(qoIndptr, kvIndptr, Arguments, smScale, causal);
 
+    public override void Run(SinglePrefill single, in RaggedTensors tensors, float? smScale, bool causal) =>
+        single.Run(tensors.Query, tensors.Key, tensors.Value, Arguments, tensors.Output, tensors.Lse, smScale, causal);
+
+    public override void Run(SingleDecode single, in RaggedTensors tensors, float? smScale) =>
+        single.Run(tensors.Query, tensors.Key, tensors.Value, Arguments, tensors.Output, tensors.Lse, smScale);
+
     public override OracleVariant Oracle(int kvHeads, int sequence, int qoIndex, int qoLen, int kvLen)
     {
         int position = _lengths[sequence] - _queryTokens[sequence] + qoIndex;

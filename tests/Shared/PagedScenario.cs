@@ -85,7 +85,7 @@ internal sealed class PagedScenario<T>
             if (last.Length > 0)
             {
                 using NewTokens tokens = Draw(layer, sequences, sequences.Select(s => s.ForwardTokens));
-                wrapper.Append(layer, tokens.Key, tokens.Value);
+                wrapper.Append(layer, tokens.Key.View, tokens.Value.View);
             }
 
             ScenarioErrors errors = Attend(wrapper, layer);
@@ -199,50 +199,37 @@ internal sealed class PagedScenario<T>
             for (int layer = 0; layer < _case.Layers; layer++)
             {
                 using NewTokens appended = Draw(layer, sequences, sequences.Select(s => s.ForwardTokens));
-                cache.Append(layer, growing, appended.Key, appended.Value);
+                cache.Append(layer, growing, appended.Key.View, appended.Value.View);
             }
         }
 
         cache.EndForward(growing);
     }
 
-    /// <summary>Random keys and values for each sequence's new tokens, remembered for the oracle; now and then with gaps between rows.</summary>
+    /// <summary>Random keys and values for each sequence's new tokens, remembered for the oracle.</summary>
     private NewTokens Draw(int layer, Sequence[] sequences, IEnumerable<int> tokens)
     {
         int[] counts = [.. tokens];
-        int gap = _random.Next(3) == 0 ? 64 : 0;
-        int rows = counts.Sum();
-        T[] key = Random(rows, gap);
-        T[] value = Random(rows, gap);
+        NewTokens drawn = new(Rows(counts.Sum(), _case.KvHeads, _case.Amplitude), Rows(counts.Sum(), _case.KvHeads, _case.Amplitude));
         int row = 0;
         for (int i = 0; i < sequences.Length; i++)
         {
-            for (int n = 0; n < counts[i]; n++, row++)
-            {
-                Remember(_keys[layer, i], key, row, gap, _scales[layer][0]);
-                Remember(_values[layer, i], value, row, gap, _scales[layer][1]);
-            }
+            Remember(_keys[layer, i], drawn.Key.Values(row, counts[i]), _scales[layer][0]);
+            Remember(_values[layer, i], drawn.Value.Values(row, counts[i]), _scales[layer][1]);
+            row += counts[i];
         }
 
-        return new NewTokens(_device, _case, rows, gap, key, value);
+        return drawn;
     }
 
-    private T[] Random(int rows, int gap)
+    private TestRows<T> Rows(int rows, int heads, float amplitude) =>
+        new(_device, _random, _from, _to, rows, heads, _case.HeadDim, amplitude);
+
+    private void Remember(List<float> list, float[] values, float[] scales)
     {
-        T[] values = new T[rows * (TokenElements + gap)];
         for (int i = 0; i < values.Length; i++)
         {
-            values[i] = i % (TokenElements + gap) < TokenElements ? _from(Normal() * _case.Amplitude) : _from(float.NaN);
-        }
-
-        return values;
-    }
-
-    private void Remember(List<float> list, T[] values, int row, int gap, float[] scales)
-    {
-        for (int i = 0; i < TokenElements; i++)
-        {
-            list.Add(Stored(_to(values[(row * (TokenElements + gap)) + i]), scales[i / _case.HeadDim]));
+            list.Add(Stored(values[i], scales[i / _case.HeadDim % _case.KvHeads]));
         }
     }
 
@@ -251,30 +238,17 @@ internal sealed class PagedScenario<T>
         int[] owners = [.. Enumerable.Range(0, _queryTokens.Length).SelectMany(i => Enumerable.Repeat(i, _queryTokens[i]))];
         int rows = owners.Length;
         int row = _case.Heads * _case.HeadDim;
-        int gap = _random.Next(3) == 0 ? 128 : 0;
-        T[] query = new T[rows * (row + gap)];
-        for (int i = 0; i < query.Length; i++)
-        {
-            query[i] = i % (row + gap) < row ? _from(Normal()) : _from(float.NaN);
-        }
-
-        T[] poison = new T[query.Length];
-        poison.AsSpan().Fill(_from(float.NaN));
-        using DeviceTensor<T> q = _device.Allocate<T>(query.Length);
-        using DeviceTensor<T> o = _device.Allocate<T>(query.Length);
+        using TestRows<T> query = Rows(rows, _case.Heads, 1);
+        using TestRows<T> output = Rows(rows, _case.Heads, float.NaN);
         using DeviceTensor<float> lse = _device.Allocate<float>(rows, _case.Heads);
-        q.View.CopyFrom(query);
-        o.View.CopyFrom(poison);
         lse.View.CopyFrom([.. Enumerable.Repeat(float.NaN, rows * _case.Heads)]);
-        ReadOnlySpan<int> shape = [rows, _case.Heads, _case.HeadDim];
-        ReadOnlySpan<long> strides = [row + gap, _case.HeadDim, 1];
-        wrapper.Run(layer, _device.View<T>(q.View.Address, shape, strides), _device.View<T>(o.View.Address, shape, strides), lse.View);
+        wrapper.Run(layer, query.View, output.View, lse.View);
 
-        RowCheck check = new(_case.ToString(), row, gap, _case.HeadDim);
+        RowCheck check = new(_case.ToString(), row, _case.HeadDim);
         int[] sampled = RowCheck.Sample(_random, [.. owners.Select(owner => _case.Lengths[owner])], row);
         float scale = _case.SmScale ?? (1f / MathF.Sqrt(_case.HeadDim));
         return check.Compare(
-            [.. o.View.ToArray().Select(_to)],
+            output.Written(_case.ToString()),
             lse.View.ToArray(),
             sampled,
             (i, expected, expectedLse) =>
@@ -284,7 +258,7 @@ internal sealed class PagedScenario<T>
                 int index = i - Array.IndexOf(owners, owner);
                 int after = _case.Causal ? queryTokens - 1 - index : 0;
                 AttentionOracle.Decode(
-                    [.. query.AsSpan(i * (row + gap), row).ToArray().Select(_to)],
+                    query.Values(i, 1),
                     CollectionsMarshal.AsSpan(_keys[layer, owner]),
                     CollectionsMarshal.AsSpan(_values[layer, owner]),
                     Math.Max(0, _case.Lengths[owner] - after),
@@ -350,33 +324,12 @@ internal sealed class PagedScenario<T>
         }
     }
 
-    private float Normal() => (float)(Math.Sqrt(-2 * Math.Log(1 - _random.NextDouble())) * Math.Cos(2 * Math.PI * _random.NextDouble()));
-
-    private sealed class NewTokens : IDisposable
+    private sealed record NewTokens(TestRows<T> Key, TestRows<T> Value) : IDisposable
     {
-        private readonly DeviceTensor<T> _key;
-        private readonly DeviceTensor<T> _value;
-
-        public NewTokens(Device device, DecodeCase c, int rows, int gap, T[] key, T[] value)
-        {
-            _key = device.Allocate<T>(key.Length);
-            _value = device.Allocate<T>(value.Length);
-            _key.View.CopyFrom(key);
-            _value.View.CopyFrom(value);
-            ReadOnlySpan<int> shape = [rows, c.KvHeads, c.HeadDim];
-            ReadOnlySpan<long> strides = [(c.KvHeads * c.HeadDim) + gap, c.HeadDim, 1];
-            Key = device.View<T>(_key.View.Address, shape, strides);
-            Value = device.View<T>(_value.View.Address, shape, strides);
-        }
-
-        public TensorView<T> Key { get; }
-
-        public TensorView<T> Value { get; }
-
         public void Dispose()
         {
-            _key.Dispose();
-            _value.Dispose();
+            Key.Dispose();
+            Value.Dispose();
         }
     }
 }

@@ -57,8 +57,18 @@ internal static class PrefillScenario
     /// <returns>The errors, and how many sequences the plan cut.</returns>
     public static (ScenarioErrors Errors, int SplitSequences) CheckRagged(Device device, DecodeCase prefillCase) =>
         prefillCase.Dtype == DType.Float16
-            ? CheckRagged(device, prefillCase, x => (Half)x, x => (float)x)
-            : CheckRagged<BFloat16>(device, prefillCase, x => (BFloat16)x, x => x);
+            ? CheckRagged(device, prefillCase, RaggedApi.Batch, x => (Half)x, x => (float)x)
+            : CheckRagged<BFloat16>(device, prefillCase, RaggedApi.Batch, x => (BFloat16)x, x => x);
+
+    /// <summary>A case of one sequence, without index pointers and a plan.</summary>
+    public static ScenarioErrors CheckSingle(Device device, DecodeCase single)
+    {
+        RaggedApi how = single.QueryTokens is null ? RaggedApi.SingleDecode : RaggedApi.SinglePrefill;
+        DecodeCase one = single with { QueryTokens = single.QueryTokens ?? [1] };
+        return one.Dtype == DType.Float16
+            ? CheckRagged(device, one, how, x => (Half)x, x => (float)x).Item1
+            : CheckRagged<BFloat16>(device, one, how, x => (BFloat16)x, x => x).Item1;
+    }
 
     private static (ScenarioErrors, int) CheckPaged<T>(Device device, DecodeCase prefillCase, Func<float, T> from, Func<T, float> to)
         where T : unmanaged
@@ -67,11 +77,17 @@ internal static class PrefillScenario
         return (scenario.Run().Check(prefillCase.Dtype, $"paged, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
     }
 
-    private static (ScenarioErrors, int) CheckRagged<T>(Device device, DecodeCase prefillCase, Func<float, T> from, Func<T, float> to)
+    private static (ScenarioErrors, int) CheckRagged<T>(
+        Device device,
+        DecodeCase prefillCase,
+        RaggedApi how,
+        Func<float, T> from,
+        Func<T, float> to
+    )
         where T : unmanaged
     {
-        RaggedScenario<T> scenario = new(device, prefillCase, from, to);
-        return (scenario.Run().Check(prefillCase.Dtype, $"ragged, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
+        RaggedScenario<T> scenario = new(device, prefillCase, how, from, to);
+        return (scenario.Run().Check(prefillCase.Dtype, $"{how}, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
     }
 
     /// <summary>Half of the lengths stand at a tile's or a page's edge, the others anywhere (log-uniform).</summary>

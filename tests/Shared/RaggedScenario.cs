@@ -3,20 +3,22 @@ using FlashInfer.Tests.Oracle;
 namespace FlashInfer.Tests;
 
 /// <summary>
-/// Prefill over ragged keys and values through the public API: rows with gaps, NaN in the gaps and behind the last row, poisoned outputs.
-/// Compares with the oracle on the same rounded inputs.
+/// Attention over ragged keys and values through the public API: tensors of all kinds of strides, NaN in their gaps and behind the last row,
+/// poisoned outputs. Compares with the oracle on the same rounded inputs.
 /// </summary>
 internal sealed class RaggedScenario<T>
     where T : unmanaged
 {
     private readonly Device _device;
     private readonly DecodeCase _case;
+    private readonly RaggedApi _how;
     private readonly Func<float, T> _from;
     private readonly Func<T, float> _to;
     private readonly Random _random;
 
-    public RaggedScenario(Device device, DecodeCase prefillCase, Func<float, T> from, Func<T, float> to)
+    public RaggedScenario(Device device, DecodeCase prefillCase, RaggedApi how, Func<float, T> from, Func<T, float> to)
     {
+        _how = how;
         _device = device;
         _case = prefillCase;
         _from = from;
@@ -33,38 +35,20 @@ internal sealed class RaggedScenario<T>
         int[] qoIndptr = Indptr(queryTokens);
         int[] kvIndptr = Indptr(_case.Lengths);
         int rows = qoIndptr[^1];
-        using BatchPrefillWithRaggedKvCache prefill = new(
-            _device,
-            _case.Spec,
-            maxSequences: Math.Max(4, queryTokens.Length),
-            maxQueryTokens: Math.Max(1, rows),
-            _case.Determinism
-        );
-        if (_case.Variant is { } variant)
-        {
-            variant.Plan(prefill, qoIndptr, kvIndptr, _case.SmScale, _case.Causal);
-        }
-        else
-        {
-            prefill.Plan(qoIndptr, kvIndptr, _case.SmScale, _case.Causal);
-        }
-
-        Assert.Equal((queryTokens.Length, rows), (prefill.PlanInfo.Sequences, prefill.PlanInfo.Rows));
-        SplitSequences = prefill.PlanInfo.SplitSequences;
-
-        using Rows query = new(this, rows, _case.Heads, 1);
-        using Rows key = new(this, kvIndptr[^1], _case.KvHeads, _case.Amplitude);
-        using Rows value = new(this, kvIndptr[^1], _case.KvHeads, _case.Amplitude);
-        using Rows output = new(this, rows, _case.Heads, float.NaN);
+        int valueDim = _case.ValueDim ?? _case.HeadDim;
+        using TestRows<T> query = Rows(rows, _case.Heads, _case.HeadDim, 1);
+        using TestRows<T> key = Rows(kvIndptr[^1], _case.KvHeads, _case.HeadDim, _case.Amplitude);
+        using TestRows<T> value = Rows(kvIndptr[^1], _case.KvHeads, valueDim, _case.Amplitude);
+        using TestRows<T> output = Rows(rows, _case.Heads, valueDim, float.NaN);
         using DeviceTensor<float> lse = _device.Allocate<float>(rows, _case.Heads);
         lse.View.CopyFrom([.. Enumerable.Repeat(float.NaN, rows * _case.Heads)]);
-        prefill.Run(query.View, key.View, value.View, output.View, lse.View);
+        Attend(new RaggedTensors(query.View, key.View, value.View, output.View, lse.View), qoIndptr, kvIndptr);
 
         int[] owners = [.. Enumerable.Range(0, queryTokens.Length).SelectMany(i => Enumerable.Repeat(i, queryTokens[i]))];
-        int row = _case.Heads * _case.HeadDim;
-        RowCheck check = new($"ragged, {_case}", row, output.Gap, _case.HeadDim);
+        int row = _case.Heads * valueDim;
+        RowCheck check = new($"{_how}, {_case}", row, valueDim);
         return check.Compare(
-            output.Written(),
+            output.Written($"{_how}, {_case}"),
             lse.View.ToArray(),
             RowCheck.Sample(_random, [.. owners.Select(owner => _case.Lengths[owner])], row),
             (i, expected, expectedLse) =>
@@ -82,11 +66,79 @@ internal sealed class RaggedScenario<T>
                     _case.SmScale ?? (1f / MathF.Sqrt(_case.HeadDim)),
                     expected,
                     expectedLse,
-                    _case.Variant?.Oracle(_case.KvHeads, owner, i - qoIndptr[owner], queryTokens[owner], _case.Lengths[owner])
+                    _case.Variant?.Oracle(_case.KvHeads, owner, i - qoIndptr[owner], queryTokens[owner], _case.Lengths[owner]),
+                    valueDim
                 );
             }
         );
     }
+
+    private void Attend(in RaggedTensors tensors, int[] qoIndptr, int[] kvIndptr)
+    {
+        if (_how != RaggedApi.Batch)
+        {
+            Single(tensors);
+            return;
+        }
+
+        using BatchPrefillWithRaggedKvCache prefill = new(
+            _device,
+            _case.Spec,
+            maxSequences: Math.Max(4, kvIndptr.Length - 1),
+            maxQueryTokens: Math.Max(1, qoIndptr[^1]),
+            _case.Determinism
+        );
+        if (_case.Variant is { } variant)
+        {
+            variant.Plan(prefill, qoIndptr, kvIndptr, _case.SmScale, _case.Causal);
+        }
+        else
+        {
+            prefill.Plan(qoIndptr, kvIndptr, _case.SmScale, _case.Causal);
+        }
+
+        Assert.Equal((qoIndptr.Length - 1, qoIndptr[^1]), (prefill.PlanInfo.Sequences, prefill.PlanInfo.Rows));
+        SplitSequences = prefill.PlanInfo.SplitSequences;
+        prefill.Run(tensors.Query, tensors.Key, tensors.Value, tensors.Output, tensors.Lse);
+    }
+
+    /// <summary>The one sequence of the case, without a plan; twice, the second time from the plan that was kept.</summary>
+    private void Single(in RaggedTensors tensors)
+    {
+        if (_how == RaggedApi.SinglePrefill)
+        {
+            using SinglePrefill prefill = new(_device, _case.Spec, Math.Max(1, tensors.Query.Shape[0]), _case.Determinism);
+            for (int i = 0; i < 2; i++)
+            {
+                if (_case.Variant is { } variant)
+                {
+                    variant.Run(prefill, tensors, _case.SmScale, _case.Causal);
+                }
+                else
+                {
+                    prefill.Run(tensors.Query, tensors.Key, tensors.Value, tensors.Output, tensors.Lse, _case.SmScale, _case.Causal);
+                }
+            }
+
+            return;
+        }
+
+        using SingleDecode decode = new(_device, _case.Spec, _case.Determinism);
+        for (int i = 0; i < 2; i++)
+        {
+            if (_case.Variant is { } variant)
+            {
+                variant.Run(decode, tensors, _case.SmScale);
+            }
+            else
+            {
+                decode.Run(tensors.Query, tensors.Key, tensors.Value, tensors.Output, tensors.Lse, _case.SmScale);
+            }
+        }
+    }
+
+    private TestRows<T> Rows(int rows, int heads, int headDim, float amplitude) =>
+        new(_device, _random, _from, _to, rows, heads, headDim, amplitude);
 
     private static int[] Indptr(int[] counts)
     {
@@ -98,59 +150,15 @@ internal sealed class RaggedScenario<T>
 
         return indptr;
     }
-
-    private float Normal() => (float)(Math.Sqrt(-2 * Math.Log(1 - _random.NextDouble())) * Math.Cos(2 * Math.PI * _random.NextDouble()));
-
-    /// <summary>[rows, heads, headDim] of random values, now and then with gaps between rows; NaN in the gaps and in a few rows behind.</summary>
-    private sealed class Rows : IDisposable
-    {
-        private const int Behind = 3;
-
-        private readonly RaggedScenario<T> _scenario;
-        private readonly DeviceTensor<T> _memory;
-        private readonly T[] _values;
-        private readonly int _rows;
-        private readonly int _row;
-
-        public Rows(RaggedScenario<T> scenario, int rows, int heads, float amplitude)
-        {
-            int headDim = scenario._case.HeadDim;
-            _scenario = scenario;
-            _rows = rows;
-            _row = heads * headDim;
-            Gap = scenario._random.Next(3) == 0 ? 64 : 0;
-            _values = new T[(rows + Behind) * (_row + Gap)];
-            _values.AsSpan().Fill(scenario._from(float.NaN));
-            for (int i = 0; i < rows; i++)
-            {
-                foreach (ref T value in _values.AsSpan(i * (_row + Gap), _row))
-                {
-                    value = scenario._from(scenario.Normal() * amplitude);
-                }
-            }
-
-            _memory = scenario._device.Allocate<T>(_values.Length);
-            _memory.View.CopyFrom(_values);
-            View = scenario._device.View<T>(_memory.View.Address, [rows, heads, headDim], [_row + Gap, headDim, 1]);
-        }
-
-        public int Gap { get; }
-
-        public TensorView<T> View { get; }
-
-        /// <summary>The values of some rows, without gaps.</summary>
-        public float[] Values(int first, int count) =>
-            [.. Enumerable.Range(first, count).SelectMany(i => _values.AsSpan(i * (_row + Gap), _row).ToArray()).Select(_scenario._to)];
-
-        /// <summary>What lies in memory now, gaps included; nothing was written behind it.</summary>
-        public float[] Written()
-        {
-            float[] all = [.. _memory.View.ToArray().Select(_scenario._to)];
-            int end = _rows * (_row + Gap);
-            Assert.All(all[end..], value => Assert.True(float.IsNaN(value), $"{_scenario._case}: memory behind the output was written."));
-            return all[..end];
-        }
-
-        public void Dispose() => _memory.Dispose();
-    }
 }
+
+/// <summary>The class that a case is driven through.</summary>
+internal enum RaggedApi
+{
+    Batch,
+    SinglePrefill,
+    SingleDecode,
+}
+
+/// <summary>The tensors of a call.</summary>
+internal readonly record struct RaggedTensors(TensorView Query, TensorView Key, TensorView Value, TensorView Output, TensorView Lse);

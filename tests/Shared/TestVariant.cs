@@ -38,7 +38,7 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
 
     /// <summary>Every variant.</summary>
     public static IReadOnlyList<TestVariant> All { get; } =
-    [new Sloped(), new Dilated(), new Window(), new Started(), new Sinks(), new Tree(), new Everything()];
+    [new Sloped(), new Dilated(), new Window(), new Started(), new Sinks(), new Tree(), new Counted(), new Everything()];
 
     public virtual double Transform(double logit, in LogitsContext at, in TestArguments a) => logit;
 
@@ -176,6 +176,25 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
     {
         public override bool Keep(in LogitsContext at, in TestArguments a) =>
             ((at.QoIndex * 5) + (at.KvPosition * 3) + at.KvLen) % 7 < (at.QoIndex % 4) + (at.QoLen % 2) && a.Groups[at.Head];
+    }
+
+    /// <summary>By a loop, around which no products of a warpgroup may be under way.</summary>
+    private sealed class Counted()
+        : TestVariant(
+            nameof(Counted),
+            VariantHooks.Mask,
+            """
+              static constexpr bool kMasksLogits = true;
+              static constexpr bool kHasLoops = true;
+              static __device__ __forceinline__ bool keep(const flashinfer::LogitsContext& at, const Arguments& a) {
+                int ones = 0;
+                for (int rest = at.kv_position + a.window; rest > 0; rest >>= 1) ones += rest & 1;
+                return ones % 3 != 0;
+              }
+            """
+        )
+    {
+        public override bool Keep(in LogitsContext at, in TestArguments a) => int.PopCount(at.KvPosition + a.Window) % 3 != 0;
     }
 
     private sealed class Everything()

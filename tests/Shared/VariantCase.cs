@@ -17,6 +17,12 @@ internal abstract class VariantCase
     /// <summary>Plans with the arguments.</summary>
     public abstract void Plan(BatchPrefillWithRaggedKvCache wrapper, int[] qoIndptr, int[] kvIndptr, float? smScale, bool causal);
 
+    /// <summary>Attends with the arguments.</summary>
+    public abstract void Run(SinglePrefill single, in RaggedTensors tensors, float? smScale, bool causal);
+
+    /// <summary>Attends with the arguments.</summary>
+    public abstract void Run(SingleDecode single, in RaggedTensors tensors, float? smScale);
+
     /// <summary>What the oracle asks about the logits of one query token.</summary>
     /// <param name="kvHeads">Key/value heads.</param>
     /// <param name="sequence">Place of the sequence in the batch.</param>
@@ -56,6 +62,12 @@ internal sealed class TestVariantCase(TestVariant variant, DecodeCase of) : Vari
 
     public override void Plan(BatchPrefillWithRaggedKvCache wrapper, int[] qoIndptr, int[] kvIndptr, float? smScale, bool causal) =>
         wrapper.Plan(qoIndptr, kvIndptr, Arguments, smScale, causal);
+
+    public override void Run(SinglePrefill single, in RaggedTensors tensors, float? smScale, bool causal) =>
+        single.Run(tensors.Query, tensors.Key, tensors.Value, Arguments, tensors.Output, tensors.Lse, smScale, causal);
+
+    public override void Run(SingleDecode single, in RaggedTensors tensors, float? smScale) =>
+        single.Run(tensors.Query, tensors.Key, tensors.Value, Arguments, tensors.Output, tensors.Lse, smScale);
 
     public override OracleVariant Oracle(int kvHeads, int sequence, int qoIndex, int qoLen, int kvLen)
     {

@@ -15,6 +15,10 @@ internal sealed class ConfigText
         Heads = Number(shape.Heads);
         KvHeads = Number(shape.KvHeads);
         HeadDim = Number(shape.HeadDim);
+        ValueDim = Number(shape.ValueDim);
+
+        // An illegal shape gets the members that it would have had.
+        HasCache = shape.HasCache || !AttentionRules.IsLegal(shape);
         PageSize = Number(shape.PageSize);
 
         // An illegal shape must not break the generator: no division by zero, and none of int.MinValue by -1.
@@ -23,9 +27,14 @@ internal sealed class ConfigText
         KvDtype = Member(shape.KvDtype, (int)shape.KvDtype);
         KvLayout = Member(shape.KvLayout, (int)shape.KvLayout);
         Element = ElementOf(shape.Dtype);
+        string sizes = $"{Heads} heads, {KvHeads} kvHeads (group {GroupSize}), headDim {HeadDim}, ";
         Summary =
-            $"{Heads} heads, {KvHeads} kvHeads (group {GroupSize}), headDim {HeadDim}, pageSize {PageSize}, "
-            + $"{Dtype.Words}, KV {KvDtype.Words} {KvLayout.Words}";
+            sizes
+            + (
+                HasCache
+                    ? $"pageSize {PageSize}, {Dtype.Words}, KV {KvDtype.Words} {KvLayout.Words}"
+                    : $"valueDim {ValueDim}, {Dtype.Words}, no cache"
+            );
     }
 
     /// <summary>The class's name.</summary>
@@ -42,6 +51,11 @@ internal sealed class ConfigText
 
     public string HeadDim { get; }
 
+    public string ValueDim { get; }
+
+    /// <summary>Whether there is a paged cache, and what attends over it.</summary>
+    public bool HasCache { get; }
+
     public string PageSize { get; }
 
     public (string Code, string Words) Dtype { get; }
@@ -55,6 +69,22 @@ internal sealed class ConfigText
 
     /// <summary>The configuration in one line.</summary>
     public string Summary { get; }
+
+    /// <summary>The shape of a query as a reader sees it: "[tokens, 32, 128]".</summary>
+    /// <param name="rows">The name of the first dimension.</param>
+    public string Query(string rows) => $"[{rows}, {Heads}, {HeadDim}]";
+
+    /// <summary>The shape of keys.</summary>
+    public string Key(string rows) => $"[{rows}, {KvHeads}, {HeadDim}]";
+
+    /// <summary>The shape of values.</summary>
+    public string Value(string rows) => $"[{rows}, {KvHeads}, {ValueDim}]";
+
+    /// <summary>The shape of an output.</summary>
+    public string Output(string rows) => $"[{rows}, {Heads}, {ValueDim}]";
+
+    /// <summary>The shape of log-sum-exps.</summary>
+    public string Lse(string rows) => $"[{rows}, {Heads}]";
 
     private static string Number(int value) => value.ToString(CultureInfo.InvariantCulture);
 

@@ -1,90 +1,42 @@
-using System.Collections.Generic;
-using System.Linq;
-
 namespace FlashInfer.Generators.Emit;
 
 /// <summary>Writes the typed tensors: one struct for each role, so that a query cannot be passed where a key is wanted.</summary>
 internal static class TensorEmitter
 {
-    private static readonly Tensor[] s_tensors =
-    {
-        new("Query", "Queries", Kind.Query),
-        new("Key", "Keys", Kind.KeyValue),
-        new("Value", "Values", Kind.KeyValue),
-        new("Output", "Attention output", Kind.Query),
-        new("Lse2", "Base-2 log-sum-exp of the scaled scores", Kind.Lse),
-    };
+    /// <summary>The names of the structs.</summary>
+    public static readonly string[] Names = { "Query", "Key", "Value", "Output", "Lse2" };
 
-    private enum Kind
-    {
-        Query,
-        KeyValue,
-        Lse,
-    }
-
-    /// <summary>The names of the emitted structs.</summary>
-    public static IEnumerable<string> TypeNames => s_tensors.Select(static tensor => tensor.Name);
-
-    public static void Emit(CodeWriter code, ConfigText text)
-    {
-        foreach (Tensor tensor in s_tensors)
+    /// <summary>The roles in a configuration.</summary>
+    public static Tensor[] Of(ConfigText text) =>
+        new[]
         {
-            Factory(code, tensor.Name, Words(tensor, text));
-        }
-
-        foreach (Tensor tensor in s_tensors)
-        {
-            Struct(code, tensor, text);
-        }
-    }
-
-    // The shape as a reader sees it: "[tokens, 32, 128]".
-    private static string Words(Tensor tensor, ConfigText text) =>
-        tensor.Kind switch
-        {
-            Kind.Query => $"[tokens, {text.Heads}, {text.HeadDim}]",
-            Kind.KeyValue => $"[tokens, {text.KvHeads}, {text.HeadDim}]",
-            _ => $"[tokens, {text.Heads}]",
-        };
-
-    // The dimensions after the tokens, as the emitted code names them.
-    private static string Dimensions(Tensor tensor) =>
-        tensor.Kind switch
-        {
-            Kind.Query => "Heads, HeadDim",
-            Kind.KeyValue => "KvHeads, HeadDim",
-            _ => "Heads",
-        };
-
-    private static (string Type, string Words) Element(Tensor tensor, ConfigText text) =>
-        tensor.Kind switch
-        {
-            Kind.Lse => ("float", "Float32"),
+            new Tensor("Query", "Queries", text.Query("tokens"), "Heads, HeadDim", text.Element, text.Dtype.Words),
             // Keys and values as they are appended; a quantised cache makes them its own element type.
-            _ => (text.Element, text.Dtype.Words),
+            new Tensor("Key", "Keys", text.Key("tokens"), "KvHeads, HeadDim", text.Element, text.Dtype.Words),
+            new Tensor("Value", "Values", text.Value("tokens"), "KvHeads, ValueDim", text.Element, text.Dtype.Words),
+            new Tensor("Output", "Attention output", text.Output("tokens"), "Heads, ValueDim", text.Element, text.Dtype.Words),
+            new Tensor("Lse2", "Base-2 log-sum-exp of the scaled scores", text.Lse("tokens"), "Heads", "float", "Float32"),
         };
 
-    private static void Factory(CodeWriter code, string name, string shape) =>
+    /// <summary>The method by which a tensor is allocated.</summary>
+    public static void Factory(CodeWriter code, Tensor tensor) =>
         code.Block(
             $$"""
 
-            /// <summary>Allocates {{shape}}, contents undefined. Dispose it to give the memory back.</summary>
+            /// <summary>Allocates {{tensor.Shape}}, contents undefined. Dispose it to give the memory back.</summary>
             /// <param name="device">The device.</param>
             /// <param name="tokens">Tokens, 0 or more.</param>
             /// <returns>The tensor, which owns its memory.</returns>
-            public static {{name}} Allocate{{name}}(global::FlashInfer.Device device, int tokens) => {{name}}.Allocate(device, tokens);
+            public static {{tensor.Name}} Allocate{{tensor.Name}}(global::FlashInfer.Device device, int tokens) => {{tensor.Name}}.Allocate(device, tokens);
             """
         );
 
-    private static void Struct(CodeWriter code, Tensor tensor, ConfigText text)
+    public static void Emit(CodeWriter code, Tensor tensor, ConfigText text)
     {
-        (string element, string elementWords) = Element(tensor, text);
-        string shape = Words(tensor, text);
-        string dimensions = Dimensions(tensor);
+        (string element, string shape, string dimensions) = (tensor.Element, tensor.Shape, tensor.Dimensions);
         code.Block(
             $$"""
-
-            /// <summary>{{tensor.What}}: {{elementWords}} {{shape}}.</summary>
+            /// <summary>{{tensor.What}}: {{tensor.ElementWords}} {{shape}}.</summary>
             {{ConfigEmitter.GeneratedCode}}
             public readonly struct {{tensor.Name}} : global::System.IDisposable
             {
@@ -129,7 +81,7 @@ internal static class TensorEmitter
                 public {{element}}[] ToArray(global::FlashInfer.Cuda.CudaStream? stream = null) => View.ToArray(stream);
             """
         );
-        if (tensor.Kind == Kind.Lse)
+        if (tensor.Name == "Lse2")
         {
             NaturalLog(code);
         }
@@ -173,6 +125,9 @@ internal static class TensorEmitter
     /// <summary>One role.</summary>
     /// <param name="Name">The struct's name.</param>
     /// <param name="What">What it holds, for its summary.</param>
-    /// <param name="Kind">Which shape and element type.</param>
-    private sealed record Tensor(string Name, string What, Kind Kind);
+    /// <param name="Shape">Its shape as a reader sees it.</param>
+    /// <param name="Dimensions">The dimensions after the tokens, as the emitted code names them.</param>
+    /// <param name="Element">The C# type of its elements.</param>
+    /// <param name="ElementWords">The name of that type as data types have it.</param>
+    internal sealed record Tensor(string Name, string What, string Shape, string Dimensions, string Element, string ElementWords);
 }

@@ -5,10 +5,7 @@ using FlashInfer.Generators.Model;
 
 namespace FlashInfer.Generators.Emit;
 
-/// <summary>
-/// Writes what a variant of attention adds: the class by which planners and the CPU device call its methods, and the overloads of
-/// <c>Plan</c> that take its arguments.
-/// </summary>
+/// <summary>Writes the class by which planners and the CPU device call the methods of a variant of attention.</summary>
 internal static class VariantEmitter
 {
     /// <summary>The nested class.</summary>
@@ -26,19 +23,19 @@ internal static class VariantEmitter
             ? $"new {ClassName}()"
             : $"global::FlashInfer.AttentionVariant.Of({string.Join(" | ", Names(variant.Options))}{(variant.RotaryDim == 0 ? "" : $", rotaryDim: {variant.RotaryDim.ToString(CultureInfo.InvariantCulture)}")})";
 
+    /// <summary>Whether the configuration gets the class; the runtime has that of options.</summary>
+    public static bool HasClass(VariantModel? variant) => variant is { Options: AttentionOptions.None };
+
+    /// <summary>The arguments that a plan is given: not those that follow from others.</summary>
+    public static string Names(VariantModel variant) =>
+        string.Join(", ", variant.Arguments.Where(static argument => !argument.IsComputed).Select(static argument => argument.Name));
+
     public static void Emit(CodeWriter code, ConfigText text, VariantModel variant)
     {
-        if (variant.Options != AttentionOptions.None)
-        {
-            // The runtime has it.
-            return;
-        }
-
         string arguments = variant.ArgumentsType is { } type ? $"<{type}>" : "";
         string names = variant.ArgumentsType is null ? "" : $", \"{Names(variant)}\"";
         code.Block(
             $$"""
-
             /// <summary>The variant of attention that this class describes: a GPU runs the text, planners and the CPU device call the methods.</summary>
             {{ConfigEmitter.GeneratedCode}}
             private sealed class {{ClassName}} : global::FlashInfer.AttentionVariant{{arguments}}
@@ -57,59 +54,6 @@ internal static class VariantEmitter
         code.Block(Cuda(variant) ?? "");
         code.Line("\"\"\";");
         code.Line("}");
-    }
-
-    /// <summary>The overload of a wrapper's Plan that takes the arguments, and what keeps the one without from being called.</summary>
-    /// <param name="code">Where to.</param>
-    /// <param name="text">The configuration.</param>
-    /// <param name="variant">Its variant; nothing is written without arguments.</param>
-    /// <param name="summary">What is planned.</param>
-    /// <param name="documentation">Of the first parameters.</param>
-    /// <param name="parameters">Those before the arguments.</param>
-    /// <param name="names">Their names.</param>
-    /// <param name="causal">Whether there is a parameter of that name.</param>
-    public static void Plan(
-        CodeWriter code,
-        ConfigText text,
-        VariantModel? variant,
-        string summary,
-        string documentation,
-        string parameters,
-        string names,
-        bool causal
-    )
-    {
-        if (variant?.ArgumentsType is not { } type)
-        {
-            return;
-        }
-
-        string causalDocumentation = causal
-            ? "\n/// <param name=\"causal\">Whether a query token sees the tokens up to its own only, else all of the sequence.</param>"
-            : "";
-        string optional =
-            $"float? smScale = null, {(causal ? "bool causal = true, " : "")}global::FlashInfer.Cuda.CudaStream? stream = null";
-        string given = causal ? "smScale, causal, stream" : "smScale, stream";
-        code.Block(
-            $$"""
-
-            /// <summary>{{summary}}</summary>
-            {{documentation}}
-            /// <param name="arguments">What the variant of attention reads: {{Names(variant)}}. Copied.</param>
-            /// <param name="smScale">What logits are multiplied by; 1 / sqrt({{text.HeadDim}}) when null.</param>{{causalDocumentation}}
-            /// <param name="stream">A stream; the device's own when null.</param>
-            [global::System.Runtime.CompilerServices.OverloadResolutionPriority(1)]
-            public void Plan({{parameters}}, in {{type}} arguments, {{optional}}) =>
-                base.Plan({{names}}, new global::FlashInfer.VariantArguments<{{type}}>(arguments), {{given}});
-
-            /// <summary>Not for this configuration, whose variant of attention takes arguments.</summary>
-            [global::System.Obsolete("Give the plan the arguments of {{text.Name}}'s variant of attention: {{Names(
-                variant
-            )}}.", error: true)]
-            [global::System.ComponentModel.EditorBrowsable(global::System.ComponentModel.EditorBrowsableState.Never)]
-            public new void Plan({{parameters}}, {{optional}}) => base.Plan({{names}}, {{given}});
-            """
-        );
     }
 
     private static void Apply(CodeWriter code, ConfigText text, VariantModel variant)
@@ -230,8 +174,4 @@ internal static class VariantEmitter
         IEnumerable<string> hooks = variant.Hooks.Select(static hook => $"global::FlashInfer.VariantHooks.{hook.Kind}");
         return variant.Hooks.Count == 0 ? "global::FlashInfer.VariantHooks.None" : string.Join(" | ", hooks);
     }
-
-    /// <summary>The arguments that a plan is given: not those that follow from others.</summary>
-    private static string Names(VariantModel variant) =>
-        string.Join(", ", variant.Arguments.Where(static argument => !argument.IsComputed).Select(static argument => argument.Name));
 }

@@ -15,7 +15,7 @@ internal sealed partial class MethodLowering
             return Lower(test.Value);
         }
 
-        return With(test.Value, Scalar.Bool, value => Matches(test.Pattern, value) ?? Constant(true));
+        return With(test.Value, Scalar.Bool, value => Matches(test.Pattern, value) ?? Operators.Constant(true));
     }
 
     private Expression Switch(ISwitchExpressionOperation choice)
@@ -42,7 +42,9 @@ internal sealed partial class MethodLowering
                 {
                     ISwitchExpressionArmOperation arm = choice.Arms[i];
                     Expression chosen = Lower(arm.Value);
-                    result = Condition(arm.Pattern, arm.Guard, value) is { } condition ? Conditional(condition, chosen, result) : chosen;
+                    result = Condition(arm.Pattern, arm.Guard, value) is { } condition
+                        ? Operators.Conditional(condition, chosen, result)
+                        : chosen;
                 }
 
                 return result;
@@ -105,7 +107,7 @@ internal sealed partial class MethodLowering
 
         int Default(ICaseClauseOperation clause) => clause is IDefaultCaseClauseOperation ? 1 : 0;
         int otherwise = choice.Cases.ToList().FindIndex(section => section.Clauses.Any(clause => Default(clause) == 1));
-        Expression ordinal = Constant(otherwise >= 0 ? otherwise : choice.Cases.Length);
+        Expression ordinal = Operators.Constant(otherwise >= 0 ? otherwise : choice.Cases.Length);
         foreach (
             (int section, ICaseClauseOperation clause) in choice
                 .Cases.SelectMany(static (section, i) => section.Clauses.Select(clause => (i, clause)))
@@ -119,7 +121,9 @@ internal sealed partial class MethodLowering
                 IPatternCaseClauseOperation pattern => Condition(pattern.Pattern, pattern.Guard, value),
                 _ => UnsupportedClause(clause),
             };
-            ordinal = condition is null ? Constant(section) : Conditional(condition, Constant(section), ordinal);
+            ordinal = condition is null
+                ? Operators.Constant(section)
+                : Operators.Conditional(condition, Operators.Constant(section), ordinal);
         }
 
         _text.Line($"switch ({ordinal.Text}) {{");
@@ -173,7 +177,7 @@ internal sealed partial class MethodLowering
         Expression? holds = guard is null ? null : Lower(guard);
         return matches is null ? holds
             : holds is null ? matches
-            : Infix("&&", Precedence.And, matches, holds, default);
+            : Operators.Infix("&&", Precedence.And, matches, holds, default);
     }
 
     /// <summary>Whether a value has a pattern; null for always.</summary>
@@ -186,21 +190,27 @@ internal sealed partial class MethodLowering
             case IConstantPatternOperation constant:
                 return Equal(value, constant.Value);
             case IRelationalPatternOperation relation:
-                return Infix(Operator(relation.OperatorKind), Precedence.Relational, value, Lower(relation.Value), default);
+                return Operators.Infix(
+                    Operators.Symbol(relation.OperatorKind),
+                    Precedence.Relational,
+                    value,
+                    Lower(relation.Value),
+                    default
+                );
             case INegatedPatternOperation negation:
                 return Matches(negation.Pattern, value) is { } matches
                     ? new Expression("!" + matches.As(Precedence.Unary), Precedence.Unary, default)
-                    : Constant(false);
+                    : Operators.Constant(false);
             case IBinaryPatternOperation { OperatorKind: BinaryOperatorKind.And } both:
                 return (Matches(both.LeftPattern, value), Matches(both.RightPattern, value)) switch
                 {
                     (null, var right) => right,
                     (var left, null) => left,
-                    (var left, var right) => Infix("&&", Precedence.And, left, right, default),
+                    (var left, var right) => Operators.Infix("&&", Precedence.And, left, right, default),
                 };
             case IBinaryPatternOperation either:
                 return Matches(either.LeftPattern, value) is { } first && Matches(either.RightPattern, value) is { } second
-                    ? Infix("||", Precedence.Or, first, second, default)
+                    ? Operators.Infix("||", Precedence.Or, first, second, default)
                     : null;
             default:
                 Unsupported(
@@ -221,7 +231,7 @@ internal sealed partial class MethodLowering
 
         // A pattern finds NaN, == does not.
         return constant.ConstantValue.Value is float.NaN
-            ? Function("is_nan", default, value)
-            : Infix("==", Precedence.Equality, value, Lower(constant), default);
+            ? Operators.Function("is_nan", default, value)
+            : Operators.Infix("==", Precedence.Equality, value, Lower(constant), default);
     }
 }

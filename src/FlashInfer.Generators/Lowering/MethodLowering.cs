@@ -282,8 +282,8 @@ internal sealed partial class MethodLowering(VariantLowering variant, CudaNames 
         }
 
         Expression left = Convert(assignment.Syntax, Lower(assignment.Target), target, computed);
-        Expression result = Binary(assignment.OperatorKind, computed, left, right);
-        string operation = $"{name} {Operator(assignment.OperatorKind)} ";
+        Expression result = Operators.Binary(assignment.OperatorKind, computed, left, right);
+        string operation = $"{name} {Operators.Symbol(assignment.OperatorKind)} ";
         // As it was written, where that means the same.
         return computed == target && result.Text.StartsWith(operation, System.StringComparison.Ordinal)
             ? $"{operation.TrimEnd()}= {Unwrapped(result.Text.Substring(operation.Length), right)}"
@@ -309,13 +309,13 @@ internal sealed partial class MethodLowering(VariantLowering variant, CudaNames 
         Scalar target = Scalars.Of(step.Target.Type);
         Scalar computed = target == Scalar.Byte ? Scalar.Int : target;
         bool isUp = step.Kind == OperationKind.Increment;
-        Expression one = Constant(
+        Expression one = Operators.Constant(
             computed == Scalar.Float ? 1f
             : computed == Scalar.UInt ? 1u
             : (object)1
         );
         Expression left = Convert(step.Syntax, Lower(step.Target), target, computed);
-        Expression result = Binary(isUp ? BinaryOperatorKind.Add : BinaryOperatorKind.Subtract, computed, left, one);
+        Expression result = Operators.Binary(isUp ? BinaryOperatorKind.Add : BinaryOperatorKind.Subtract, computed, left, one);
         return computed == target && result.Precedence == Precedence.Additive
             ? (isUp ? "++" : "--") + name
             : $"{name} = {Convert(step.Syntax, result, computed, target).Text}";

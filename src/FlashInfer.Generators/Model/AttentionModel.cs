@@ -65,6 +65,8 @@ internal sealed record AttentionModel(
         }
     }
 
-    /// <summary>The name of the emitted file: the full name without the characters that such names cannot have.</summary>
-    public string HintName => FullName.Replace("@", "").Replace('<', '{').Replace('>', '}') + ".g.cs";
+    /// <summary>The name of an emitted file: the full name without the characters that such names cannot have.</summary>
+    /// <param name="member">The member that the file holds; null for the one with the class's own.</param>
+    public string HintName(string? member = null) =>
+        FullName.Replace("@", "").Replace('<', '{').Replace('>', '}') + (member is null ? ".g.cs" : $".{member}.g.cs");
 }

@@ -59,6 +59,7 @@ internal static class AttributeReader
         KvLayout kvLayout = KvLayout.Nhd;
         AttentionOptions options = AttentionOptions.None;
         int rotaryDim = 0;
+        int valueDim = Value(2);
         foreach (var argument in attribute.NamedArguments)
         {
             switch (argument.Key)
@@ -75,6 +76,9 @@ internal static class AttributeReader
                 case "RotaryDim":
                     rotaryDim = Int32(argument.Value);
                     break;
+                case "ValueDim":
+                    valueDim = Int32(argument.Value);
+                    break;
             }
         }
 
@@ -82,6 +86,7 @@ internal static class AttributeReader
         {
             Options = options,
             RotaryDim = rotaryDim,
+            ValueDim = valueDim,
         };
 
         int Value(int ordinal) => ordinal < arguments.Length ? Int32(arguments[ordinal]) : 0;

@@ -49,6 +49,7 @@ internal static class GeneratedConstants
             ("KvHeads", shape.KvHeads),
             ("GroupSize", shape.KvHeads == 0 ? 0 : shape.GroupSize),
             ("HeadDim", shape.HeadDim),
+            ("ValueDim", shape.ValueDim),
             ("PageSize", shape.PageSize),
         };
 

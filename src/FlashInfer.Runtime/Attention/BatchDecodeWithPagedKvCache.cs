@@ -27,25 +27,11 @@ namespace FlashInfer;
 /// </remarks>
 public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
 {
-    private const float Log2E = 1.44269504f;
     private static readonly string s_advice =
         $"The wrapper's constructor takes a larger maxQueryTokens, up to {CudaUnits.QueryTokens[^1]}.";
 
     private readonly PlannedBatch _batch;
-    private readonly DecodePath _own;
-    private readonly DecodePath? _wide;
-    private DecodeKernel? _teamKernel;
-    private readonly PlanList _list;
-
-    // Of each sequence that has query tokens: the tile of the first key that they see, and tokens from there on. Empty without a variant
-    // that bounds keys.
-    private readonly int[] _begins = [];
-    private readonly int[] _seen = [];
-    private DecodePath _path;
-    private DecodePlan _plan;
-    private bool _several;
-    private bool _causal;
-    private bool _overlaps;
+    private readonly DecodeCore _core;
     private bool _disposed;
 
     /// <summary>Makes a wrapper and its workspace.</summary>
@@ -83,25 +69,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
         MaxSequences = maxSequences;
         MaxQueryTokens = maxQueryTokens;
         Determinism = determinism;
-        _own = new DecodePath(cache, cache.Kernels.Decode(maxQueryTokens, teamUnits: false), maxSequences, determinism);
-        DecodeKernel? wide = cache.Kernels.WideDecode(maxQueryTokens);
-        if (wide?.UnitsPerItem < _own.Kernel.UnitsPerItem)
-        {
-            _wide = new DecodePath(cache, wide, maxSequences, determinism);
-        }
-
-        _path = _own;
-        int items = Math.Max(
-            DecodePlanner.MaxItems(maxSequences, _own.Limits),
-            _wide is null ? 0 : DecodePlanner.MaxItems(maxSequences, _wide.Limits)
-        );
-        _list = new PlanList(cache.Device, items, cache.Spec.Variant);
-        if (BoundsKeys)
-        {
-            _begins = new int[maxSequences];
-            _seen = new int[maxSequences];
-        }
-
+        _core = new DecodeCore(cache, maxSequences, maxQueryTokens, determinism);
         _batch = new PlannedBatch(this, nameof(BatchDecodeWithPagedKvCache), cache, maxSequences);
     }
 
@@ -118,7 +86,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
     public Determinism Determinism { get; }
 
     /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one.</summary>
-    public long WorkspaceBytes => _own.Workspace.Bytes + (_wide?.Workspace.Bytes ?? 0);
+    public long WorkspaceBytes => _core.WorkspaceBytes;
 
     /// <summary>What the last plan looks like.</summary>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -127,57 +95,25 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
         get
         {
             _batch.RequirePlan();
-            // Planned once more, aside: the items themselves have gone to the device.
-            DecodePlanLimits limits = _path.Limits;
-            WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(_batch.Lengths.Length, limits)];
-            DecodePlan again = DecodePlanner.Plan(Batch, limits, items);
-            long units = (long)_plan.Items * limits.UnitsPerItem;
-            long shared = _plan.TeamUnits ? (units + limits.Teams - 1) / limits.Teams : units * _plan.Cluster;
-            return new PlanInfo(
-                Kernel.Name,
-                _batch.Planned,
-                _batch.Rows,
-                _plan.TotalTokens,
-                _plan.Items,
-                units,
-                (int)Math.Min(shared, limits.Blocks),
-                _plan.Cluster,
-                _plan.TeamUnits ? limits.Teams : 1,
-                _plan.ChunkTokens,
-                _plan.SplitSequences,
-                DecodePlanner.Imbalance(items.AsSpan(0, again.Items), again, limits),
-                Determinism
-            );
+            return _core.Info(_batch);
         }
     }
 
     /// <summary>What plans for the kernel of few columns are made for; benchmarks change it before the first plan.</summary>
     internal DecodePlanLimits Limits
     {
-        get => _own.Limits;
-        set => _own.Limits = value;
+        get => _core.Limits;
+        set => _core.Limits = value;
     }
 
     /// <summary>
     /// Whether every plan is for the kernel of many columns, since a captured graph launches it, or none; null leaves the choice to the
     /// plan. Tests and benchmarks set it before the first plan.
     /// </summary>
-    internal bool? Wide { get; set; }
-
-    private DecodeKernel Kernel => _plan.TeamUnits ? _teamKernel! : _path.Kernel;
-
-    private bool BoundsKeys => Cache.Spec.Variant is { } variant && variant.Does(VariantHooks.FirstKey);
-
-    private DecodeBatch Batch
+    internal bool? Wide
     {
-        get
-        {
-            ReadOnlySpan<int> queryTokens = _several ? _batch.QueryTokens : default;
-            int sequences = _batch.Lengths.Length;
-            return BoundsKeys
-                ? new DecodeBatch(_seen.AsSpan(0, sequences), _batch.PageOffsets, queryTokens, _causal, _begins.AsSpan(0, sequences))
-                : new DecodeBatch(_batch.Lengths, _batch.PageOffsets, queryTokens, _causal);
-        }
+        get => _core.Wide;
+        set => _core.Wide = value;
     }
 
     /// <summary>
@@ -286,55 +222,10 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
         Cache.CheckLayer(layer);
         _batch.RequireFreshPlan();
         Cache.Device.CheckStream(stream);
-        AttentionSpec spec = Cache.Spec;
-        KernelTensor.Check(query, nameof(query), Cache, spec.Dtype, _batch.Rows, spec.Heads);
-        KernelTensor.Check(output, nameof(output), Cache, spec.Dtype, _batch.Rows, spec.Heads);
-        KernelTensor.CheckWritten(output, nameof(output));
-        KernelTensor.CheckLse(lse, Cache.Device, "cache", _batch.Rows, spec.Heads);
-        DecodeParams args = new()
-        {
-            Query = query.Address,
-            Key = Cache.KeyAddress(layer),
-            Value = Cache.ValueAddress(layer),
-            Output = output.Address,
-            Lse = lse.IsEmpty ? 0 : lse.Address,
-            Pages = Cache.Table.Address,
-            Plan = _list.Address,
-            PartialOutput = _path.Workspace.Output,
-            PartialState = _path.Workspace.State,
-            Counters = _path.Workspace.Counters,
-            QueryRowStride = query.Stride(0),
-            QueryHeadStride = query.Stride(1),
-            OutputRowStride = output.Stride(0),
-            OutputHeadStride = output.Stride(1),
-            PageStride = Cache.PageElements,
-            TokenStride = Cache.TokenElements,
-            HeadStride = Cache.HeadElements,
-            KeyPage = 2L * layer * Cache.TotalPages,
-            ValuePage = ((2L * layer) + 1) * Cache.TotalPages,
-            Fault = _batch.Check?.Record(layer) ?? 0,
-            PageCount = Cache.TotalPages,
-            KeyScales = Cache.KeyScaleAddress(layer),
-            ValueScales = Cache.ValueScaleAddress(layer),
-            Variant = _list.VariantAddress,
-            KvMap = _path.KvMap,
-        };
+        DecodeParams args = _core.Arguments(layer, query, output, lse, _batch.Rows);
+        args.Fault = _batch.Check?.Record(layer) ?? 0;
         _batch.Check?.Before(stream);
-        ListLaunch launch = new(_plan.Items, _list.Capacity, _plan.Cluster, _overlaps)
-        {
-            Rows = _batch.Rows,
-            Queue = _path.Workspace.Queue,
-        };
-        if (Kernel.Run(args, launch, stream))
-        {
-            _list.Capture();
-
-            // The graph keeps the kernel and the cluster size of its launches: every later plan has to be made for them.
-            Wide = _path == _wide;
-            _path.Limits = _path.Limits with { Cluster = _plan.Cluster, TeamUnits = _plan.TeamUnits };
-        }
-
-        _overlaps = true;
+        _core.Run(args, _batch.Rows, stream);
         _batch.Check?.After(layer, stream);
     }
 
@@ -359,9 +250,7 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
 
         _disposed = true;
         _batch.Dispose();
-        _list.Dispose();
-        _own.Dispose();
-        _wide?.Dispose();
+        _core.Dispose();
     }
 
     private void Plan<TArguments>(
@@ -383,117 +272,14 @@ public class BatchDecodeWithPagedKvCache : IDisposable, IExplainsPlan
             PlannedBatch.CheckQueryTokens(sequences, queryTokens, MaxQueryTokens, s_advice);
         }
 
-        float scale = smScale ?? (1f / MathF.Sqrt(Cache.Spec.HeadDim));
-        if (!float.IsFinite(scale))
-        {
-            throw new ArgumentOutOfRangeException(nameof(smScale), scale, "smScale must be a finite number, such as 1 / sqrt(headDim).");
-        }
-
-        DecodePath path = Choose(sequences, scale);
-        CheckSlots(sequences, path.Limits);
+        float scale = _core.Scale(smScale);
+        DecodePath path = _core.Choose(sequences, scale);
         queryTokens = several ? queryTokens : _batch.Ones(sequences);
-        _list.Take(arguments, _batch.Shape(sequences, queryTokens));
+        _core.Take(arguments, _batch.Shape(sequences, queryTokens));
 
         // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
         _batch.Begin(sequences, queryTokens, stream);
-        _several = several;
-        _causal = causal && Cache.Spec.Variant is not { ReplacesCausality: true };
-        _path = path;
-        FindBegins();
-        _plan = DecodePlanner.Plan(Batch, path.Limits, _list.Begin());
-        if (_plan.TeamUnits)
-        {
-            // The one plan that has to wait for a compiler, if the kernel is not in the cache.
-            _teamKernel ??= Cache.Kernels.Decode(MaxQueryTokens, teamUnits: true);
-        }
-
-        ListHeader header = new()
-        {
-            ScaleLog2 = scale * Log2E,
-            Heads = path.Limits.UnitsPerItem,
-            FreshTokens = _batch.FreshTokens,
-        };
-        _list.Commit(_plan.Items, header, _batch.Attending, stream);
-        _overlaps = false;
+        _core.Plan(_batch, path, several, causal, scale, stream);
         _batch.Commit(sequences, stream);
-    }
-
-    /// <summary>
-    /// The kernel for many columns where the batch is large enough for it to gain; batch-invariant plans must not ask the batch. It can't
-    /// take a scale that is not above 0.
-    /// </summary>
-    private DecodePath Choose(ReadOnlySpan<Sequence> sequences, float smScale)
-    {
-        if (_wide is null || Wide == false)
-        {
-            return _own;
-        }
-
-        if (!float.IsNormal(smScale * Log2E) || smScale < 0)
-        {
-            return Wide is null
-                ? _own
-                : throw new ArgumentOutOfRangeException(
-                    nameof(smScale),
-                    smScale,
-                    "A captured graph launches the kernel for many query heads, which needs an smScale above 0, such as 1 / sqrt(headDim); negate the query for a negative one."
-                );
-        }
-
-        if (Wide == true || Determinism == Determinism.BatchInvariant)
-        {
-            return _wide;
-        }
-
-        long tokens = 0;
-        foreach (Sequence sequence in sequences)
-        {
-            tokens += sequence.KvLength;
-        }
-
-        AttentionSpec spec = Cache.Spec;
-        long bytes = 2 * tokens * spec.KvHeads * spec.HeadDim * spec.KvDtype.Size();
-        return bytes >= DecodePlanner.WideBytes(_own.Limits.UnitsPerItem / _wide.Limits.UnitsPerItem) ? _wide : _own;
-    }
-
-    private void FindBegins()
-    {
-        if (BoundsKeys)
-        {
-            KeyBounds bounds = _list.Bounds(_batch.Places);
-            for (int i = 0; i < _batch.Lengths.Length; i++)
-            {
-                int length = _batch.Lengths[i];
-                _begins[i] = bounds.Begin(i, 0, _batch.QueryTokens[i], length, length, _path.Limits.BlockTokens);
-                _seen[i] = length - _begins[i];
-            }
-        }
-    }
-
-    /// <summary>Batch-invariant plans cut every sequence as if it were alone: the workspace is made for a full cache, not for sequences that stand in a batch twice.</summary>
-    private void CheckSlots(ReadOnlySpan<Sequence> sequences, in DecodePlanLimits limits)
-    {
-        if (Determinism != Determinism.BatchInvariant)
-        {
-            return;
-        }
-
-        long slots = 0;
-        foreach (Sequence sequence in sequences)
-        {
-            // Where keys are bounded there may be fewer tokens, but they may come to more parts.
-            int parts = BoundsKeys
-                ? DecodePlanner.InvariantPartsUpTo(sequence.KvLength, limits)
-                : DecodePlanner.InvariantParts(sequence.KvLength, limits);
-            slots += parts > 1 ? parts : 0;
-        }
-
-        if (slots > limits.MaxSlots)
-        {
-            throw new ArgumentException(
-                $"The batch has {slots} parts of long sequences; the batch-invariant workspace has room for {limits.MaxSlots}, as many as a full cache can have. Plan sequences that stand in the batch more than once in several batches.",
-                nameof(sequences)
-            );
-        }
     }
 }

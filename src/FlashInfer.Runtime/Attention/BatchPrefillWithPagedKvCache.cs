@@ -194,25 +194,10 @@ public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
         _batch.RequireFreshPlan();
         Cache.Device.CheckStream(stream);
         PrefillParams args = _core.Arguments(query, output, lse, _batch.Rows, "cache");
-        int groups = Cache.Spec.PageSize / KvTensorMap.GroupTokens;
-        bool headsFirst = Cache.Spec.KvLayout == KvLayout.Hnd;
-        args.Key = Cache.KeyAddress(layer);
-        args.Value = Cache.ValueAddress(layer);
-        args.Pages = Cache.Table.Address;
-        args.KeyTokenStride = args.ValueTokenStride = Cache.TokenElements;
-        args.KeyHeadStride = args.ValueHeadStride = Cache.HeadElements;
-        args.KeyPageStride = args.ValuePageStride = Cache.PageElements;
-        args.KeyPage = 2L * layer * Cache.TotalPages;
-        args.ValuePage = args.KeyPage + Cache.TotalPages;
-        args.PageGroups = headsFirst ? Cache.Spec.KvHeads * groups : groups;
-        args.HeadGroups = headsFirst ? groups : 0;
-        args.KeyScales = Cache.KeyScaleAddress(layer);
-        args.ValueScales = Cache.ValueScaleAddress(layer);
+        PrefillCore.SetCache(ref args, Cache, _kvMap, layer);
         args.Fault = _batch.Check?.Record(layer) ?? 0;
-        args.PageCount = Cache.TotalPages;
-        args.KeyMap = args.ValueMap = _kvMap;
         _batch.Check?.Before(stream);
-        _core.Run(ref args, _batch.Rows, keyRows: 0, stream);
+        Cache.Table.IsCaptured |= _core.Run(ref args, _batch.Rows, keyRows: 0, stream);
         _batch.Check?.After(layer, stream);
     }
 

@@ -90,6 +90,9 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
         }
     }
 
+    /// <summary>As <see cref="PrefillCore.IsCaptured"/>.</summary>
+    internal bool IsCaptured => _core.IsCaptured;
+
     /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
     internal PrefillPlanLimits Limits
     {
@@ -140,8 +143,8 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
     /// <summary>Attends with the query tokens of the planned sequences.</summary>
     /// <param name="query">[rows, heads, headDim]: a row for each query token, as qoIndptr said.</param>
     /// <param name="key">[tokens, kvHeads, headDim] of <see cref="AttentionSpec.Dtype"/>, as kvIndptr said.</param>
-    /// <param name="value">As <paramref name="key"/>.</param>
-    /// <param name="output">[rows, heads, headDim]; every element is written.</param>
+    /// <param name="value">[tokens, kvHeads, valueDim], as <paramref name="key"/>; valueDim is headDim unless the configuration says otherwise.</param>
+    /// <param name="output">[rows, heads, valueDim]; every element is written.</param>
     /// <param name="lse">float [rows, heads], contiguous: receives the base-2 LSE; none when default.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -159,7 +162,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
         Device.CheckStream(stream);
         PrefillParams args = _core.Arguments(query, output, lse, _rows, "wrapper");
         KernelTensor.Check(key, nameof(key), Device, "wrapper", Spec.Dtype, _tokens, Spec.KvHeads, Spec.HeadDim);
-        KernelTensor.Check(value, nameof(value), Device, "wrapper", Spec.Dtype, _tokens, Spec.KvHeads, Spec.HeadDim);
+        KernelTensor.Check(value, nameof(value), Device, "wrapper", Spec.Dtype, _tokens, Spec.KvHeads, Spec.ValueDim);
         args.Key = key.Address;
         args.Value = value.Address;
         args.KeyTokenStride = key.Stride(0);

@@ -60,6 +60,9 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     protected override void LoadAppend() => _append.Get();
 
     /// <inheritdoc/>
+    protected override void LoadMergeStates() => _backend.MergeStates(_spec.Dtype);
+
+    /// <inheritdoc/>
     protected override DecodeKernel LoadDecode(int queryTokens, bool teamUnits) =>
         new CudaDecodeKernel(_backend, Load<DecodeParams>(_spec.DecodeUnitFor(queryTokens, teamUnits, _backend.IsChecked)));
 

@@ -286,6 +286,59 @@ internal struct PageTableParams
     public nint Updates;
 }
 
+/// <summary>Arguments of merging states of attention, each an output and its base-2 LSE: a first one, then others; 184 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct MergeStatesParams
+{
+    /// <summary>Output of the first state, [rows, heads, headDim].</summary>
+    public nint First;
+
+    /// <summary>Its LSE, [rows, heads].</summary>
+    public nint FirstLse;
+
+    /// <summary>Outputs of the others, [rows, others, heads, headDim].</summary>
+    public nint Other;
+
+    /// <summary>Their LSE, [rows, others, heads].</summary>
+    public nint OtherLse;
+
+    /// <summary>The result's output, [rows, heads, headDim]; may be <see cref="First"/>.</summary>
+    public nint Output;
+
+    /// <summary>The result's LSE, [rows, heads], or 0; may be <see cref="FirstLse"/>.</summary>
+    public nint Lse;
+
+    /// <summary>int32 [rows]: 0 where the first state is the result; or 0 for none.</summary>
+    public nint Mask;
+
+    public long FirstRowStride;
+    public long FirstHeadStride;
+    public long FirstLseRowStride;
+    public long FirstLseHeadStride;
+    public long OtherRowStride;
+    public long OtherStateStride;
+    public long OtherHeadStride;
+    public long OtherLseRowStride;
+    public long OtherLseStateStride;
+    public long OtherLseHeadStride;
+    public long OutputRowStride;
+    public long OutputHeadStride;
+    public long LseRowStride;
+    public long LseHeadStride;
+
+    /// <summary>Rows.</summary>
+    public int Rows;
+
+    /// <summary>States besides the first.</summary>
+    public int Others;
+
+    /// <summary>Heads.</summary>
+    public int Heads;
+
+    /// <summary>Elements of a head.</summary>
+    public int HeadDim;
+}
+
 /// <summary>What a cubin says of itself in the constant <c>NAME_info</c>; 52 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct KernelInfo

@@ -14,17 +14,23 @@ internal static class KernelTensor
     {
         tensor.Expect(name, dtype, rows, heads, headDim);
         CheckDevice(tensor, name, device, owner);
+        CheckAligned(tensor, name);
+    }
 
-        long elements = Alignment / dtype.Size();
-        if (
-            tensor.Stride(2) != 1
-            || tensor.Stride(1) % elements != 0
-            || tensor.Stride(0) % elements != 0
-            || tensor.Address % Alignment != 0
-        )
+    /// <summary>Throws unless 16-byte accesses can reach everything along the last dimension, and everything else begins at such a place.</summary>
+    public static void CheckAligned(in TensorView tensor, string name)
+    {
+        int last = tensor.Shape.Rank - 1;
+        bool isAligned = tensor.Stride(last) == 1 && tensor.Address % Alignment == 0;
+        for (int i = 0; i < last; i++)
+        {
+            isAligned &= tensor.Stride(i) * tensor.Dtype.Size() % Alignment == 0;
+        }
+
+        if (!isAligned)
         {
             throw new ArgumentException(
-                $"{name} has address 0x{tensor.Address:x} and strides [{tensor.Stride(0)}, {tensor.Stride(1)}, {tensor.Stride(2)}]; kernels need the head dimension contiguous, and rows and heads aligned to {Alignment} bytes.",
+                $"{name} has address 0x{tensor.Address:x} and strides [{Strides(tensor)}]; kernels need the head dimension contiguous, and rows and heads aligned to {Alignment} bytes.",
                 name
             );
         }
@@ -46,7 +52,10 @@ internal static class KernelTensor
         }
     }
 
-    /// <summary>Throws when two rows or heads of a tensor that a kernel writes share memory: which value stayed would be chance.</summary>
+    /// <summary>
+    /// Throws when two rows or heads of a tensor [rows, heads] or [rows, heads, headDim] that a kernel writes share memory: which value
+    /// stayed would be chance.
+    /// </summary>
     public static void CheckWritten(in TensorView tensor, string name)
     {
         (long Stride, int Count) inner = (tensor.Stride(1), tensor.Shape[1]);
@@ -56,19 +65,31 @@ internal static class KernelTensor
             (inner, outer) = (outer, inner);
         }
 
-        long extent = tensor.Shape[2];
+        long extent = tensor.Shape.Rank == 3 ? tensor.Shape[2] : 1;
         bool apart = inner.Count <= 1 || inner.Stride >= extent;
         extent += (Math.Max(1, inner.Count) - 1) * inner.Stride;
         if (!apart || (outer.Count > 1 && outer.Stride < extent))
         {
             throw new ArgumentException(
-                $"{name} is {tensor.Shape} with strides [{tensor.Stride(0)}, {tensor.Stride(1)}, {tensor.Stride(2)}], so that rows or heads overlap; expected memory of its own for each.",
+                $"{name} is {tensor.Shape} with strides [{Strides(tensor)}], so that rows or heads overlap; expected memory of its own for each.",
                 name
             );
         }
     }
 
-    private static void CheckDevice(in TensorView tensor, string name, Device device, string owner)
+    private static string Strides(in TensorView tensor)
+    {
+        string[] strides = new string[tensor.Shape.Rank];
+        for (int i = 0; i < strides.Length; i++)
+        {
+            strides[i] = $"{tensor.Stride(i)}";
+        }
+
+        return string.Join(", ", strides);
+    }
+
+    /// <summary>Throws unless a tensor lies on the owner's device.</summary>
+    public static void CheckDevice(in TensorView tensor, string name, Device device, string owner)
     {
         if (tensor.Device != device)
         {

@@ -11,9 +11,9 @@ internal static class KvTensorMap
     private const int DecodeTokens = 16;
 
     /// <summary>
-    /// For decode: a row of a head is cut into columns of 128 bytes, or 64 or 32 where that does not divide it. Dimensions {elements of a
-    /// column, pageSize, columns, kvHeads, pages of all layers}, box {elements of a column, 16, columns, KV heads of a unit, 1}: one box
-    /// is one slab.
+    /// For decode: what lies side by side of a token, the rows of all heads or, where heads come first, of one, is cut into strips of 128
+    /// bytes, or 64 or 32 where that does not divide what a unit takes of them. Dimensions {elements of a strip, pageSize, strips, pages of
+    /// all layers, or heads of all pages}; one box is one slab.
     /// </summary>
     /// <param name="context">The device's context.</param>
     /// <param name="cache">The cache.</param>
@@ -22,23 +22,25 @@ internal static class KvTensorMap
     {
         AttentionSpec spec = cache.Spec;
         int bytes = spec.KvDtype.Size();
-        int rowBytes = spec.HeadDim * bytes;
-        int column =
-            (
-                rowBytes % 128 == 0 ? 128
-                : rowBytes % 64 == 0 ? 64
-                : 32
-            ) / bytes;
-        int columns = spec.HeadDim / column;
         int heads = Math.Max(1, spec.KvHeads / unitsPerItem);
+        bool headsFirst = spec.KvLayout == KvLayout.Hnd;
+        int joinedBytes = spec.HeadDim * bytes * (headsFirst ? 1 : heads);
+        int stripBytes =
+            joinedBytes % 128 == 0 ? 128
+            : joinedBytes % 64 == 0 ? 64
+            : 32;
+        int strip = stripBytes / bytes;
+        int strips = joinedBytes / stripBytes;
         return TensorMapEncoder.Encode(
             context,
             spec.KvDtype,
             cache.KeyAddress(0),
-            [column, spec.PageSize, columns, spec.KvHeads, Pages(cache)],
-            [cache.TokenElements, column, cache.HeadElements, cache.PageElements],
-            [column, DecodeTokens, columns, heads, 1],
-            Promotion(spec, rowBytes, heads)
+            headsFirst
+                ? [strip, spec.PageSize, strips, Pages(cache) * spec.KvHeads]
+                : [strip, spec.PageSize, spec.KvHeads * spec.HeadDim / strip, Pages(cache)],
+            [cache.TokenElements, strip, headsFirst ? cache.HeadElements : cache.PageElements],
+            [strip, DecodeTokens, strips, headsFirst ? heads : 1],
+            headsFirst ? L2Promotion.Bytes128 : Promotion(joinedBytes)
         );
     }
 
@@ -68,16 +70,11 @@ internal static class KvTensorMap
     private static int GreatestDivisor(int a, int b) => b == 0 ? a : GreatestDivisor(b, a % b);
 
     /// <summary>
-    /// How much the L2 cache fetches at once. Where the rows of the heads alternate (NHD), one row of 128 bytes takes the next head's along, to
-    /// be read by another block soon; short ones take those along that the same box reads; and a row alone that does not end at a multiple of
-    /// 128 bytes would take along what nobody wants.
+    /// How much the L2 cache fetches at once where the rows of the heads alternate (NHD). One of 128 bytes takes the next head's along, to be
+    /// read by another block soon; one that does not end at a multiple of 128 bytes would take along what nobody wants.
     /// </summary>
-    private static L2Promotion Promotion(AttentionSpec spec, int rowBytes, int heads)
-    {
-        int unitBytes = heads * rowBytes;
-        return spec.KvLayout == KvLayout.Hnd ? L2Promotion.Bytes128
-            : unitBytes == 128 || (rowBytes < 128 && unitBytes % 256 == 0) ? L2Promotion.Bytes256
-            : rowBytes > 128 && unitBytes % 128 != 0 ? L2Promotion.Bytes64
-            : L2Promotion.Bytes128;
-    }
+    private static L2Promotion Promotion(int unitBytes) =>
+        unitBytes == 128 ? L2Promotion.Bytes256
+        : unitBytes % 128 != 0 ? L2Promotion.Bytes64
+        : L2Promotion.Bytes128;
 }

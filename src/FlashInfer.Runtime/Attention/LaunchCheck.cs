@@ -13,16 +13,18 @@ internal sealed class LaunchCheck : IReplayCheck, IDisposable
     private readonly PagedKvCache _cache;
     private readonly string _operation;
     private readonly Func<int, Sequence?> _sequenceOf;
+    private readonly Func<int, int>? _tokensBefore;
     private readonly DeviceMemory _records;
     private readonly KernelFault[] _faults;
     private bool _captured;
     private bool _disposed;
 
-    private LaunchCheck(PagedKvCache cache, string operation, Func<int, Sequence?> sequenceOf)
+    private LaunchCheck(PagedKvCache cache, string operation, Func<int, Sequence?> sequenceOf, Func<int, int>? tokensBefore)
     {
         _cache = cache;
         _operation = operation;
         _sequenceOf = sequenceOf;
+        _tokensBefore = tokensBefore;
         _faults = new KernelFault[cache.Layers];
         _records = new DeviceMemory(cache.Device, (long)cache.Layers * Unsafe.SizeOf<KernelFault>());
         Clear(null);
@@ -34,8 +36,13 @@ internal sealed class LaunchCheck : IReplayCheck, IDisposable
     /// <param name="cache">The cache that the kernel works on.</param>
     /// <param name="operation">The call, for messages.</param>
     /// <param name="sequenceOf">Which sequence a row of the kernel's input belongs to.</param>
-    public static LaunchCheck? Create(PagedKvCache cache, string operation, Func<int, Sequence?> sequenceOf) =>
-        cache.Device.IsChecked ? new LaunchCheck(cache, operation, sequenceOf) : null;
+    /// <param name="tokensBefore">Tokens of its sequence that the kernel does not know of, since they lie before its own; null for none.</param>
+    public static LaunchCheck? Create(
+        PagedKvCache cache,
+        string operation,
+        Func<int, Sequence?> sequenceOf,
+        Func<int, int>? tokensBefore = null
+    ) => cache.Device.IsChecked ? new LaunchCheck(cache, operation, sequenceOf, tokensBefore) : null;
 
     /// <summary>Where the kernel notes a layer's first violation.</summary>
     public nint Record(int layer) => _records.Address + ((nint)layer * Unsafe.SizeOf<KernelFault>());
@@ -131,17 +138,18 @@ internal sealed class LaunchCheck : IReplayCheck, IDisposable
     private DeviceAssertException Describe(int layer, in KernelFault fault)
     {
         Sequence? sequence = _sequenceOf(fault.Row);
-        int index = fault.Token / _cache.Spec.PageSize;
+        int token = fault.Token + (sequence is null ? 0 : _tokensBefore?.Invoke(fault.Row) ?? 0);
+        int index = token / _cache.Spec.PageSize;
         string expected =
             sequence is not null && index < sequence.PageCount ? $"; the cache has put page {sequence.Pages[index]} there" : "";
         return new DeviceAssertException(
-            $"{_operation} of layer {layer} found page {fault.Value} in the page table for token {fault.Token} of {sequence?.ToString() ?? "an unknown sequence"} (row {fault.Row}). The cache has {_cache.TotalPages} pages, 0 to {_cache.TotalPages - 1}{expected}. Only the cache writes the table, so something else has written over it: look for a kernel or a copy that leaves its own memory (compute-sanitizer finds them), and make the cache anew. What the call has written is not to be used."
+            $"{_operation} of layer {layer} found page {fault.Value} in the page table for token {token} of {sequence?.ToString() ?? "an unknown sequence"} (row {fault.Row}). The cache has {_cache.TotalPages} pages, 0 to {_cache.TotalPages - 1}{expected}. Only the cache writes the table, so something else has written over it: look for a kernel or a copy that leaves its own memory (compute-sanitizer finds them), and make the cache anew. What the call has written is not to be used."
         )
         {
             Operation = _operation,
             Layer = layer,
             Sequence = sequence,
-            Token = fault.Token,
+            Token = token,
             Page = fault.Value,
         };
     }

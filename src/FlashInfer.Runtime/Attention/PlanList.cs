@@ -64,7 +64,7 @@ internal sealed class PlanList : IDisposable
             if (_variant?.ArgumentNames is { } names)
             {
                 throw new InvalidOperationException(
-                    $"The configuration's variant of attention takes arguments: {names}. Call the Plan that is given them, with every plan."
+                    $"The configuration's variant of attention takes arguments: {names}. Give them with every plan, by the overload that takes them."
                 );
             }
 

@@ -111,9 +111,14 @@ internal sealed class PlannedBatch : IDisposable
         return _counts.AsSpan(0, sequences.Length);
     }
 
-    /// <summary>A batch to be planned, as arguments of a variant see it.</summary>
+    /// <summary>A batch to be planned, as arguments of a variant see it; nothing where there is none.</summary>
     public BatchShape Shape(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens)
     {
+        if (Cache.Spec.Variant is null)
+        {
+            return default;
+        }
+
         for (int i = 0; i < sequences.Length; i++)
         {
             // Scratch until the plan is committed.
@@ -257,18 +262,21 @@ internal sealed class PlannedBatch : IDisposable
     }
 
     /// <summary>The sequence that a row of the query belongs to.</summary>
-    private Sequence? SequenceAt(int row)
+    public Sequence? SequenceAt(int row) => IndexAt(row) is var i and >= 0 ? _sequences[_attends[i]] : null;
+
+    /// <summary>Which of those with query tokens it is; -1 when the row is none's.</summary>
+    public int IndexAt(int row)
     {
         for (int i = 0; i < _attending; i++)
         {
             row -= _queryTokens[i];
             if (row < 0)
             {
-                return _sequences[_attends[i]];
+                return i;
             }
         }
 
-        return null;
+        return -1;
     }
 
     /// <summary>A fresh plan may have been made before EndForward: committed tokens are read but no longer written.</summary>

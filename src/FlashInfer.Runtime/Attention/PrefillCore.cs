@@ -18,6 +18,7 @@ internal sealed class PrefillCore : IDisposable
     private readonly PlanList _list;
     private readonly SplitWorkspace _workspace;
     private PrefillPlan _plan;
+    private readonly bool _ownsWorkspace;
     private bool _overlaps;
     private bool _disposed;
 
@@ -28,6 +29,7 @@ internal sealed class PrefillCore : IDisposable
     /// <param name="maxSequences">Sequences of the largest batch.</param>
     /// <param name="maxQueryTokens">Query tokens of the largest batch.</param>
     /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
+    /// <param name="lender">One made alike, whose workspace is used: of kernels that follow each other in a stream, only one is at work in it.</param>
     public PrefillCore(
         Device device,
         AttentionSpec spec,
@@ -35,7 +37,8 @@ internal sealed class PrefillCore : IDisposable
         long cacheTokens,
         int maxSequences,
         int maxQueryTokens,
-        Determinism determinism
+        Determinism determinism,
+        PrefillCore? lender = null
     )
     {
         _device = device;
@@ -52,7 +55,7 @@ internal sealed class PrefillCore : IDisposable
             spec.KvHeads,
             kernel.TileTokens,
             kernel.BlockTokens,
-            2 * spec.HeadDim * stored.Size(),
+            (spec.HeadDim + spec.ValueDim) * stored.Size(),
             maxParts,
             PrefillPlanner.MaxItems(maxSequences, maxQueryTokens, kernel.TileTokens, spec.KvHeads, maxParts)
         )
@@ -62,7 +65,8 @@ internal sealed class PrefillCore : IDisposable
         _list = new PlanList(device, Limits.MaxItems, spec.Variant);
         try
         {
-            _workspace = new SplitWorkspace(device, maxParts, kernel.TileRows, spec.HeadDim);
+            _ownsWorkspace = lender is null;
+            _workspace = lender?._workspace ?? new SplitWorkspace(device, maxParts, kernel.TileRows, spec.ValueDim);
         }
         catch
         {
@@ -76,6 +80,9 @@ internal sealed class PrefillCore : IDisposable
 
     /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
     public PrefillPlanLimits Limits { get; set; }
+
+    /// <summary>Whether a graph holds the list: the next plan changes what it does.</summary>
+    public bool IsCaptured { get; private set; }
 
     /// <summary>Device memory of the workspace.</summary>
     public long WorkspaceBytes => _workspace.Bytes;
@@ -125,14 +132,14 @@ internal sealed class PrefillCore : IDisposable
 
     /// <summary>The arguments of a launch but for keys, values and checks; throws unless the tensors are the plan's.</summary>
     /// <param name="query">[rows, heads, headDim].</param>
-    /// <param name="output">[rows, heads, headDim].</param>
+    /// <param name="output">[rows, heads, valueDim].</param>
     /// <param name="lse">[rows, heads], or none.</param>
     /// <param name="rows">Query tokens of the plan.</param>
     /// <param name="owner">What the device is asked of, for messages.</param>
     public PrefillParams Arguments(in TensorView query, in TensorView output, in TensorView lse, int rows, string owner)
     {
         KernelTensor.Check(query, nameof(query), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
-        KernelTensor.Check(output, nameof(output), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
+        KernelTensor.Check(output, nameof(output), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.ValueDim);
         KernelTensor.CheckWritten(output, nameof(output));
         KernelTensor.CheckLse(lse, _device, owner, rows, _spec.Heads);
         return new PrefillParams
@@ -153,22 +160,51 @@ internal sealed class PrefillCore : IDisposable
         };
     }
 
+    /// <summary>Adds what a layer of a paged cache brings to a launch's arguments.</summary>
+    /// <param name="args">The arguments.</param>
+    /// <param name="cache">The cache.</param>
+    /// <param name="map">What the kernel's <see cref="PrefillKernel.EncodeKvMap"/> made of it.</param>
+    /// <param name="layer">The layer.</param>
+    public static void SetCache(ref PrefillParams args, PagedKvCache cache, in TensorMap map, int layer)
+    {
+        int groups = cache.Spec.PageSize / KvTensorMap.GroupTokens;
+        bool headsFirst = cache.Spec.KvLayout == KvLayout.Hnd;
+        args.Key = cache.KeyAddress(layer);
+        args.Value = cache.ValueAddress(layer);
+        args.Pages = cache.Table.Address;
+        args.KeyTokenStride = args.ValueTokenStride = cache.TokenElements;
+        args.KeyHeadStride = args.ValueHeadStride = cache.HeadElements;
+        args.KeyPageStride = args.ValuePageStride = cache.PageElements;
+        args.KeyPage = 2L * layer * cache.TotalPages;
+        args.ValuePage = args.KeyPage + cache.TotalPages;
+        args.PageGroups = headsFirst ? cache.Spec.KvHeads * groups : groups;
+        args.HeadGroups = headsFirst ? groups : 0;
+        args.KeyScales = cache.KeyScaleAddress(layer);
+        args.ValueScales = cache.ValueScaleAddress(layer);
+        args.PageCount = cache.TotalPages;
+        args.KeyMap = args.ValueMap = map;
+    }
+
     /// <summary>Launches the kernel over the plan's list.</summary>
     /// <param name="args">All arguments.</param>
     /// <param name="rows">Rows of query and output.</param>
     /// <param name="keyRows">Ragged: rows of keys and values; paged: 0.</param>
     /// <param name="stream">The stream.</param>
-    public void Run(ref PrefillParams args, int rows, int keyRows, CudaStream? stream)
+    /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
+    public bool Run(ref PrefillParams args, int rows, int keyRows, CudaStream? stream)
     {
         // A graph must do for any list: it launches as many blocks as run at once.
         int units = (int)Math.Min(int.MaxValue, (long)_plan.Items * _plan.Heads);
         ListLaunch launch = new(units, Limits.Blocks, 1, _overlaps) { Rows = rows, KeyRows = keyRows };
-        if (Kernel.Run(ref args, launch, stream))
+        bool captured = Kernel.Run(ref args, launch, stream);
+        if (captured)
         {
             _list.Capture();
+            IsCaptured = true;
         }
 
         _overlaps = true;
+        return captured;
     }
 
     /// <summary>What the last plan looks like.</summary>
@@ -201,7 +237,10 @@ internal sealed class PrefillCore : IDisposable
         {
             _disposed = true;
             _list.Dispose();
-            _workspace.Dispose();
+            if (_ownsWorkspace)
+            {
+                _workspace.Dispose();
+            }
         }
     }
 }

@@ -14,10 +14,10 @@ internal struct PrefillParams
     /// <summary>Keys: ragged [tokens, kvHeads, headDim]; paged those of one layer, [pages, pageSize, kvHeads, headDim] or HND.</summary>
     public nint Key;
 
-    /// <summary>Values, as <see cref="Key"/>.</summary>
+    /// <summary>Values, as <see cref="Key"/>, of valueDim elements: headDim but where ragged.</summary>
     public nint Value;
 
-    /// <summary>Output, [rows, heads, headDim].</summary>
+    /// <summary>Output, [rows, heads, valueDim].</summary>
     public nint Output;
 
     /// <summary>Base-2 LSE, contiguous float [rows, heads], or 0.</summary>
@@ -29,7 +29,7 @@ internal struct PrefillParams
     /// <summary><see cref="ListHeader"/> followed by <see cref="WorkItem"/>s, in the order in which blocks take them.</summary>
     public nint Plan;
 
-    /// <summary>Partial outputs, float [slots, heads of the header, rows of a tile, headDim]: sum of exp2(s - max) * v.</summary>
+    /// <summary>Partial outputs, float [slots, heads of the header, rows of a tile, valueDim]: sum of exp2(s - max) * v.</summary>
     public nint PartialOutput;
 
     /// <summary>Partial (max in base 2, sum) pairs, float2 [slots, heads of the header, rows of a tile].</summary>
@@ -90,7 +90,7 @@ internal struct PrefillParams
     private readonly long _reserved3;
     private readonly long _reserved4;
 
-    // The maps are set where KernelFeatures.TensorMap asks for them. c is 64 columns, or 32 where headDim is no multiple of 64; the
+    // The maps are set where KernelFeatures.TensorMap asks for them. c is 64 columns, or 32 where headDim or valueDim is no multiple of 64; the
     // swizzle is over 2c bytes.
 
     /// <summary>
@@ -99,7 +99,7 @@ internal struct PrefillParams
     /// </summary>
     public TensorMap QueryMap;
 
-    /// <summary>As <see cref="QueryMap"/>, box {c, min(p, 16), max(1, 16 / p), headDim / c, but 2 of 4}; used where p is a power of two.</summary>
+    /// <summary>As <see cref="QueryMap"/> over valueDim / c columns, box {c, min(p, 16), max(1, 16 / p), valueDim / c, but 2 of 4}; used where p is a power of two.</summary>
     public TensorMap OutputMap;
 
     /// <summary>
@@ -108,7 +108,7 @@ internal struct PrefillParams
     /// </summary>
     public TensorMap KeyMap;
 
-    /// <summary>As <see cref="KeyMap"/>.</summary>
+    /// <summary>As <see cref="KeyMap"/>, of valueDim / c columns.</summary>
     public TensorMap ValueMap;
 
     /// <summary>The arguments of decode for attention of any number of query tokens; all but the queue and the groups of the maps.</summary>

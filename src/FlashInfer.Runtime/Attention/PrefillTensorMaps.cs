@@ -23,14 +23,15 @@ internal sealed class PrefillTensorMaps(CudaContext context, AttentionSpec spec,
     private readonly Lock _lock = new();
     private readonly Key[] _keys = new Key[1 << PlaceBits];
     private readonly TensorMap[] _maps = new TensorMap[1 << PlaceBits];
-    private readonly int _column = Column(spec.HeadDim);
+    private readonly int _column = Math.Min(Column(spec.HeadDim), Column(spec.ValueDim));
 
     private enum Kind
     {
         None,
         Query,
         Output,
-        KeyValue,
+        Key,
+        Value,
     }
 
     /// <summary>Elements of a column of a tile: 128 bytes, or 64 where the head dimension is no multiple of 64.</summary>
@@ -58,8 +59,8 @@ internal sealed class PrefillTensorMaps(CudaContext context, AttentionSpec spec,
             }
             else
             {
-                args.KeyMap = Get(Kind.KeyValue, args.Key, keyRows, args.KeyTokenStride, args.KeyHeadStride, args.Queue);
-                args.ValueMap = Get(Kind.KeyValue, args.Value, keyRows, args.ValueTokenStride, args.ValueHeadStride, args.Queue);
+                args.KeyMap = Get(Kind.Key, args.Key, keyRows, args.KeyTokenStride, args.KeyHeadStride, args.Queue);
+                args.ValueMap = Get(Kind.Value, args.Value, keyRows, args.ValueTokenStride, args.ValueHeadStride, args.Queue);
             }
         }
     }
@@ -81,8 +82,8 @@ internal sealed class PrefillTensorMaps(CudaContext context, AttentionSpec spec,
 
     private TensorMap Encode(in Key key)
     {
-        int columns = spec.HeadDim / _column;
-        return key.Kind == Kind.KeyValue
+        int columns = (key.Kind is Kind.Value or Kind.Output ? spec.ValueDim : spec.HeadDim) / _column;
+        return key.Kind is Kind.Key or Kind.Value
             ? TensorMapEncoder.Encode(
                 context,
                 spec.Dtype,

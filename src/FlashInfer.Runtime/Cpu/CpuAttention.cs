@@ -23,9 +23,9 @@ internal sealed unsafe class CpuAttention : IDisposable
     {
         _spec = spec;
         _pool = pool;
-        _scratch = new CpuScratch(pool.Workers, spec.GroupSize * queryTokens, spec.HeadDim);
+        _scratch = new CpuScratch(pool.Workers, spec.GroupSize * queryTokens, spec.HeadDim, spec.ValueDim);
         // Values are summed 4 vectors at a time: a head of 96 elements takes narrower ones.
-        _vectorBits = vectorBits == 512 && spec.HeadDim % (4 * Simd512.Count) != 0 ? 256 : vectorBits;
+        _vectorBits = vectorBits == 512 && spec.ValueDim % (4 * Simd512.Count) != 0 ? 256 : vectorBits;
         _job = _vectorBits switch
         {
             512 => Job<Simd512, Vector512<float>>(),

@@ -18,6 +18,7 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
     private readonly int _group = spec.GroupSize;
     private readonly int _heads = spec.Heads;
     private readonly int _headDim = spec.HeadDim;
+    private readonly int _valueDim = spec.ValueDim;
     private readonly int _pageSize = spec.PageSize;
 
     public override void Execute(nint args, int unit, int worker)
@@ -34,7 +35,7 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
         UnitVariant variant = new(spec.Variant, p.Variant, index, kvHead, _group);
 
         LoadQuery(p, item, kvHead, variant, variant.ReplacesLogits ? header->ScaleLog2 / Log2E : header->ScaleLog2, s.Query);
-        new Span<float>(s.Output, columns * _headDim).Clear();
+        new Span<float>(s.Output, columns * _valueDim).Clear();
         new Span<float>(s.Max, columns).Fill(float.NegativeInfinity);
         new Span<float>(s.Sum, columns).Clear();
         Attend(p, item, kvHead, variant, s);
@@ -124,12 +125,12 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
         {
             ScoreTiles<TSimd, TVector>.Score<TKvElement>(s.Query, keys, tokens, columns, _headDim, s.Scores);
             Softmax(item, begin, tokens, variant, s);
-            ValueTiles<TSimd, TVector>.Accumulate<TKvElement>(s.Scores, values, tokens, columns, _headDim, s.Rescale, s.Output);
+            ValueTiles<TSimd, TVector>.Accumulate<TKvElement>(s.Scores, values, tokens, columns, _valueDim, s.Rescale, s.Output);
             return;
         }
 
         RowBlock wide = new((byte*)s.Wide, s.WideOffsets, null, null);
-        WidenRows(keys, (tokens + 3) & ~3, s.Wide);
+        WidenRows(keys, (tokens + 3) & ~3, _headDim, s);
         if (variant.Rotates)
         {
             RotaryRows<TSimd, TVector>.Turn(s.Wide, tokens, _headDim, variant.Rotation, begin);
@@ -137,8 +138,8 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
 
         ScoreTiles<TSimd, TVector>.Score<SingleElement>(s.Query, wide, tokens, columns, _headDim, s.Scores);
         Softmax(item, begin, tokens, variant, s);
-        WidenRows(values, tokens, s.Wide);
-        ValueTiles<TSimd, TVector>.Accumulate<SingleElement>(s.Scores, wide, tokens, columns, _headDim, s.Rescale, s.Output);
+        WidenRows(values, tokens, _valueDim, s);
+        ValueTiles<TSimd, TVector>.Accumulate<SingleElement>(s.Scores, wide, tokens, columns, _valueDim, s.Rescale, s.Output);
     }
 
     /// <summary>
@@ -185,19 +186,20 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private void WidenRows(in RowBlock rows, int tokens, float* wide)
+    private void WidenRows(in RowBlock rows, int tokens, int dim, in WorkerScratch s)
     {
         for (int token = 0; token < tokens; token++)
         {
             byte* row = rows.Base + rows.Offsets[token];
             if ((token & 3) == 0)
             {
-                rows.PrefetchAhead(token, _headDim * TKvElement.Size);
+                rows.PrefetchAhead(token, dim * TKvElement.Size);
             }
 
-            for (int d = 0; d < _headDim; d += TSimd.Count, wide += TSimd.Count)
+            float* wide = (float*)((byte*)s.Wide + s.WideOffsets[token]);
+            for (int d = 0; d < dim; d += TSimd.Count)
             {
-                TSimd.Store(TKvElement.Load<TSimd, TVector>(row + (d * TKvElement.Size)), wide);
+                TSimd.Store(TKvElement.Load<TSimd, TVector>(row + (d * TKvElement.Size)), wide + d);
             }
         }
     }
@@ -277,15 +279,15 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
 
             // No token, or every score -inf: the output is 0 and the LSE is -inf, for log2(0) = -inf.
             TVector factor = TSimd.Create(sum == 0f ? 0f : scale / sum);
-            float* from = s.Output + (column * _headDim);
-            for (int d = 0; d < _headDim; d += TSimd.Count)
+            float* from = s.Output + (column * _valueDim);
+            for (int d = 0; d < _valueDim; d += TSimd.Count)
             {
                 TSimd.Store(TSimd.Multiply(TSimd.Load(from + d), factor), from + d);
             }
 
             long row = item.Row + token;
             long offset = (row * p.OutputRowStride) + (queryHead * p.OutputHeadStride);
-            TElement.Narrow(from, (byte*)p.Output + (offset * TElement.Size), _headDim);
+            TElement.Narrow(from, (byte*)p.Output + (offset * TElement.Size), _valueDim);
             if (p.Lse != 0)
             {
                 ((float*)p.Lse)[(row * _heads) + queryHead] = sum == 0f ? float.NegativeInfinity : max + MathF.Log2(sum);
@@ -308,8 +310,8 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
 
     private void WritePartial(in PrefillParams p, long first, int columns, in WorkerScratch s)
     {
-        new ReadOnlySpan<float>(s.Output, columns * _headDim).CopyTo(
-            new Span<float>((float*)p.PartialOutput + (first * _headDim), columns * _headDim)
+        new ReadOnlySpan<float>(s.Output, columns * _valueDim).CopyTo(
+            new Span<float>((float*)p.PartialOutput + (first * _valueDim), columns * _valueDim)
         );
         float* state = (float*)p.PartialState + (2 * first);
         for (int column = 0; column < columns; column++)
@@ -339,15 +341,15 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
 
             float origin = float.IsNegativeInfinity(max) ? 0f : max;
             float sum = 0f;
-            float* output = s.Output + (column * _headDim);
-            new Span<float>(output, _headDim).Clear();
+            float* output = s.Output + (column * _valueDim);
+            new Span<float>(output, _valueDim).Clear();
             for (int part = 0; part < parts; part++)
             {
                 float weight = Exp2(state[2 * part * step] - origin);
                 sum += state[(2 * part * step) + 1] * weight;
                 TVector factor = TSimd.Create(weight);
-                float* from = (float*)p.PartialOutput + ((first + (part * step)) * _headDim);
-                for (int d = 0; d < _headDim; d += TSimd.Count)
+                float* from = (float*)p.PartialOutput + ((first + (part * step)) * _valueDim);
+                for (int d = 0; d < _valueDim; d += TSimd.Count)
                 {
                     TSimd.Store(TSimd.MultiplyAdd(factor, TSimd.Load(from + d), TSimd.Load(output + d)), output + d);
                 }

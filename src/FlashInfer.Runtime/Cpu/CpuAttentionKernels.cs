@@ -87,6 +87,9 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     protected override void LoadAppend() { }
 
     /// <inheritdoc/>
+    protected override void LoadMergeStates() { }
+
+    /// <inheritdoc/>
     protected override DecodeKernel LoadDecode(int queryTokens, bool teamUnits) =>
         new CpuDecodeKernel(_spec, _pool, _vectorBits, queryTokens);
 
@@ -94,7 +97,7 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     /// <remarks>Ragged keys and values have the query's type, whatever a cache holds.</remarks>
     protected override PrefillKernel LoadPrefill(bool isPaged)
     {
-        AttentionSpec ragged = new(_spec.Heads, _spec.KvHeads, _spec.HeadDim, _spec.PageSize, _spec.Dtype, variant: _spec.Variant);
+        AttentionSpec ragged = new(_spec.Heads, _spec.KvHeads, _spec.HeadDim, _spec.PageSize, _spec.Dtype, variant: _spec.Variant, valueDim: _spec.ValueDim);
         return new CpuPrefillKernel(isPaged ? _spec : ragged, _pool, _vectorBits);
     }
 

@@ -142,6 +142,7 @@ internal sealed unsafe class CpuBackend : Backend
             }
 
             _disposed = true;
+            base.Dispose();
             _pool.Dispose();
             foreach (nint address in _allocations.Keys)
             {
@@ -150,6 +151,18 @@ internal sealed unsafe class CpuBackend : Backend
 
             _allocations.Clear();
         }
+    }
+
+    /// <inheritdoc/>
+    protected override MergeKernel LoadMergeKernel(DType dtype)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        return dtype switch
+        {
+            DType.Float16 => new CpuMergeKernel<HalfElement>(_pool),
+            DType.BFloat16 => new CpuMergeKernel<BFloat16Element>(_pool),
+            _ => new CpuMergeKernel<SingleElement>(_pool),
+        };
     }
 
     private void Check(CudaStream? stream)

@@ -13,16 +13,18 @@ internal sealed unsafe class CpuScratch : IDisposable
     private readonly WorkerScratch[] _workers;
     private void* _memory;
 
-    public CpuScratch(int workers, int columns, int headDim)
+    public CpuScratch(int workers, int columns, int headDim, int valueDim)
     {
         Columns = columns;
-        long outputs = Aligned((long)columns * headDim * sizeof(float));
+        int widerDim = Math.Max(headDim, valueDim);
+        long queries = Aligned((long)columns * headDim * sizeof(float));
+        long outputs = Aligned((long)columns * valueDim * sizeof(float));
         long scores = Aligned((long)columns * BlockTokens * sizeof(float));
         long perColumn = Aligned((long)columns * sizeof(float));
         long rows = Aligned(BlockTokens * sizeof(nint));
-        long wide = Aligned((long)BlockTokens * headDim * sizeof(float));
+        long wide = Aligned((long)BlockTokens * widerDim * sizeof(float));
         // A page between two workers' memory keeps them out of each other's cache lines and prefetches.
-        long each = (2 * outputs) + scores + (3 * perColumn) + (4 * rows) + wide + 4096;
+        long each = queries + outputs + scores + (3 * perColumn) + (4 * rows) + wide + 4096;
         _memory = NativeMemory.AlignedAlloc((nuint)(each * workers), Alignment);
         _workers = new WorkerScratch[workers];
         for (int i = 0; i < workers; i++)
@@ -30,7 +32,7 @@ internal sealed unsafe class CpuScratch : IDisposable
             byte* at = (byte*)_memory + (i * each);
             _workers[i] = new WorkerScratch
             {
-                Query = (float*)Take(ref at, outputs),
+                Query = (float*)Take(ref at, queries),
                 Output = (float*)Take(ref at, outputs),
                 Scores = (float*)Take(ref at, scores),
                 Max = (float*)Take(ref at, perColumn),
@@ -44,7 +46,7 @@ internal sealed unsafe class CpuScratch : IDisposable
             };
             for (int token = 0; token < BlockTokens; token++)
             {
-                _workers[i].WideOffsets[token] = (nint)token * headDim * sizeof(float);
+                _workers[i].WideOffsets[token] = (nint)token * widerDim * sizeof(float);
             }
         }
     }
@@ -76,7 +78,7 @@ internal unsafe struct WorkerScratch
     /// <summary>The unit's query times the softmax scale, [columns, headDim].</summary>
     public float* Query;
 
-    /// <summary>Running output, not normalised, [columns, headDim].</summary>
+    /// <summary>Running output, not normalised, [columns, valueDim].</summary>
     public float* Output;
 
     /// <summary>A block's scores, then weights, [columns, BlockTokens].</summary>
@@ -103,6 +105,6 @@ internal unsafe struct WorkerScratch
     /// <summary>Bytes to the rows of <see cref="Wide"/>.</summary>
     public nint* WideOffsets;
 
-    /// <summary>A block of keys or values as singles, [BlockTokens, headDim].</summary>
+    /// <summary>A block of keys or values as singles, [BlockTokens, the wider of headDim and valueDim].</summary>
     public float* Wide;
 }

@@ -65,12 +65,18 @@ internal readonly unsafe struct BFloat16Element : IQueryElement
         BFloat16.Convert(new ReadOnlySpan<float>(source, count), new Span<BFloat16>(destination, count));
 }
 
-/// <summary>Rows that have been widened already.</summary>
-internal readonly unsafe struct SingleElement : IElement
+/// <summary><see cref="float"/>: rows that have been widened already, and merged states.</summary>
+internal readonly unsafe struct SingleElement : IQueryElement
 {
     public static int Size => 4;
 
     public static int TilesOnTheFly => int.MaxValue;
+
+    public static void Widen(byte* source, float* destination, int count) =>
+        new ReadOnlySpan<float>(source, count).CopyTo(new Span<float>(destination, count));
+
+    public static void Narrow(float* source, byte* destination, int count) =>
+        new ReadOnlySpan<float>(source, count).CopyTo(new Span<float>(destination, count));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TSimd, TVector>(byte* source)

@@ -11,6 +11,17 @@ namespace FlashInfer;
 /// </summary>
 internal abstract class Backend : IDisposable
 {
+    private readonly KernelSlot<MergeKernel> _mergeHalf;
+    private readonly KernelSlot<MergeKernel> _mergeBFloat16;
+    private readonly KernelSlot<MergeKernel> _mergeSingle;
+
+    protected Backend()
+    {
+        _mergeHalf = new(() => LoadMergeKernel(DType.Float16));
+        _mergeBFloat16 = new(() => LoadMergeKernel(DType.BFloat16));
+        _mergeSingle = new(() => LoadMergeKernel(DType.Float32));
+    }
+
     /// <summary>Whether the device is in checked mode.</summary>
     public bool IsChecked { get; init; }
 
@@ -50,8 +61,26 @@ internal abstract class Backend : IDisposable
     /// <summary>Compiles or loads the kernels of a configuration. Called once per configuration and device.</summary>
     public abstract AttentionKernels LoadKernels(AttentionSpec spec);
 
+    /// <summary>The kernel that merges states of attention, loaded when it is first asked for.</summary>
+    /// <param name="dtype">Of the states' outputs: <see cref="DType.Float16"/>, <see cref="DType.BFloat16"/> or <see cref="DType.Float32"/>.</param>
+    public MergeKernel MergeStates(DType dtype) =>
+        dtype switch
+        {
+            DType.Float16 => _mergeHalf.Get(),
+            DType.BFloat16 => _mergeBFloat16.Get(),
+            _ => _mergeSingle.Get(),
+        };
+
     /// <inheritdoc/>
-    public abstract void Dispose();
+    public virtual void Dispose()
+    {
+        _mergeHalf.Dispose();
+        _mergeBFloat16.Dispose();
+        _mergeSingle.Dispose();
+    }
+
+    /// <summary>Compiles or loads the kernel that merges states of attention of an element type.</summary>
+    protected abstract MergeKernel LoadMergeKernel(DType dtype);
 }
 
 /// <summary>
@@ -186,6 +215,16 @@ internal abstract class PrefillKernel : IDisposable
     public abstract void Dispose();
 }
 
+/// <summary>Merges states of attention of one element type, whatever their heads and head dimension.</summary>
+internal abstract class MergeKernel : IDisposable
+{
+    /// <summary>Queues the work and returns; arguments have been checked.</summary>
+    public abstract void Run(in MergeStatesParams args, CudaStream? stream);
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
 /// <summary>
 /// The kernels of one configuration on one device, each loaded when it is first asked for, and kept. Calls queue work and return; arguments
 /// have been checked.
@@ -239,6 +278,9 @@ internal abstract class AttentionKernels : IDisposable
             case KernelFamily.WideDecode:
                 WideDecode(kernel.QueryTokens);
                 break;
+            case KernelFamily.MergeStates:
+                LoadMergeStates();
+                break;
             default:
                 Prefill(kernel.Family == KernelFamily.PrefillPaged);
                 break;
@@ -278,6 +320,9 @@ internal abstract class AttentionKernels : IDisposable
 
     /// <summary>Loads what <see cref="Append"/> and <see cref="UpdatePageTable"/> run.</summary>
     protected abstract void LoadAppend();
+
+    /// <summary>Loads the device's kernel that merges states of this configuration.</summary>
+    protected abstract void LoadMergeStates();
 
     /// <summary>Loads the decode kernel for up to this many query tokens, one of <see cref="CudaUnits.QueryTokens"/>.</summary>
     protected abstract DecodeKernel LoadDecode(int queryTokens, bool teamUnits);

@@ -63,6 +63,9 @@ internal sealed unsafe class CudaBackend : Backend
     /// <summary>The architecture that kernels are compiled for; the device's own unless another was asked for.</summary>
     public string Architecture { get; init; }
 
+    /// <summary>Makes the kernel that merges states of an element type.</summary>
+    public Func<DType, CudaBackend, MergeKernel>? MergeKernels { private get; init; }
+
     /// <inheritdoc/>
     public override nint Allocate(long bytes)
     {
@@ -216,6 +219,7 @@ internal sealed unsafe class CudaBackend : Backend
             _staging?.Dispose();
         }
 
+        base.Dispose();
         _allocation.Dispose();
         if (_ownsStream)
         {
@@ -245,6 +249,13 @@ internal sealed unsafe class CudaBackend : Backend
                 "The device's stream is being captured into a graph: dispose tensors and caches before the capture or after it, and those that the graph uses after the graph."
             );
         }
+    }
+
+    /// <inheritdoc/>
+    protected override MergeKernel LoadMergeKernel(DType dtype)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        return MergeKernels?.Invoke(dtype, this) ?? throw new InvalidOperationException("This backend was made without kernels.");
     }
 
     /// <summary>Lets the device's pool keep freed memory: by default it would go back to the system at each synchronisation.</summary>

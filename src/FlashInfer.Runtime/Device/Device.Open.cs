@@ -123,6 +123,7 @@ public sealed partial class Device
         {
             IsChecked = isChecked,
             Architecture = options.Architecture ?? context.Architecture,
+            MergeKernels = (dtype, owner) => new CudaMergeKernel(owner, kernels, dtype),
         };
         return new Device(backend, DeviceKind.Cuda, context.Name, reason, options.LoggerFactory);
     }

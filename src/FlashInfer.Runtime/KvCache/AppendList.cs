@@ -9,6 +9,7 @@ internal sealed class AppendList : IDisposable
     private const int TokensPerItem = 16;
 
     private readonly Device _device;
+    private readonly PagedKvCache _cache;
     private UploadList<AppendItem>? _list;
     private Sequence[] _sequences = new Sequence[64];
     private int[] _revisions = new int[64];
@@ -23,6 +24,7 @@ internal sealed class AppendList : IDisposable
     public AppendList(PagedKvCache cache, string operation)
     {
         _device = cache.Device;
+        _cache = cache;
         Check = LaunchCheck.Create(cache, operation, SequenceAt);
     }
 
@@ -102,7 +104,12 @@ internal sealed class AppendList : IDisposable
         Check?.Before(stream);
         args.Plan = _list!.Address;
         args.Fault = Check?.Record(layer) ?? 0;
-        _captured |= kernels.Append(args, new ListLaunch(_itemCount, _list.Capacity, 1, _overlaps), stream);
+        if (kernels.Append(args, new ListLaunch(_itemCount, _list.Capacity, 1, _overlaps), stream))
+        {
+            _captured = true;
+            _cache.Table.IsCaptured = true;
+        }
+
         _overlaps = true;
         Check?.After(layer, stream);
     }

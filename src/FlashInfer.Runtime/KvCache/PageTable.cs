@@ -12,34 +12,43 @@ namespace FlashInfer.KvCache;
 /// A stretch has 4 * 2^c entries. A sequence lies in the smallest class that holds its pages, so it fills more than half of its stretch
 /// (class 0: at least one entry), and at most pages / (2 * 2^c) sequences can lie in class c at once (class 0: pages). Each class has
 /// room for that many, so a stretch is always found and no other sequence ever moves: plans of other sequences stay right.
+/// Forks hold pages that others hold too, without a bound: their stretches lie behind the rooms of all classes, in as many entries as it
+/// takes, and the table grows for them.
 /// </remarks>
 internal sealed class PageTable : IDisposable
 {
     private const int UpdatesPerUpload = 4096;
     private const int FirstStretch = 4;
 
-    private readonly int[] _entries;
+    private readonly Device _owner;
     private readonly Stack<int>[] _freeStretches;
+    private readonly Stack<int>[] _freeForkStretches;
     private readonly int[] _unusedStart;
-    private readonly DeviceMemory _device;
     private readonly UploadList<PageTableUpdate> _updates;
+    private DeviceMemory _device;
+    private int[] _entries;
+    private int _forkEnd;
     private int[] _changed = new int[256];
     private int _changedCount;
 
     public PageTable(Device device, int pages)
     {
         int classes = ClassOf(pages) + 1;
+        _owner = device;
         _freeStretches = new Stack<int>[classes];
+        _freeForkStretches = new Stack<int>[classes];
         _unusedStart = new int[classes];
         long total = 0;
         for (int c = 0; c < classes; c++)
         {
             _freeStretches[c] = new Stack<int>();
+            _freeForkStretches[c] = new Stack<int>();
             _unusedStart[c] = checked((int)total);
             total += RoomOf(c, pages);
         }
 
-        _entries = new int[checked((int)total)];
+        _forkEnd = checked((int)total);
+        _entries = new int[_forkEnd];
         _device = new DeviceMemory(device, total * sizeof(int));
         _updates = new UploadList<PageTableUpdate>(device.Backend, UpdatesPerUpload);
     }
@@ -50,7 +59,13 @@ internal sealed class PageTable : IDisposable
     /// <summary>Bytes that it takes there.</summary>
     public long Bytes => _device.Bytes;
 
-    /// <summary>Entries of the table of a cache with this many pages.</summary>
+    /// <summary>Whether a captured graph holds <see cref="Address"/>, which must then stay.</summary>
+    public bool IsCaptured { get; set; }
+
+    /// <summary>Entries that no stretch of a fork has had yet.</summary>
+    public int EntriesLeft => _entries.Length - _forkEnd;
+
+    /// <summary>Entries of the table of a cache with this many pages and no fork.</summary>
     public static long EntriesFor(int pages)
     {
         long total = 0;
@@ -65,10 +80,59 @@ internal sealed class PageTable : IDisposable
     /// <summary>The pages of a sequence.</summary>
     public ReadOnlySpan<int> PagesOf(Sequence sequence) => _entries.AsSpan(sequence.PageOffset, sequence.PageCount);
 
+    /// <summary>Gives the forks of a batch stretches that are long enough, or throws before anything has changed.</summary>
+    /// <param name="sequences">Forks and others.</param>
+    /// <param name="tokens">What each will have behind its committed tokens.</param>
+    /// <param name="pageSize">Tokens of a page.</param>
+    public void ReserveForks(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens, int pageSize)
+    {
+        Span<int> needed = stackalloc int[_freeForkStretches.Length];
+        needed.Clear();
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            int sizeClass = ClassAfter(sequences[i], tokens[i], pageSize);
+            if (sizeClass > sequences[i].SizeClass)
+            {
+                needed[sizeClass]++;
+            }
+        }
+
+        long end = _forkEnd;
+        for (int c = 0; c < needed.Length; c++)
+        {
+            end += (long)Math.Max(0, needed[c] - _freeForkStretches[c].Count) * StretchOf(c);
+        }
+
+        if (end > _entries.Length)
+        {
+            Grow(end);
+        }
+
+        for (int i = 0; i < sequences.Length; i++)
+        {
+            int sizeClass = ClassAfter(sequences[i], tokens[i], pageSize);
+            if (sizeClass > sequences[i].SizeClass)
+            {
+                Move(sequences[i], sizeClass);
+            }
+        }
+    }
+
+    /// <summary>Gives a fork without pages, but with room for them, the first pages of another sequence.</summary>
+    public void Share(Sequence from, Sequence to, int pages)
+    {
+        for (int i = 0; i < pages; i++)
+        {
+            Set(to.PageOffset + i, _entries[from.PageOffset + i]);
+        }
+
+        to.PageCount = pages;
+    }
+
     /// <summary>Adds a page behind the sequence's last.</summary>
     public void Add(Sequence sequence, int page)
     {
-        Move(sequence, ClassOf(sequence.PageCount + 1));
+        Move(sequence, ClassFor(sequence, sequence.PageCount + 1));
         Set(sequence.PageOffset + sequence.PageCount, page);
         sequence.PageCount++;
     }
@@ -78,7 +142,7 @@ internal sealed class PageTable : IDisposable
     {
         sequence.PageCount--;
         int page = _entries[sequence.PageOffset + sequence.PageCount];
-        Move(sequence, sequence.PageCount == 0 ? -1 : ClassOf(sequence.PageCount));
+        Move(sequence, sequence.PageCount == 0 ? -1 : ClassFor(sequence, sequence.PageCount));
         return page;
     }
 
@@ -111,6 +175,17 @@ internal sealed class PageTable : IDisposable
     private static int ClassOf(int pages) =>
         BitOperations.Log2((uint)Math.Max(1, (pages - 1) / FirstStretch)) + (pages > FirstStretch ? 1 : 0);
 
+    /// <summary>Forks keep a stretch that is larger than they need: nothing bounds how many want the next smaller one.</summary>
+    private static int ClassFor(Sequence sequence, int pages) =>
+        sequence.IsFork ? Math.Max(sequence.SizeClass, ClassOf(pages)) : ClassOf(pages);
+
+    /// <summary>The class of a fork with so many tokens behind its committed ones; of others -1, whose room is certain.</summary>
+    private static int ClassAfter(Sequence sequence, int tokens, int pageSize)
+    {
+        long pages = ((long)sequence.Length + tokens + pageSize - 1) / pageSize;
+        return sequence.IsFork && pages > 0 ? ClassOf((int)pages) : -1;
+    }
+
     private static long RoomOf(int sizeClass, int pages) =>
         (sizeClass == 0 ? pages : Math.Max(1, pages / (2L << sizeClass))) * StretchOf(sizeClass);
 
@@ -126,10 +201,11 @@ internal sealed class PageTable : IDisposable
         int from = sequence.PageOffset;
         if (sizeClass >= 0)
         {
-            if (!_freeStretches[sizeClass].TryPop(out int to))
+            if (!FreeStretches(sequence)[sizeClass].TryPop(out int to))
             {
-                to = _unusedStart[sizeClass];
-                _unusedStart[sizeClass] += StretchOf(sizeClass);
+                ref int unused = ref sequence.IsFork ? ref _forkEnd : ref _unusedStart[sizeClass];
+                to = unused;
+                unused += StretchOf(sizeClass);
             }
 
             for (int i = 0; i < sequence.PageCount; i++)
@@ -142,10 +218,40 @@ internal sealed class PageTable : IDisposable
 
         if (sequence.SizeClass >= 0)
         {
-            _freeStretches[sequence.SizeClass].Push(from);
+            FreeStretches(sequence)[sequence.SizeClass].Push(from);
         }
 
         sequence.SizeClass = sizeClass;
+    }
+
+    private Stack<int>[] FreeStretches(Sequence sequence) => sequence.IsFork ? _freeForkStretches : _freeStretches;
+
+    private void Grow(long needed)
+    {
+        if (IsCaptured)
+        {
+            throw new InvalidOperationException(
+                $"The page table has {_entries.Length} entries, {needed} are needed for the pages that forked sequences share, and it can't move: a captured graph holds its address. Fork as many sequences of as many tokens before capturing (they may be freed again), or capture anew with a new cache."
+            );
+        }
+
+        if (needed > Array.MaxLength)
+        {
+            throw new InvalidOperationException(
+                $"The forked sequences need a page table of {needed} entries; expected at most {Array.MaxLength}. Free some, or use pages of more tokens."
+            );
+        }
+
+        int entries = (int)Math.Min(Array.MaxLength, Math.Max(needed, 2L * _entries.Length));
+        DeviceMemory grown = new(_owner, (long)entries * sizeof(int));
+
+        // A step still running, on whatever stream, may be reading the old table, and the next one is on any stream.
+        _owner.Synchronize();
+        _owner.Backend.Copy(grown.Address, Address, Bytes, null);
+        _owner.Synchronize();
+        _device.Dispose();
+        _device = grown;
+        Array.Resize(ref _entries, entries);
     }
 
     private void Set(int index, int page)

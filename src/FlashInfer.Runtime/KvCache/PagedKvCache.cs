@@ -18,6 +18,7 @@ namespace FlashInfer;
 public partial class PagedKvCache : IDisposable
 {
     private readonly Stack<int> _freePages;
+    private readonly int[] _holders;
     private readonly PageTable _table;
     private readonly AppendList _appends;
     private readonly DeviceMemory _memory;
@@ -33,12 +34,14 @@ public partial class PagedKvCache : IDisposable
     /// <param name="spec">The attention configuration.</param>
     /// <param name="layers">Layers of the model, 1 or more.</param>
     /// <param name="pages">Pages, 1 or more; each holds <see cref="AttentionSpec.PageSize"/> tokens of every layer.</param>
+    /// <exception cref="ArgumentException">The configuration has no cache.</exception>
     /// <exception cref="ArgumentOutOfRangeException">A number is below 1, or together they make a cache that no device can hold.</exception>
     /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
     public PagedKvCache(Device device, AttentionSpec spec, int layers, int pages)
     {
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(spec);
+        spec.RequireCache(nameof(spec));
         ArgumentOutOfRangeException.ThrowIfLessThan(layers, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(pages, 1);
         CheckSize(spec, layers, pages, out long bytes);
@@ -67,6 +70,7 @@ public partial class PagedKvCache : IDisposable
             throw;
         }
 
+        _holders = new int[pages];
         _freePages = new Stack<int>(pages);
         for (int page = pages - 1; page >= 0; page--)
         {
@@ -235,7 +239,7 @@ public partial class PagedKvCache : IDisposable
         }
     }
 
-    /// <summary>Gives all pages of a sequence back, an open forward's too; the sequence can't be used any more.</summary>
+    /// <summary>Gives all pages of a sequence back, an open forward's too, but those that a fork still holds; the sequence can't be used any more.</summary>
     /// <param name="sequence">A sequence of this cache that was not freed.</param>
     public void Free(Sequence sequence)
     {
@@ -366,6 +370,7 @@ public partial class PagedKvCache : IDisposable
         CheckCounts(sequences, tokens, nameof(tokens));
         CheckBatch(sequences, inForward: false);
         long pages = 0;
+        bool forks = false;
         for (int i = 0; i < sequences.Length; i++)
         {
             if (tokens[i] < 1)
@@ -378,6 +383,7 @@ public partial class PagedKvCache : IDisposable
             }
 
             pages += PagesFor((long)sequences[i].Length + tokens[i]) - sequences[i].PageCount;
+            forks |= sequences[i].IsFork;
         }
 
         needed = (int)Math.Min(pages, int.MaxValue);
@@ -386,13 +392,18 @@ public partial class PagedKvCache : IDisposable
             return false;
         }
 
+        if (forks)
+        {
+            _table.ReserveForks(sequences, tokens, Spec.PageSize);
+        }
+
         for (int i = 0; i < sequences.Length; i++)
         {
             Sequence sequence = sequences[i];
             sequence.ForwardTokens = tokens[i];
             for (long count = PagesFor(sequence.KvLength); sequence.PageCount < count; )
             {
-                _table.Add(sequence, _freePages.Pop());
+                _table.Add(sequence, TakePage());
             }
 
             Touch(sequence);
@@ -405,8 +416,19 @@ public partial class PagedKvCache : IDisposable
     {
         while (sequence.PageCount > pages)
         {
-            _freePages.Push(_table.RemoveLast(sequence));
+            int page = _table.RemoveLast(sequence);
+            if (--_holders[page] == 0)
+            {
+                _freePages.Push(page);
+            }
         }
+    }
+
+    private int TakePage()
+    {
+        int page = _freePages.Pop();
+        _holders[page] = 1;
+        return page;
     }
 
     private void Touch(Sequence sequence)

@@ -1,6 +1,8 @@
+using FlashInfer.Cuda;
+
 namespace FlashInfer;
 
-/// <summary>One sequence of tokens in a <see cref="PagedKvCache"/>: made by <see cref="PagedKvCache.NewSequence"/>, changed by the cache only.</summary>
+/// <summary>One sequence of tokens in a <see cref="PagedKvCache"/>: made by <see cref="PagedKvCache.NewSequence"/> or <see cref="PagedKvCache.Fork(Sequence, int, CudaStream?)"/>, changed by the cache only.</summary>
 public sealed class Sequence
 {
     internal Sequence(PagedKvCache cache, long id)
@@ -35,6 +37,23 @@ public sealed class Sequence
 
     /// <summary>The ids of its pages in order; valid until the cache changes.</summary>
     public ReadOnlySpan<int> Pages => Cache.PagesOf(this);
+
+    /// <summary>Whether it began with pages that another sequence held.</summary>
+    internal bool IsFork => Origin != 0;
+
+    /// <summary>Id of the sequence that it was forked from; 0 of one that was not.</summary>
+    internal long Origin { get; init; }
+
+    /// <summary>Whole pages that it shares with its origin.</summary>
+    internal int SharedPages { get; init; }
+
+    /// <summary>First pages that are certain to be another sequence's first, too; there may be more.</summary>
+    internal int KnownShared(Sequence other) =>
+        this == other ? PageCount
+        : Origin == other.Id ? SharedPages
+        : other.Origin == Id ? other.SharedPages
+        : Origin == other.Origin ? Math.Min(SharedPages, other.SharedPages)
+        : 0;
 
     /// <summary>Where its pages start in the page table.</summary>
     internal int PageOffset { get; set; }

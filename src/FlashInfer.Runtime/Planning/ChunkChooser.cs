@@ -37,6 +37,15 @@ internal static class ChunkChooser
 
         LengthClasses classes = new(stackalloc double[3 * LengthClasses.Most]);
         classes.Fill(lengths, longest);
+        int best = whole;
+        double bestCost = Cost(classes, whole, limits);
+
+        // Where there are enough units for the samples to stand for all blocks, what an even share would cost spares most of the work.
+        bool isBounded = (long)busy * limits.UnitsPerItem >= limits.Blocks;
+        if (isBounded && bestCost <= Least(total, busy, 0, limits))
+        {
+            return whole;
+        }
 
         // Parts that fill whole rounds of blocks, those of cut sequences alone (short ones then fill the gaps) or with all others; and
         // fractions of a block's mean load.
@@ -55,12 +64,16 @@ internal static class ChunkChooser
             DecodePlanner.RoundUp(mean / 4, limits),
         };
 
-        int best = whole;
-        double bestCost = Cost(classes, whole, limits);
         for (int i = 0; i < candidates.Length; i++)
         {
             int chunk = candidates[i] = Math.Max(limits.MinChunk, candidates[i]);
-            if (chunk >= whole || candidates[..i].Contains(chunk) || classes.Items(chunk, countsUncut: false) > limits.MaxSlots)
+            if (chunk >= whole || candidates[..i].Contains(chunk))
+            {
+                continue;
+            }
+
+            double parts = classes.Items(chunk, countsUncut: false);
+            if (parts > limits.MaxSlots || (isBounded && Least(total, classes.Items(chunk, countsUncut: true), parts, limits) >= bestCost))
             {
                 continue;
             }
@@ -74,6 +87,10 @@ internal static class ChunkChooser
 
         return best;
     }
+
+    /// <summary>What so many items, among them parts of cut sequences, cost at least: that of blocks which share them evenly.</summary>
+    private static double Least(long total, double items, double parts, in DecodePlanLimits limits) =>
+        ((total + (UnitCost * items) + (limits.PartCost * parts)) * limits.UnitsPerItem / limits.Blocks) + SplitCost;
 
     /// <summary>The smallest length that gives no more than this many items, which have <paramref name="total"/> tokens at least.</summary>
     private static int Smallest(in LengthClasses classes, long total, long maxItems, bool countsUncut, in DecodePlanLimits limits)

@@ -235,8 +235,9 @@ internal static class DecodePlanner
     /// <summary>
     /// Sharing a unit inside a cluster spares the way through the workspace, about a microsecond; it pays where the units are few and alike,
     /// so that every cluster has as much to do. The smallest cluster that leaves its blocks up to 256 tokens each was the fastest, since a
-    /// launch with blocks to spare lets the next one begin; but of four where a few units leave room for two launches. Many units of more
-    /// tokens still gain from two blocks. Measured on an H100: benchmarks/decode-notes.md.
+    /// launch with blocks to spare lets the next one begin; but a larger one where the units are so few that it leaves room for two launches:
+    /// of eight from 512 tokens on, else of four. Many units of more tokens still gain from two blocks. Measured on an H100:
+    /// benchmarks/decode-notes.md.
     /// </summary>
     private static int ChooseCluster(long total, int longest, int busy, in DecodePlanLimits limits)
     {
@@ -252,7 +253,11 @@ internal static class DecodePlanner
             return 1;
         }
 
-        for (int cluster = 2 * units <= limits.ClustersOf(4) ? 4 : 2; cluster <= 8; cluster *= 2)
+        int smallest =
+            mean >= 512 && 2 * units <= limits.ClustersOf(8) ? 8
+            : 2 * units <= limits.ClustersOf(4) ? 4
+            : 2;
+        for (int cluster = smallest; cluster <= 8; cluster *= 2)
         {
             if (units <= limits.ClustersOf(cluster) && mean <= 256 * cluster)
             {

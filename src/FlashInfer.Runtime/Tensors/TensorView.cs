@@ -218,6 +218,27 @@ public readonly struct TensorView
         );
     }
 
+    /// <summary>The view with a dimension of one in front; itself where it has <paramref name="rank"/> dimensions already, or is no tensor.</summary>
+    internal TensorView Batched(int rank)
+    {
+        if (IsEmpty || Shape.Rank != rank - 1)
+        {
+            return this;
+        }
+
+        Span<int> dimensions = stackalloc int[rank];
+        dimensions[0] = 1;
+        TensorStrides strides = default;
+        strides[0] = Math.Max(1, Shape[0]) * _strides[0];
+        for (int i = 1; i < rank; i++)
+        {
+            dimensions[i] = Shape[i - 1];
+            strides[i] = _strides[i - 1];
+        }
+
+        return new(Device, _memory, _address, Dtype, new TensorShape(dimensions), strides);
+    }
+
     private InvalidOperationException NoFloats() => new($"{this} holds no floating-point numbers; copy its values by way of As<int>().");
 
     private static string Describe(DType dtype, ReadOnlySpan<int> shape)

@@ -42,6 +42,9 @@ public abstract class AttentionVariant
     /// <summary>Whether it says itself which keys are seen, instead of causality.</summary>
     internal virtual bool ReplacesCausality => false;
 
+    /// <summary>Whether it does the same to logits wherever tokens stand and whosever they are, and adds none: levels of a cascade may each do it.</summary>
+    internal virtual bool IsPositionFree => false;
+
     /// <summary>
     /// Replaces the logits of one query token and head for consecutive keys: by what the transform makes of them, or by -infinity where the
     /// mask hides the key. Called on several threads.

@@ -26,6 +26,8 @@ internal sealed class OptionVariant(AttentionOptions options, int rotaryDim)
     /// <summary>A mask says all: causality is not asked beside it.</summary>
     internal override bool ReplacesCausality => Has(Masks);
 
+    internal override bool IsPositionFree => options is AttentionOptions.LogitsSoftCap or AttentionOptions.None;
+
     public override void Apply(Span<float> logits, LogitsContext first, VariantReader arguments)
     {
         Values values = new(options, arguments);

@@ -25,8 +25,15 @@ public sealed class VariantPlanTests
         BFloat16[] value = Draw(tokens * KvHeads * HeadDim);
         BFloat16[] query = Draw(tokens * Heads * HeadDim);
 
-        (BFloat16[] paged, BFloat16[] ragged, BFloat16[] decoded) = VariantStep.Run(device, documents, key, value, query);
+        (BFloat16[] paged, BFloat16[] ragged, BFloat16[] single, BFloat16[] decoded, BFloat16[] singleDecoded) = VariantStep.Run(
+            device,
+            documents,
+            key,
+            value,
+            query
+        );
 
+        Assert.Equal(ragged, single);
         for (int token = 0; token < tokens; token++)
         {
             for (int head = 0; head < Heads; head++)
@@ -51,6 +58,7 @@ public sealed class VariantPlanTests
                     if (token == tokens - 1)
                     {
                         Assert.Equal(expected, (float)decoded[(head * HeadDim) + d], 0.02);
+                        Assert.Equal(expected, (float)singleDecoded[(head * HeadDim) + d], 0.02);
                     }
                 }
 

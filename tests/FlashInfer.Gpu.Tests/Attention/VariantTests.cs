@@ -100,6 +100,34 @@ public class VariantTests
         }
     }
 
+    /// <summary>Variants in decode of more columns than its own kernel holds, which is prefill's kernel.</summary>
+    [Theory]
+    [InlineData(71, 1, 1, null)]
+    [InlineData(32, 8, 8, null)]
+    [InlineData(24, 1, 2, null)]
+    [InlineData(71, 1, 1, DType.Float8E4M3)] // the portable one
+    public void Many_columns_agree_with_the_oracle(int heads, int kvHeads, int queryTokens, DType? kvDtype)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        int[] lengths = [3000, 0, 1, 17, 129, 700];
+        DecodeCase one = new(heads, kvHeads, 128, 16, DType.BFloat16, KvLayout.Nhd, 1, lengths, null, 1, Random.Shared.Next(), kvDtype)
+        {
+            QueryTokens = [.. lengths.Select((_, i) => i % 3 == 2 ? 1 : queryTokens)],
+            Wide = true,
+        };
+        DecodeCase[] cases =
+        [
+            .. TestVariant.All.Select(one.With),
+            .. OptionCase.Sets.Where(options => int.PopCount((int)options) != 2).Select(one.With),
+        ];
+        Gpu.Load(device, cases, (kernels, _) => kernels.WideDecode(queryTokens));
+        foreach (DecodeCase each in cases)
+        {
+            DecodeScenario.Check(device, each);
+        }
+    }
+
     [Fact]
     public void A_captured_step_replays_the_arguments_of_each_plan()
     {

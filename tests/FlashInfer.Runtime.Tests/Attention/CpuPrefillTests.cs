@@ -40,6 +40,27 @@ public class CpuPrefillTests
         Assert.Equal(ragged, PrefillScenario.CheckRagged(device, several).SplitSequences);
     }
 
+    [Theory]
+    [InlineData(DType.Float16)]
+    [InlineData(DType.BFloat16)]
+    public void Values_of_another_size_agree_with_the_oracle(DType dtype)
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 7 });
+        int seed = Random.Shared.Next();
+        foreach ((int heads, int kvHeads) in ((int, int)[])[(2, 2), (6, 2), (8, 1)])
+        {
+            // Whole prompts, chunks, single tokens, more query tokens than tokens; one that is cut.
+            DecodeCase one = new(heads, kvHeads, 192, 16, dtype, KvLayout.Nhd, 1, [70, 0, 33, 129, 3, 6000], null, 1, seed++)
+            {
+                QueryTokens = [70, 2, 1, 40, 5, 2],
+                ValueDim = 128,
+            };
+            PrefillScenario.CheckRagged(device, one);
+            PrefillScenario.CheckRagged(device, one with { Causal = false, Determinism = Determinism.BatchInvariant });
+            PrefillScenario.CheckRagged(device, one.With(AttentionOptions.Sinks | AttentionOptions.SlidingWindow));
+        }
+    }
+
     [Fact]
     public void Single_tokens_among_chunks_agree_with_the_oracle()
     {

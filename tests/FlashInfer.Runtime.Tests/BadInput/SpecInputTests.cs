@@ -41,6 +41,35 @@ public class SpecInputTests
     public void Element_types_of_a_cache_without_kernels_are_refused(DType dtype, DType kvDtype, string message) =>
         Refused.Argument("kvDtype", message, () => _ = new AttentionSpec(8, 1, 64, 16, dtype, kvDtype));
 
+    [Theory]
+    [InlineData(192, 64, null, "valueDim", "ValueDim is 64 and headDim is 192; supported: the same as headDim, or 128 with headDim 192.")]
+    [InlineData(128, 0, null, "valueDim", "[FI0015]")]
+    [InlineData(192, 128, DType.Float8E4M3, "kvDtype", "KvDtype is Float8E4M3, but a configuration with headDim 192 and ValueDim 128 has no cache")]
+    public void Values_of_a_size_without_kernels_are_refused(int headDim, int valueDim, DType? kvDtype, string parameter, string message) =>
+        Refused.Argument(parameter, message, () => _ = new AttentionSpec(8, 1, headDim, 16, DType.Float16, kvDtype, valueDim: valueDim));
+
+    [Fact]
+    public void Values_of_another_size_have_ragged_prefill_and_no_cache()
+    {
+        AttentionSpec spec = new(8, 2, 192, 16, DType.BFloat16, valueDim: 128);
+        Assert.Equal((192, 128, false), (spec.HeadDim, spec.ValueDim, spec.HasCache));
+        Assert.Equal("8 heads, 2 kvHeads, headDim 192, valueDim 128, BFloat16, no cache", spec.ToString());
+        Assert.Equal(["fi_prefill_ragged_bf16_h8_kv2_d192_dv128"], spec.Units.Select(unit => unit.Name));
+        Assert.Equal(spec.Units, spec.UnitsFor(KernelKinds.All));
+        Assert.Empty(spec.UnitsFor(KernelKinds.SpeculativeDecode | KernelKinds.PrefillPaged));
+        foreach (Func<object> unit in (Func<object>[])[() => spec.DecodeUnit, () => spec.AppendUnit, () => spec.PrefillPagedUnit])
+        {
+            Assert.Contains("Use BatchPrefillWithRaggedKvCache.", Assert.Throws<InvalidOperationException>(unit).Message, StringComparison.Ordinal);
+        }
+
+        using Device device = Device.OpenCpu();
+        Refused.Argument("spec", "headDim is 192 and valueDim 128: a paged cache holds", () => _ = new PagedKvCache(device, spec, 1, 1));
+
+        AttentionSpec same = new(8, 2, 192, 16, DType.BFloat16, valueDim: 192);
+        Assert.Equal(new AttentionSpec(8, 2, 192, 16, DType.BFloat16).Units.Select(unit => unit.Name), same.Units.Select(unit => unit.Name));
+        Assert.True(same.HasCache);
+    }
+
     [Fact]
     public void A_layout_that_is_none_is_refused() =>
         Refused.Argument(

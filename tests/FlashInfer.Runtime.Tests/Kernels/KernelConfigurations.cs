@@ -63,7 +63,7 @@ internal static class KernelConfigurations
         Ragged(Shape(8, 2, 96, 16, DType.BFloat16)),
         Ragged(Shape(8, 2, 192, 16, DType.BFloat16)),
         Ragged(Shape(8, 1, 256, 16, DType.Float16)),
-        Ragged(Shape(16, 16, 192, 16, DType.BFloat16), valueDim: 128),
+        Ragged(Shape(16, 16, 192, 16, DType.BFloat16) with { ValueDim = 128 }),
     ];
 
     /// <summary>Decode of more columns than a unit of its own has room for.</summary>
@@ -83,8 +83,8 @@ internal static class KernelConfigurations
 
     /// <summary>
     /// All units of the configurations; of two (pages that hold a tile, and pages that do not) those of checked mode as well; of the usual
-    /// one those for short sequences and for several query tokens, up to as many columns as a block has room for; and those for many
-    /// columns, of one row of warps and of two, of every head dimension.
+    /// one those for short sequences and for several query tokens, up to as many columns as a block has room for; those for many
+    /// columns, of one row of warps and of two, of every head dimension; and what merges states of every element type.
     /// </summary>
     public static readonly TranslationUnit[] Units =
     [
@@ -95,6 +95,9 @@ internal static class KernelConfigurations
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
         new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
+        AttentionSpec.MergeStatesUnit(DType.Float16),
+        AttentionSpec.MergeStatesUnit(DType.BFloat16),
+        AttentionSpec.MergeStatesUnit(DType.Float32),
         .. Wide,
         .. PrefillPaged,
         .. PrefillRagged,
@@ -106,17 +109,6 @@ internal static class KernelConfigurations
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
 
-    private static TranslationUnit Ragged(AttentionShape shape, int? valueDim = null)
-    {
-        string name = CudaUnits.PrefillRaggedName(shape);
-        string text = CudaUnits.PrefillRagged(shape);
-        if (valueDim is { } dim)
-        {
-            string own = $"{name}_v{dim}";
-            text = text.Replace($"kValueDim = {shape.HeadDim};", $"kValueDim = {dim};").Replace(name, own);
-            name = own;
-        }
-
-        return new(name, Encoding.UTF8.GetBytes(text));
-    }
+    private static TranslationUnit Ragged(AttentionShape shape) =>
+        new(CudaUnits.PrefillRaggedName(shape), Encoding.UTF8.GetBytes(CudaUnits.PrefillRagged(shape)));
 }

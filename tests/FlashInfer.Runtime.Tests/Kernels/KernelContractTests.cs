@@ -34,6 +34,7 @@ public partial class KernelContractTests
             { nameof(TensorMap), Unsafe.SizeOf<TensorMap>() },
             { nameof(PageTableUpdate), Unsafe.SizeOf<PageTableUpdate>() },
             { nameof(PageTableParams), Unsafe.SizeOf<PageTableParams>() },
+            { nameof(MergeStatesParams), Unsafe.SizeOf<MergeStatesParams>() },
             { nameof(KernelInfo), Unsafe.SizeOf<KernelInfo>() },
             { nameof(KernelFault), Unsafe.SizeOf<KernelFault>() },
         };

@@ -17,9 +17,10 @@ public sealed class KernelIdTests
     )]
     [InlineData(KernelKinds.PrefillPaged, "append prefill_paged")]
     [InlineData(KernelKinds.PrefillRagged, "prefill_ragged")]
+    [InlineData(KernelKinds.Cascade, "append prefill_paged merge_states_bf16")]
     [InlineData(
         KernelKinds.All,
-        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_wide decode_q8_team prefill_paged prefill_ragged"
+        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_wide decode_q8_team prefill_paged prefill_ragged merge_states_bf16"
     )]
     public void A_kind_stands_for_these_units(KernelKinds kinds, string expected)
     {
@@ -66,6 +67,10 @@ public sealed class KernelIdTests
         string[] names = [.. s_spec.UnitsFor(KernelKinds.All, isChecked: true).Select(static unit => unit.Name)];
 
         Assert.Equal(s_spec.UnitsFor(KernelKinds.All).Count(), names.Length);
-        Assert.All(names, static name => Assert.True(name.EndsWith("_checked", StringComparison.Ordinal) != name.Contains("ragged")));
+        Assert.All(
+            names,
+            static name =>
+                Assert.True(name.EndsWith("_checked", StringComparison.Ordinal) != (name.Contains("ragged") || name.Contains("merge")))
+        );
     }
 }

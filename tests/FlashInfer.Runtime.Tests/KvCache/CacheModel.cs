@@ -17,14 +17,14 @@ internal sealed class ModelSequence(Sequence actual)
     public int PageOffset { get; set; }
 }
 
-/// <summary>A cache as a list of lists: which sequence holds which pages. It knows how many pages a sequence gets, not which.</summary>
+/// <summary>A cache as a list of lists: which sequence holds which pages, and how many hold a page. It knows how many pages a sequence gets, not which.</summary>
 internal sealed class CacheModel(int pages, int pageSize)
 {
-    private readonly HashSet<int> _free = [.. Enumerable.Range(0, pages)];
+    private readonly int[] _holders = new int[pages];
 
     public List<ModelSequence> Sequences { get; } = [];
 
-    public int FreePages => _free.Count;
+    public int FreePages => _holders.Count(holders => holders == 0);
 
     public ModelSequence Add(Sequence actual)
     {
@@ -52,7 +52,11 @@ internal sealed class CacheModel(int pages, int pageSize)
         for (int i = 0; i < batch.Length; i++)
         {
             Type? verdict = KnownVerdict(batch[i]) ?? (batch.Take(i).Contains(batch[i]) ? typeof(ArgumentException) : null);
-            if (verdict is null && kind != CacheOperationKind.Free && Find(batch[i])!.ForwardTokens > 0 == begins)
+            if (
+                verdict is null
+                && kind is not (CacheOperationKind.Free or CacheOperationKind.Fork)
+                && Find(batch[i])!.ForwardTokens > 0 == begins
+            )
             {
                 verdict = typeof(InvalidOperationException);
             }
@@ -67,6 +71,14 @@ internal sealed class CacheModel(int pages, int pageSize)
         {
             bool legal = batch.Select((s, i) => tokens[i] >= 0 && tokens[i] <= Find(s)!.ForwardTokens).All(accepted => accepted);
             return legal ? null : typeof(ArgumentOutOfRangeException);
+        }
+
+        if (kind == CacheOperationKind.Fork)
+        {
+            int length = Find(batch[0])!.Length;
+            return tokens[0] < 0 || tokens[0] > length ? typeof(ArgumentOutOfRangeException)
+                : tokens[0] % pageSize != 0 && FreePages == 0 ? typeof(OutOfPagesException)
+                : null;
         }
 
         if (!begins)
@@ -90,9 +102,27 @@ internal sealed class CacheModel(int pages, int pageSize)
         Assert.Equal(count, actual.Length);
         for (int i = sequence.Pages.Count; i < count; i++)
         {
-            Assert.True(_free.Remove(actual[i]), $"page {actual[i]} of {sequence.Actual} was not free");
-            sequence.Pages.Add(actual[i]);
+            Take(sequence, actual[i]);
         }
+    }
+
+    /// <summary>The fork holds the whole pages too, and one of its own for what is behind them.</summary>
+    public ModelSequence Fork(ModelSequence sequence, int tokens, Sequence actual)
+    {
+        ModelSequence fork = Add(actual);
+        fork.Length = tokens;
+        foreach (int page in sequence.Pages.Take(tokens / pageSize))
+        {
+            _holders[page]++;
+            fork.Pages.Add(page);
+        }
+
+        if (tokens % pageSize != 0)
+        {
+            Take(fork, actual.Pages[^1]);
+        }
+
+        return fork;
     }
 
     public static void End(ModelSequence sequence)
@@ -126,9 +156,8 @@ internal sealed class CacheModel(int pages, int pageSize)
     /// <summary>The cache holds what the model says; of sequences that the call did not name, the page table did not move either.</summary>
     public void Check(PagedKvCache cache, IEnumerable<ModelSequence> named)
     {
-        Assert.Equal(_free.Count, cache.FreePages);
-        Assert.Equal(cache.TotalPages, cache.FreePages + Sequences.Sum(sequence => sequence.Pages.Count));
-        HashSet<int> held = [];
+        Assert.Equal(FreePages, cache.FreePages);
+        int[] held = new int[pages];
         foreach (ModelSequence sequence in Sequences)
         {
             Sequence actual = sequence.Actual;
@@ -141,9 +170,11 @@ internal sealed class CacheModel(int pages, int pageSize)
             foreach (int page in actual.Pages)
             {
                 Assert.InRange(page, 0, cache.TotalPages - 1);
-                Assert.True(held.Add(page), $"page {page} is held twice");
+                held[page]++;
             }
         }
+
+        Assert.Equal(_holders, held);
 
         foreach (ModelSequence sequence in named)
         {
@@ -161,11 +192,18 @@ internal sealed class CacheModel(int pages, int pageSize)
     private Type? DuplicateForward(Sequence?[] batch) =>
         batch.GroupBy(s => s).Any(group => group.Count() > 1 && Find(group.Key)!.ForwardTokens > 0) ? typeof(ArgumentException) : null;
 
+    private void Take(ModelSequence sequence, int page)
+    {
+        Assert.True(_holders[page] == 0, $"page {page} of {sequence.Actual} was not free");
+        _holders[page] = 1;
+        sequence.Pages.Add(page);
+    }
+
     private void Release(ModelSequence sequence, int keep)
     {
         for (int i = keep; i < sequence.Pages.Count; i++)
         {
-            Assert.True(_free.Add(sequence.Pages[i]));
+            _holders[sequence.Pages[i]]--;
         }
 
         sequence.Pages.RemoveRange(keep, sequence.Pages.Count - keep);

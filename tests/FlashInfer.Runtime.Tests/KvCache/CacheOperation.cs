@@ -11,6 +11,7 @@ internal enum CacheOperationKind
     Accept,
     Abandon,
     Free,
+    Fork,
     Plan,
 }
 
@@ -53,6 +54,7 @@ internal sealed record CacheOperation(CacheOperationKind Kind, CacheOperand[] Op
             (4, Make(CacheOperationKind.Accept, s_operands)),
             (4, Make(CacheOperationKind.Abandon, s_operands)),
             (2, Make(CacheOperationKind.Free, s_operand.Array[1])),
+            (4, Make(CacheOperationKind.Fork, s_operand.Array[1])),
             (3, Make(CacheOperationKind.Plan, s_operands))
         );
 

@@ -36,7 +36,7 @@ internal sealed class CacheRun : IDisposable
         }
 
         Sequence?[] batch = [.. operation.Operands.Select(operand => Resolve(operation.Kind, operand))];
-        int[] tokens = [.. operation.Operands.Select(operand => operand.Tokens)];
+        int[] tokens = [.. operation.Operands.Select((operand, i) => Tokens(operation.Kind, operand, batch[i]))];
         Type? verdict = _model.Verdict(operation.Kind, batch, tokens, MaxSequences);
         int revision = _cache.Revision;
         int[] revisions = [.. _model.Sequences.Select(sequence => sequence.Actual.Revision)];
@@ -49,9 +49,16 @@ internal sealed class CacheRun : IDisposable
             Exception thrown = Assert.Throws(verdict, () => Call(operation.Kind, batch!, tokens));
             if (thrown is OutOfPagesException e)
             {
-                long needed = _model.NeededPages(batch, tokens);
+                long needed = operation.Kind == CacheOperationKind.Fork ? 1 : _model.NeededPages(batch, tokens);
                 Assert.Equal((Math.Min(needed, int.MaxValue), _model.FreePages, _cache.TotalPages), (e.Needed, e.Free, e.Total));
             }
+        }
+        else if (operation.Kind == CacheOperationKind.Fork)
+        {
+            ModelSequence fork = _model.Fork(_model.Find(batch[0])!, tokens[0], _cache.Fork(batch[0]!, tokens[0]));
+            _model.Check(_cache, [fork]);
+            CheckStretches();
+            return;
         }
         else
         {
@@ -101,6 +108,12 @@ internal sealed class CacheRun : IDisposable
             : null;
     }
 
+    /// <summary>Of a fork mostly a number that the sequence has.</summary>
+    private int Tokens(CacheOperationKind kind, CacheOperand operand, Sequence? sequence) =>
+        kind == CacheOperationKind.Fork && operand.Choice < 90 && _model.Find(sequence) is { } found
+            ? Math.Abs(operand.Tokens % (found.Length + 1))
+            : operand.Tokens;
+
     private static bool IsLegal(CacheOperationKind kind, ModelSequence sequence) =>
         !sequence.IsFreed
         && kind switch
@@ -143,6 +156,9 @@ internal sealed class CacheRun : IDisposable
                 break;
             case CacheOperationKind.Free:
                 _cache.Free(batch[0]);
+                break;
+            case CacheOperationKind.Fork:
+                _cache.Fork(batch[0], tokens[0]);
                 break;
             default:
                 _decode.Plan(batch);

@@ -43,6 +43,20 @@ internal sealed class CacheStory : IDisposable
         return sequence;
     }
 
+    /// <summary>A sequence that begins with the first tokens of another.</summary>
+    public Sequence Fork(Sequence sequence, int tokens)
+    {
+        Sequence fork = Cache.Fork(sequence, tokens);
+        for (int layer = 0; layer < Cache.Layers; layer++)
+        {
+            Memory memory = Remembered(sequence, layer);
+            Remembered(fork, layer).Keys.AddRange(memory.Keys.Take(tokens * Token));
+            Remembered(fork, layer).Values.AddRange(memory.Values.Take(tokens * Token));
+        }
+
+        return fork;
+    }
+
     /// <summary>Begins a forward and writes its tokens through the cache; it stays open.</summary>
     public void Begin(Sequence sequence, int tokens)
     {

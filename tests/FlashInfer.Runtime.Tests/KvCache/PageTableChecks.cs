@@ -1,3 +1,5 @@
+using FlashInfer.KvCache;
+
 namespace FlashInfer.Tests.KvCache;
 
 /// <summary>What must hold of the page table at any time.</summary>
@@ -18,7 +20,7 @@ internal static class PageTableChecks
 
     /// <summary>
     /// Each sequence's stretch lies in the room of its size class (for pages / (2 * 2^c) stretches of 4 * 2^c entries, pages of class 0)
-    /// and touches no other.
+    /// and touches no other. Those of forks lie behind all rooms.
     /// </summary>
     public static void StretchesAreApart(PagedKvCache cache, IEnumerable<Sequence> sequences)
     {
@@ -27,6 +29,13 @@ internal static class PageTableChecks
         {
             Assert.True(sequence.PageOffset >= end, $"{sequence} begins at {sequence.PageOffset}, inside a stretch that ends at {end}");
             end = sequence.PageOffset + (4 << sequence.SizeClass);
+            if (sequence.IsFork)
+            {
+                Assert.InRange(sequence.PageOffset, PageTable.EntriesFor(cache.TotalPages), int.MaxValue);
+                Assert.InRange(sequence.PageCount, 1, 4 << sequence.SizeClass);
+                continue;
+            }
+
             (long first, long last) = Room(cache.TotalPages, sequence.SizeClass);
             Assert.InRange(sequence.PageOffset, first, last - (4 << sequence.SizeClass));
             Assert.InRange(sequence.PageCount, sequence.SizeClass == 0 ? 1 : (2 << sequence.SizeClass) + 1, 4 << sequence.SizeClass);

@@ -18,15 +18,16 @@ internal static class AttentionOracle
     /// <summary>One query token over all tokens of a sequence.</summary>
     /// <param name="query">[heads, headDim].</param>
     /// <param name="keys">[kvLen, kvHeads, headDim].</param>
-    /// <param name="values">[kvLen, kvHeads, headDim].</param>
+    /// <param name="values">[kvLen, kvHeads, valueDim].</param>
     /// <param name="kvLen">Tokens of the sequence.</param>
     /// <param name="heads">Query heads.</param>
     /// <param name="kvHeads">Key/value heads.</param>
-    /// <param name="headDim">Elements of a head.</param>
+    /// <param name="headDim">Elements of a head of query and key.</param>
     /// <param name="smScale">Factor of the logits.</param>
-    /// <param name="output">Receives [heads, headDim].</param>
+    /// <param name="output">Receives [heads, valueDim].</param>
     /// <param name="lse2">Receives the base-2 LSE, [heads].</param>
     /// <param name="variant">A variant of attention.</param>
+    /// <param name="valueDim">Elements of a head of value and output; <paramref name="headDim"/> when null.</param>
     public static void Decode(
         ReadOnlySpan<float> query,
         ReadOnlySpan<float> keys,
@@ -38,12 +39,14 @@ internal static class AttentionOracle
         double smScale,
         Span<double> output,
         Span<double> lse2,
-        OracleVariant? variant = null
+        OracleVariant? variant = null,
+        int? valueDim = null
     )
     {
+        int width = valueDim ?? headDim;
         double[] logits = new double[kvLen];
-        double[][] queries = Rows(query, 1, heads, headDim, variant, variant?.Position ?? 0);
-        double[][] allKeys = Rows(keys, kvLen, kvHeads, headDim, variant, 0);
+        double[][]? turnedQuery = Turned(query, 1, heads, headDim, variant, variant?.Position ?? 0);
+        double[][]? turnedKeys = Turned(keys, kvLen, kvHeads, headDim, variant, 0);
         for (int head = 0; head < heads; head++)
         {
             int kvHead = head / (heads / kvHeads);
@@ -54,14 +57,16 @@ internal static class AttentionOracle
                 double dot = 0;
                 for (int d = 0; d < headDim; d++)
                 {
-                    dot += queries[head][d] * allKeys[(token * kvHeads) + kvHead][d];
+                    dot += turnedQuery is null
+                        ? (double)query[(head * headDim) + d] * keys[(((token * kvHeads) + kvHead) * headDim) + d]
+                        : turnedQuery[head][d] * turnedKeys![(token * kvHeads) + kvHead][d];
                 }
 
                 logits[token] = variant?.Logit(dot * smScale, head, token) ?? dot * smScale;
                 max = Math.Max(max, logits[token]);
             }
 
-            Span<double> row = output.Slice(head * headDim, headDim);
+            Span<double> row = output.Slice(head * width, width);
             row.Clear();
             bool seesNothing = double.IsNegativeInfinity(max);
             double sum = seesNothing ? 0 : Math.Exp(sink - max);
@@ -69,13 +74,13 @@ internal static class AttentionOracle
             {
                 double weight = Math.Exp(logits[token] - max);
                 sum += weight;
-                for (int d = 0; d < headDim; d++)
+                for (int d = 0; d < width; d++)
                 {
-                    row[d] += weight * values[(((token * kvHeads) + kvHead) * headDim) + d];
+                    row[d] += weight * values[(((token * kvHeads) + kvHead) * width) + d];
                 }
             }
 
-            for (int d = 0; d < headDim && !seesNothing; d++)
+            for (int d = 0; d < width && !seesNothing; d++)
             {
                 row[d] /= sum;
             }
@@ -84,9 +89,14 @@ internal static class AttentionOracle
         }
     }
 
-    /// <summary>The rows of [tokens, heads, headDim], turned for positions from one on.</summary>
-    private static double[][] Rows(ReadOnlySpan<float> values, int tokens, int heads, int headDim, OracleVariant? variant, int position)
+    /// <summary>The rows of [tokens, heads, headDim], turned for positions from one on; null where nothing turns.</summary>
+    private static double[][]? Turned(ReadOnlySpan<float> values, int tokens, int heads, int headDim, OracleVariant? variant, int position)
     {
+        if (variant?.Turn is null)
+        {
+            return null;
+        }
+
         double[][] rows = new double[tokens * heads][];
         for (int i = 0; i < rows.Length; i++)
         {
@@ -96,7 +106,7 @@ internal static class AttentionOracle
                 rows[i][d] = values[(i * headDim) + d];
             }
 
-            variant?.Turn?.Invoke(rows[i], position + (i / heads));
+            variant.Turn(rows[i], position + (i / heads));
         }
 
         return rows;

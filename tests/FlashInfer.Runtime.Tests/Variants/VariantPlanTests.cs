@@ -137,7 +137,7 @@ public unsafe class VariantPlanTests
         )
         {
             Assert.Contains(
-                "takes arguments: Slopes, Temperature, Window, Starts, Groups, Flips. Call the Plan that is given them",
+                "takes arguments: Slopes, Temperature, Window, Starts, Groups, Flips. Give them with every plan",
                 Assert.Throws<InvalidOperationException>(plan).Message,
                 StringComparison.Ordinal
             );

@@ -37,6 +37,11 @@ internal sealed class KnownTypes
     /// <summary>A class with a plan: decode, prefill and those to come.</summary>
     public bool IsWrapper(ITypeSymbol? type) => type is { TypeKind: TypeKind.Class } && _wrappers.GetOrAdd(type, HasPlan);
 
+    /// <summary>What attends without a plan, typed or not.</summary>
+    public bool IsSingle(ITypeSymbol? type) =>
+        type is { TypeKind: TypeKind.Class }
+        && (IsRuntime(type, "SinglePrefill") || IsRuntime(type, "SingleDecode") || IsSingle(type.BaseType));
+
     public bool IsDevice(ITypeSymbol? type) => IsRuntime(type, "Device");
 
     public bool IsStream(ITypeSymbol? type) => IsRuntime(type, "CudaStream");
@@ -52,7 +57,7 @@ internal sealed class KnownTypes
     public bool IsLse2(ITypeSymbol? type) => type is { Name: "Lse2" } && IsGenerated(type);
 
     /// <summary>What holds device memory until it is disposed.</summary>
-    public bool OwnsMemory(ITypeSymbol? type) => IsTensor(type) || IsCache(type) || IsWrapper(type) || IsDevice(type);
+    public bool OwnsMemory(ITypeSymbol? type) => IsTensor(type) || IsCache(type) || IsWrapper(type) || IsDevice(type) || IsSingle(type);
 
     /// <summary>A sequence, or several of them: an array, a span, a list.</summary>
     public bool IsSequences(ITypeSymbol? type) =>

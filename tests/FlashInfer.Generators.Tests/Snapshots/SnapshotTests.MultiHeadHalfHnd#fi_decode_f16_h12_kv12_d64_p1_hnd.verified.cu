@@ -18,6 +18,7 @@ struct Config {
   using Variant = flashinfer::NoVariant;
   static constexpr int kQueryTokens = 1;
   static constexpr bool kTeamUnits = false;
+  static constexpr bool kHeadsFirst = true;  // HND
   static constexpr bool kChecked = false;
 };
 
@@ -25,9 +26,9 @@ using Kernel = flashinfer::Decode<Config>;
 
 }  // namespace
 
-extern "C" __constant__ flashinfer::KernelInfo fi_decode_f16_h12_kv12_d64_p1_info = Kernel::info();
+extern "C" __constant__ flashinfer::KernelInfo fi_decode_f16_h12_kv12_d64_p1_hnd_info = Kernel::info();
 
 extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
-    fi_decode_f16_h12_kv12_d64_p1(const __grid_constant__ flashinfer::DecodeParams params) {
+    fi_decode_f16_h12_kv12_d64_p1_hnd(const __grid_constant__ flashinfer::DecodeParams params) {
   Kernel::run(params);
 }

@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+"""What variants of attention cost in Hopper's prefill kernel, and whether they are right.
+
+  variants.py check                               the working tree's kernels against an fp64 oracle
+  variants.py time --cases 32/8x128 --names cap   time over that of the same kernel without a variant, all in turn
+  variants.py time --version old=/path/to/kernels --version new=../../kernels:SOME_MACRO=1
+
+Options as prefill.py. A version's `none` is the first version's, so that versions compare.
+"""
+import argparse
+import datetime
+import json
+import math
+import os
+import struct
+import sys
+
+from dataclasses import replace
+
+import torch
+
+import gpu
+from prefill import GRAPH_US, LAUNCH_TOKENS, Config, Data, Launch, compile_configs, versions_of
+
+LOG2E = math.log2(math.e)
+CAP, WINDOW = 30.0, 1023  # a window sees so many tokens before the query token's own
+
+
+class Variant:
+    """The CUDA text, as the runtime or the generator writes it; the arguments; and what the oracle does to logits of a sequence."""
+
+    def __init__(self, text, arguments=None, shape=None, causal=True, window=None, sinks=False):
+        self.text, self.make, self.shape, self.causal, self.window, self.sinks = text, arguments, shape, causal, window, sinks
+
+    def arguments(self, data, causal):
+        """The bytes, and the tensors that they point at."""
+        pieces = self.make(data, causal) if self.make else []
+        kept, packed = [], b""
+        for piece in pieces:
+            if isinstance(piece, torch.Tensor):
+                kept.append(piece)
+                packed += bytes(-len(packed) % 8) + struct.pack("<qii", piece.data_ptr(), piece.numel(), 0)
+            elif piece is None:  # the next component of several begins at a multiple of 16 bytes
+                packed += bytes(-len(packed) % 16)
+            else:
+                packed += struct.pack("<f" if isinstance(piece, float) else "<i", piece)
+        return packed, kept
+
+
+def slopes(data):
+    heads = data.config.heads
+    return torch.tensor([2.0 ** (-8.0 * (h + 1) / heads) for h in range(heads)], device="cuda")
+
+
+def sinks(data):
+    return torch.linspace(-2.0, 6.0, data.config.heads, device="cuda")
+
+
+def visible(queries, length, causal):
+    q, k = torch.arange(queries, device="cuda")[:, None], torch.arange(length, device="cuda")[None]
+    return k <= q + length - queries if causal else torch.ones(queries, length, dtype=torch.bool, device="cuda")
+
+
+def masks(data, causal):
+    """Those that causality makes; for a check some bits are missing."""
+    return [visible(q, n, causal) & ((torch.arange(q, device="cuda")[:, None] * 7 + torch.arange(n, device="cuda")[None] * 3) % data.holes != 0)
+            if getattr(data, "holes", 0) else visible(q, n, causal) for q, n in zip(data.queries, data.lengths)]
+
+
+def packed_mask(data, causal):
+    weights = torch.tensor([1 << i for i in range(8)], dtype=torch.uint8, device="cuda")
+    starts, at, found = [], 0, []
+    for mask in masks(data, causal):
+        flat = mask.flatten()
+        flat = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.numel() % 8)).view(-1, 8)
+        found.append((flat * weights).sum(1, dtype=torch.uint8))
+        starts.append(at)
+        at += found[-1].numel()
+    return [torch.tensor(starts, dtype=torch.int32, device="cuda"), torch.cat(found + [torch.zeros(64, dtype=torch.uint8, device="cuda")])]
+
+
+def bool_mask(data, causal):
+    starts, at, found = [], 0, []
+    for mask in masks(data, causal):
+        starts.append(at)
+        found.append(mask.flatten())
+        at += mask.numel()
+    return [torch.tensor(starts, dtype=torch.int32, device="cuda"), torch.cat(found)]
+
+
+def hook(arguments, flag, signature, body):
+    struct_text = f"  struct Arguments {{ {arguments} }};\n" if arguments else ""
+    return f"""namespace csharp = flashinfer::csharp;
+struct Variant : flashinfer::NoVariant {{
+{struct_text}  static constexpr bool {flag} = true;
+  static __device__ __forceinline__ {signature} {{ {body} }}
+}};"""
+
+
+TRANSFORM = "float transform(float logit, const flashinfer::LogitsContext& at, const Arguments& a)"
+KEEP = "bool keep(const flashinfer::LogitsContext& at, const Arguments& a)"
+FIRST = "int first_key(const flashinfer::LogitsContext& at, const Arguments& a)"
+
+
+def using(*names):
+    text = ", ".join("flashinfer::" + n for n in names)
+    return f"using Variant = flashinfer::Compose<{text}>;" if len(names) > 1 else f"using Variant = {text};"
+
+
+def cap(x, c):
+    return CAP * torch.tanh(x / CAP)
+
+
+def alibi(x, c):
+    return x + c.slopes[:, None, None] * (c.k - c.q)[None]
+
+
+def windowed(x, c):
+    return x.masked_fill((c.k < c.position - WINDOW)[None], -math.inf)
+
+
+VARIANTS = {
+    "none": Variant("using Variant = flashinfer::NoVariant;"),
+    "identity": Variant(hook("", "kTransformsLogits", TRANSFORM, "return logit;")),
+    "cap": Variant(using("SoftCap"), lambda d, _: [CAP], cap),
+    "alibi": Variant(using("Alibi"), lambda d, _: [slopes(d)], alibi),
+    "sinks": Variant(using("Sinks"), lambda d, _: [sinks(d)], sinks=True),
+    "window": Variant(using("SlidingWindow"), lambda d, _: [WINDOW], windowed, window=WINDOW),
+    "wide window": Variant(using("SlidingWindow"), lambda d, _: [1 << 20]),
+    "cap window": Variant(using("SoftCap", "SlidingWindow"), lambda d, _: [CAP, None, WINDOW], lambda x, c: windowed(cap(x, c), c), window=WINDOW),
+    "packed": Variant(using("PackedMask"), packed_mask, lambda x, c: x.masked_fill(~c.mask[None], -math.inf), causal=False),
+    "bool": Variant(using("BoolMask"), bool_mask, lambda x, c: x.masked_fill(~c.mask[None], -math.inf), causal=False),
+    "alibi cap": Variant(using("Alibi", "SoftCap"), lambda d, _: [slopes(d), None, CAP], lambda x, c: cap(alibi(x, c), c)),
+    "cap sinks": Variant(using("SoftCap", "Sinks"), lambda d, _: [CAP, None, sinks(d)], cap, sinks=True),
+    "user cap": Variant(hook("float cap; float inverse;", "kTransformsLogits", TRANSFORM, "return a.cap * csharp::tanh(logit * a.inverse);"),
+                        lambda d, _: [CAP, 1 / CAP], cap),
+    "user alibi": Variant(hook("flashinfer::Span<float> slopes;", "kTransformsLogits", TRANSFORM,
+                               "return logit + a.slopes[at.head] * float(at.kv_position - at.qo_index);"), lambda d, _: [slopes(d)], alibi),
+    "user window": Variant(hook("", "kBoundsKeys", FIRST, "return csharp::max(0, at.qo_position - 1023);"), None, windowed, window=WINDOW),
+    "user mask": Variant(hook("", "kMasksLogits", KEEP, "return (at.kv_position & 63) < 32 || at.qo_position - at.kv_position < 128;"), None,
+                         lambda x, c: x.masked_fill(((c.k % 64 >= 32) & (c.position - c.k >= 128))[None], -math.inf)),
+}
+
+
+class Context:
+    pass
+
+
+def oracle(variant, data, causal):
+    """fp64; LSE in base 2. A row that sees nothing gives zeros and -inf."""
+    c = data.config
+    q, k, v = (x.double() for x in data.sets[0][:3])
+    at = Context()
+    at.slopes = slopes(data).double()
+    sink = sinks(data).double()
+    outputs, lses, row, token = [], [], 0, 0
+    all_masks = masks(data, causal)
+    for number, (queries, length) in enumerate(zip(data.queries, data.lengths)):
+        qs = q[row:row + queries].transpose(0, 1)
+        ks, vs = (x[token:token + length].repeat_interleave(c.heads // c.kv_heads, 1).transpose(0, 1) for x in (k, v))
+        x = qs @ ks.transpose(1, 2) / math.sqrt(c.dim)
+        at.q, at.k = torch.arange(queries, device="cuda")[:, None], torch.arange(length, device="cuda")[None]
+        at.position, at.mask = at.q + length - queries, all_masks[number]
+        if variant.shape:
+            x = variant.shape(x, at)
+        if causal and variant.causal:
+            x = x.masked_fill((at.k > at.position)[None], -math.inf)
+        if variant.sinks:
+            x = torch.cat([x, sink[:, None, None].expand(-1, queries, 1)], 2)
+        lse = torch.logsumexp(x, -1) if x.shape[2] else torch.full((c.heads, queries), -math.inf, device="cuda", dtype=torch.float64)
+        weights = torch.where(lse[..., None] == -math.inf, torch.zeros_like(x), torch.exp(x - lse[..., None]))[..., :length]
+        outputs.append((weights @ vs).transpose(0, 1))
+        lses.append(lse.transpose(0, 1) * LOG2E)
+        row, token = row + queries, token + length
+    return torch.cat(outputs), torch.cat(lses)
+
+
+BATCHES = [([1, 63, 64, 129, 200, 5, 353], [1, 63, 65, 128, 300, 77, 1000], 1.0), ([175, 177, 31, 0, 1], [176, 640, 0, 50, 2097], 6.0), ([1300], [2049], 1.0)]
+
+
+def check_kernel(kernel, config, variant, parts=(1, 3), blocks=(None, 3)):
+    worst, worst_lse, faults = 0.0, 0.0, []
+    for number, (queries, lengths, rising) in enumerate(BATCHES):
+        data = Data(config, queries, lengths, seed=number, rising=rising)
+        data.holes = 5
+        for causal in (True, False):
+            if variant.window is not None and not causal:
+                continue
+            arguments, kept = variant.arguments(data, causal)
+            wanted, wanted_lse = oracle(variant, data, causal)
+            o, lse = data.sets[0][5:7]
+            for cut in parts:
+                for grid in blocks:
+                    o.fill_(math.nan)
+                    lse.fill_(math.nan)
+                    launch = Launch(kernel, data, 0, causal and variant.causal, cut, grid, arguments=arguments, window=variant.window)
+                    launch()
+                    torch.cuda.synchronize()
+                    error = ((o.double() - wanted).norm() / wanted.norm()).item()
+                    nothing = wanted_lse == -math.inf
+                    away = (lse.double() - wanted_lse)[~nothing].abs().max().item()
+                    wrong = (~(lse[nothing] == -math.inf)).sum().item() + (o[nothing] != 0).sum().item()
+                    worst, worst_lse = max(worst, error if error == error else math.inf), max(worst_lse, away)
+                    if not error < (6e-3 if config.dtype == "bf16" else 2e-3) or not away < 1e-2 or wrong:
+                        faults.append(f"batch {number} {'causal' if causal else 'full'} parts {cut} blocks {grid}: error {error:.2e}, lse off by {away:.2e}, {wrong} wrong of hidden rows")
+    return worst, worst_lse, faults
+
+
+def parse_cases(text):
+    """heads/kvHeads x headDim [p pageSize] [f for fp16]"""
+    found = []
+    for case in text.split(","):
+        heads, rest = case.split("x")
+        half = rest.endswith("f")
+        dim, _, page = rest.rstrip("f").partition("p")
+        h, k = map(int, heads.split("/"))
+        found.append(Config(h, k, int(dim), int(dim), page=int(page or 0), dtype="f16" if half else "bf16"))
+    return found
+
+
+def with_variant(config, name):
+    return replace(config, variant=VARIANTS[name].text)
+
+
+def run_check(options):
+    versions = versions_of(options.version)
+    names = options.names.split(",") if options.names else [n for n in VARIANTS]
+    jobs = [(c, n) for c in parse_cases(options.cases) for n in names]
+    kernels = compile_configs([with_variant(c, n) for c, n in jobs], versions, options.arch)
+    failed = 0
+    for version in versions:
+        for c, n in jobs:
+            config = with_variant(c, n)
+            worst, away, faults = check_kernel(kernels[version, config], config, VARIANTS[n], blocks=(None,) if options.quick else (None, 3))
+            failed += len(faults)
+            print(f"{'FAILED' if faults else 'ok    '} {version} {config.name} {n}: error {worst:.2e}, of lse {away:.1e}", *faults[:3], sep="\n  " if faults else "", flush=True)
+    print(f"{len(kernels)} kernels checked, {failed} failures")
+    return failed
+
+
+def run_time(options):
+    versions = versions_of(options.version)
+    names = options.names.split(",") if options.names else list(VARIANTS)
+    names = ["none"] + [n for n in names if n != "none"]
+    cases = parse_cases(options.cases)
+    kernels = compile_configs([with_variant(c, n) for c in cases for n in names], versions, options.arch)
+    rows = []
+    for c in cases:
+        for length in map(int, options.lengths.split(",")):
+            batch = max(1, LAUNCH_TOKENS // length)
+            data = Data(c, [length] * batch, [length] * batch, sets=2)
+            flops = data.flops(True)
+            times = max(1, math.ceil(GRAPH_US / (flops / 5e8) / 2))
+            graphs, kept = {}, []
+            for n in names:
+                variant = VARIANTS[n]
+                arguments, tensors = variant.arguments(data, True)
+                kept.append(tensors)
+                for version in versions if n != "none" else list(versions)[:1]:
+                    launches = [Launch(kernels[version, with_variant(c, n)], data, i, True, arguments=arguments, window=variant.window)
+                                for i in range(2)]
+                    graphs[version, n] = gpu.capture(launches * times)
+            us = gpu.time_in_turn(graphs, options.rounds)
+            plain = us[list(versions)[0], "none"]
+            print(f"{c.name} {batch}x{length} causal: none {plain:.1f} us, {flops / plain / 1e6:.0f} TFLOP/s", flush=True)
+            for n in names[1:]:
+                print(f"  {n:12s}" + "  ".join(f"{v} {us[v, n]:7.1f} {us[v, n] / plain:.3f}" for v in versions), flush=True)
+            rows += [(v, n, c, batch, length, t, plain) for (v, n), t in us.items()]
+            del graphs, kept
+            torch.cuda.empty_cache()
+    if options.out:
+        write(options, rows)
+    return 0
+
+
+def write(options, rows):
+    result = {**gpu.device(), "date": datetime.date.today().isoformat(), "commit": options.commit,
+              "note": "benchmarks/lab/variants.py: kernels without the library around them, variants in turn in one process, by graph replay. "
+                      "Masks are causal ones, and walk the blocks of causal attention.",
+              "ceilings": {}, "rows": []}
+    for version, name, c, batch, length, us, plain in rows:
+        result["rows"].append({
+            "bench": "prefill", "case": f"{c.name} causal batch={batch} length={length} {name}",
+            "params": {"variant": name, "version": version, "dtype": {"bf16": "BFloat16", "f16": "Float16"}[c.dtype], "heads": c.heads, "kvHeads": c.kv_heads,
+                       "headDim": c.dim, **({"pageSize": c.page} if c.page else {}), "batch": batch, "qoLen": length, "kvLen": length, "causal": True,
+                       "layout": "Nhd" if c.page else "Ragged"},
+            "us": round(us, 2), "peer": "the same kernel without a variant", "ratioToPeer": round(plain / us, 4)})
+    if os.path.exists(options.out):
+        with open(options.out) as file:
+            result["rows"] = json.load(file)["rows"] + result["rows"]
+    with open(options.out, "w") as file:
+        json.dump(result, file, indent=1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["check", "time"])
+    parser.add_argument("--version", action="append", metavar="NAME=FOLDER[:MACRO,...]")
+    parser.add_argument("--arch", default="sm_90a")
+    parser.add_argument("--cases", default="32/8x128")
+    parser.add_argument("--names", help="of variants; all if left out")
+    parser.add_argument("--lengths", default="4096")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--quick", action="store_true", help="check: one grid only")
+    parser.add_argument("--out", help="a results file to write, or add rows to")
+    parser.add_argument("--commit", default="", help="what --out says of the versions")
+    options = parser.parse_args()
+    torch.manual_seed(1)
+    return run_check(options) if options.what == "check" else run_time(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

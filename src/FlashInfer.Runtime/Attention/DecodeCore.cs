@@ -1,0 +1,314 @@
+using FlashInfer.Cuda;
+using FlashInfer.Planning;
+
+namespace FlashInfer.Attention;
+
+/// <summary>What a decode wrapper plans and launches with: the kernels that a plan may choose, their work list, and the last plan.</summary>
+internal sealed class DecodeCore : IDisposable
+{
+    private const float Log2E = 1.44269504f;
+
+    private readonly PagedKvCache _cache;
+    private readonly int _maxQueryTokens;
+    private readonly Determinism _determinism;
+    private readonly DecodePath _own;
+    private readonly DecodePath? _wide;
+    private readonly PlanList _list;
+
+    // Of each sequence that has query tokens: the tile of the first key that they see, and tokens from there on. Empty without a variant
+    // that bounds keys.
+    private readonly int[] _begins = [];
+    private readonly int[] _seen = [];
+    private DecodeKernel? _teamKernel;
+    private DecodePath _path;
+    private DecodePlan _plan;
+    private bool _several;
+    private bool _causal;
+    private bool _overlaps;
+
+    /// <param name="cache">The cache that holds the sequences.</param>
+    /// <param name="maxSequences">Sequences of the largest batch.</param>
+    /// <param name="maxQueryTokens">The most query tokens of a sequence.</param>
+    /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
+    public DecodeCore(PagedKvCache cache, int maxSequences, int maxQueryTokens, Determinism determinism)
+    {
+        _cache = cache;
+        _maxQueryTokens = maxQueryTokens;
+        _determinism = determinism;
+        _own = new DecodePath(cache, cache.Kernels.Decode(maxQueryTokens, teamUnits: false), maxSequences, determinism);
+        try
+        {
+            DecodeKernel? wide = cache.Kernels.WideDecode(maxQueryTokens);
+            if (wide?.UnitsPerItem < _own.Kernel.UnitsPerItem)
+            {
+                _wide = new DecodePath(cache, wide, maxSequences, determinism);
+            }
+
+            int items = DecodePlanner.MaxItems(maxSequences, _own.Limits);
+            items = _wide is null ? items : Math.Max(items, DecodePlanner.MaxItems(maxSequences, _wide.Limits));
+            _list = new PlanList(cache.Device, items, cache.Spec.Variant);
+        }
+        catch
+        {
+            _wide?.Dispose();
+            _own.Dispose();
+            throw;
+        }
+
+        _path = _own;
+        if (BoundsKeys)
+        {
+            _begins = new int[maxSequences];
+            _seen = new int[maxSequences];
+        }
+    }
+
+    /// <summary>Device memory of the workspaces.</summary>
+    public long WorkspaceBytes => _own.Workspace.Bytes + (_wide?.Workspace.Bytes ?? 0);
+
+    /// <summary>What plans for the kernel of few columns are made for; benchmarks change it before the first plan.</summary>
+    public DecodePlanLimits Limits
+    {
+        get => _own.Limits;
+        set => _own.Limits = value;
+    }
+
+    /// <summary>
+    /// Whether every plan is for the kernel of many columns, since a captured graph launches it, or none; null leaves the choice to the
+    /// plan.
+    /// </summary>
+    public bool? Wide { get; set; }
+
+    private DecodeKernel Kernel => _plan.TeamUnits ? _teamKernel! : _path.Kernel;
+
+    private bool BoundsKeys => _cache.Spec.Variant is { } variant && variant.Does(VariantHooks.FirstKey);
+
+    /// <summary>What logits are multiplied by.</summary>
+    public float Scale(float? smScale)
+    {
+        float scale = smScale ?? (1f / MathF.Sqrt(_cache.Spec.HeadDim));
+        return float.IsFinite(scale)
+            ? scale
+            : throw new ArgumentOutOfRangeException(nameof(smScale), scale, "smScale must be a finite number, such as 1 / sqrt(headDim).");
+    }
+
+    /// <summary>
+    /// The kernel for many columns where the batch is large enough for it to gain; batch-invariant plans must not ask the batch. It can't
+    /// take a scale that is not above 0. Throws where the workspace has no room.
+    /// </summary>
+    public DecodePath Choose(ReadOnlySpan<Sequence> sequences, float smScale)
+    {
+        DecodePath path = IsForWide(sequences, smScale) ? _wide! : _own;
+        if (_determinism == Determinism.BatchInvariant)
+        {
+            CheckSlots(sequences, path.Limits);
+        }
+
+        return path;
+    }
+
+    /// <summary>As <see cref="PlanList.Take"/>.</summary>
+    public void Take<TArguments>(scoped in VariantArguments<TArguments> arguments, in BatchShape batch)
+        where TArguments : allows ref struct => _list.Take(arguments, batch);
+
+    /// <summary>Plans the step and sends the list to the device.</summary>
+    /// <param name="batch">The sequences.</param>
+    /// <param name="path">What <see cref="Choose"/> gave.</param>
+    /// <param name="several">Whether a sequence may have other than one query token.</param>
+    /// <param name="causal">Whether a query token sees no token behind itself.</param>
+    /// <param name="scale">What logits are multiplied by.</param>
+    /// <param name="stream">The stream.</param>
+    public void Plan(PlannedBatch batch, DecodePath path, bool several, bool causal, float scale, CudaStream? stream)
+    {
+        _several = several;
+        _causal = causal && _cache.Spec.Variant is not { ReplacesCausality: true };
+        _path = path;
+        FindBegins(batch);
+        _plan = DecodePlanner.Plan(Describe(batch), path.Limits, _list.Begin());
+        if (_plan.TeamUnits)
+        {
+            // The one plan that has to wait for a compiler, if the kernel is not in the cache.
+            _teamKernel ??= _cache.Kernels.Decode(_maxQueryTokens, teamUnits: true);
+        }
+
+        ListHeader header = new()
+        {
+            ScaleLog2 = scale * Log2E,
+            Heads = path.Limits.UnitsPerItem,
+            FreshTokens = batch.FreshTokens,
+        };
+        _list.Commit(_plan.Items, header, batch.Attending, stream);
+        _overlaps = false;
+    }
+
+    /// <summary>The arguments of a launch but for checks; throws unless the tensors are the plan's.</summary>
+    /// <param name="layer">The layer.</param>
+    /// <param name="query">[rows, heads, headDim].</param>
+    /// <param name="output">[rows, heads, headDim].</param>
+    /// <param name="lse">[rows, heads], or none.</param>
+    /// <param name="rows">Query tokens of the plan.</param>
+    public DecodeParams Arguments(int layer, in TensorView query, in TensorView output, in TensorView lse, int rows)
+    {
+        AttentionSpec spec = _cache.Spec;
+        KernelTensor.Check(query, nameof(query), _cache, spec.Dtype, rows, spec.Heads);
+        KernelTensor.Check(output, nameof(output), _cache, spec.Dtype, rows, spec.Heads);
+        KernelTensor.CheckWritten(output, nameof(output));
+        KernelTensor.CheckLse(lse, _cache.Device, "cache", rows, spec.Heads);
+        return new DecodeParams
+        {
+            Query = query.Address,
+            Key = _cache.KeyAddress(layer),
+            Value = _cache.ValueAddress(layer),
+            Output = output.Address,
+            Lse = lse.IsEmpty ? 0 : lse.Address,
+            Pages = _cache.Table.Address,
+            Plan = _list.Address,
+            PartialOutput = _path.Workspace.Output,
+            PartialState = _path.Workspace.State,
+            Counters = _path.Workspace.Counters,
+            QueryRowStride = query.Stride(0),
+            QueryHeadStride = query.Stride(1),
+            OutputRowStride = output.Stride(0),
+            OutputHeadStride = output.Stride(1),
+            PageStride = _cache.PageElements,
+            TokenStride = _cache.TokenElements,
+            HeadStride = _cache.HeadElements,
+            KeyPage = 2L * layer * _cache.TotalPages,
+            ValuePage = ((2L * layer) + 1) * _cache.TotalPages,
+            PageCount = _cache.TotalPages,
+            KeyScales = _cache.KeyScaleAddress(layer),
+            ValueScales = _cache.ValueScaleAddress(layer),
+            Variant = _list.VariantAddress,
+            KvMap = _path.KvMap,
+        };
+    }
+
+    /// <summary>Launches the plan's kernel over its list.</summary>
+    public void Run(in DecodeParams args, int rows, CudaStream? stream)
+    {
+        ListLaunch launch = new(_plan.Items, _list.Capacity, _plan.Cluster, _overlaps) { Rows = rows, Queue = _path.Workspace.Queue };
+        if (Kernel.Run(args, launch, stream))
+        {
+            _list.Capture();
+            _cache.Table.IsCaptured = true;
+
+            // The graph keeps the kernel and the cluster size of its launches: every later plan has to be made for them.
+            Wide = _path == _wide;
+            _path.Limits = _path.Limits with { Cluster = _plan.Cluster, TeamUnits = _plan.TeamUnits };
+        }
+
+        _overlaps = true;
+    }
+
+    /// <summary>What the last plan, that of the batch, looks like.</summary>
+    public PlanInfo Info(PlannedBatch batch)
+    {
+        // Planned once more, aside: the items themselves have gone to the device.
+        DecodePlanLimits limits = _path.Limits;
+        WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(batch.Lengths.Length, limits)];
+        DecodePlan again = DecodePlanner.Plan(Describe(batch), limits, items);
+        long units = (long)_plan.Items * limits.UnitsPerItem;
+        long shared = _plan.TeamUnits ? (units + limits.Teams - 1) / limits.Teams : units * _plan.Cluster;
+        return new PlanInfo(
+            Kernel.Name,
+            batch.Planned,
+            batch.Rows,
+            _plan.TotalTokens,
+            _plan.Items,
+            units,
+            (int)Math.Min(shared, limits.Blocks),
+            _plan.Cluster,
+            _plan.TeamUnits ? limits.Teams : 1,
+            _plan.ChunkTokens,
+            _plan.SplitSequences,
+            DecodePlanner.Imbalance(items.AsSpan(0, again.Items), again, limits),
+            _determinism
+        );
+    }
+
+    public void Dispose()
+    {
+        _list.Dispose();
+        _own.Dispose();
+        _wide?.Dispose();
+    }
+
+    private DecodeBatch Describe(PlannedBatch batch)
+    {
+        ReadOnlySpan<int> queryTokens = _several ? batch.QueryTokens : default;
+        int sequences = batch.Lengths.Length;
+        return BoundsKeys
+            ? new DecodeBatch(_seen.AsSpan(0, sequences), batch.PageOffsets, queryTokens, _causal, _begins.AsSpan(0, sequences))
+            : new DecodeBatch(batch.Lengths, batch.PageOffsets, queryTokens, _causal);
+    }
+
+    private void FindBegins(PlannedBatch batch)
+    {
+        if (BoundsKeys)
+        {
+            KeyBounds bounds = _list.Bounds(batch.Places);
+            for (int i = 0; i < batch.Lengths.Length; i++)
+            {
+                int length = batch.Lengths[i];
+                _begins[i] = bounds.Begin(i, 0, batch.QueryTokens[i], length, length, _path.Limits.BlockTokens);
+                _seen[i] = length - _begins[i];
+            }
+        }
+    }
+
+    private bool IsForWide(ReadOnlySpan<Sequence> sequences, float smScale)
+    {
+        if (_wide is null || Wide == false)
+        {
+            return false;
+        }
+
+        if (!float.IsNormal(smScale * Log2E) || smScale < 0)
+        {
+            return Wide is null
+                ? false
+                : throw new ArgumentOutOfRangeException(
+                    nameof(smScale),
+                    smScale,
+                    "A captured graph launches the kernel for many query heads, which needs an smScale above 0, such as 1 / sqrt(headDim); negate the query for a negative one."
+                );
+        }
+
+        if (Wide == true || _determinism == Determinism.BatchInvariant)
+        {
+            return true;
+        }
+
+        long tokens = 0;
+        foreach (Sequence sequence in sequences)
+        {
+            tokens += sequence.KvLength;
+        }
+
+        AttentionSpec spec = _cache.Spec;
+        long bytes = 2 * tokens * spec.KvHeads * spec.HeadDim * spec.KvDtype.Size();
+        return bytes >= DecodePlanner.WideBytes(_own.Limits.UnitsPerItem / _wide.Limits.UnitsPerItem);
+    }
+
+    /// <summary>Batch-invariant plans cut every sequence as if it were alone: the workspace is made for a full cache, not for sequences that stand in a batch twice.</summary>
+    private void CheckSlots(ReadOnlySpan<Sequence> sequences, in DecodePlanLimits limits)
+    {
+        long slots = 0;
+        foreach (Sequence sequence in sequences)
+        {
+            // Where keys are bounded there may be fewer tokens, but they may come to more parts.
+            int parts = BoundsKeys
+                ? DecodePlanner.InvariantPartsUpTo(sequence.KvLength, limits)
+                : DecodePlanner.InvariantParts(sequence.KvLength, limits);
+            slots += parts > 1 ? parts : 0;
+        }
+
+        if (slots > limits.MaxSlots)
+        {
+            throw new ArgumentException(
+                $"The batch has {slots} parts of long sequences; the batch-invariant workspace has room for {limits.MaxSlots}, as many as a full cache can have. Plan sequences that stand in the batch more than once in several batches.",
+                nameof(sequences)
+            );
+        }
+    }
+}
