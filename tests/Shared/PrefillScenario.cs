@@ -74,7 +74,7 @@ internal static class PrefillScenario
         where T : unmanaged
     {
         PagedScenario<T> scenario = new(device, prefillCase, true, from, to);
-        return (scenario.Run().Check(prefillCase.Dtype, $"paged, {prefillCase}"), scenario.SplitSequences);
+        return (scenario.Run().Check(prefillCase.Dtype, $"paged, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
     }
 
     private static (ScenarioErrors, int) CheckRagged<T>(
@@ -87,7 +87,7 @@ internal static class PrefillScenario
         where T : unmanaged
     {
         RaggedScenario<T> scenario = new(device, prefillCase, how, from, to);
-        return (scenario.Run().Check(prefillCase.Dtype, $"{how}, {prefillCase}"), scenario.SplitSequences);
+        return (scenario.Run().Check(prefillCase.Dtype, $"{how}, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
     }
 
     /// <summary>Half of the lengths stand at a tile's or a page's edge, the others anywhere (log-uniform).</summary>

@@ -125,7 +125,7 @@ internal sealed class PlannedBatch : IDisposable
             _firstRows[i] = sequences[i].KvLength;
         }
 
-        return new BatchShape(Cache.Spec.Heads, queryTokens, _firstRows.AsSpan(0, sequences.Length));
+        return new BatchShape(Cache.Spec, queryTokens, _firstRows.AsSpan(0, sequences.Length));
     }
 
     /// <summary>The tokens of each sequence's open forward.</summary>
