@@ -64,16 +64,19 @@ internal sealed class Workload : IDisposable
     /// <param name="queryTokens">Its query tokens.</param>
     /// <param name="isCausal">Whether they see what stands before them, or all.</param>
     public SampledSequence Sample(int sequence, int firstRow, int queryTokens, bool isCausal = true) =>
-        new(firstRow, queryTokens, isCausal, Gather(Cache.KeyPages(0), sequence), Gather(Cache.ValuePages(0), sequence));
+        Sample(Sequences[sequence], Lengths[sequence], firstRow, queryTokens, isCausal);
+
+    /// <summary>As for one of <see cref="Sequences"/>, for any sequence of the cache.</summary>
+    public SampledSequence Sample(Sequence sequence, int length, int firstRow, int queryTokens = 1, bool isCausal = true) =>
+        new(firstRow, queryTokens, isCausal, Gather(Cache.KeyPages(0), sequence, length), Gather(Cache.ValuePages(0), sequence, length));
 
     public void Dispose() => Cache.Dispose();
 
     /// <summary>[tokens, kvHeads, headDim] of a sequence.</summary>
-    private float[] Gather(TensorView pages, int sequence)
+    private float[] Gather(TensorView pages, Sequence sequence, int length)
     {
-        int length = Lengths[sequence];
         float[] gathered = new float[length * Spec.KvHeads * Spec.HeadDim];
-        ReadOnlySpan<int> ids = Sequences[sequence].Pages;
+        ReadOnlySpan<int> ids = sequence.Pages;
         for (int token = 0; token < length; )
         {
             float[] page = SampledError.Rows(pages, ids[token / Spec.PageSize], 1);

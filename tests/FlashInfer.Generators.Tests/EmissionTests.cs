@@ -67,7 +67,9 @@ public sealed class EmissionTests
             .GetMembers()
             .Where(static member => !member.IsImplicitlyDeclared && member.CanBeReferencedByName && member.Name != "Own")
             .Select(static member => member.Name);
-        Assert.Equal(ConfigEmitter.MemberNames.Order(StringComparer.Ordinal), members.Order(StringComparer.Ordinal));
+        // A variant that may ask where tokens stand has no cascade, whose name is taken all the same.
+        IEnumerable<string> taken = ConfigEmitter.MemberNames.Where(static name => name != "MultiLevelCascadeAttention");
+        Assert.Equal(taken.Order(StringComparer.Ordinal), members.Order(StringComparer.Ordinal));
     }
 
     /// <summary>What an editor shows on hover: every public member says what it is, and shapes stand there as numbers.</summary>

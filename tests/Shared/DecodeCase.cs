@@ -45,8 +45,9 @@ internal sealed record DecodeCase(
     /// <summary>The case with a variant and arguments drawn for it.</summary>
     public DecodeCase With(TestVariant variant) => With(new TestVariantCase(variant, this));
 
-    /// <summary>The case with options and arguments drawn for them.</summary>
-    public DecodeCase With(AttentionOptions options) => With(new OptionCase(options, this));
+    /// <summary>The case with options and arguments drawn for them, but those given.</summary>
+    public DecodeCase With(AttentionOptions options, float? cap = null, int? window = null) =>
+        With(new OptionCase(options, this, cap, window));
 
     /// <summary>
     /// Beside a sink logits stay small: else there are rows whose outputs are all below the smallest half. Where keys turn, too: what is lost

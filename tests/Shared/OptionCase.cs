@@ -34,14 +34,14 @@ internal sealed class OptionCase : VariantCase
     // Of each sequence's tokens behind the prefix.
     private readonly int[][] _places;
 
-    public OptionCase(AttentionOptions options, DecodeCase of)
+    public OptionCase(AttentionOptions options, DecodeCase of, float? cap = null, int? window = null)
     {
         Random random = new(of.Seed * 43);
         _options = options;
         _lengths = of.Lengths;
         _queryTokens = of.QueryTokens ?? [.. of.Lengths.Select(_ => 1)];
-        _cap = 0.5f + (3 * random.NextSingle());
-        _window = random.Next(-1, 150);
+        _cap = cap ?? 0.5f + (3 * random.NextSingle());
+        _window = window ?? random.Next(-1, 150);
         _slopes = [.. Enumerable.Range(0, of.Heads).Select(_ => random.NextSingle() * 0.5f)];
         _sinks = [.. Enumerable.Range(0, of.Heads).Select(_ => (random.NextSingle() * 6) - 3)];
         _masks =

@@ -1,3 +1,5 @@
+using System.Linq;
+
 namespace FlashInfer.Generators.Emit;
 
 /// <summary>The shells that every configuration gets.</summary>
@@ -9,6 +11,7 @@ internal static class Shells
         "PagedKvCache",
         "BatchDecodeWithPagedKvCache",
         "BatchPrefillWithPagedKvCache",
+        "MultiLevelCascadeAttention",
         "BatchPrefillWithRaggedKvCache",
         "SinglePrefill",
         "SingleDecode",
@@ -40,7 +43,8 @@ internal static class Shells
     public static Shell[] Of(ConfigText text)
     {
         Shell[] ragged = [PrefillRagged(text), SinglePrefill(text), SingleDecode(text)];
-        return text.HasCache ? [Cache(text), Decode(text), PrefillPaged(text), .. ragged] : ragged;
+        Shell[] cascade = text.HasCascade ? [Cascade(text)] : [];
+        return text.HasCache ? [Cache(text), Decode(text), PrefillPaged(text), .. cascade, .. ragged] : ragged;
     }
 
     private static Shell Cache(ConfigText text)
@@ -110,6 +114,32 @@ internal static class Shells
             s_maxPrefillTokens,
             new ShellPlan("Plans a step whose query tokens are those of each sequence's open forward.", [s_sequences], Options(text))
         );
+
+    private static Shell Cascade(ConfigText text)
+    {
+        Shell shell = OverCache(
+            text,
+            "MultiLevelCascadeAttention",
+            "Batch attention that reads pages which forked sequences share once for all of them",
+            s_maxPrefillTokens with
+            {
+                Default = "4096",
+            },
+            new ShellPlan(
+                "Plans a step whose query tokens are those of each sequence's open forward; sequences that share pages stand next to each other.",
+                [s_sequences],
+                Options(text)
+            )
+        );
+        Parameter maxLevels = new(
+            "int",
+            "maxLevels",
+            "Levels, 2 to 8: shared ones, and the last, which every sequence has for itself.",
+            "2"
+        );
+        Parameter[] parameters = [.. shell.Constructor.Parameters.Where(static parameter => parameter != s_determinism), maxLevels];
+        return shell with { Constructor = shell.Constructor with { Parameters = parameters } };
+    }
 
     private static Shell PrefillRagged(ConfigText text) =>
         new(
