@@ -1,4 +1,6 @@
 using System.Diagnostics;
+using FlashInfer.Attention;
+using FlashInfer.Planning;
 
 namespace FlashInfer.Benchmarks;
 
@@ -20,7 +22,7 @@ internal static class PlanBench
     {
         foreach (int batch in (int[])[1, 32, 256, 1024])
         {
-            (PagedKvCache cache, Sequence[] sequences, _) = Batch(device, batch);
+            (PagedKvCache cache, Sequence[] sequences, int[] lengths) = Batch(device, batch);
             using PagedKvCache owned = cache;
             using BatchDecodeWithPagedKvCache decode = new(cache);
             using Tensors tensors = new(device, batch);
@@ -28,6 +30,11 @@ internal static class PlanBench
             {
                 yield return row;
             }
+
+            int[] pageOffsets = [.. sequences.Select(sequence => sequence.PageOffset)];
+            WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(batch, decode.Limits)];
+            Action planner = () => DecodePlanner.Plan(new DecodeBatch(lengths, pageOffsets), decode.Limits, items);
+            yield return Row($"Plan on the host, its planner alone, batch={batch}", batch, Measure(device, planner, calls: 1));
         }
     }
 

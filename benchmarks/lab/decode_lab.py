@@ -58,17 +58,17 @@ class Version:
 
 
 class Case:
-    def __init__(self, name, lengths, heads=32, kv_heads=8, dim=128, page=16, dtype="bf16", kv=None, layout="NHD", query_tokens=1):
+    def __init__(self, name, lengths, heads=32, kv_heads=8, dim=128, page=16, dtype="bf16", kv=None, layout="NHD", query_tokens=1, wide=False):
         self.ordered = name.endswith("+ordered")
         self.name, self.lengths, self.heads, self.kv_heads, self.dim, self.page = name, lengths, heads, kv_heads, dim, page
-        self.dtype, self.kv, self.layout, self.query_tokens = dtype, kv or dtype, layout, query_tokens
+        self.dtype, self.kv, self.layout, self.query_tokens, self.wide = dtype, kv or dtype, layout, query_tokens, wide
         self.kv_bytes = sum(lengths) * kv_heads * dim * 2 * self.kv_dtype.itemsize
         self.layer_pages = sum(-(-n // page) for n in lengths) + 1
 
     kv_dtype = property(lambda self: DTYPES[self.kv][1])
 
     def unit_key(self):
-        return (self.heads, self.kv_heads, self.dim, self.page, self.dtype, self.kv, self.layout, self.query_tokens)
+        return (self.heads, self.kv_heads, self.dim, self.page, self.dtype, self.kv, self.layout, self.query_tokens, self.wide)
 
     def unit(self, team):
         return f"""#include "attention/decode.cuh"
@@ -78,7 +78,7 @@ struct Config {{
   using Variant = flashinfer::NoVariant;
   static constexpr int kHeads = {self.heads}, kKvHeads = {self.kv_heads}, kHeadDim = {self.dim}, kPageSize = {self.page};
   static constexpr int kQueryTokens = {self.query_tokens};
-  static constexpr bool kTeamUnits = {str(team).lower()}, kHeadsFirst = {str(self.layout == "HND").lower()}, kChecked = false;
+  static constexpr bool kTeamUnits = {str(team).lower()}, kWideUnits = {str(self.wide).lower()}, kHeadsFirst = {str(self.layout == "HND").lower()}, kChecked = false;
 }};
 using Kernel = flashinfer::Decode<Config>;
 extern "C" __constant__ flashinfer::KernelInfo info = Kernel::info();
@@ -264,6 +264,7 @@ TEST_SHAPES = [
     dict(heads=16, kv_heads=1, dim=128),
     dict(heads=8, kv_heads=2, dim=192),
     dict(heads=16, kv_heads=4, dim=96),
+    dict(heads=32, kv_heads=4, dim=96, wide=True),
     dict(heads=8, kv_heads=2, dim=192, query_tokens=4),
     dict(heads=12, kv_heads=4, dim=64, kv="e4m3", query_tokens=3),
     dict(heads=8, kv_heads=2, dim=256, page=64),
@@ -287,7 +288,7 @@ LOG_NORMAL = [int(n) for n in """
 
 
 CASES = {
-    "d128": uniform(128, 2048), "d64": uniform(256, 2048, dim=64), "d96": uniform(170, 2048, dim=96), "d96b": uniform(165, 2048, dim=96), "d96c": uniform(340, 2048, dim=96), "d192b": uniform(99, 2048, dim=192), "d192": uniform(85, 2048, dim=192), "d256": uniform(64, 2048, dim=256),
+    "d128": uniform(128, 2048), "d64": uniform(256, 2048, dim=64), "d96": uniform(170, 2048, dim=96), "d96b": uniform(165, 2048, dim=96), "d96c": uniform(340, 2048, dim=96), "d96-wide": uniform(340, 2048, dim=96, wide=True), "d192b": uniform(99, 2048, dim=192), "d192": uniform(85, 2048, dim=192), "d256": uniform(64, 2048, dim=256),
     "e4m3": uniform(128, 2048, kv="e4m3"), "e5m2": uniform(128, 2048, kv="e5m2"), "e4m3-1g": uniform(256, 2048, kv="e4m3"), "e4m3-d64": uniform(512, 2048, dim=64, kv="e4m3"),
     "mqa512": uniform(512, 2048, heads=16, kv_heads=1), "mqa1024": uniform(1024, 2048, heads=16, kv_heads=1), "g8": uniform(128, 2048, heads=64), "g16": uniform(128, 2048, heads=128),
     "qo4": uniform(128, 2048, query_tokens=4), "mixed": (MIXED, {}), "lognormal": (LOG_NORMAL, {}), "skewed": ([32000] + [500] * 31, {}),

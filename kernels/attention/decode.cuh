@@ -35,7 +35,7 @@ struct Decode {
             (Shape::kTensorCopy ? kTensorMap : 0) | (Shape::kClusters ? kClusters : 0),
             Shape::kUnitColumns,
             Shape::kCrews,
-            Shape::kWarps,
+            Shape::kWideUnits ? 1 : Shape::kWarps,
             0,
             0,
             Shape::kSlabTokens};

@@ -44,26 +44,27 @@ struct DecodeShape {
   static constexpr int kPageSize = Config::kPageSize;
   static constexpr int kQueryTokens = Config::kQueryTokens;
   static constexpr bool kTeamUnits = Config::kTeamUnits;
+  static constexpr bool kWideUnits = Config::kWideUnits;    // for large batches: units of more KV heads
   static constexpr bool kHeadsFirst = Config::kHeadsFirst;  // HND: the rows of a page's head lie side by side
   static constexpr int kGroup = kHeads / kKvHeads;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
   static_assert(kHeadDim % 32 == 0, "headDim must be a multiple of 32: a tile is made of strips of 32 bytes or more");
   static_assert(kQueryTokens >= 1, "a sequence has a query token");
 
-  // Bytes in flight: 64 to 128 KB per SM saturate the memory, more is slower; chips with 99 KB of shared
-  // memory get half.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  static constexpr bool kHopper = true;
+#else
+  static constexpr bool kHopper = false;
+#endif
+
+  // Bytes in flight: 64 to 128 KB per SM saturate the memory, more is slower, but where it makes two stages of one (wide
+  // units, which have no clusters to find room for); chips with 99 KB of shared memory get half.
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
   static constexpr int kRingBytes = 64 * 1024;
 #else
-  static constexpr int kRingBytes = 128 * 1024;
+  static constexpr int kRingBytes = (kWideUnits && kHopper ? 192 : 128) * 1024;
 #endif
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  static constexpr bool kHopper = true;
-  static constexpr int kSharedLimit = 227 * 1024;
-#else
-  static constexpr bool kHopper = false;
-  static constexpr int kSharedLimit = (kRingBytes > 64 * 1024 ? 163 : 99) * 1024;
-#endif
+  static constexpr int kSharedLimit = (kHopper ? 227 : kRingBytes > 64 * 1024 ? 163 : 99) * 1024;
 
   static constexpr int kSlabTokens = 16;  // M of mma.m16n8k16
   // A slab that lies in one page is one box for the copy engine.
@@ -72,7 +73,9 @@ struct DecodeShape {
 
   // Tiles of 8 columns (N of the instruction) that a warp has registers for; of headDim 192 two, where the copy engine needs
   // none for addresses. Keys that turn take some, too.
-  static constexpr int kMostTiles = kHeadDim <= 64 && kQueryTokens == 1 && (kTensorCopy || !Hooks::kRotates)  ? 4
+  static constexpr bool kFourTiles =
+      kQueryTokens == 1 && (kHeadDim <= 64 ? kTensorCopy || !Hooks::kRotates : kWideUnits && kTensorCopy);
+  static constexpr int kMostTiles = kFourTiles                                                                ? 4
                                     : kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy && !Hooks::kRotates) ? 2
                                                                                                               : 1;
   static constexpr int kHeadColumns = kGroup * kQueryTokens;

@@ -17,18 +17,6 @@ namespace flashinfer {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-// A place in a ring of slots, and whether it is in an odd round.
-template <int kSlots>
-struct RingPlace {
-  u32 slot = 0;
-  u32 phase = 0;
-
-  __device__ __forceinline__ void next() {
-    slot = slot == kSlots - 1 ? 0 : slot + 1;
-    phase ^= slot == 0 ? 1 : 0;
-  }
-};
-
 template <typename Shape>
 struct PrefillConsumer {
   using Layout = HopperLayout<Shape>;
@@ -128,11 +116,8 @@ struct PrefillConsumer {
       }
       if (!exists) break;
       fresh = 1;
-      // Of K what lies behind the end is masked, and gathered tokens are zero there.
-      if constexpr (!Layout::kGathers) {
-        const int there = tokens_of(number) - (blocks - 1) * kBlockTokens;
-        if (there < kBlockTokens) zero_values(there);
-      }
+      const int there = tokens_of(number) - (blocks - 1) * kBlockTokens;
+      if (there < kBlockTokens) zero_values(there);
 
       // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own; but a
       // variant that bounds keys comes back to it.

@@ -8,6 +8,27 @@ namespace flashinfer {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
+// A place in a ring of slots, and whether it is in an odd round.
+template <int kSlots>
+struct RingPlace {
+  u32 slot = 0;
+  u32 phase = 0;
+
+  __device__ __forceinline__ void next() {
+    slot = slot == kSlots - 1 ? 0 : slot + 1;
+    phase ^= slot == 0 ? 1 : 0;
+  }
+
+  // So many places on, at most one round.
+  __device__ __forceinline__ void skip(u32 count) {
+    slot += count;
+    if (slot >= kSlots) {
+      slot -= kSlots;
+      phase ^= 1;
+    }
+  }
+};
+
 template <typename Shape>
 struct HopperLayout {
   static constexpr int kConsumers = Shape::kTileRows / 64;  // warpgroups
@@ -38,12 +59,15 @@ struct HopperLayout {
   static constexpr int kKeyGroupStride = Shape::kPaged ? kGroupBytes * Shape::kColumns : kGroupBytes;
   static constexpr int kValueGroupStride = Shape::kPaged ? kGroupBytes * Shape::kValueColumns : kGroupBytes;
 
-  // What one copy brings, and the warps that share the copies of a block: issuing one takes many cycles.
+  // What one copy brings.
   static constexpr int kBoxTokens = !Shape::kPaged ? Shape::kBlockTokens
                                     : kGathers     ? 1
                                                    : greatest_divisor(Shape::kPageSize, Shape::kBlockTokens);
   static constexpr int kBoxes = Shape::kBlockTokens / kBoxTokens;  // of a block
-  static constexpr int kProducerWarps = kBoxes >= 4 ? 4 : kBoxes;
+
+  // Producing warps: a team for K and one for V.
+  static constexpr int kTeamWarps = 2;
+  static constexpr int kProducerWarps = 2 * kTeamWarps;
 
   // Output of a consumer's warp, [column][16 rows][kRowBytes]; headDim 256 has room for half of it.
   static constexpr int kWarpRows = 16;
@@ -103,8 +127,7 @@ struct HopperLayout {
   }
 
   static __device__ __forceinline__ void init_barriers(u32 base) {
-    // Gathered blocks: every thread's copies arrive.
-    constexpr int kArrivals = kGathers ? kProducerWarps * 32 : kProducerWarps;
+    constexpr int kArrivals = kGathers ? kTeamWarps * 32 : 1;  // of what is gathered, every thread's copies arrive
     for (int i = 0; i < kQueryParts; i++) {
       mbarrier_init(query_full(base, i), 1);
       mbarrier_init(query_empty(base, i), kConsumerWarps / kQueryParts);

@@ -88,10 +88,9 @@ struct PrefillShape {
   }
 
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
-  // fast with headDim 64; with 128, where their registers are enough for 64 keys and no variant, 1.0 to 1.07, but slower with
-  // pages (a block's copies cost the producers as much for 64 keys as for 128) and where a tile of one head rounds short
-  // sequences up. Else 128 x 128 up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q and the output's
-  // staging leave room for 80 and 64 keys, with shorter values for 112.
+  // fast with headDim 64; with 128, where their registers are enough for 64 keys, 1.0 to 1.07, but slower where a tile of one
+  // head rounds short sequences up. Else 128 x 128 up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
+  // and the output's staging leave room for 80 and 64 keys, with shorter values for 112.
   // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
   // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
   // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
@@ -125,7 +124,7 @@ struct PrefillShape {
       2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
-  static constexpr bool kWide128 = kWiderDim == 128 && !kPaged && kGroup > 1;
+  static constexpr bool kWide128 = kWiderDim == 128 && kGroup > 1;
   static constexpr int kHopperRows = !kDecodes && (kWiderDim == 64 || kWide128) ? 192 : 128;
   static constexpr int kMostRows = kHopper ? kHopperRows : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);

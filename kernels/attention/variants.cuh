@@ -143,6 +143,23 @@ struct BoolMask : NoVariant {
   }
 };
 
+// Items one behind the other after a prefix: a token sees the prefix and what is before it in its own item. A delimiter, before
+// each item, sees the prefix only; nothing sees it.
+struct MultiItem : NoVariant {
+  struct Arguments {
+    Span<i32> prefixes;  // [sequences]: tokens of the prefix
+    Span<i32> starts;    // [sequences]: where its places begin
+    Span<i32> places;    // of the tokens behind the prefix: place in the item, from 1; 0 for a delimiter
+  };
+
+  static constexpr bool kMasksLogits = true;
+  static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
+    const i32 prefix = a.prefixes[at.sequence], behind = at.qo_position - prefix;
+    const i32 delimiter = at.qo_position - a.places[a.starts[at.sequence] + max(behind, 0)];
+    return at.kv_position < prefix || behind < 0 || at.kv_position > delimiter;
+  }
+};
+
 // Pairs of elements of queries and keys turn with the position; see rotary.cuh.
 template <int kDim, bool kNeighbours>
 struct Rope : NoVariant {

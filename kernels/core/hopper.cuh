@@ -58,6 +58,13 @@ __device__ __forceinline__ void copy_tensor(u32 shared, const TensorMap& map, u3
       : "memory");
 }
 
+// True for one lane of a whole warp. The compiler knows that it is one: what it hands to the copy engine needs no loop over lanes.
+__device__ __forceinline__ bool elect_one() {
+  u32 mine;
+  asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xffffffff;\n selp.u32 %0, 1, 0, p;\n}" : "=r"(mine));
+  return mine != 0;
+}
+
 __device__ __forceinline__ u32 cluster_rank() {
   u32 rank;
   asm volatile("mov.u32 %0, %cluster_ctarank;" : "=r"(rank));

@@ -91,8 +91,8 @@ __device__ __forceinline__ void copy_async(u32 shared, const void* global, u32 b
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
                : "memory");
 }
-__device__ __forceinline__ void copy_async(u32 shared, u64 global, u32 bytes) {
-  copy_async(shared, reinterpret_cast<const void*>(global), bytes);
+__device__ __forceinline__ void copy_async(u32 shared, u64 global) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 }
 
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -36,6 +36,7 @@ internal static class RuleFixes
             "FI0013" => new[] { Number("pageSize", ArchitectureRules.NearestPageSize(shape.PageSize), Nearest) },
             "FI0015" => ValueDim(shape),
             "FI0016" => new[] { Remove("KvDtype") },
+            "FI0017" => new[] { Remove("RotaryDim") },
             _ => Array.Empty<ArgumentFix>(),
         };
 

@@ -52,4 +52,10 @@ public sealed class AttentionConfigAttribute(int heads, int kvHeads, int headDim
 
     /// <summary>What attention does besides the softmax of scaled products; plans are given the values. Nothing when not given.</summary>
     public AttentionOptions Options { get; set; }
+
+    /// <summary>
+    /// How many of a head's elements turn with the position, from the first on, where <see cref="Options"/> has
+    /// <see cref="AttentionOptions.Rope"/> or <see cref="AttentionOptions.RopeInterleaved"/>: a multiple of 32; all of them when not given.
+    /// </summary>
+    public int RotaryDim { get; set; }
 }

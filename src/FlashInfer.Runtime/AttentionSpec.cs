@@ -38,11 +38,10 @@ public sealed class AttentionSpec
     )
     {
         AttentionShape shape = Checked(
-            new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, kvLayout)
-            {
-                Variant = variant?.Cuda,
-                ValueDim = valueDim ?? headDim,
-            }
+            With(
+                new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, kvLayout) { ValueDim = valueDim ?? headDim },
+                variant
+            )
         );
         Shape = shape;
         Variant = variant;
@@ -211,11 +210,10 @@ public sealed class AttentionSpec
         }
 
         AttentionShape shape = Checked(
-            new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype, kvLayout)
-            {
-                Variant = variant?.Cuda,
-                ValueDim = valueDim ?? headDim,
-            }
+            With(
+                new AttentionShape(heads, kvHeads, headDim, pageSize, dtype, kvDtype, kvLayout) { ValueDim = valueDim ?? headDim },
+                variant
+            )
         );
         return new AttentionSpec(
             shape,
@@ -246,6 +244,12 @@ public sealed class AttentionSpec
         );
 
     private static TranslationUnit Unit(string name, string text) => new(name, Encoding.UTF8.GetBytes(text));
+
+    private static AttentionShape With(AttentionShape shape, AttentionVariant? variant)
+    {
+        OptionVariant? options = variant as OptionVariant;
+        return shape with { Variant = variant?.Cuda, Options = options?.Options ?? 0, RotaryDim = options?.RotaryDim ?? 0 };
+    }
 
     private static AttentionShape Checked(AttentionShape shape)
     {

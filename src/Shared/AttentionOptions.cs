@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Globalization;
 using System.Linq;
 
 namespace FlashInfer;
@@ -36,15 +37,31 @@ enum AttentionOptions
 
     /// <summary>As <see cref="CustomMask"/>, a bit for each.</summary>
     PackedCustomMask = 32,
+
+    /// <summary>
+    /// Queries and keys turn with their positions (RoPE): pairs of an element in the first half of the turning ones and one in the second,
+    /// as Llama has them. The cache holds keys as they were before.
+    /// </summary>
+    Rope = 64,
+
+    /// <summary>As <see cref="Rope"/>, pairs of neighbours, as GPT-J has them.</summary>
+    RopeInterleaved = 128,
+
+    /// <summary>Items one behind the other after a prefix: a token sees the prefix and what comes before it in its own item.</summary>
+    MultiItemScoring = 256,
 }
 
 /// <summary>The library's own variants of attention as CUDA text, for generator and runtime alike.</summary>
 internal static class OptionUnits
 {
     /// <summary>All of them.</summary>
-    public const AttentionOptions All = (AttentionOptions)63;
+    public const AttentionOptions All = (AttentionOptions)511;
 
-    private const AttentionOptions Masks = AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask;
+    /// <summary>The forms of a mask.</summary>
+    public const AttentionOptions Masks = AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask;
+
+    /// <summary>The forms of RoPE.</summary>
+    public const AttentionOptions Ropes = AttentionOptions.Rope | AttentionOptions.RopeInterleaved;
 
     // In the order in which logits go through them and their arguments lie in memory.
     private static readonly (AttentionOptions Option, string Functor)[] s_functors =
@@ -55,17 +72,22 @@ internal static class OptionUnits
         (AttentionOptions.Sinks, "Sinks"),
         (AttentionOptions.CustomMask, "BoolMask"),
         (AttentionOptions.PackedCustomMask, "PackedMask"),
+        (AttentionOptions.Rope, "Rope<{0}, false>"),
+        (AttentionOptions.RopeInterleaved, "Rope<{0}, true>"),
+        (AttentionOptions.MultiItemScoring, "MultiItem"),
     };
 
     /// <summary>Whether all are known, and they go together.</summary>
-    public static bool IsLegal(AttentionOptions options) => (options & ~All) == 0 && (options & Masks) != Masks;
+    public static bool IsLegal(AttentionOptions options) => (options & ~All) == 0 && (options & Masks) != Masks && (options & Ropes) != Ropes;
 
     /// <summary>The variant of attention that does all of these.</summary>
-    public static string Cuda(AttentionOptions options)
+    /// <param name="options">Legal options.</param>
+    /// <param name="rotaryDim">Elements of a head that turn; 0 for all of them.</param>
+    public static string Cuda(AttentionOptions options, int rotaryDim)
     {
         IEnumerable<string> functors = s_functors
             .Where(functor => (options & functor.Option) != 0)
-            .Select(static functor => "flashinfer::" + functor.Functor);
+            .Select(functor => "flashinfer::" + string.Format(CultureInfo.InvariantCulture, functor.Functor, rotaryDim));
         return $"#include \"attention/variants.cuh\"\nusing Variant = flashinfer::Compose<{string.Join(", ", functors)}>;\n";
     }
 }

@@ -116,7 +116,7 @@ internal static class AttentionRules
                 static s => OptionUnits.IsLegal(s.Options),
                 static s =>
                     Text(
-                        $"Options is {s.Options}; expected any of {OptionUnits.All}, but CustomMask or PackedCustomMask, not both. Name the form that the mask has."
+                        $"Options is {s.Options}; expected any of {OptionUnits.All}, but CustomMask or PackedCustomMask, Rope or RopeInterleaved, not both. Name the form that the mask and the pairs have."
                     )
             ),
             new(
@@ -140,6 +140,20 @@ internal static class AttentionRules
                     Text(
                         $"KvDtype is {s.KvDtype}, but a configuration with headDim {s.HeadDim} and ValueDim {s.ValueDim} has no cache, and ragged keys and values have the query's type; leave KvDtype out."
                     )
+            ),
+            new(
+                "FI0017",
+                "RotaryDim does not fit",
+                "RotaryDim",
+                static s =>
+                    s.RotaryDim == 0
+                    || ((s.Options & OptionUnits.Ropes) != 0 && s.RotaryDim >= 0 && s.RotaryDim <= s.HeadDim && s.RotaryDim % 32 == 0),
+                static s =>
+                    (s.Options & OptionUnits.Ropes) == 0
+                        ? Text($"RotaryDim is {s.RotaryDim}, but nothing turns: Options has neither Rope nor RopeInterleaved. Add one of them.")
+                        : Text(
+                            $"RotaryDim is {s.RotaryDim}; expected a multiple of 32 up to headDim, {s.HeadDim}. Leave it out when all elements of a head turn."
+                        )
             ),
         };
 

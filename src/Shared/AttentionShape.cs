@@ -36,6 +36,9 @@ internal readonly record struct AttentionShape(
     /// <summary>The library's own options, as an attribute names them.</summary>
     public AttentionOptions Options { get; init; }
 
+    /// <summary>Elements of a head that turn with the position, where an option turns them; 0 for all of them.</summary>
+    public int RotaryDim { get; init; }
+
     /// <summary>CUDA text of <c>struct Variant : flashinfer::NoVariant</c>, behind the <c>#include</c>s that it needs, where the configuration has a variant of attention; else null.</summary>
     public string? Variant { get; init; }
 

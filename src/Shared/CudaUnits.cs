@@ -36,16 +36,36 @@ internal static class CudaUnits
         + (isChecked ? "_checked" : "");
 
     /// <summary>
-    /// Whether there is a kernel of decode that reads keys and values for more columns (query tokens times heads of a group) at once than
-    /// decode's own, which has room for 16, or 8 where the head dimension is large, and reads them again for the next. It is that of
-    /// prefill, which widens quantised values slowly: there it only pays from the third time on.
+    /// Whether there is a kernel of decode for more columns (query tokens times heads of a group) at once than decode's own usually takes:
+    /// <see cref="HasTileDecode"/> or <see cref="HasWideUnits"/>.
     /// </summary>
-    public static bool HasWideDecode(AttentionShape shape, int queryTokens)
+    public static bool HasWideDecode(AttentionShape shape, int queryTokens) =>
+        HasTileDecode(shape, queryTokens) || HasWideUnits(shape, queryTokens);
+
+    /// <summary>
+    /// Whether prefill's kernel decodes, since decode's own has room for 16 columns, or 8 where the head dimension is large, and reads keys
+    /// and values again for the next. It widens quantised values slowly: there it only pays from the third time on.
+    /// </summary>
+    public static bool HasTileDecode(AttentionShape shape, int queryTokens)
     {
         int columns = shape.HeadDim <= 128 || (shape.HeadDim <= 192 && shape.PageSize % 16 == 0) ? 16 : 8;
         int reads = ((shape.GroupSize * queryTokens) + columns - 1) / columns;
         return reads > (shape.KvDtype == shape.Dtype ? 1 : 2) && WideReads(shape.GroupSize, queryTokens) < reads;
     }
+
+    /// <summary>
+    /// Whether decode's own kernel is made once more, with units of more KV heads: rows of 192 bytes become whole 256 bytes only in fours,
+    /// which need the registers of a whole warp, and are slower where there are few sequences.
+    /// </summary>
+    public static bool HasWideUnits(AttentionShape shape, int queryTokens) =>
+        shape.HeadDim == 96
+        && !shape.IsQuantised
+        && shape.KvLayout == KvLayout.Nhd
+        && shape.PageSize % 16 == 0
+        && shape.KvHeads % 4 == 0
+        && shape.GroupSize <= 8
+        && queryTokens == 1
+        && shape.Variant is null;
 
     /// <summary>Entry point of the decode kernel for many columns, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string WideDecodeName(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
@@ -74,34 +94,24 @@ internal static class CudaUnits
 
     /// <summary>The unit of batch decode over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
     public static string Decode(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
-        Unit(
-            shape,
-            "batch decode over a paged KV cache",
-            "attention/decode.cuh",
-            DecodeName(shape, queryTokens, teamUnits, isChecked),
-            "Decode",
-            shape.PageSize,
-            isChecked,
-            VariantLine(shape),
-            QueryTokensLine(queryTokens),
-            $"  static constexpr bool kTeamUnits = {Word(teamUnits)};",
-            $"  static constexpr bool kHeadsFirst = {Word(HeadsFirst(shape))};{(HeadsFirst(shape) ? "  // HND" : "")}"
-        );
+        DecodeUnit(shape, DecodeName(shape, queryTokens, teamUnits, isChecked), queryTokens, teamUnits, wideUnits: false, isChecked);
 
     /// <summary>The unit of batch decode for many columns; parameters as <see cref="WideDecodeName"/>.</summary>
     public static string WideDecode(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
-        Unit(
-            shape,
-            "batch decode over a paged KV cache, many query heads a KV head",
-            "attention/prefill.cuh",
-            WideDecodeName(shape, queryTokens, isChecked),
-            "Prefill",
-            shape.PageSize,
-            isChecked,
-            VariantLine(shape),
-            ValueDimLine(shape.ValueDim),
-            QueryTokensLine(queryTokens)
-        );
+        HasWideUnits(shape, queryTokens)
+            ? DecodeUnit(shape, WideDecodeName(shape, queryTokens, isChecked), queryTokens, teamUnits: false, wideUnits: true, isChecked)
+            : Unit(
+                shape,
+                "batch decode over a paged KV cache, many query heads a KV head",
+                "attention/prefill.cuh",
+                WideDecodeName(shape, queryTokens, isChecked),
+                "Prefill",
+                shape.PageSize,
+                isChecked,
+                VariantLine(shape),
+                ValueDimLine(shape.ValueDim),
+                QueryTokensLine(queryTokens)
+            );
 
     /// <summary>The unit that writes new keys and values into the pages; parameters as <see cref="DecodeName"/>.</summary>
     public static string Append(AttentionShape shape, bool isChecked = false) =>
@@ -166,6 +176,22 @@ internal static class CudaUnits
         End(text, "MergeStates", MergeStatesName(dtype));
         return text.ToString();
     }
+
+    private static string DecodeUnit(AttentionShape shape, string name, int queryTokens, bool teamUnits, bool wideUnits, bool isChecked) =>
+        Unit(
+            shape,
+            "batch decode over a paged KV cache",
+            "attention/decode.cuh",
+            name,
+            "Decode",
+            shape.PageSize,
+            isChecked,
+            VariantLine(shape),
+            QueryTokensLine(queryTokens),
+            $"  static constexpr bool kTeamUnits = {Word(teamUnits)};",
+            $"  static constexpr bool kWideUnits = {Word(wideUnits)};",
+            $"  static constexpr bool kHeadsFirst = {Word(HeadsFirst(shape))};{(HeadsFirst(shape) ? "  // HND" : "")}"
+        );
 
     /// <summary>A unit's text; a page size of 0 stands for ragged keys and values.</summary>
     private static string Unit(

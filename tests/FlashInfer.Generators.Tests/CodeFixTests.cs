@@ -72,6 +72,7 @@ public sealed class CodeFixTests
         "DType.BFloat16, KvLayout = KvLayout.Hnd"
     )]
     [InlineData("DType.BFloat16, ValueDim = 64", "FI0015", "Remove ValueDim", "DType.BFloat16")]
+    [InlineData("DType.BFloat16, RotaryDim = 64", "FI0017", "Remove RotaryDim", "DType.BFloat16")]
     [InlineData("DType.BFloat16, KvDtype = DType.Float16", "FI0010", "Change dtype to Float16", "DType.Float16")]
     public void Types(string dtype, string id, string title, string expected) => FixAssert.Fixes(Typed(dtype), id, title, Typed(expected));
 

@@ -174,14 +174,15 @@ public sealed class RuleDiagnosticTests
 
     [Theory]
     [InlineData("AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask", "CustomMask, PackedCustomMask")]
-    [InlineData("(AttentionOptions)64", "64")]
+    [InlineData("AttentionOptions.Rope | AttentionOptions.RopeInterleaved", "Rope, RopeInterleaved")]
+    [InlineData("(AttentionOptions)512", "512")]
     public void FI0014_options(string options, string words) =>
         Reports(
             $"heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, Options = {options}",
             (
                 "FI0014",
                 $"Options = {options}",
-                $"Options is {words}; expected any of LogitsSoftCap, SlidingWindow, Alibi, Sinks, CustomMask, PackedCustomMask, but CustomMask or PackedCustomMask, not both. Name the form that the mask has."
+                $"Options is {words}; expected any of LogitsSoftCap, SlidingWindow, Alibi, Sinks, CustomMask, PackedCustomMask, Rope, RopeInterleaved, MultiItemScoring, but CustomMask or PackedCustomMask, Rope or RopeInterleaved, not both. Name the form that the mask and the pairs have."
             )
         );
 
@@ -212,6 +213,31 @@ public sealed class RuleDiagnosticTests
                 "FI0006",
                 "headDim: 576",
                 "headDim is 576; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(576)."
+            )
+        );
+
+    [Theory]
+    [InlineData(80)]
+    [InlineData(160)]
+    [InlineData(-32)]
+    public void FI0017_rotaryDim(int rotaryDim) =>
+        Reports(
+            $"heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, Options = AttentionOptions.Rope, RotaryDim = {rotaryDim}",
+            (
+                "FI0017",
+                $"RotaryDim = {rotaryDim}",
+                $"RotaryDim is {rotaryDim}; expected a multiple of 32 up to headDim, 128. Leave it out when all elements of a head turn."
+            )
+        );
+
+    [Fact]
+    public void FI0017_nothing_turns() =>
+        Reports(
+            "heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, Options = AttentionOptions.Sinks, RotaryDim = 64",
+            (
+                "FI0017",
+                "RotaryDim = 64",
+                "RotaryDim is 64, but nothing turns: Options has neither Rope nor RopeInterleaved. Add one of them."
             )
         );
 

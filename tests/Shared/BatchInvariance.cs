@@ -3,13 +3,20 @@ namespace FlashInfer.Tests;
 /// <summary>Sequences alone and in batches of all kinds, on the same data: with batch invariance their results have the same bits.</summary>
 internal static class BatchInvariance
 {
-    public static void Check(Device device, AttentionSpec spec, int maxQueryTokens)
+    /// <param name="device">The device.</param>
+    /// <param name="spec">The configuration, of BFloat16.</param>
+    /// <param name="maxQueryTokens">The most query tokens of a sequence.</param>
+    /// <param name="prefill">Whether by the wrapper of prefill.</param>
+    /// <param name="comparisons">Results compared at least.</param>
+    public static void Check(Device device, AttentionSpec spec, int maxQueryTokens, bool prefill = false, int comparisons = 150)
     {
         int seed = System.Random.Shared.Next();
         Random random = new(seed);
         int[] lengths = [3000, 1, 1025, 40, 0, 1024, 700, 2049];
         using PagedKvCache cache = new(device, spec, 1, lengths.Sum(length => (length + spec.PageSize - 1) / spec.PageSize));
-        using BatchDecodeWithPagedKvCache decode = new(cache, 64, maxQueryTokens, Determinism.BatchInvariant);
+        using IPagedWrapper wrapper = prefill
+            ? new PrefillWrapper(cache, 64, 64 * maxQueryTokens, Determinism.BatchInvariant)
+            : new DecodeWrapper(cache, 64, maxQueryTokens, Determinism.BatchInvariant);
         Sequence[] sequences = [.. lengths.Select(_ => cache.NewSequence())];
         Sequence[] filled = [.. sequences.Where((_, i) => lengths[i] > 0)];
         cache.BeginForward(filled, [.. lengths.Where(length => length > 0)]);
@@ -19,11 +26,11 @@ internal static class BatchInvariance
         }
 
         cache.EndForward(filled);
-        int[] queryTokens = [.. lengths.Select((_, i) => 1 + (i % maxQueryTokens))];
+        int[] queryTokens = [.. lengths.Select((_, i) => prefill ? maxQueryTokens - (17 * i % maxQueryTokens) : 1 + (i % maxQueryTokens))];
         using DeviceTensor<BFloat16> query = Draw(device, random, lengths.Length * maxQueryTokens, spec.Heads, spec.HeadDim);
 
         (string Output, string Lse)[] alone = [.. Enumerable.Range(0, lengths.Length).Select(i => Run([i])[0])];
-        for (int round = 0; round < 8; round++)
+        for (int compared = 0; compared < comparisons; )
         {
             // Any members in any order, short ones more than once: many, as that moves what a block does.
             int[] batch =
@@ -33,6 +40,7 @@ internal static class BatchInvariance
             ];
             random.Shuffle(batch);
             (string Output, string Lse)[] together = batch.Length == 0 ? [] : Run(batch);
+            compared += batch.Length;
             for (int i = 0; i < batch.Length; i++)
             {
                 Assert.True(
@@ -51,8 +59,8 @@ internal static class BatchInvariance
             using DeviceTensor<float> lse = device.Allocate<float>(tokens.Sum(), spec.Heads);
             BFloat16[] queries = query.View.ToArray();
             packed.View.CopyFrom([.. batch.SelectMany((i, n) => queries.Skip(i * maxQueryTokens * row).Take(tokens[n] * row))]);
-            decode.Plan([.. batch.Select(i => sequences[i])], tokens);
-            decode.Run(0, packed.View, output.View, lse.View);
+            wrapper.Plan([.. batch.Select(i => sequences[i])], tokens);
+            wrapper.Run(0, packed.View, output.View, lse.View);
             BFloat16[] outputs = output.View.ToArray();
             float[] lses = lse.View.ToArray();
             int[] first = [.. tokens.Select((_, n) => tokens[..n].Sum())];

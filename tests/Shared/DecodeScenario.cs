@@ -9,6 +9,6 @@ internal static class DecodeScenario
             decodeCase.Dtype == DType.Float16
                 ? new PagedScenario<Half>(device, decodeCase, false, x => (Half)x, x => (float)x).Run()
                 : new PagedScenario<BFloat16>(device, decodeCase, false, x => (BFloat16)x, x => x).Run();
-        return errors.Check(decodeCase.Dtype, decodeCase.ToString());
+        return errors.Check(decodeCase.Dtype, decodeCase.ToString(), decodeCase.RoundsTwice(device));
     }
 }

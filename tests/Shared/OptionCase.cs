@@ -20,29 +20,45 @@ internal sealed class OptionCase : VariantCase
     public static IReadOnlyList<AttentionOptions> Sets { get; } =
     [
         .. Enumerable
-            .Range(1, 63)
+            .Range(1, 511)
             .Select(bits => (AttentionOptions)bits)
             .Where(options => !options.HasFlag(AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask))
-            .Where(options => int.PopCount((int)options) is 1 or 2 or 5),
+            .Where(options => !options.HasFlag(AttentionOptions.Rope | AttentionOptions.RopeInterleaved))
+            .Where(options => int.PopCount((int)options) is 1 or 2 or 7),
     ];
 
-    public OptionCase(AttentionOptions options, DecodeCase of)
+    private readonly int _rotaryDim;
+    private readonly double[] _frequencies;
+    private readonly int[] _prefixes;
+
+    // Of each sequence's tokens behind the prefix.
+    private readonly int[][] _places;
+
+    public OptionCase(AttentionOptions options, DecodeCase of, float? cap = null, int? window = null)
     {
         Random random = new(of.Seed * 43);
         _options = options;
         _lengths = of.Lengths;
         _queryTokens = of.QueryTokens ?? [.. of.Lengths.Select(_ => 1)];
-        _cap = 0.5f + (3 * random.NextSingle());
-        _window = random.Next(-1, 150);
+        _cap = cap ?? 0.5f + (3 * random.NextSingle());
+        _window = window ?? random.Next(-1, 150);
         _slopes = [.. Enumerable.Range(0, of.Heads).Select(_ => random.NextSingle() * 0.5f)];
         _sinks = [.. Enumerable.Range(0, of.Heads).Select(_ => (random.NextSingle() * 6) - 3)];
         _masks =
         [
             .. _lengths.Select((length, i) => Enumerable.Range(0, length * _queryTokens[i]).Select(_ => random.Next(3) != 0).ToArray()),
         ];
+        _rotaryDim = Has(Ropes) && random.Next(2) == 0 ? 32 * random.Next(1, (of.HeadDim / 32) + 1) : 0;
+        int turning = _rotaryDim == 0 ? of.HeadDim : _rotaryDim;
+        _frequencies =
+            random.Next(2) == 0 ? RopeFrequencies.Llama(turning, scale: 1 + random.Next(2)) : RopeFrequencies.Llama31(turning, oldContextLength: 200);
+        _prefixes = [.. _lengths.Select(length => random.Next(length + 1))];
+        _places = [.. _lengths.Select((length, i) => Places(random, length - _prefixes[i]))];
     }
 
-    public override AttentionVariant Variant => AttentionVariant.Of(_options)!;
+    private static AttentionOptions Ropes => AttentionOptions.Rope | AttentionOptions.RopeInterleaved;
+
+    public override AttentionVariant Variant => AttentionVariant.Of(_options, _rotaryDim)!;
 
     public override bool ReplacesCausality => Has(AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask);
 
@@ -56,6 +72,9 @@ internal sealed class OptionCase : VariantCase
                 Sinks = Has(AttentionOptions.Sinks) ? _sinks : [],
                 CustomMask = Has(AttentionOptions.CustomMask) ? _masks.SelectMany(mask => mask).ToArray() : [],
                 PackedCustomMask = Has(AttentionOptions.PackedCustomMask) ? _masks.SelectMany(Pack).ToArray() : [],
+                RopeFrequencies = Has(Ropes) ? _frequencies : [],
+                PrefixLengths = Has(AttentionOptions.MultiItemScoring) ? _prefixes : [],
+                ItemPositions = Has(AttentionOptions.MultiItemScoring) ? _places.SelectMany(places => places).ToArray() : [],
             }
         );
 
@@ -81,13 +100,48 @@ internal sealed class OptionCase : VariantCase
                 logit = Has(AttentionOptions.LogitsSoftCap) ? _cap * Math.Tanh(logit / _cap) : logit;
                 bool isSeen = !Has(AttentionOptions.SlidingWindow) || _window < 0 || token >= position - _window;
                 isSeen &= !ReplacesCausality || _masks[sequence][(qoIndex * _lengths[sequence]) + token];
+                isSeen &= !Has(AttentionOptions.MultiItemScoring) || SeesItem(sequence, position, token);
                 return isSeen ? logit : double.NegativeInfinity;
             },
-            head => Has(AttentionOptions.Sinks) ? _sinks[head] : double.NegativeInfinity
+            head => Has(AttentionOptions.Sinks) ? _sinks[head] : double.NegativeInfinity,
+            Has(Ropes) ? Turn : null,
+            position
         );
     }
 
-    public override string ToString() => $"{_options} (cap {_cap}, window {_window})";
+    public override string ToString() => $"{_options} (cap {_cap}, window {_window}, rotary dim {_rotaryDim})";
+
+    /// <summary>Items of up to 40 tokens, a delimiter before each; the first may have its own at the end of the prefix.</summary>
+    private static int[] Places(Random random, int tokens)
+    {
+        int[] places = new int[tokens];
+        int place = random.Next(2);
+        for (int i = 0; i < tokens; i++)
+        {
+            places[i] = place;
+            place = random.Next(20) == 0 ? 0 : place + 1;
+        }
+
+        return places;
+    }
+
+    private bool SeesItem(int sequence, int position, int token)
+    {
+        int behind = position - _prefixes[sequence];
+        return token < _prefixes[sequence] || behind < 0 || token > position - _places[sequence][behind];
+    }
+
+    private void Turn(double[] row, int position)
+    {
+        bool neighbours = Has(AttentionOptions.RopeInterleaved);
+        for (int i = 0; i < _frequencies.Length; i++)
+        {
+            int first = neighbours ? 2 * i : i;
+            int second = neighbours ? first + 1 : first + _frequencies.Length;
+            (double sin, double cos) = Math.SinCos(position * _frequencies[i]);
+            (row[first], row[second]) = ((row[first] * cos) - (row[second] * sin), (row[second] * cos) + (row[first] * sin));
+        }
+    }
 
     private static byte[] Pack(bool[] mask)
     {

@@ -6,7 +6,7 @@ internal static class PrefillScenario
     private static readonly int[] s_groups = [1, 1, 2, 3, 4, 4, 5, 7, 8, 8, 12, 71];
     private static readonly int[] s_pageSizes = [1, 5, 16, 16, 24, 64, 64, 128];
     private static readonly int[] s_headDims = [64, 96, 128, 128, 192, 256];
-    private static readonly int[] s_edges = [0, 1, 2, 15, 17, 31, 33, 63, 64, 65, 79, 81, 127, 128, 129, 175, 176, 177, 257];
+    private static readonly int[] s_edges = [0, 1, 2, 15, 17, 31, 33, 63, 64, 65, 79, 81, 127, 128, 129, 175, 176, 177, 191, 192, 193, 257];
 
     /// <summary>Draws a case whose sequences have about this many tokens together: whole prompts, chunks of prompts, single tokens, none.</summary>
     public static DecodeCase Draw(int seed, int tokens)
@@ -74,7 +74,7 @@ internal static class PrefillScenario
         where T : unmanaged
     {
         PagedScenario<T> scenario = new(device, prefillCase, true, from, to);
-        return (scenario.Run().Check(prefillCase.Dtype, $"paged, {prefillCase}"), scenario.SplitSequences);
+        return (scenario.Run().Check(prefillCase.Dtype, $"paged, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
     }
 
     private static (ScenarioErrors, int) CheckRagged<T>(
@@ -87,7 +87,7 @@ internal static class PrefillScenario
         where T : unmanaged
     {
         RaggedScenario<T> scenario = new(device, prefillCase, how, from, to);
-        return (scenario.Run().Check(prefillCase.Dtype, $"{how}, {prefillCase}"), scenario.SplitSequences);
+        return (scenario.Run().Check(prefillCase.Dtype, $"{how}, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
     }
 
     /// <summary>Half of the lengths stand at a tile's or a page's edge, the others anywhere (log-uniform).</summary>

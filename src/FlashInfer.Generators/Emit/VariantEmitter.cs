@@ -1,4 +1,5 @@
 using System.Collections.Generic;
+using System.Globalization;
 using System.Linq;
 using FlashInfer.Generators.Model;
 
@@ -20,7 +21,7 @@ internal static class VariantEmitter
     public static string Instance(VariantModel variant) =>
         variant.Options == AttentionOptions.None
             ? $"new {ClassName}()"
-            : $"global::FlashInfer.AttentionVariant.Of({string.Join(" | ", Names(variant.Options))})";
+            : $"global::FlashInfer.AttentionVariant.Of({string.Join(" | ", Names(variant.Options))}{(variant.RotaryDim == 0 ? "" : $", rotaryDim: {variant.RotaryDim.ToString(CultureInfo.InvariantCulture)}")})";
 
     /// <summary>Whether the configuration gets the class; the runtime has that of options.</summary>
     public static bool HasClass(VariantModel? variant) => variant is { Options: AttentionOptions.None };

@@ -8,12 +8,14 @@ namespace FlashInfer.Generators.Model;
 /// <param name="Hooks">The methods, at most one of a kind.</param>
 /// <param name="Cuda">Text of <c>struct Variant : flashinfer::NoVariant</c>, which goes into every unit of attention.</param>
 /// <param name="Options">The options, where the variant is the library's own.</param>
+/// <param name="RotaryDim">Elements of a head that turn, where an option turns them; 0 for all of them.</param>
 internal sealed record VariantModel(
     string? ArgumentsType,
     EquatableArray<VariantArgument> Arguments,
     EquatableArray<VariantHook> Hooks,
     string Cuda,
-    AttentionOptions Options = AttentionOptions.None
+    AttentionOptions Options = AttentionOptions.None,
+    int RotaryDim = 0
 )
 {
     // The options that take a value, and its name.
@@ -25,23 +27,27 @@ internal sealed record VariantModel(
         (AttentionOptions.Sinks, "Sinks"),
         (AttentionOptions.CustomMask, "CustomMask"),
         (AttentionOptions.PackedCustomMask, "PackedCustomMask"),
+        (OptionUnits.Ropes, "RopeFrequencies"),
+        (AttentionOptions.MultiItemScoring, "PrefixLengths"),
+        (AttentionOptions.MultiItemScoring, "ItemPositions"),
     };
 
-    /// <summary>The variant that options make; null when there are none.</summary>
-    public static VariantModel? Of(AttentionOptions options) =>
-        options == AttentionOptions.None
+    /// <summary>The variant that a shape's options make; null when there are none.</summary>
+    public static VariantModel? Of(AttentionShape shape) =>
+        shape.Options == AttentionOptions.None
             ? null
             : new VariantModel(
                 "global::FlashInfer.OptionArguments",
                 new EquatableArray<VariantArgument>(
                     s_arguments
-                        .Where(argument => (options & argument.Option) != 0)
+                        .Where(argument => (shape.Options & argument.Option) != 0)
                         .Select(static argument => new VariantArgument(argument.Argument, "float", IsSpan: false))
                         .ToArray()
                 ),
                 default,
-                OptionUnits.Cuda(options),
-                options
+                OptionUnits.Cuda(shape.Options, shape.RotaryDim),
+                shape.Options,
+                shape.RotaryDim
             );
 }
 

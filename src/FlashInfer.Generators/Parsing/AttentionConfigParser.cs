@@ -41,7 +41,7 @@ internal static class AttentionConfigParser
             Declaration(type),
             type.IsStatic,
             shape,
-            VariantParser.Parse(type, context.SemanticModel.Compilation, cancellationToken) ?? VariantModel.Of(shape.Options)
+            VariantParser.Parse(type, context.SemanticModel.Compilation, cancellationToken) ?? VariantModel.Of(shape)
         );
     }
 

@@ -58,6 +58,7 @@ internal static class AttributeReader
         DType kvDtype = dtype;
         KvLayout kvLayout = KvLayout.Nhd;
         AttentionOptions options = AttentionOptions.None;
+        int rotaryDim = 0;
         int valueDim = Value(2);
         foreach (var argument in attribute.NamedArguments)
         {
@@ -72,6 +73,9 @@ internal static class AttributeReader
                 case "Options":
                     options = (AttentionOptions)Int32(argument.Value);
                     break;
+                case "RotaryDim":
+                    rotaryDim = Int32(argument.Value);
+                    break;
                 case "ValueDim":
                     valueDim = Int32(argument.Value);
                     break;
@@ -81,6 +85,7 @@ internal static class AttributeReader
         return new AttentionShape(Value(0), Value(1), Value(2), Value(3), dtype, kvDtype, kvLayout)
         {
             Options = options,
+            RotaryDim = rotaryDim,
             ValueDim = valueDim,
         };
 

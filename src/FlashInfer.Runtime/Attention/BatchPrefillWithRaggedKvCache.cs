@@ -249,7 +249,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
             _starts[i] = kvIndptr[i];
         }
 
-        _core.Take(arguments, new BatchShape(Spec.Heads, _queryTokens.AsSpan(0, sequences), _lengths.AsSpan(0, sequences)));
+        _core.Take(arguments, new BatchShape(Spec, _queryTokens.AsSpan(0, sequences), _lengths.AsSpan(0, sequences)));
         _rows = qoIndptr[^1];
         _tokens = kvIndptr[^1];
         _causal = causal && Spec.Variant is not { ReplacesCausality: true };

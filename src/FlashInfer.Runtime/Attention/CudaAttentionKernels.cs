@@ -70,8 +70,13 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     protected override PrefillKernel LoadPrefill(bool isPaged) =>
         new CudaPrefillKernel(_backend, Load<PrefillParams>(_spec.PrefillUnitFor(isPaged, _backend.IsChecked)), _spec);
 
-    private CudaWideDecodeKernel LoadWideDecode(int queryTokens) =>
-        new(_backend, Load<PrefillParams>(_spec.WideDecodeUnitFor(queryTokens, _backend.IsChecked)), _spec);
+    private DecodeKernel LoadWideDecode(int queryTokens)
+    {
+        TranslationUnit unit = _spec.WideDecodeUnitFor(queryTokens, _backend.IsChecked);
+        return CudaUnits.HasWideUnits(_spec.Shape, queryTokens)
+            ? new CudaDecodeKernel(_backend, Load<DecodeParams>(unit))
+            : new CudaWideDecodeKernel(_backend, Load<PrefillParams>(unit), _spec);
+    }
 
     private CudaKernel Load<TParams>(TranslationUnit unit)
         where TParams : unmanaged => CudaKernel.Load<TParams>(_backend, _compiler.Compile(unit, _backend.Architecture));

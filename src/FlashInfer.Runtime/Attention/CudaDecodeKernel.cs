@@ -1,4 +1,5 @@
 using FlashInfer.Cuda;
+using FlashInfer.Planning;
 
 namespace FlashInfer.Attention;
 
@@ -19,6 +20,9 @@ internal sealed class CudaDecodeKernel(CudaBackend backend, CudaKernel kernel) :
 
     /// <inheritdoc/>
     public override int Teams => kernel.Info.Teams;
+
+    /// <inheritdoc/>
+    public override int ShortTokens => Teams == 1 ? DecodePlanner.TeamUnitTokens : 0;
 
     /// <inheritdoc/>
     /// <remarks>Below this a block has nothing to read but its own start: 64 tokens keep half of its warps busy once.</remarks>

@@ -280,14 +280,16 @@ internal sealed class DecodeCore : IDisposable
         }
 
         long tokens = 0;
+        int longest = 0;
         foreach (Sequence sequence in sequences)
         {
             tokens += sequence.KvLength;
+            longest = Math.Max(longest, sequence.KvLength);
         }
 
         AttentionSpec spec = _cache.Spec;
         long bytes = 2 * tokens * spec.KvHeads * spec.HeadDim * spec.KvDtype.Size();
-        return bytes >= DecodePlanner.WideBytes(_own.Limits.UnitsPerItem / _wide.Limits.UnitsPerItem);
+        return longest > _wide.Kernel.ShortTokens && bytes >= DecodePlanner.WideBytes(_own.Limits.UnitsPerItem / _wide.Limits.UnitsPerItem);
     }
 
     /// <summary>Batch-invariant plans cut every sequence as if it were alone: the workspace is made for a full cache, not for sequences that stand in a batch twice.</summary>

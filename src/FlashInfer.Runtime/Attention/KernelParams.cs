@@ -370,7 +370,7 @@ internal struct KernelInfo
     /// <summary>Units of work that a block works on at once: 1, but for decode kernels whose warps take units of their own.</summary>
     public int Crews;
 
-    /// <summary>Decode: warps of a block, each of which is a team of its own in the kernel for short sequences; else 1.</summary>
+    /// <summary>Decode: warps of a block, each of which is a team of its own in the kernel for short sequences; 1 where there is none.</summary>
     public int Teams;
 
     /// <summary>Prefill: query heads that share a tile; else 0.</summary>

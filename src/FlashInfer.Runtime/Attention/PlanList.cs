@@ -167,12 +167,13 @@ internal sealed class PlanList : IDisposable
 }
 
 /// <summary>The sequences of a batch, as arguments of a variant may have to fit them.</summary>
-/// <param name="heads">Query heads.</param>
+/// <param name="spec">The configuration.</param>
 /// <param name="queryTokens">Query tokens of each sequence.</param>
 /// <param name="lengths">Tokens of each sequence.</param>
-internal readonly ref struct BatchShape(int heads, ReadOnlySpan<int> queryTokens, ReadOnlySpan<int> lengths)
+internal readonly ref struct BatchShape(AttentionSpec spec, ReadOnlySpan<int> queryTokens, ReadOnlySpan<int> lengths)
 {
-    public readonly int Heads = heads;
+    public readonly int Heads = spec.Heads;
+    public readonly int HeadDim = spec.HeadDim;
     public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
     public readonly ReadOnlySpan<int> Lengths = lengths;
 }

@@ -125,7 +125,7 @@ internal sealed class PlannedBatch : IDisposable
             _firstRows[i] = sequences[i].KvLength;
         }
 
-        return new BatchShape(Cache.Spec.Heads, queryTokens, _firstRows.AsSpan(0, sequences.Length));
+        return new BatchShape(Cache.Spec, queryTokens, _firstRows.AsSpan(0, sequences.Length));
     }
 
     /// <summary>The tokens of each sequence's open forward.</summary>
@@ -170,9 +170,9 @@ internal sealed class PlannedBatch : IDisposable
         _appends.Check?.Before(stream);
         Planned = -1;
         sequences.CopyTo(_sequences);
-        _attending = 0;
-        Rows = 0;
-        FreshTokens = 0;
+        int attending = 0;
+        int rows = 0;
+        int freshTokens = 0;
         for (int i = 0; i < sequences.Length; i++)
         {
             Sequence sequence = sequences[i];
@@ -180,14 +180,18 @@ internal sealed class PlannedBatch : IDisposable
             int tokens = queryTokens[i];
             if (tokens > 0)
             {
-                _lengths[_attending] = sequence.KvLength;
-                _pageOffsets[_attending] = sequence.PageOffset;
-                _attends[_attending] = i;
-                _queryTokens[_attending++] = tokens;
-                Rows += tokens;
-                FreshTokens = Math.Max(FreshTokens, sequence.ForwardTokens);
+                _lengths[attending] = sequence.KvLength;
+                _pageOffsets[attending] = sequence.PageOffset;
+                _attends[attending] = i;
+                _queryTokens[attending++] = tokens;
+                rows += tokens;
+                freshTokens = Math.Max(freshTokens, sequence.ForwardTokens);
             }
         }
+
+        _attending = attending;
+        Rows = rows;
+        FreshTokens = freshTokens;
     }
 
     /// <summary>Sends what else the device has to know, and makes the plan valid.</summary>

@@ -34,7 +34,7 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
 
         UnitVariant variant = new(spec.Variant, p.Variant, index, kvHead, _group);
 
-        LoadQuery(p, item, kvHead, variant.ReplacesLogits ? header->ScaleLog2 / Log2E : header->ScaleLog2, s.Query);
+        LoadQuery(p, item, kvHead, variant, variant.ReplacesLogits ? header->ScaleLog2 / Log2E : header->ScaleLog2, s.Query);
         new Span<float>(s.Output, columns * _valueDim).Clear();
         new Span<float>(s.Max, columns).Fill(float.NegativeInfinity);
         new Span<float>(s.Sum, columns).Clear();
@@ -60,7 +60,7 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
         }
     }
 
-    private void LoadQuery(in PrefillParams p, in WorkItem item, int kvHead, float scale, float* query)
+    private void LoadQuery(in PrefillParams p, in WorkItem item, int kvHead, in UnitVariant variant, float scale, float* query)
     {
         TVector factor = TSimd.Create(scale * Scale(p.KeyScales, kvHead));
         for (int column = 0; column < item.QueryTokens * _group; column++, query += _headDim)
@@ -71,6 +71,11 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
             for (int d = 0; d < _headDim; d += TSimd.Count)
             {
                 TSimd.Store(TSimd.Multiply(TSimd.Load(query + d), factor), query + d);
+            }
+
+            if (variant.Rotates)
+            {
+                RotaryRows<TSimd, TVector>.Turn(query, 1, _headDim, variant.Rotation, variant.Position(item.Row + token));
             }
         }
     }
@@ -116,7 +121,7 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
     )
     {
         int columns = item.QueryTokens * _group;
-        if ((columns - 1) / TSimd.HeadTile < TKvElement.TilesOnTheFly)
+        if ((columns - 1) / TSimd.HeadTile < TKvElement.TilesOnTheFly && !variant.Rotates)
         {
             ScoreTiles<TSimd, TVector>.Score<TKvElement>(s.Query, keys, tokens, columns, _headDim, s.Scores);
             Softmax(item, begin, tokens, variant, s);
@@ -126,6 +131,11 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
 
         RowBlock wide = new((byte*)s.Wide, s.WideOffsets, null, null);
         WidenRows(keys, (tokens + 3) & ~3, _headDim, s);
+        if (variant.Rotates)
+        {
+            RotaryRows<TSimd, TVector>.Turn(s.Wide, tokens, _headDim, variant.Rotation, begin);
+        }
+
         ScoreTiles<TSimd, TVector>.Score<SingleElement>(s.Query, wide, tokens, columns, _headDim, s.Scores);
         Softmax(item, begin, tokens, variant, s);
         WidenRows(values, tokens, _valueDim, s);

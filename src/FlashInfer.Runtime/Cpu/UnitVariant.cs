@@ -37,6 +37,15 @@ internal readonly unsafe struct UnitVariant
     /// <summary>Whether a logit without a value joins each softmax.</summary>
     public bool HasSink => Has(VariantHooks.Sink);
 
+    /// <summary>Whether queries and keys turn with their positions.</summary>
+    public bool Rotates => _variant is { Rotates: true };
+
+    /// <summary>How they turn.</summary>
+    public Rotation Rotation => _variant!.Rotation(new VariantReader(_arguments));
+
+    /// <summary>The position of a query token, by its row of the query.</summary>
+    public int Position(int row) => _context.KvLen - _context.QoLen + row - _context.FirstRow;
+
     /// <summary>Replaces the logits of one query token and head for consecutive keys; -infinity for those hidden.</summary>
     /// <param name="logits">The logits.</param>
     /// <param name="begin">Position of the first key.</param>
@@ -48,7 +57,7 @@ internal readonly unsafe struct UnitVariant
         {
             Sequence = _context.Sequence,
             QoIndex = row - _context.FirstRow,
-            QoPosition = _context.KvLen - _context.QoLen + row - _context.FirstRow,
+            QoPosition = Position(row),
             QoLen = _context.QoLen,
             KvLen = _context.KvLen,
         };

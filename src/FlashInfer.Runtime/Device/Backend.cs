@@ -147,6 +147,9 @@ internal abstract class DecodeKernel : IDisposable
     /// <summary>Teams (warps) of a block, which take units of their own in the kernel made for that.</summary>
     public virtual int Teams => 1;
 
+    /// <summary>Wide decode: sequences of up to so many tokens are left to the kernel with teams.</summary>
+    public virtual int ShortTokens => 0;
+
     /// <summary>Parts of a sequence begin at multiples of it.</summary>
     public virtual int BlockTokens => DecodePlanner.TileTokens;
 

@@ -19,8 +19,10 @@ public abstract class AttentionVariant
     }
 
     /// <summary>The library's own options as a variant, for a configuration made at run time; null for none.</summary>
-    /// <param name="options">The options; of the two kinds of masks one at most.</param>
-    public static AttentionVariant? Of(AttentionOptions options) => options == AttentionOptions.None ? null : new OptionVariant(options);
+    /// <param name="options">The options; of the two forms of masks and of the two of RoPE one at most.</param>
+    /// <param name="rotaryDim">With <see cref="AttentionOptions.Rope"/> or <see cref="AttentionOptions.RopeInterleaved"/>, how many of a head's elements turn, from the first on: a multiple of 32, or 0 for all of them.</param>
+    public static AttentionVariant? Of(AttentionOptions options, int rotaryDim = 0) =>
+        options == AttentionOptions.None && rotaryDim == 0 ? null : new OptionVariant(options, rotaryDim);
 
     /// <summary>What it does.</summary>
     public VariantHooks Hooks { get; }
@@ -33,6 +35,9 @@ public abstract class AttentionVariant
 
     /// <summary>What plans have to be given, for messages; null when nothing.</summary>
     internal virtual string? ArgumentNames => null;
+
+    /// <summary>Whether it turns queries and keys with their positions, as <see cref="Rotation"/> says.</summary>
+    internal virtual bool Rotates => false;
 
     /// <summary>Whether it says itself which keys are seen, instead of causality.</summary>
     internal virtual bool ReplacesCausality => false;
@@ -58,6 +63,19 @@ public abstract class AttentionVariant
     /// <param name="head">The query head.</param>
     /// <param name="arguments">The plan's arguments.</param>
     public virtual float Sink(int head, VariantReader arguments) => float.NegativeInfinity;
+
+    /// <summary>How queries and keys turn with their positions before their product.</summary>
+    /// <param name="arguments">The plan's arguments.</param>
+    internal virtual Rotation Rotation(VariantReader arguments) => default;
+}
+
+/// <summary>How queries and keys turn with their positions.</summary>
+/// <param name="angles">How far each pair of elements turns from a position to the next, in 2^-32 turns.</param>
+/// <param name="turnsNeighbours">Whether neighbours are pairs; else one in the first half of the turning elements and one in the second.</param>
+internal readonly ref struct Rotation(ReadOnlySpan<uint> angles, bool turnsNeighbours)
+{
+    public readonly ReadOnlySpan<uint> Angles = angles;
+    public readonly bool TurnsNeighbours = turnsNeighbours;
 }
 
 /// <summary>A variant of attention whose plans are given arguments.</summary>

@@ -30,4 +30,20 @@ public readonly ref struct OptionArguments
     /// <see cref="AttentionOptions.PackedCustomMask"/>: the same in bits, the lowest of a byte first; each sequence begins with a new byte.
     /// </summary>
     public ReadOnlySpan<byte> PackedCustomMask { get; init; }
+
+    /// <summary>
+    /// <see cref="AttentionOptions.Rope"/> or <see cref="AttentionOptions.RopeInterleaved"/>: how far each pair of elements turns from a
+    /// position to the next, in radians; see <see cref="FlashInfer.RopeFrequencies"/>.
+    /// </summary>
+    public ReadOnlySpan<double> RopeFrequencies { get; init; }
+
+    /// <summary><see cref="AttentionOptions.MultiItemScoring"/>: tokens of each sequence's prefix.</summary>
+    public ReadOnlySpan<int> PrefixLengths { get; init; }
+
+    /// <summary>
+    /// <see cref="AttentionOptions.MultiItemScoring"/>: for each token behind a sequence's prefix its place in its item, one sequence behind
+    /// the other. An item begins behind a delimiter, whose place is 0 and which sees the prefix only; items of 3 and 2 tokens, and the last
+    /// delimiter: 0, 1, 2, 3, 0, 1, 2, 0.
+    /// </summary>
+    public ReadOnlySpan<int> ItemPositions { get; init; }
 }

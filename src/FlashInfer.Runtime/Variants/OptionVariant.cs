@@ -6,13 +6,22 @@ namespace FlashInfer;
 /// The library's own options as a variant of attention, composed as <c>flashinfer::Compose</c> of kernels/attention/variants.cuh composes
 /// them: the arguments of each begin at a multiple of 16 bytes.
 /// </summary>
-internal sealed class OptionVariant(AttentionOptions options)
-    : AttentionVariant<OptionArguments>(HooksOf(options), OptionUnits.Cuda(options), NamesOf(options))
+internal sealed class OptionVariant(AttentionOptions options, int rotaryDim)
+    : AttentionVariant<OptionArguments>(HooksOf(options), OptionUnits.Cuda(options, rotaryDim), NamesOf(options))
 {
     // Of Plan, whose caller gave the arguments.
     private static readonly string s_parameter = "arguments";
 
-    private const AttentionOptions Masks = AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask;
+    private const AttentionOptions Masks = OptionUnits.Masks;
+    private const AttentionOptions Ropes = OptionUnits.Ropes;
+
+    /// <summary>The options.</summary>
+    public AttentionOptions Options => options;
+
+    /// <summary>Elements of a head that turn, where an option turns them; 0 for all of them.</summary>
+    public int RotaryDim => rotaryDim;
+
+    internal override bool Rotates => Has(Ropes);
 
     /// <summary>A mask says all: causality is not asked beside it.</summary>
     internal override bool ReplacesCausality => Has(Masks);
@@ -50,6 +59,15 @@ internal sealed class OptionVariant(AttentionOptions options)
                 logits[i] = sees ? logits[i] : float.NegativeInfinity;
             }
         }
+
+        int behind = Has(AttentionOptions.MultiItemScoring) ? first.QoPosition - values.PrefixLengths[first.Sequence] : -1;
+        if (behind >= 0)
+        {
+            int delimiter = first.QoPosition - values.ItemPositions[values.ItemStarts[first.Sequence] + behind];
+            int begin = Math.Max(0, values.PrefixLengths[first.Sequence] - first.KvPosition);
+            int end = Math.Min(logits.Length, delimiter + 1 - first.KvPosition);
+            logits[Math.Min(begin, Math.Max(end, 0))..Math.Max(end, 0)].Fill(float.NegativeInfinity);
+        }
     }
 
     public override int FirstKey(LogitsContext at, VariantReader arguments)
@@ -59,6 +77,9 @@ internal sealed class OptionVariant(AttentionOptions options)
     }
 
     public override float Sink(int head, VariantReader arguments) => new Values(options, arguments).Sinks[head];
+
+    internal override Rotation Rotation(VariantReader arguments) =>
+        new(new Values(options, arguments).RopeAngles, Has(AttentionOptions.RopeInterleaved));
 
     public override void Write(scoped in OptionArguments arguments, VariantWriter writer) =>
         throw new InvalidOperationException("Options are written for the batch that they are planned with.");
@@ -110,15 +131,38 @@ internal sealed class OptionVariant(AttentionOptions options)
                 writer.Write(arguments.PackedCustomMask);
             }
         }
+
+        if (Has(Ropes))
+        {
+            writer.Align();
+            Span<uint> angles = writer.Reserve<uint>(arguments.RopeFrequencies.Length);
+            for (int i = 0; i < angles.Length; i++)
+            {
+                angles[i] = Angle(arguments.RopeFrequencies[i]);
+            }
+        }
+
+        if (Has(AttentionOptions.MultiItemScoring))
+        {
+            writer.Align();
+            writer.Write(arguments.PrefixLengths);
+            Span<int> starts = writer.Reserve<int>(batch.Lengths.Length);
+            int start = 0;
+            for (int i = 0; i < starts.Length; i++)
+            {
+                starts[i] = start;
+                start += batch.Lengths[i] - arguments.PrefixLengths[i];
+            }
+
+            writer.Write(arguments.ItemPositions);
+        }
     }
 
-    public override bool Equals(object? obj) => obj is OptionVariant other && other.Options == Options;
+    public override bool Equals(object? obj) => obj is OptionVariant other && other.Options == Options && other.RotaryDim == RotaryDim;
 
-    public override int GetHashCode() => (int)Options;
+    public override int GetHashCode() => HashCode.Combine(Options, RotaryDim);
 
-    public override string ToString() => Options.ToString();
-
-    private AttentionOptions Options => options;
+    public override string ToString() => RotaryDim == 0 ? Options.ToString() : $"{Options}, {RotaryDim} elements turn";
 
     private static VariantHooks HooksOf(AttentionOptions options)
     {
@@ -127,13 +171,13 @@ internal sealed class OptionVariant(AttentionOptions options)
             throw new ArgumentOutOfRangeException(
                 nameof(options),
                 options,
-                $"The options are {options}; expected one or more of {OptionUnits.All}, of {Masks} one at most."
+                $"The options are {options}; expected one or more of {OptionUnits.All}, of {Masks} and of {Ropes} one at most."
             );
         }
 
         VariantHooks hooks = VariantHooks.None;
         hooks |= (options & (AttentionOptions.Alibi | AttentionOptions.LogitsSoftCap)) != 0 ? VariantHooks.Transform : 0;
-        hooks |= (options & Masks) != 0 ? VariantHooks.Mask : 0;
+        hooks |= (options & (Masks | AttentionOptions.MultiItemScoring)) != 0 ? VariantHooks.Mask : 0;
         hooks |= (options & AttentionOptions.SlidingWindow) != 0 ? VariantHooks.FirstKey : 0;
         hooks |= (options & AttentionOptions.Sinks) != 0 ? VariantHooks.Sink : 0;
         return hooks;
@@ -143,7 +187,18 @@ internal sealed class OptionVariant(AttentionOptions options)
         options
             .ToString()
             .Replace(nameof(AttentionOptions.SlidingWindow), nameof(OptionArguments.WindowLeft), StringComparison.Ordinal)
-            .Replace(nameof(AttentionOptions.Alibi), nameof(OptionArguments.AlibiSlopes), StringComparison.Ordinal);
+            .Replace(nameof(AttentionOptions.Alibi), nameof(OptionArguments.AlibiSlopes), StringComparison.Ordinal)
+            .Replace(nameof(AttentionOptions.RopeInterleaved), nameof(AttentionOptions.Rope), StringComparison.Ordinal)
+            .Replace(nameof(AttentionOptions.Rope), nameof(OptionArguments.RopeFrequencies), StringComparison.Ordinal)
+            .Replace(
+                nameof(AttentionOptions.MultiItemScoring),
+                $"{nameof(OptionArguments.PrefixLengths)}, {nameof(OptionArguments.ItemPositions)}",
+                StringComparison.Ordinal
+            );
+
+    /// <summary>A frequency in 2^-32 turns; whole turns are none.</summary>
+    private static uint Angle(double frequency) =>
+        unchecked((uint)(long)Math.Round(Math.IEEERemainder(frequency / (2 * Math.PI), 1) * 4294967296.0));
 
     private bool Has(AttentionOptions some) => (options & some) != 0;
 
@@ -200,6 +255,55 @@ internal sealed class OptionVariant(AttentionOptions options)
             mask,
             "query tokens times tokens in bits, rounded up to bytes, of all sequences of the batch"
         );
+        Lengths(
+            Has(Ropes) ? Options & Ropes : Ropes,
+            nameof(arguments.RopeFrequencies),
+            arguments.RopeFrequencies.Length,
+            (RotaryDim == 0 ? batch.HeadDim : RotaryDim) / 2,
+            "one for each pair of elements that turns"
+        );
+        CheckItems(arguments, batch);
+        foreach (double frequency in arguments.RopeFrequencies)
+        {
+            Option(Ropes, nameof(arguments.RopeFrequencies), isGiven: true, double.IsFinite(frequency), frequency, "finite numbers");
+        }
+    }
+
+    private void CheckItems(in OptionArguments arguments, in BatchShape batch)
+    {
+        const AttentionOptions Option = AttentionOptions.MultiItemScoring;
+        ReadOnlySpan<int> prefixes = arguments.PrefixLengths;
+        Lengths(Option, nameof(arguments.PrefixLengths), prefixes.Length, batch.Lengths.Length, "one for each sequence");
+        long behind = 0;
+        for (int i = 0; i < prefixes.Length; i++)
+        {
+            if (prefixes[i] < 0 || prefixes[i] > batch.Lengths[i])
+            {
+                throw new ArgumentException(
+                    $"PrefixLengths[{i}] is {prefixes[i]}; expected 0 to {batch.Lengths[i]}, the tokens of the sequence.",
+                    s_parameter
+                );
+            }
+
+            behind += batch.Lengths[i] - prefixes[i];
+        }
+
+        ReadOnlySpan<int> places = arguments.ItemPositions;
+        Lengths(Option, nameof(arguments.ItemPositions), places.Length, behind, "one for each token behind a prefix");
+        for (int i = 0, at = 0; i < prefixes.Length; i++)
+        {
+            for (int token = 0; token < batch.Lengths[i] - prefixes[i]; token++, at++)
+            {
+                // The delimiter of an item stands behind the prefix, or is its last token.
+                if (places[at] < 0 || places[at] > token + 1)
+                {
+                    throw new ArgumentException(
+                        $"ItemPositions[{at}] is {places[at]}; expected 0 to {token + 1}, for the token is number {token} behind the prefix of sequence {i}.",
+                        s_parameter
+                    );
+                }
+            }
+        }
     }
 
     private void Lengths(AttentionOptions option, string name, int length, long expected, string what) =>
@@ -231,6 +335,10 @@ internal sealed class OptionVariant(AttentionOptions options)
         public readonly ReadOnlySpan<int> MaskStarts;
         public readonly ReadOnlySpan<bool> Mask;
         public readonly ReadOnlySpan<byte> PackedMask;
+        public readonly ReadOnlySpan<uint> RopeAngles;
+        public readonly ReadOnlySpan<int> PrefixLengths;
+        public readonly ReadOnlySpan<int> ItemStarts;
+        public readonly ReadOnlySpan<int> ItemPositions;
 
         public Values(AttentionOptions options, VariantReader reader)
         {
@@ -270,6 +378,20 @@ internal sealed class OptionVariant(AttentionOptions options)
                 {
                     PackedMask = reader.ReadSpan<byte>();
                 }
+            }
+
+            if ((options & Ropes) != 0)
+            {
+                reader.Align();
+                RopeAngles = reader.ReadSpan<uint>();
+            }
+
+            if ((options & AttentionOptions.MultiItemScoring) != 0)
+            {
+                reader.Align();
+                PrefixLengths = reader.ReadSpan<int>();
+                ItemStarts = reader.ReadSpan<int>();
+                ItemPositions = reader.ReadSpan<int>();
             }
         }
     }

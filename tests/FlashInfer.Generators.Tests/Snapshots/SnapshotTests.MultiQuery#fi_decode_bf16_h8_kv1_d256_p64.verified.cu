@@ -18,6 +18,7 @@ struct Config {
   using Variant = flashinfer::NoVariant;
   static constexpr int kQueryTokens = 1;
   static constexpr bool kTeamUnits = false;
+  static constexpr bool kWideUnits = false;
   static constexpr bool kHeadsFirst = false;
   static constexpr bool kChecked = false;
 };

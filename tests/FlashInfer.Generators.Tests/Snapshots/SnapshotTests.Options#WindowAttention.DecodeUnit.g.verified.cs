@@ -29,6 +29,7 @@ partial class WindowAttention
       using Variant = ::Variant;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kTeamUnits = false;
+      static constexpr bool kWideUnits = false;
       static constexpr bool kHeadsFirst = false;
       static constexpr bool kChecked = false;
     };

@@ -26,6 +26,7 @@ partial class LlamaAttention
       using Variant = flashinfer::NoVariant;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kTeamUnits = false;
+      static constexpr bool kWideUnits = false;
       static constexpr bool kHeadsFirst = false;
       static constexpr bool kChecked = false;
     };

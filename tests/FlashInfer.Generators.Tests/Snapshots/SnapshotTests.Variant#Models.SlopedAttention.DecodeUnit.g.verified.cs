@@ -61,6 +61,7 @@ partial class SlopedAttention
       using Variant = ::Variant;
       static constexpr int kQueryTokens = 1;
       static constexpr bool kTeamUnits = false;
+      static constexpr bool kWideUnits = false;
       static constexpr bool kHeadsFirst = false;
       static constexpr bool kChecked = false;
     };

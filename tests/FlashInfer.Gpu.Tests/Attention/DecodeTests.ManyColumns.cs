@@ -11,6 +11,8 @@ public partial class DecodeTests
     [InlineData(71, 1, 128, 16, KvLayout.Nhd)] // two consumers, whose rows no power of two divides
     [InlineData(64, 2, 64, 64, KvLayout.Hnd)]
     [InlineData(24, 1, 96, 8, KvLayout.Nhd)]
+    [InlineData(32, 8, 96, 16, KvLayout.Nhd)] // units of four KV heads
+    [InlineData(12, 12, 96, 32, KvLayout.Nhd)]
     [InlineData(40, 2, 192, 48, KvLayout.Hnd)]
     [InlineData(128, 1, 256, 16, KvLayout.Nhd)] // in two tiles
     [InlineData(64, 2, 128, 5, KvLayout.Nhd)] // pages that the copy engine does not take

@@ -119,7 +119,7 @@ public class VariantTests
         DecodeCase[] cases =
         [
             .. TestVariant.All.Select(one.With),
-            .. OptionCase.Sets.Where(options => int.PopCount((int)options) != 2).Select(one.With),
+            .. OptionCase.Sets.Where(options => int.PopCount((int)options) != 2).Select(options => one.With(options)),
         ];
         Gpu.Load(device, cases, (kernels, _) => kernels.WideDecode(queryTokens));
         foreach (DecodeCase each in cases)

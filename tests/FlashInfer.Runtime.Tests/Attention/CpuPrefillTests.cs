@@ -15,6 +15,13 @@ public class CpuPrefillTests
         }
     }
 
+    [Fact]
+    public void Batch_invariant_results_have_the_same_bits_in_every_batch()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 7 });
+        BatchInvariance.Check(device, new AttentionSpec(2, 1, 64, 16, DType.BFloat16), maxQueryTokens: 9, prefill: true, comparisons: 500);
+    }
+
     [Theory]
     [InlineData(Determinism.Reproducible)]
     [InlineData(Determinism.BatchInvariant)]

@@ -82,25 +82,43 @@ public class SingleTests
         using DeviceTensor<BFloat16> other = device.Allocate<BFloat16>(5, 4, 96);
         SinglePrefill prefill = new(device, s_spec, maxQueryTokens: 4);
         using SingleDecode decode = new(device, s_spec);
-        Refused("query", "query has 5 tokens; expected at most 4. The constructor of SinglePrefill takes a larger maxQueryTokens.", () =>
-            prefill.Run(query.View, key.View, key.View, output.View)
+        Refused(
+            "query",
+            "query has 5 tokens; expected at most 4. The constructor of SinglePrefill takes a larger maxQueryTokens.",
+            () => prefill.Run(query.View, key.View, key.View, output.View)
         );
-        Refused("query", "query has 5 tokens; SingleDecode takes 1. SinglePrefill takes any number.", () =>
-            decode.Run(query.View, key.View, key.View, output.View)
+        Refused(
+            "query",
+            "query has 5 tokens; SingleDecode takes 1. SinglePrefill takes any number.",
+            () => decode.Run(query.View, key.View, key.View, output.View)
         );
         Refused("query", "query is no tensor; expected BFloat16[any, 4, 64].", () => prefill.Run(default, key.View, key.View, output.View));
-        Refused("key", "key is BFloat16[5, 4, 96]; expected BFloat16[any, 2, 64].", () => prefill.Run(query.View.Rows(0, 4), other.View, key.View, output.View));
-        Refused("value", "value is BFloat16[29, 2, 64]; expected BFloat16[30, 2, 64].", () =>
-            prefill.Run(query.View.Rows(0, 4), key.View, key.View.Rows(0, 29), output.View.Rows(0, 4))
+        Refused(
+            "key",
+            "key is BFloat16[5, 4, 96]; expected BFloat16[any, 2, 64].",
+            () => prefill.Run(query.View.Rows(0, 4), other.View, key.View, output.View)
         );
-        Refused("output", "output is BFloat16[5, 4, 64]; expected BFloat16[4, 4, 64].", () =>
-            prefill.Run(query.View.Rows(0, 4), key.View, key.View, output.View)
+        Refused(
+            "value",
+            "value is BFloat16[29, 2, 64]; expected BFloat16[30, 2, 64].",
+            () => prefill.Run(query.View.Rows(0, 4), key.View, key.View.Rows(0, 29), output.View.Rows(0, 4))
         );
-        Refused("smScale", "finite smScale above 0", () => prefill.Run(query.View.Rows(0, 4), key.View, key.View, output.View.Rows(0, 4), smScale: -1));
+        Refused(
+            "output",
+            "output is BFloat16[5, 4, 64]; expected BFloat16[4, 4, 64].",
+            () => prefill.Run(query.View.Rows(0, 4), key.View, key.View, output.View)
+        );
+        Refused(
+            "smScale",
+            "finite smScale above 0",
+            () => prefill.Run(query.View.Rows(0, 4), key.View, key.View, output.View.Rows(0, 4), smScale: -1)
+        );
         prefill.Run(query.View.Rows(0, 4), key.View, key.View, output.View.Rows(0, 4));
         prefill.Dispose();
         prefill.Dispose();
-        ObjectDisposedException disposed = Assert.Throws<ObjectDisposedException>(() => prefill.Run(query.View, key.View, key.View, output.View));
+        ObjectDisposedException disposed = Assert.Throws<ObjectDisposedException>(() =>
+            prefill.Run(query.View, key.View, key.View, output.View)
+        );
         Assert.Equal("FlashInfer.SinglePrefill", disposed.ObjectName);
 
         static void Refused(string parameter, string message, Action call)

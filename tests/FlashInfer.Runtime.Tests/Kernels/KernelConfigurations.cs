@@ -79,6 +79,8 @@ internal static class KernelConfigurations
         new AttentionSpec(128, 1, 256, 16, DType.BFloat16).WideDecodeUnitFor(),
         new AttentionSpec(32, 1, 256, 16, DType.Float16).WideDecodeUnitFor(isChecked: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16, DType.Float8E4M3).WideDecodeUnitFor(),
+        new AttentionSpec(32, 8, 96, 16, DType.BFloat16).WideDecodeUnitFor(),
+        new AttentionSpec(32, 4, 96, 32, DType.Float16).WideDecodeUnitFor(isChecked: true),
     ];
 
     /// <summary>

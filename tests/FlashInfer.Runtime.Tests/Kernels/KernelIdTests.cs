@@ -38,6 +38,8 @@ public sealed class KernelIdTests
     [InlineData(64, 4, 256, 16, null, "1 2 4 8")] // 8 where the head dimension is large
     [InlineData(71, 1, 128, 16, null, "1")] // 142 rows are too many for a tile, and nothing divides 71
     [InlineData(64, 2, 128, 16, DType.Float8E4M3, "2 4 8")] // quantised values are widened slowly
+    [InlineData(32, 8, 96, 16, null, "1 8")] // 8 columns a head, but more heads
+    [InlineData(12, 6, 96, 16, null, "")] // which do not come in fours
     public void Many_columns_have_a_kernel_of_their_own(
         int heads,
         int kvHeads,

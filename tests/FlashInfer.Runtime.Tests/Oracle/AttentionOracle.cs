@@ -3,7 +3,14 @@ namespace FlashInfer.Tests.Oracle;
 /// <summary>A variant of attention for one query token.</summary>
 /// <param name="Logit">What takes a logit's place: of the logit, the head and the token; -infinity hides the token.</param>
 /// <param name="Sink">A head's logit without a value; -infinity for none.</param>
-internal sealed record OracleVariant(Func<double, int, int, double> Logit, Func<int, double> Sink);
+/// <param name="Turn">Turns a head's row of the query or a key, at a position; null where nothing turns.</param>
+/// <param name="Position">Position of the query token.</param>
+internal sealed record OracleVariant(
+    Func<double, int, int, double> Logit,
+    Func<int, double> Sink,
+    Action<double[], int>? Turn = null,
+    int Position = 0
+);
 
 /// <summary>Attention as a textbook writes it, in fp64, on one sequence's contiguous keys and values. Slow and dumb on purpose.</summary>
 internal static class AttentionOracle
@@ -38,6 +45,8 @@ internal static class AttentionOracle
     {
         int width = valueDim ?? headDim;
         double[] logits = new double[kvLen];
+        double[][]? turnedQuery = Turned(query, 1, heads, headDim, variant, variant?.Position ?? 0);
+        double[][]? turnedKeys = Turned(keys, kvLen, kvHeads, headDim, variant, 0);
         for (int head = 0; head < heads; head++)
         {
             int kvHead = head / (heads / kvHeads);
@@ -48,7 +57,9 @@ internal static class AttentionOracle
                 double dot = 0;
                 for (int d = 0; d < headDim; d++)
                 {
-                    dot += (double)query[(head * headDim) + d] * keys[(((token * kvHeads) + kvHead) * headDim) + d];
+                    dot += turnedQuery is null
+                        ? (double)query[(head * headDim) + d] * keys[(((token * kvHeads) + kvHead) * headDim) + d]
+                        : turnedQuery[head][d] * turnedKeys![(token * kvHeads) + kvHead][d];
                 }
 
                 logits[token] = variant?.Logit(dot * smScale, head, token) ?? dot * smScale;
@@ -76,5 +87,28 @@ internal static class AttentionOracle
 
             lse2[head] = seesNothing ? double.NegativeInfinity : (max + Math.Log(sum)) / Math.Log(2);
         }
+    }
+
+    /// <summary>The rows of [tokens, heads, headDim], turned for positions from one on; null where nothing turns.</summary>
+    private static double[][]? Turned(ReadOnlySpan<float> values, int tokens, int heads, int headDim, OracleVariant? variant, int position)
+    {
+        if (variant?.Turn is null)
+        {
+            return null;
+        }
+
+        double[][] rows = new double[tokens * heads][];
+        for (int i = 0; i < rows.Length; i++)
+        {
+            rows[i] = new double[headDim];
+            for (int d = 0; d < headDim; d++)
+            {
+                rows[i][d] = values[(i * headDim) + d];
+            }
+
+            variant.Turn(rows[i], position + (i / heads));
+        }
+
+        return rows;
     }
 }

@@ -3,6 +3,8 @@ namespace FlashInfer.Tests.Variants;
 /// <summary>What plans of a configuration with options refuse; CpuVariantTests has what they compute.</summary>
 public class OptionTests
 {
+    private static readonly double[] s_notFinite = [.. RopeFrequencies.Llama(62), double.NaN];
+
     public delegate OptionArguments Arguments();
 
     public static TheoryData<AttentionOptions, Arguments, string> Wrong =>
@@ -52,6 +54,37 @@ public class OptionTests
                     new() { PackedCustomMask = new byte[4] },
                 "PackedCustomMask.Length is 4; expected 3, query tokens times tokens in bits, rounded up to bytes"
             },
+            { AttentionOptions.Rope, () => new(), "RopeFrequencies.Length is 0; expected 32, one for each pair" },
+            {
+                AttentionOptions.RopeInterleaved,
+                () =>
+                    new() { RopeFrequencies = s_notFinite },
+                "RopeFrequencies is NaN; expected finite numbers."
+            },
+            {
+                AttentionOptions.Sinks,
+                () =>
+                    new() { Sinks = new float[4], RopeFrequencies = new double[32] },
+                "RopeFrequencies.Length is 32, but the configuration has no Rope, RopeInterleaved"
+            },
+            {
+                AttentionOptions.MultiItemScoring,
+                () =>
+                    new() { PrefixLengths = [8] },
+                "PrefixLengths[0] is 8; expected 0 to 7, the tokens of the sequence."
+            },
+            {
+                AttentionOptions.MultiItemScoring,
+                () =>
+                    new() { PrefixLengths = [4], ItemPositions = [0, 1] },
+                "ItemPositions.Length is 2; expected 3, one for each token behind a prefix."
+            },
+            {
+                AttentionOptions.MultiItemScoring,
+                () =>
+                    new() { PrefixLengths = [4], ItemPositions = [0, 3, 1] },
+                "ItemPositions[1] is 3; expected 0 to 2, for the token is number 1 behind the prefix of sequence 0."
+            },
         };
 
     [Theory]
@@ -80,7 +113,8 @@ public class OptionTests
     }
 
     [Theory]
-    [InlineData((AttentionOptions)64)]
+    [InlineData((AttentionOptions)512)]
+    [InlineData(AttentionOptions.Rope | AttentionOptions.RopeInterleaved)]
     [InlineData(AttentionOptions.CustomMask | AttentionOptions.PackedCustomMask | AttentionOptions.Sinks)]
     public void Options_that_do_not_go_together_are_refused(AttentionOptions options) =>
         Assert.Throws<ArgumentOutOfRangeException>(() => AttentionVariant.Of(options));
