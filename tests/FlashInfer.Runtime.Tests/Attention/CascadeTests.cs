@@ -45,9 +45,8 @@ public class CascadeTests
     }
 
     [Fact]
-    public void A_captured_wrapper_would_launch_levels_that_have_nothing_to_do()
+    public void A_batch_that_shares_nothing_has_one_level()
     {
-        // The levels that a plan does not use have lists all the same, which say so.
         using CacheStory story = new();
         using MultiLevelCascadeAttention cascade = new(story.Cache, maxLevels: 3);
         Sequence[] apart = [story.Sequence(9), story.Sequence(5)];
@@ -55,6 +54,34 @@ public class CascadeTests
 
         PlanInfo only = Assert.Single(cascade.Levels);
         Assert.Equal((2, 14L), (only.Sequences, only.Tokens));
+    }
+
+    /// <summary>Kernels count a level's tokens from its own first; what they find is told by its place in the sequence.</summary>
+    [Theory]
+    [InlineData(2)] // of the shared level
+    [InlineData(6)] // of the last
+    public unsafe void A_wrong_page_is_named_by_its_place_in_the_sequence(int page)
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1, IsChecked = true });
+        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 4, DType.Float16), layers: 1, pages: 40);
+        using MultiLevelCascadeAttention cascade = new(cache);
+        using DeviceTensor<Half> rows = device.Allocate<Half>(2, 4, 64);
+        cascade.Costs = cascade.Costs with { Level = 0 };
+        Sequence origin = Extend(cache.NewSequence(), 20);
+        Sequence[] forks = [Extend(cache.Fork(origin), 9), Extend(cache.Fork(origin), 9)];
+        cascade.Plan(forks, [1, 1]);
+        Assert.Equal(2, cascade.Levels.Count);
+        ((int*)cache.Table.Address)[forks[0].PageOffset + page] = 77;
+
+        DeviceAssertException e = Assert.Throws<DeviceAssertException>(() => cascade.Run(0, rows, rows));
+        Assert.Equal((forks[0], page * 4, 77), (e.Sequence, e.Token, e.Page));
+
+        Sequence Extend(Sequence sequence, int tokens)
+        {
+            cache.BeginForward(sequence, tokens);
+            cache.EndForward(sequence);
+            return sequence;
+        }
     }
 
     [Fact]

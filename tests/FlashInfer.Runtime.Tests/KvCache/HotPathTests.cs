@@ -95,6 +95,61 @@ public class HotPathTests
         Assert.Equal((0, 0), (mine, all));
     }
 
+    /// <summary>Forks grow, are planned in levels, and are abandoned now and then.</summary>
+    [Fact]
+    public void Cascades_of_varying_lengths_allocate_nothing()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 4, DType.BFloat16), Layers, pages: 400);
+        using MultiLevelCascadeAttention cascade = new(cache, 16, 64, maxLevels: 3);
+        cascade.Costs = cascade.Costs with { Level = 0 };
+        using DeviceTensor<BFloat16> tokens = device.Allocate<BFloat16>(64, 2, 64);
+        using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(64, 4, 64);
+        using DeviceTensor<BFloat16> output = device.Allocate<BFloat16>(64, 4, 64);
+        Sequence root = cache.NewSequence();
+        cache.BeginForward(root, 200);
+        cache.EndForward(root);
+        Sequence[] forks = [.. Enumerable.Range(0, 16).Select(i => cache.Fork(root, i < 8 ? 200 : 120))];
+        int[] counts = new int[16];
+        int step = 0;
+
+        void Step()
+        {
+            Span<Sequence> batch = forks.AsSpan(0, 1 + (++step * 7 % 16));
+            for (int i = 0; i < batch.Length; i++)
+            {
+                counts[i] = 1 + ((step + i) % 4);
+            }
+
+            cache.BeginForward(batch, counts.AsSpan(0, batch.Length));
+            cascade.Plan(batch);
+            int rows = 0;
+            foreach (int count in counts.AsSpan(0, batch.Length))
+            {
+                rows += count;
+            }
+
+            for (int layer = 0; layer < Layers; layer++)
+            {
+                cascade.Append(layer, tokens.View.Rows(0, rows), tokens.View.Rows(0, rows));
+                cascade.Run(layer, query.View.Rows(0, rows), output.View.Rows(0, rows));
+            }
+
+            if (step % 16 == 0)
+            {
+                cache.EndForward(batch);
+            }
+            else
+            {
+                cache.AbandonForward(batch);
+            }
+        }
+
+        Repeat(Step, 17);
+        (long mine, _) = Allocated(Step, 3);
+        Assert.Equal(0, mine);
+    }
+
     [Theory]
     [InlineData(1, DType.BFloat16, Determinism.Reproducible)]
     [InlineData(7, DType.Float8E4M3, Determinism.Reproducible)]
