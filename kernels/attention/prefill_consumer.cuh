@@ -48,9 +48,11 @@ struct PrefillConsumer {
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
   bool idle;     // whether rows of the tile are nobody's
+  // Zeros, which the compiler does not know: see matrix_descriptor.
+  u32 zeros[3] = {sign(params.plan->count), sign(params.plan->heads), sign(__float_as_int(scale))};
   RingPlace<Layout::kKeyStages> keys;  // of the next K, and the next V
   RingPlace<Layout::kValueStages> values;
-  int fresh = 0;  // 1: the pending P V is the first of its tile and overwrites O
+  int adds = 1;  // 0: the pending P V is the first of its tile and overwrites O
 
   float o[kValueDim / 2];
   float s[kBlockTokens / 2];
@@ -66,11 +68,11 @@ struct PrefillConsumer {
     for (int i = 0; i < kBlockTokens / 2; i++) s[i] = 0.f;
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
-    softmax.clear();
-    if constexpr (Hooks::kTransforms) {
+    if constexpr (Hooks::kRescales) {
       scale = Hooks::softmax_scale(score_scale(), params.variant);
       slack = __fdividef(8.f, scale);
     }
+    clear();
   }
 
   __device__ __forceinline__ void run() {
@@ -91,21 +93,25 @@ struct PrefillConsumer {
       }
       if (exists) wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
       if (number > 0) wait_for_block(Layout::value_full(base, values.slot), values.phase);
+      const auto line = this->line(number);
+      preset(line);
       begin_turn();
       multiply_keys();
       multiply_values();
       end_turn();
       const bool masked = hides(blocks - 1);
-      auto made = hooks(number, blocks - 1);
+      const auto made = hooks(number, blocks - 1);
       wgmma_wait<1>();
       keep(s);
       if (exists) release_keys();
       if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base, query_part()));
       PrefillSoftmax finished = softmax;
       finished.gather();
-      softmax.clear();
-      shape(made, number, blocks - 1, masked);
-      softmax.take(s, scale, slack, masked || Hooks::kShapes);
+      clear();
+      const float2 height = shape(made, line, number, blocks - 1, masked);
+      float2 factor;
+      raise(factor, height);
+      softmax.weigh(s, scale, masked || Hooks::kShapes, height);
       wgmma_wait<0>();
       keep(o);
       if (number > 0) release_values();
@@ -115,7 +121,7 @@ struct PrefillConsumer {
         mbarrier_arrive(Layout::item_empty(base, (number - 1) % Layout::kItems));
       }
       if (!exists) break;
-      fresh = 1;
+      adds = 0;
       const int there = tokens_of(number) - (blocks - 1) * kBlockTokens;
       if (there < kBlockTokens) zero_values(there);
 
@@ -124,39 +130,45 @@ struct PrefillConsumer {
       int n = blocks - 2;
       if constexpr (Hooks::kBounds) {
 #pragma unroll 1
-        for (; n >= 0; n--) step(number, n, hides(n));
+        for (; n >= 0; n--) step(line, number, n, hides(n));
       } else {
 #pragma unroll 1
-        for (; n >= 0 && hides(n); n--) step(number, n, true);
+        for (; n >= 0 && hides(n); n--) step(line, number, n, true);
 #pragma unroll 1
-        for (; n >= 0; n--) step(number, n, false);
+        for (; n >= 0; n--) step(line, number, n, false);
       }
     }
     if (lane == 0) bulk_wait();
   }
 
  private:
+  static __device__ __forceinline__ u32 sign(i32 positive) { return static_cast<u32>(positive) >> 31; }
+
   // Block n of tile `number`, which is not the tile's first.
-  __device__ __forceinline__ void step(u32 number, int n, bool masked) {
+  template <typename TileLine>
+  __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked) {
+    preset(line);
     wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
     begin_turn();
     multiply_keys();
     wait_for_block(Layout::value_full(base, values.slot), values.phase);
     multiply_values();
-    fresh = 0;
+    adds = 1;
     end_turn();
-    auto made = hooks(number, n);
+    const auto made = hooks(number, n);
     wgmma_wait<1>();
     keep(s);
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
-    shape(made, number, n, masked);
-    const float2 factor = softmax.take(s, scale, slack, masked || Hooks::kShapes);
+    const float2 height = shape(made, line, number, n, masked);
+    float2 factor;
+    const bool raised = raise(factor, height);
+    softmax.weigh(s, scale, masked || Hooks::kShapes, height);
     wgmma_wait<0>();
     keep(o);
     release_values();
     round_probabilities();
-    if (__any_sync(~0u, factor.x != 1.f || factor.y != 1.f)) rescale(factor);
+    if (raised) rescale(factor);
   }
 
   __device__ __forceinline__ int tokens_of(u32 number) const {
@@ -256,19 +268,19 @@ struct PrefillConsumer {
   }
 
   __device__ __forceinline__ void multiply_keys() {
-    const u64 block = matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset + keys.slot * Shape::kBlockBytes,
-                                                          16, Layout::kKeyGroupStride);
-    // Else the descriptors of all steps would wait for the next block in registers that are not there.
+    const u64 block =
+        advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset, 16, Layout::kKeyGroupStride, zeros[0]),
+                keys.slot * (Shape::kBlockBytes / 16));
     const u64 query =
-        anew(matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes));
+        matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes, zeros[1]);
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
-      const u64 key = advance(block, k / kColumnSteps * Layout::kColumnStride + k % kColumnSteps * 32);
+      const u64 key = advance(block, k / kColumnSteps * (Layout::kColumnStride / 16) + k % kColumnSteps * 2);
       if constexpr (Layout::kQueryInRegisters) {
-        wgmma<Element, false>(s, q[k], key, k);
+        wgmma<Element, false>(s, q[k], key, k > 0 || Hooks::kAddsLine);
       } else {
-        wgmma<Element, false>(s, advance(query, k / kColumnSteps * Layout::kQueryColumnBytes + k % kColumnSteps * 32),
-                              key, k);
+        const u32 at = k / kColumnSteps * (Layout::kQueryColumnBytes / 16) + k % kColumnSteps * 2;
+        wgmma<Element, false>(s, advance(query, at), key, k > 0 || Hooks::kAddsLine);
       }
     }
     wgmma_commit();
@@ -276,12 +288,12 @@ struct PrefillConsumer {
 
   __device__ __forceinline__ void multiply_values() {
     wgmma_fence();
-    const u64 block =
-        matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset + values.slot * Shape::kValueBlockBytes,
-                                            Layout::kColumnStride, Layout::kValueGroupStride);
+    const u64 block = advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset, Layout::kColumnStride,
+                                                                  Layout::kValueGroupStride, zeros[2]),
+                              values.slot * (Shape::kValueBlockBytes / 16));
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
-      wgmma<Element, true>(o, p[k], advance(block, k * 2 * Layout::kValueGroupStride), k > 0 ? 1 : 1 - fresh);
+      wgmma<Element, true>(o, p[k], advance(block, k * 2 * (Layout::kValueGroupStride / 16)), k > 0 ? 1 : adds);
     }
     wgmma_commit();
   }
@@ -297,10 +309,19 @@ struct PrefillConsumer {
     return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
   }
 
+  // Whether the variant limits logits so far that no weight is out of a bfloat16's range: then nobody looks for maxima.
+  __device__ __forceinline__ bool bounded() const {
+    return Hooks::kLimits && IsSame<Element, BFloat16>::value && scale < 88.f;
+  }
+  __device__ __forceinline__ void clear() { softmax.clear(bounded() ? 0.f : negative_infinity()); }
+  __device__ __forceinline__ bool raise(float2& factor, float2 height) {
+    return !bounded() && softmax.raise(s, scale, slack, factor, height);
+  }
+
   // What a variant will need to shape the scores with block n of a tile.
   struct NoHooks {};
   __device__ __forceinline__ auto hooks(u32 number, int n) const {
-    if constexpr (Hooks::kShapes) {
+    if constexpr (Hooks::kVisits) {
       const Tile tile = Layout::tile(base, number);
       return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
                                  score_scale(), lane);
@@ -309,11 +330,32 @@ struct PrefillConsumer {
     }
   }
 
-  // Hides what rows do not see of block n, and lets the variant have its say.
-  template <typename Made>
-  __device__ __forceinline__ void shape(Made& made, u32 number, int n, bool masked) {
-    if constexpr (Hooks::kShapes) made.shape(s);
+  // What products are added to, if not to nothing.
+  __device__ __forceinline__ auto line(u32 number) const {
+    if constexpr (Hooks::kAddsLine) {
+      return PrefillLine<Shape>(params, Layout::tile(base, number), Layout::context(base, number), row, score_scale());
+    } else {
+      return NoHooks();
+    }
+  }
+  template <typename TileLine>
+  __device__ __forceinline__ void preset(const TileLine& line) {
+    if constexpr (Hooks::kAddsLine) line.preset(s, lane);
+  }
+
+  // Hides what rows do not see of block n, and lets the variant have its say. Returns what scores of the two rows still lack.
+  template <typename Made, typename TileLine>
+  __device__ __forceinline__ float2 shape(const Made& made, const TileLine& line, u32 number, int n, bool masked) {
+    float2 height = make_float2(0.f, 0.f);
+    if constexpr (Hooks::kAddsLine) height = line.height(n * kBlockTokens);
+    if constexpr (Hooks::kAddsLine && Hooks::kRescales) {
+#pragma unroll
+      for (int i = 0; i < kBlockTokens / 2; i++) s[i] += i / 2 % 2 == 0 ? height.x : height.y;
+      height = make_float2(0.f, 0.f);
+    }
+    if constexpr (Hooks::kVisits) made.shape(s);
     if (masked) mask(number, n);
+    return height;
   }
 
   __device__ __forceinline__ void mask(u32 number, int n) {

@@ -50,7 +50,12 @@ struct PrefillHooks {
   __device__ __forceinline__ void shape(float (&s)[N]) const {
     Hooks::shape(s, scale, at, arguments);
     if constexpr (Variant::kMasksBits) {
-      hide(s, [&](int r, int column) { return !(bits[r][column / 32] >> column % 32 & 1); });
+      u32 all = ~0u;
+#pragma unroll
+      for (int i = 0; i < kWords; i++) all &= bits[0][i] & bits[1][i];
+      if (!__all_sync(~0u, all == ~0u)) {
+        hide(s, [&](int r, int column) { return !(bits[r][column / 32] >> column % 32 & 1); });
+      }
     }
   }
 
@@ -75,6 +80,47 @@ struct PrefillHooks {
     for (int i = 0; i < N; i++) {
       if (hides(i / 2 % 2, i / 4 * 8 + i % 2)) s[i] = negative_infinity();
     }
+  }
+};
+
+// What a thread's rows of a tile add to scores in a straight line.
+template <typename Shape>
+struct PrefillLine {
+  using Hooks = typename Shape::Hooks;
+
+  // Where heads come round every 8 rows, a thread's two rows have one slope.
+  static constexpr bool kOneSlope = 8 % Shape::kPack == 0;
+
+  float slope[kOneSlope ? 1 : 2];   // in scores
+  int distance[kOneSlope ? 1 : 2];  // of the tile's range from where the line is 0
+
+  __device__ __forceinline__ PrefillLine(const PrefillParams& params, const PrefillTile<Shape>& tile,
+                                         const ItemContext& context, int row, float scale) {
+#pragma unroll
+    for (int r = 0; r < (kOneSlope ? 1 : 2); r++) {
+      const Line line = Shape::Variant::line(PrefillHooks<Shape>::place(tile, context, row + 8 * r),
+                                             Hooks::arguments(params.variant));
+      slope[r] = line.slope * reciprocal(scale);
+      distance[r] = tile.item.begin - line.zero;
+    }
+  }
+
+  // What the products with a block are added to: the line from the block's first token on. What it lacks is all the row's, and large
+  // where sequences are long: it would cost the products their last bits.
+  template <int N>
+  __device__ __forceinline__ void preset(float (&s)[N], int lane) const {
+    const float first = static_cast<float>((lane & 3) * 2);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      const float own = slope[kOneSlope ? 0 : i / 2 % 2];
+      s[i] = __fmaf_rn(own, static_cast<float>(i / 4 * 8 + i % 2), own * first);
+    }
+  }
+  // Of a block so many tokens behind the range's first.
+  __device__ __forceinline__ float2 height(int tokens) const {
+    const int other = kOneSlope ? distance[0] - 8 / Shape::kPack : distance[kOneSlope ? 0 : 1];
+    return make_float2(slope[0] * static_cast<float>(distance[0] + tokens),
+                       slope[kOneSlope ? 0 : 1] * static_cast<float>(other + tokens));
   }
 };
 

@@ -89,7 +89,7 @@ struct PortablePrefill {
   __device__ __forceinline__ float unit_scale() const { return __int_as_float(load_word<Layout::kScalePlace>()); }
   // What turns that of which the softmax is made into logits of base 2: the product of Q and K, or what a variant makes of it.
   __device__ __forceinline__ float softmax_scale() const {
-    if constexpr (Hooks::kTransforms) {
+    if constexpr (Hooks::kRescales) {
       return Hooks::softmax_scale(unit_scale() * Hooks::kLn2, params.variant);
     } else {
       return unit_scale();
@@ -249,8 +249,19 @@ struct PortablePrefill {
 #pragma unroll
     for (int m = 0; m < kSlabs; m++) {
       const int row = Layout::own_row(m), block = tile.item.begin + n * kBlockTokens, lane = threadIdx.x & 31;
-      const PrefillHooks<Shape> hooks(params, tile, context, row, block, unit_scale() * Hooks::kLn2, lane);
-      hooks.shape(s[m]);
+      const float scale = unit_scale() * Hooks::kLn2;
+      if constexpr (Hooks::kAddsLine) {
+        const PrefillLine<Shape> line(params, tile, context, row, scale);
+        const float2 height = line.height(n * kBlockTokens);
+        float presets[kBlockTokens / 2];
+        line.preset(presets, lane);
+#pragma unroll
+        for (int i = 0; i < kBlockTokens / 2; i++) s[m][i] += presets[i] + (i / 2 % 2 == 0 ? height.x : height.y);
+      }
+      if constexpr (Hooks::kVisits) {
+        const PrefillHooks<Shape> hooks(params, tile, context, row, block, scale, lane);
+        hooks.shape(s[m]);
+      }
       if (masked) PrefillHooks<Shape>::mask(s[m], params, tile, context, row, block, lane);
     }
   }

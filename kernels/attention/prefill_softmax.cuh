@@ -13,8 +13,8 @@ struct PrefillSoftmax {
   float max[2];
   float sum[2];
 
-  __device__ __forceinline__ void clear() {
-    max[0] = max[1] = negative_infinity();
+  __device__ __forceinline__ void clear(float lowest = negative_infinity()) {
+    max[0] = max[1] = lowest;
     sum[0] = sum[1] = 0.f;
   }
 
@@ -33,45 +33,39 @@ struct PrefillSoftmax {
     }
   }
 
-  // Turns scores into exp2(scale * (score - max)) and returns the factors for what was summed before: exactly 1 when the
-  // maxima stood still. masked: a row may have seen nothing so far.
+  // Whether maxima of this warp's rows rose, and the factors for what was summed before if so. They stand still unless a score rises
+  // 2^8 above one: on the common path there is no shuffle and nothing to rescale, only a vote. height: what all of the rows'
+  // scores lack.
   template <int N>
-  __device__ __forceinline__ float2 take(float (&s)[N], float scale, float slack, bool masked) {
-    float2 factor = make_float2(1.f, 1.f);
-    raise(s, scale, slack, factor);
-    weigh(s, scale, masked);
-    return factor;
-  }
-
-  // The first half of take: whether maxima of this warp's rows rose, and the factors if so. They stand still unless a score
-  // rises 2^8 above one: on the common path there is no shuffle and nothing to rescale, only a vote.
-  template <int N>
-  __device__ __forceinline__ bool raise(const float (&s)[N], float scale, float slack, float2& factor) {
-    float high0 = max[0], high1 = max[1];
+  __device__ __forceinline__ bool raise(const float (&s)[N], float scale, float slack, float2& factor,
+                                        float2 height = make_float2(0.f, 0.f)) {
+    const float low0 = max[0] - height.x, low1 = max[1] - height.y;
+    float high0 = low0, high1 = low1;
 #pragma unroll
     for (int j = 0; j < N / 4; j++) {
       high0 = fmaxf(high0, fmaxf(s[4 * j], s[4 * j + 1]));
       high1 = fmaxf(high1, fmaxf(s[4 * j + 2], s[4 * j + 3]));
     }
-    if (!__any_sync(~0u, high0 > max[0] + slack || high1 > max[1] + slack)) return false;
+    if (!__any_sync(~0u, high0 > low0 + slack || high1 > low1 + slack)) return false;
     high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 1));
     high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 1));
     high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 2));
     high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 2));
     // exp2(0) would do when the maximum stood still, but -inf - -inf is NaN.
-    factor.x = high0 != max[0] ? exp2_fast((max[0] - high0) * scale) : 1.f;
-    factor.y = high1 != max[1] ? exp2_fast((max[1] - high1) * scale) : 1.f;
-    max[0] = high0;
-    max[1] = high1;
+    factor.x = high0 != low0 ? exp2_fast((low0 - high0) * scale) : 1.f;
+    factor.y = high1 != low1 ? exp2_fast((low1 - high1) * scale) : 1.f;
+    if (high0 != low0) max[0] = high0 + height.x;
+    if (high1 != low1) max[1] = high1 + height.y;
     sum[0] *= factor.x;
     sum[1] *= factor.y;
     return true;
   }
 
-  // The second half of take.
+  // Then: turns scores into exp2(scale * (score - max)). masked: a row may have seen nothing so far.
   template <int N>
-  __device__ __forceinline__ void weigh(float (&s)[N], float scale, bool masked) {
-    float base0 = max[0] * scale, base1 = max[1] * scale;
+  __device__ __forceinline__ void weigh(float (&s)[N], float scale, bool masked,
+                                        float2 height = make_float2(0.f, 0.f)) {
+    float base0 = (max[0] - height.x) * scale, base1 = (max[1] - height.y) * scale;
     if (masked) {
       if (max[0] == negative_infinity()) base0 = 0.f;
       if (max[1] == negative_infinity()) base1 = 0.f;
@@ -97,9 +91,9 @@ struct PrefillSoftmax {
   }
 
   // After gather: a logit without a value, in base 2, joins row r's softmax. One that towers above all others, or is alone, weighs
-  // 2^100, which leaves nothing of them; the row's log-sum-exp is no less than it.
+  // 2^120, which leaves nothing of them; the row's log-sum-exp is no less than it.
   __device__ __forceinline__ void join(int r, float sink, float scale) {
-    sum[r] += exp2_fast(fminf(sink - max[r] * scale, 100.f));
+    sum[r] += exp2_fast(fminf(sink - max[r] * scale, 120.f));
   }
 
   // After gather: what normalises row r's output, 0 for a row that saw nothing; and its base-2 log-sum-exp.

@@ -41,6 +41,12 @@ struct LogitsContext {
   i32 kv_len;       // tokens of the sequence, the query tokens' own included
 };
 
+// slope * (kv_position - zero): the slope is the head's, zero moves with the query token.
+struct Line {
+  float slope;
+  i32 zero;
+};
+
 // Attention without a variant, and the base of all: a variant hides what it does by members of its own, the arguments among them.
 // Logits are smScale * q . k with all scales of keys, in natural units (not times log2 e), before and after transform.
 struct NoVariant {
@@ -48,6 +54,8 @@ struct NoVariant {
 
   static constexpr bool kTransformsLogits = false;
   static constexpr bool kTransformsScores = false;
+  static constexpr bool kAddsLine = false;
+  static constexpr bool kLimitsLogits = false;
   static constexpr bool kMasksLogits = false;
   static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
@@ -60,15 +68,21 @@ struct NoVariant {
   static __device__ __forceinline__ float transform(float logit, const LogitsContext&, const A&) {
     return logit;
   }
-  // With kTransformsScores, prefill asks for the same in two steps, and for all of a thread's scores with a block at once: what they
-  // become, where score * scale is the logit; and what turns that into a logit, the same for all, above 0. s[4 j + 2 r + e] is
-  // row r's with the key 8 j + e behind that of at[r].
+  // Prefill asks for the same in parts where it can, for all of a thread's scores with a block at once.
+  // With kAddsLine, a line over positions of keys is added before all else: its products start from it.
+  template <typename A>
+  static __device__ __forceinline__ Line line(const LogitsContext&, const A&) {
+    return {0.f, 0};
+  }
+  // With kTransformsScores, what scores become, where score * scale is the logit; and what turns that into a logit, the same for
+  // all, above 0. s[4 j + 2 r + e] is row r's with the key 8 j + e behind that of at[r].
   template <int N, typename A>
   static __device__ __forceinline__ void transform_scores(float (&)[N], float, const LogitsContext (&)[2], const A&) {}
   template <typename A>
   static __device__ __forceinline__ float score_scale(float scale, const A&) {
     return scale;
   }
+  // With kLimitsLogits too, what transform_scores leaves lies between -1 and 1.
   // Whether the query token sees the key; asked beside causality, not instead of it.
   template <typename A>
   static __device__ __forceinline__ bool keep(const LogitsContext&, const A&) {
@@ -114,6 +128,10 @@ struct VariantHooks {
   using Arguments = typename Variant::Arguments;
 
   static constexpr bool kTransforms = Variant::kTransformsLogits;
+  static constexpr bool kAddsLine = Variant::kAddsLine;
+  static constexpr bool kTransformsEach = kTransforms && !kAddsLine && !Variant::kTransformsScores;
+  static constexpr bool kRescales = kTransformsEach || Variant::kTransformsScores;
+  static constexpr bool kLimits = Variant::kLimitsLogits;
   static constexpr bool kBounds = Variant::kBoundsKeys;
   static constexpr bool kHasSink = Variant::kHasSink;
   static constexpr bool kHasLoops = Variant::kHasLoops;
@@ -121,6 +139,7 @@ struct VariantHooks {
   static constexpr bool kShapes = kTransforms || Variant::kMasksLogits || kBounds;
   static constexpr bool kRotates = Variant::kRotates;
   static constexpr bool kWantsContext = kShapes || kRotates;
+  static constexpr bool kVisits = kRescales || Variant::kMasksLogits;  // each block's scores
   static constexpr float kLog2E = 1.44269504f;
   static constexpr float kLn2 = 0.693147181f;
 
@@ -160,7 +179,7 @@ struct VariantHooks {
   static __device__ __forceinline__ void shape(float (&s)[N], float scale, const LogitsContext (&at)[2],
                                                const Arguments& a) {
     if constexpr (Variant::kTransformsScores) Variant::transform_scores(s, scale, at, a);
-    if constexpr ((kTransforms && !Variant::kTransformsScores) || Variant::kMasksLogits) {
+    if constexpr (kTransformsEach || Variant::kMasksLogits) {
 #pragma unroll
       for (int r = 0; r < 2; r++) {
 #pragma unroll
@@ -168,7 +187,7 @@ struct VariantHooks {
           float& score = s[i / 2 * 4 + 2 * r + i % 2];
           LogitsContext here = at[r];
           here.kv_position += i / 2 * 8 + i % 2;
-          if constexpr (kTransforms && !Variant::kTransformsScores) score = Variant::transform(score * scale, here, a);
+          if constexpr (kTransformsEach) score = Variant::transform(score * scale, here, a);
           if constexpr (Variant::kMasksLogits) score = keep<true>(here, a) ? score : negative_infinity();
         }
       }
@@ -176,7 +195,7 @@ struct VariantHooks {
   }
   static __device__ __forceinline__ float softmax_scale(float scale, const VariantData* data) {
     if constexpr (Variant::kTransformsScores) return Variant::score_scale(scale, arguments(data)) * kLog2E;
-    return kTransforms ? kLog2E : scale * kLog2E;
+    return kTransformsEach ? kLog2E : scale * kLog2E;
   }
 
   template <bool kBits>

@@ -18,29 +18,16 @@ struct SoftCap : NoVariant {
     return a.cap * __fmaf_rn(-2.f, reciprocal(grown + 1.f), 1.f);
   }
 
-  // The exponentials of the softmax keep the unit busy that has an instruction for tanh. Logits are rarely above the cap, and below it
-  // x (k0 + k1 x^2 + k2 x^4 + k3 x^6) is right to 2^-13 of tanh x; the instruction to 2^-11, as FlashInfer's.
+  // By an instruction that is right to 2^-11 of tanh, as FlashInfer's. Exponentials come from the same unit, but a polynomial takes
+  // more instructions than there is time for.
   static constexpr bool kTransformsScores = true;
+  static constexpr bool kLimitsLogits = true;
   template <int N>
   static __device__ __forceinline__ void transform_scores(float (&s)[N], float scale, const LogitsContext (&)[2],
                                                           const Arguments& a) {
-    const float inverse = scale * reciprocal(a.cap), square = inverse * inverse;
-    float most = 0.f;
+    const float inverse = scale * reciprocal(a.cap);
 #pragma unroll
-    for (int i = 0; i < N; i++) most = fmaxf(most, fabsf(s[i]));
-    if (__any_sync(~0u, most * inverse > 1.f)) {
-#pragma unroll
-      for (int i = 0; i < N; i++) asm("tanh.approx.f32 %0, %1;" : "=f"(s[i]) : "f"(s[i] * inverse));
-    } else {
-      const float k0 = 0.999918558f * inverse, k1 = -0.3306543f * inverse * square;
-      const float k2 = 0.11889755f * inverse * square * square;
-      const float k3 = -0.0266296779f * inverse * square * square * square;
-#pragma unroll
-      for (int i = 0; i < N; i++) {
-        const float x = s[i] * s[i];
-        s[i] *= __fmaf_rn(x, __fmaf_rn(x, __fmaf_rn(x, k3, k2), k1), k0);
-      }
-    }
+    for (int i = 0; i < N; i++) asm("tanh.approx.f32 %0, %1;" : "=f"(s[i]) : "f"(s[i] * inverse));
   }
   static __device__ __forceinline__ float score_scale(float, const Arguments& a) { return a.cap; }
 };
@@ -69,19 +56,9 @@ struct Alibi : NoVariant {
     return __fmaf_rn(a.slopes[at.head], static_cast<float>(at.kv_position - at.qo_index), logit);
   }
 
-  static constexpr bool kTransformsScores = true;
-  template <int N>
-  static __device__ __forceinline__ void transform_scores(float (&s)[N], float scale, const LogitsContext (&at)[2],
-                                                          const Arguments& a) {
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const float slope = a.slopes[at[r].head] * reciprocal(scale);
-      const float first = slope * static_cast<float>(at[r].kv_position - at[r].qo_index);
-#pragma unroll
-      for (int i = 0; i < N / 2; i++) {
-        s[i / 2 * 4 + 2 * r + i % 2] += __fmaf_rn(slope, static_cast<float>(i / 2 * 8 + i % 2), first);
-      }
-    }
+  static constexpr bool kAddsLine = true;
+  static __device__ __forceinline__ Line line(const LogitsContext& at, const Arguments& a) {
+    return {a.slopes[at.head], at.qo_index};
   }
 };
 
@@ -185,9 +162,14 @@ struct Compose : NoVariant {
   };
 
   static constexpr bool kTransformsLogits = First::kTransformsLogits || Rest::kTransformsLogits;
-  static constexpr bool kTransformsScores = kTransformsLogits &&
-                                            First::kTransformsScores == First::kTransformsLogits &&
-                                            Rest::kTransformsScores == Rest::kTransformsLogits;
+  // In parts if each is: a line, if any, and then what the others make of scores.
+  static constexpr bool kInParts =
+      (!First::kTransformsLogits || First::kAddsLine || First::kTransformsScores) &&
+      (!Rest::kTransformsLogits || (Rest::kAddsLine && !First::kTransformsLogits) || Rest::kTransformsScores);
+  static constexpr bool kAddsLine = kInParts && (First::kAddsLine || Rest::kAddsLine);
+  static constexpr bool kTransformsScores = kInParts && (First::kTransformsScores || Rest::kTransformsScores);
+  static constexpr bool kLimitsLogits =
+      kTransformsScores && (Rest::kTransformsLogits ? Rest::kLimitsLogits : First::kLimitsLogits);
   static constexpr bool kMasksLogits = First::kMasksLogits || Rest::kMasksLogits;
   static constexpr bool kMasksBits = First::kMasksBits || Rest::kMasksBits;
   static constexpr bool kBoundsKeys = First::kBoundsKeys || Rest::kBoundsKeys;
@@ -210,6 +192,9 @@ struct Compose : NoVariant {
   }
   static __device__ __forceinline__ float score_scale(float scale, const Arguments& a) {
     return Rest::score_scale(First::score_scale(scale, a.first), a.rest);
+  }
+  static __device__ __forceinline__ Line line(const LogitsContext& at, const Arguments& a) {
+    return First::kAddsLine ? First::line(at, a.first) : Rest::line(at, a.rest);
   }
   static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
     return First::keep(at, a.first) && Rest::keep(at, a.rest);

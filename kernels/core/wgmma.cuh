@@ -14,17 +14,18 @@ namespace flashinfer {
 // How a matrix lies in shared memory: the row of 8x(16 bytes) core matrices is swizzled over 128 or 64 bytes.
 //   K-major (Q, K): leading is ignored; stride = bytes between groups of 8 rows.
 //   MN-major (V as loaded): leading = bytes between column groups, stride = bytes between groups of 8 rows.
+// zero: a zero that the compiler takes for a variable, another one for each matrix of a product. Of a high word that it knew it would
+// make a copy for every product.
 template <int kSwizzleBytes>
-__device__ __forceinline__ u64 matrix_descriptor(u32 address, u32 leading, u32 stride) {
+__device__ __forceinline__ u64 matrix_descriptor(u32 address, u32 leading, u32 stride, u32 zero) {
   static_assert(kSwizzleBytes == 128 || kSwizzleBytes == 64, "tiles are swizzled over 128 or 64 bytes");
-  constexpr u64 kMode = kSwizzleBytes == 128 ? 1 : 2;
-  return static_cast<u64>((address & 0x3ffff) >> 4) | static_cast<u64>(leading >> 4) << 16 |
-         static_cast<u64>(stride >> 4) << 32 | kMode << 62;
+  constexpr u32 kMode = kSwizzleBytes == 128 ? 1 : 2;
+  return static_cast<u64>((stride >> 4 | kMode << 30) + zero) << 32 | ((address >> 4) + (leading >> 4 << 16));
 }
 
-// The same matrix `bytes` further on. Only the low word changes, and by less than it has room for.
-__device__ __forceinline__ u64 advance(u64 descriptor, u32 bytes) {
-  return descriptor >> 32 << 32 | (static_cast<u32>(descriptor) + (bytes >> 4));
+// The same matrix so many chunks of 16 bytes further on. Only the low word changes, and by less than it has room for.
+__device__ __forceinline__ u64 advance(u64 descriptor, u32 chunks) {
+  return descriptor >> 32 << 32 | (static_cast<u32>(descriptor) + chunks);
 }
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

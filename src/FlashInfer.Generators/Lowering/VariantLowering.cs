@@ -57,6 +57,8 @@ internal sealed class VariantLowering(
             text.Line();
         }
 
+        // Kernels pay for a transform, also for one that does nothing.
+        hooks = hooks.Where(hook => hook.Kind != VariantHookKind.Transform || !ReturnsItsLogit(hook.Method)).ToList();
         foreach ((VariantHookKind kind, _) in hooks)
         {
             text.Line($"static constexpr bool {Flag(kind)} = true;");
@@ -141,6 +143,11 @@ internal sealed class VariantLowering(
         _hasLoops |= body?.Descendants().OfType<ILoopOperation>().Any() == true;
         return body;
     }
+
+    private bool ReturnsItsLogit(IMethodSymbol transform) =>
+        DeclarationOf(transform) is { } body
+        && (body.BlockBody ?? body.ExpressionBody)
+            is { Operations: [IReturnOperation { ReturnedValue: IParameterReferenceOperation { Parameter.Ordinal: 0 } }] };
 
     // A class may lie in several files, and so may its methods.
     private SemanticModel ModelOf(SyntaxNode node)

@@ -193,6 +193,17 @@ public sealed class VariantLoweringTests
         Assert.Contains("static __device__ __forceinline__ int slope_2(unsigned head) {", text, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("=> logit;", false)]
+    [InlineData("{ return logit; }", false)]
+    [InlineData("=> -logit;", true)]
+    public void A_transform_that_does_nothing_is_none(string body, bool isOne)
+    {
+        string text = VariantHarness.Cuda($"[LogitsTransform] private static float Same(float logit, in LogitsContext at) {body}");
+        Assert.Contains("struct Variant : flashinfer::NoVariant {", text, StringComparison.Ordinal);
+        Assert.Equal(isOne, text.Contains("kTransformsLogits", StringComparison.Ordinal));
+    }
+
     [Fact]
     public void Constants_of_the_configuration_reach_into_fields_and_nested_classes()
     {
