@@ -128,6 +128,30 @@ public class VariantTests
         }
     }
 
+    /// <summary>Keys turn in registers in decode, and in prefill where they are quantised; else in shared memory: shapes of all kinds.</summary>
+    [Theory]
+    [InlineData(AttentionOptions.Rope)]
+    [InlineData(AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow)]
+    public void Keys_that_turn_agree_with_the_oracle_in_random_shapes(AttentionOptions options)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        int seed = Random.Shared.Next();
+        DecodeCase[] decodes = [.. Enumerable.Range(0, 2 * Cases).Select(i => DecodeCase.Draw(seed + i, tokens: 3000).With(options))];
+        DecodeCase[] prefills = [.. Enumerable.Range(0, 2 * Cases).Select(i => PrefillScenario.Draw(seed + i, tokens: 1500).With(options))];
+        Gpu.Load(device, decodes, static (kernels, one) => kernels.Decode(one.QueryTokens?.Max() ?? 1));
+        Gpu.Load(device, prefills, static (kernels, _) => kernels.Prefill(isPaged: true));
+        foreach (DecodeCase one in decodes)
+        {
+            DecodeScenario.Check(device, one);
+        }
+
+        foreach (DecodeCase one in prefills)
+        {
+            PrefillScenario.CheckPaged(device, one);
+        }
+    }
+
     [Fact]
     public void A_captured_step_replays_the_arguments_of_each_plan()
     {
