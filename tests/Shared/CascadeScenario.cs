@@ -284,7 +284,10 @@ internal static class CascadeScenario
         int[] branches = [.. Enumerable.Range(0, random.Next(1, 4)).Select(_ => random.Next(1, 4))];
         List<Sequence> batch =
         [
-            .. scenario.Grow(branches, level => level < branches.Length ? random.Next(spec.PageSize, spec.PageSize + 70) : random.Next(0, 40)),
+            .. scenario.Grow(
+                branches,
+                level => level < branches.Length ? random.Next(spec.PageSize, spec.PageSize + 70) : random.Next(0, 40)
+            ),
         ];
         if (random.Next(2) == 0)
         {

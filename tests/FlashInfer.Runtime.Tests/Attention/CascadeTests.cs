@@ -1,4 +1,3 @@
-using FlashInfer.Planning;
 using FlashInfer.Tests.BadInput;
 using FlashInfer.Tests.KvCache;
 
