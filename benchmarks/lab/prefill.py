@@ -137,11 +137,18 @@ def plan(data, info, causal, parts=1, section=None, window=None):
     longest = max(data.lengths)
     if section is None:
         uneven = longest * len(data.lengths) > 2 * sum(data.lengths)
-        section = (64 if uneven else 4 if longest <= 512 else 8 if longest <= 1024 else 16) << 20
-    groups = 1
-    for candidate in range(2, c.kv_heads + 1):
-        if groups * (section if causal else 1) < longest * token_bytes * c.kv_heads and c.kv_heads % candidate == 0:
-            groups = candidate
+        section = (64 if uneven else 8 if longest <= 1024 else 16) << 20
+
+    def groups_of(size):
+        groups = 1
+        for candidate in range(2, c.kv_heads + 1):
+            if groups * size < longest * token_bytes * c.kv_heads and c.kv_heads % candidate == 0:
+                groups = candidate
+        return groups
+
+    groups = groups_of(section if causal else section // 2)
+    if not causal and groups > 1:
+        groups = groups_of(1)
     heads = head_tiles // groups
     room = section // (token_bytes * heads * c.kv_heads // head_tiles)
     items, slots = [], 0

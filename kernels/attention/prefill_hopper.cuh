@@ -1,11 +1,12 @@
 // Prefill on sm_90a: TMA, warpgroup products from registers, softmax of one warpgroup under the products of the other.
 //
-// Grid: at most one block an SM, persistent. Block: 384 threads, 512 up to headDim 64, or 256 where 64 rows are enough.
-//   Warpgroup 0 produces: one warp reads the items, and up to four copy (prefill_producer.cuh). The one to three others
-//   consume: 64 query rows each (prefill_consumer.cuh).
+// Grid: at most one block an SM, persistent. Block: 384 threads, 512 where three consumers have registers enough, or 256 where
+//   64 rows are enough. Warpgroup 0 produces: two warps copy K, two V; they also read the items and copy Q
+//   (prefill_producer.cuh). The one to three others consume: 64 query rows each (prefill_consumer.cuh).
 // Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | output of each consumer warp | mbarriers | items.
-// mbarriers, each a pair of full (one arrival of each producing warp, and the bytes copied) and empty (one arrival of each
-//   consumer warp): Q, every stage of K and of V, and every slot of items, which producing warps but the first read too.
+// mbarriers, each a pair of full (the arrival of the warp that copies, or of every thread that gathers, and the bytes copied) and
+//   empty (one arrival of each consumer warp): Q, every stage of K and of V, and every slot of items, which all producing warps
+//   but the first read too.
 //   For items every thread arrives: racecheck does not see that __syncwarp orders the others' accesses before one's arrival.
 // Named barriers: 1 zeroed rows of V, all consumers; for each consumer its turn on the tensor cores, and its partial states.
 // Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale; of decode also items,

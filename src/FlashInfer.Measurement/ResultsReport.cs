@@ -169,7 +169,7 @@ internal static class ResultsReport
             <!DOCTYPE html>
             <html lang="en">
             <head>
-            <meta charset="utf-8">
+            <meta charset="utf-8"/>
             <title>{{Text(title)}}</title>
             <style>
             body { font: 14px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em }

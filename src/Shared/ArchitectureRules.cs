@@ -21,7 +21,8 @@ internal sealed record ArchitectureRule(
 
 /// <summary>
 /// How legal configurations fare on the architectures that a project names in <c>FlashInferArchitectures</c>. No rule here forbids one: the
-/// kernels take what registers and shared memory an architecture has, and their <c>static_assert</c>s refuse what would not fit.
+/// kernels take what registers and shared memory an architecture has, and their <c>static_assert</c>s refuse what would not fit, which
+/// nothing legal does; <c>KernelBudgetTests</c> asks them for every architecture.
 /// </summary>
 internal static class ArchitectureRules
 {

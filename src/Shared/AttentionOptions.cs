@@ -78,7 +78,8 @@ internal static class OptionUnits
     };
 
     /// <summary>Whether all are known, and they go together.</summary>
-    public static bool IsLegal(AttentionOptions options) => (options & ~All) == 0 && (options & Masks) != Masks && (options & Ropes) != Ropes;
+    public static bool IsLegal(AttentionOptions options) =>
+        (options & ~All) == 0 && (options & Masks) != Masks && (options & Ropes) != Ropes;
 
     /// <summary>The variant of attention that does all of these.</summary>
     /// <param name="options">Legal options.</param>

@@ -105,6 +105,21 @@ public sealed partial class ExampleTests
 
     public static TheoryData<string> Pages => [.. s_pages.Select(Relative)];
 
+    /// <summary>A page elsewhere with code would not be looked at, nor a block that says <c>cs</c>; those of diagnostics are DocumentationTests'.</summary>
+    [Fact]
+    public void No_page_with_code_is_left_out()
+    {
+        string[] ignored = ["artifacts", "bin", "obj", "node_modules"];
+        IEnumerable<string> with = Directory
+            .EnumerateFiles(TestPaths.RepositoryRoot, "*.md", SearchOption.AllDirectories)
+            .Where(page => !Relative(page).Split('/').Any(part => part.StartsWith('.') || ignored.Contains(part)))
+            .Where(static page => CSharpBlock().IsMatch(File.ReadAllText(page)))
+            .Where(static page => !Relative(page).StartsWith("docs/diagnostics/", StringComparison.Ordinal));
+
+        Assert.Empty(with.Except(s_pages));
+        Assert.Empty(s_pages.Where(static page => OtherCSharpBlock().IsMatch(File.ReadAllText(page))));
+    }
+
     [Theory]
     [MemberData(nameof(Blocks))]
     public void The_example_compiles(string page, int line)
@@ -190,6 +205,13 @@ public sealed partial class ExampleTests
         RegexOptions.Singleline
     )]
     private static partial Regex Block();
+
+    [GeneratedRegex("^ *```(cs|c#|csharp)", RegexOptions.IgnoreCase | RegexOptions.Multiline)]
+    private static partial Regex CSharpBlock();
+
+    // Not found by the other tests.
+    [GeneratedRegex("^ *```(?!csharp\n)(cs|c#)", RegexOptions.IgnoreCase | RegexOptions.Multiline)]
+    private static partial Regex OtherCSharpBlock();
 
     [GeneratedRegex(@"^using [\w.]+;$")]
     private static partial Regex Using();

@@ -56,7 +56,13 @@ internal sealed record DecodeCase(
     private DecodeCase With(VariantCase variant)
     {
         DecodeCase varied = this with { Variant = variant, Causal = Causal && !variant.ReplacesCausality };
-        return variant.Variant.Hooks.HasFlag(VariantHooks.Sink) || variant.Variant.Rotates ? varied with { Amplitude = 1, SmScale = null } : varied;
+        return variant.Variant.Hooks.HasFlag(VariantHooks.Sink) || variant.Variant.Rotates
+            ? varied with
+            {
+                Amplitude = 1,
+                SmScale = null,
+            }
+            : varied;
     }
 
     /// <summary>Draws a case whose sequences have about this many tokens together.</summary>

@@ -51,7 +51,9 @@ internal sealed class OptionCase : VariantCase
         _rotaryDim = Has(Ropes) && random.Next(2) == 0 ? 32 * random.Next(1, (of.HeadDim / 32) + 1) : 0;
         int turning = _rotaryDim == 0 ? of.HeadDim : _rotaryDim;
         _frequencies =
-            random.Next(2) == 0 ? RopeFrequencies.Llama(turning, scale: 1 + random.Next(2)) : RopeFrequencies.Llama31(turning, oldContextLength: 200);
+            random.Next(2) == 0
+                ? RopeFrequencies.Llama(turning, scale: 1 + random.Next(2))
+                : RopeFrequencies.Llama31(turning, oldContextLength: 200);
         _prefixes = [.. _lengths.Select(length => random.Next(length + 1))];
         _places = [.. _lengths.Select((length, i) => Places(random, length - _prefixes[i]))];
     }

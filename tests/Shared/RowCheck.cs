@@ -13,7 +13,10 @@ internal readonly record struct ScenarioErrors(double Relative, double WorstRow,
     {
         bool half = dtype == DType.Float16;
         double factor = roundsTwice ? 2 : 1;
-        double lse = !roundsTwice ? 1e-4 : half ? 3e-3 : 2e-2;
+        double lse =
+            !roundsTwice ? 1e-4
+            : half ? 3e-3
+            : 2e-2;
         Assert.True(
             Relative <= factor * (half ? 1e-3 : 4e-3) && WorstRow <= factor * (half ? 4e-3 : 1.5e-2) && Lse <= lse,
             $"{what}: {this}"

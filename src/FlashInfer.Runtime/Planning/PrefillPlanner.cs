@@ -104,10 +104,8 @@ internal static class PrefillPlanner
     public const int SortBuckets = 256;
 
     // Sections: measured on an H100 with sequences of equal length; with uneven ones a balanced end is worth more than hits in the L2.
-    private const int ShortSequence = 512;
-    private const int MediumSequence = 1024;
-    private const long ShortSection = 4 << 20;
-    private const long MediumSection = 8 << 20;
+    private const int ShortSequence = 1024;
+    private const long ShortSection = 8 << 20;
     private const long LongSection = 16 << 20;
     private const long UnevenSection = 64 << 20;
 
@@ -176,8 +174,15 @@ internal static class PrefillPlanner
         PrefillWork work = PrefillWork.Of(batch, limits);
         int chunk = limits.Determinism == Determinism.BatchInvariant ? int.MaxValue : PrefillCut.Choose(batch, work, limits);
         long section = limits.SectionBytes > 0 ? limits.SectionBytes : Section(work);
-        // Without a mask all tiles of a head are alike, and head by head was 1 to 2 % faster on an H100, whatever fits the cache.
-        int heads = limits.HeadTiles / HeadGroupsOf(work, batch.Causal ? section : 1, limits);
+        int groups = HeadGroupsOf(work, batch.Causal ? section : section / 2, limits);
+        if (!batch.Causal && groups > 1)
+        {
+            // Without a mask all tiles of a head are alike: head by head was 1 to 2 % faster on an H100. Not so where sequences are
+            // short, and a plan has fewer items then.
+            groups = HeadGroupsOf(work, 1, limits);
+        }
+
+        int heads = limits.HeadTiles / groups;
         bool mixed =
             limits.Interleaves
             && work.Streaming > 0
@@ -251,7 +256,6 @@ internal static class PrefillPlanner
     private static long Section(in PrefillWork work) =>
         (long)work.Longest * work.Sequences > 2 * work.TotalTokens ? UnevenSection
         : work.Longest <= ShortSequence ? ShortSection
-        : work.Longest <= MediumSequence ? MediumSection
         : LongSection;
 
     /// <summary>

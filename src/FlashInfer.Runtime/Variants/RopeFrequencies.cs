@@ -15,7 +15,10 @@ public static class RopeFrequencies
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(rotaryDim);
         if (rotaryDim % 2 != 0)
         {
-            throw new ArgumentException($"rotaryDim is {rotaryDim}; expected an even number, for elements turn in pairs.", nameof(rotaryDim));
+            throw new ArgumentException(
+                $"rotaryDim is {rotaryDim}; expected an even number, for elements turn in pairs.",
+                nameof(rotaryDim)
+            );
         }
 
         CheckPositive(theta, nameof(theta));

@@ -293,9 +293,12 @@ public partial class DecodeTests
     [Theory]
     [InlineData(8, 2, 128, 1, 1700, 8)] // few units of some length: clusters of 8
     [InlineData(3, 1, 64, 7, 1300, 8)]
-    [InlineData(8, 2, 128, 1, 512, 4)] // shorter ones: clusters of 4
-    [InlineData(4, 2, 256, 2, 777, 4)]
-    [InlineData(12, 1, 128, 1, 600, 4)] // two tiles of columns, the last one not full
+    [InlineData(8, 2, 128, 1, 512, 8)]
+    [InlineData(12, 1, 128, 1, 600, 8)] // two tiles of columns, the last one not full
+    [InlineData(8, 2, 128, 1, 500, 4)] // shorter ones: clusters of 4
+    [InlineData(4, 2, 256, 2, 400, 4)]
+    [InlineData(12, 1, 128, 1, 300, 4)]
+    [InlineData(32, 8, 128, 1, 777, 4)] // too many units for two launches in clusters of 8
     [InlineData(32, 8, 128, 5, 1000, 2)] // units for about half of the multiprocessors: clusters of 2
     [InlineData(21, 21, 64, 2, 4000, 2)]
     public void Units_shared_in_clusters_agree_with_the_oracle(int heads, int kvHeads, int headDim, int batch, int length, int cluster)

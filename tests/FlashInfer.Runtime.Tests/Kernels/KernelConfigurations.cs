@@ -1,13 +1,24 @@
 using System.Text;
+using System.Text.RegularExpressions;
 
 namespace FlashInfer.Tests.Kernels;
 
-/// <summary>Configurations that stand for all: every group kind, head dimension, element type of query and cache, and pages of one token, an odd number, one tile and several tiles.</summary>
-internal static class KernelConfigurations
+/// <summary>
+/// Which units the kernel tests compile, and for which architectures: said here alone. Configurations stand for all others: every group
+/// kind, head dimension, element type of query and cache, and pages of one token, an odd number, one tile and several tiles.
+/// </summary>
+internal static partial class KernelConfigurations
 {
-    /// <summary>What the kernels are meant for (sm_90: the portable kernels on Hopper); those that NVRTC does not know yet are left out.</summary>
-    public static readonly string[] Architectures = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"];
+    /// <summary>Every unit: the oldest architecture, which has the portable kernels, and Hopper, which has its own.</summary>
+    public static readonly string[] MainArchitectures = ["sm_80", "sm_90a"];
 
+    /// <summary>
+    /// Of every family each head dimension once, and a quantised cache: the portable kernels with less shared memory, with instructions
+    /// for 8-bit elements, on Hopper, and on what comes later. Those that NVRTC does not know yet are left out.
+    /// </summary>
+    public static readonly string[] OtherArchitectures = ["sm_86", "sm_89", "sm_90", "sm_100", "sm_120"];
+
+    /// <summary>Decode, and append with the first ones.</summary>
     public static readonly AttentionSpec[] Specs =
     [
         new(12, 12, 64, 1, DType.Float16),
@@ -44,7 +55,9 @@ internal static class KernelConfigurations
         Paged(Shape(8, 2, 192, 64, DType.Float16)),
         Paged(Shape(8, 2, 96, 5, DType.BFloat16)),
         Paged(Shape(8, 2, 192, 1, DType.Float16)),
+        Paged(Shape(16, 16, 256, 16, DType.BFloat16)),
         Paged(Shape(16, 16, 256, 16, DType.BFloat16), isChecked: true),
+        Paged(Shape(8, 1, 256, 1, DType.BFloat16)),
         Paged(Shape(8, 1, 256, 1, DType.BFloat16), isChecked: true),
         Paged(Shape(28, 4, 128, 5, DType.BFloat16), isChecked: true),
         Paged(Shape(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3)),
@@ -84,26 +97,57 @@ internal static class KernelConfigurations
     ];
 
     /// <summary>
-    /// All units of the configurations; of two (pages that hold a tile, and pages that do not) those of checked mode as well; of the usual
-    /// one those for short sequences and for several query tokens, up to as many columns as a block has room for; those for many
-    /// columns, of one row of warps and of two, of every head dimension; and what merges states of every element type.
+    /// Decode of every configuration; of two (pages that hold a tile, and pages that do not) in checked mode as well; of the usual one for
+    /// short sequences and for several query tokens, up to as many columns as a block has room for.
     /// </summary>
-    public static readonly TranslationUnit[] Units =
+    private static readonly TranslationUnit[] s_decode =
     [
-        .. Specs.SelectMany(spec => spec.Units),
-        .. Specs.Skip(1).Take(2).SelectMany(spec => new[] { spec.DecodeUnitFor(isChecked: true), spec.AppendUnitFor(isChecked: true) }),
+        .. Specs.Select(spec => spec.DecodeUnit),
+        .. Specs.Skip(1).Take(2).Select(spec => spec.DecodeUnitFor(isChecked: true)),
         Specs[2].DecodeUnitFor(teamUnits: true),
         Specs[2].DecodeUnitFor(queryTokens: 4),
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
         new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
-        AttentionSpec.MergeStatesUnit(DType.Float16),
-        AttentionSpec.MergeStatesUnit(DType.BFloat16),
-        AttentionSpec.MergeStatesUnit(DType.Float32),
-        .. Wide,
-        .. PrefillPaged,
-        .. PrefillRagged,
     ];
+
+    private static readonly TranslationUnit[] s_append =
+    [
+        .. Specs.Select(spec => spec.AppendUnit),
+        .. Specs.Skip(1).Take(2).Select(spec => spec.AppendUnitFor(isChecked: true)),
+    ];
+
+    // What merges states, of every element type.
+    private static readonly TranslationUnit[] s_merge =
+    [
+        AttentionSpec.MergeStatesUnit(DType.BFloat16),
+        AttentionSpec.MergeStatesUnit(DType.Float16),
+        AttentionSpec.MergeStatesUnit(DType.Float32),
+    ];
+
+    /// <summary>All units.</summary>
+    public static readonly TranslationUnit[] Units = [.. s_decode, .. s_append, .. s_merge, .. Wide, .. PrefillPaged, .. PrefillRagged];
+
+    /// <summary>The units of a compiler's architectures.</summary>
+    /// <param name="isKnown">Whether the compiler knows an architecture.</param>
+    public static IEnumerable<(TranslationUnit Unit, string Architecture)> Compilations(Func<string, bool> isKnown) =>
+        [
+            .. MainArchitectures.Where(isKnown).SelectMany(static name => Units.Select(unit => (unit, name))),
+            .. OtherArchitectures
+                .Where(isKnown)
+                .SelectMany(static name => Units.DistinctBy(static unit => Kind(unit.Name)).Select(unit => (unit, name))),
+        ];
+
+    /// <summary>What tells units for <see cref="OtherArchitectures"/> apart, by a name such as fi_decode_bf16_e4m3_h32_kv1_d128_p16_wide.</summary>
+    public static (string Family, bool IsWide, string Elements) Kind(string unit)
+    {
+        Match name = UnitName().Match(unit);
+        string elements = name.Groups["quantised"].Success ? "8 bit" : name.Groups["dims"].Value;
+        return name.Success ? (name.Groups["family"].Value, unit.EndsWith("_wide", StringComparison.Ordinal), elements) : (unit, false, "");
+    }
+
+    [GeneratedRegex("^(?<family>fi_[a-z_]+?)_b?f16_(?<quantised>e[45]m[23]_)?h[0-9]+_kv[0-9]+_(?<dims>d[0-9]+(_dv[0-9]+)?)")]
+    private static partial Regex UnitName();
 
     private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype, DType? kvDtype = null) =>
         new(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, KvLayout.Nhd);

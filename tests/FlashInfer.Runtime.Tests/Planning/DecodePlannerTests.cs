@@ -283,9 +283,13 @@ public class DecodePlannerTests
     [InlineData(8, 256, 1)]
     [InlineData(8, 2048, 2)]
     [InlineData(32, 2048, 1)]
-    public void Few_and_equal_units_are_shared_in_clusters(int batch, int length, int cluster)
+    [InlineData(1, 512, 8, 4)] // two launches of 4 units find room in clusters of 8
+    [InlineData(1, 511, 4, 4)]
+    [InlineData(7, 512, 8, 1)]
+    [InlineData(8, 512, 4, 1)]
+    public void Few_and_equal_units_are_shared_in_clusters(int batch, int length, int cluster, int unitsPerItem = 8)
     {
-        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8))
+        DecodePlanLimits limits = new(132, unitsPerItem, 64, DecodePlanner.SlotsFor(132, unitsPerItem))
         {
             ClustersOf8 = 15,
             ClustersOf4 = 30,

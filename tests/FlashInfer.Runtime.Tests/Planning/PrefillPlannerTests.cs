@@ -152,7 +152,7 @@ public class PrefillPlannerTests
     }
 
     [Theory]
-    [InlineData(512, 32, 8)] // two sequences in a section of 4 MB
+    [InlineData(512, 32, 8)] // four sequences in a section of 8 MB
     [InlineData(1024, 16, 8)]
     [InlineData(4096, 4, 8)] // one sequence in a section of 16 MB
     [InlineData(8192, 2, 4)]
@@ -163,14 +163,7 @@ public class PrefillPlannerTests
         (PrefillPlan plan, WorkItem[] items) = Make([.. Enumerable.Repeat((length, length), batch)], s_h100);
         Assert.Equal(heads, plan.Heads);
         Assert.Equal((0, 0), (plan.SplitSequences, plan.Slots));
-        int sectionTokens =
-            (
-                length <= 512 ? 4
-                : length <= 1024 ? 8
-                : 16
-            )
-            * (1 << 20)
-            / (512 * heads);
+        int sectionTokens = (length <= 1024 ? 8 : 16) * (1 << 20) / (512 * heads);
         int sequences = Math.Max(1, sectionTokens / length);
         int perSection = length / 32 * sequences;
         for (int section = 0; section < items.Length; section += perSection)
@@ -186,6 +179,19 @@ public class PrefillPlannerTests
         }
 
         Assert.InRange(PrefillPlanner.Imbalance(items, plan, s_h100.Blocks), 1, 1.15);
+    }
+
+    [Theory]
+    [InlineData(512, 32, 8)]
+    [InlineData(2048, 8, 8)] // keys and values of a sequence: 8 MB, half a section
+    [InlineData(4096, 4, 1)]
+    [InlineData(32_768, 1, 1)]
+    public void Full_attention_goes_head_by_head_unless_sequences_are_short(int length, int batch, int heads)
+    {
+        (PrefillPlan plan, WorkItem[] items) = Make([.. Enumerable.Repeat((length, length), batch)], s_h100, causal: false);
+
+        Assert.Equal(heads, plan.Heads);
+        Assert.Equal(items.OrderBy(item => item.Head).Select(item => item.Head), items.Select(item => item.Head));
     }
 
     [Fact]

@@ -33,7 +33,11 @@ public class RopeTests
     [Fact]
     public void Wrong_frequencies_are_refused()
     {
-        Assert.Contains("rotaryDim is 7", Assert.Throws<ArgumentException>(() => RopeFrequencies.Llama(7)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "rotaryDim is 7",
+            Assert.Throws<ArgumentException>(() => RopeFrequencies.Llama(7)).Message,
+            StringComparison.Ordinal
+        );
         Assert.Throws<ArgumentOutOfRangeException>(() => RopeFrequencies.Llama(0));
         Assert.Throws<ArgumentOutOfRangeException>(() => RopeFrequencies.Llama(8, theta: -1));
         Assert.Throws<ArgumentOutOfRangeException>(() => RopeFrequencies.Llama31(8, lowFrequencyFactor: 4, highFrequencyFactor: 4));
@@ -104,7 +108,8 @@ public class RopeTests
                 new OptionArguments
                 {
                     WindowLeft = window,
-                    RopeFrequencies = (options & (AttentionOptions.Rope | AttentionOptions.RopeInterleaved)) != 0 ? RopeFrequencies.Llama(64) : [],
+                    RopeFrequencies =
+                        (options & (AttentionOptions.Rope | AttentionOptions.RopeInterleaved)) != 0 ? RopeFrequencies.Llama(64) : [],
                 }
             )
         );
