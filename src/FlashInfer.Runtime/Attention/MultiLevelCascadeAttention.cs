@@ -21,26 +21,30 @@ namespace FlashInfer;
 /// <para>
 /// Query tokens are the sequences' last, as for prefill. Only whole pages before all query tokens are shared with causal attention, which
 /// the last level alone has to be. A wrapper belongs to one caller at a time. <c>Append</c> and <c>Run</c> can be captured in a CUDA
-/// graph, which then has all levels; a replay after a new <c>Plan</c> reads the new plan.
+/// graph, which then has all levels; a replay after a new <c>Plan</c> reads the new plan. Where nothing is shared that would pay, the step
+/// is that of prefill, or of decode where every sequence has one query token.
 /// </para>
 /// </remarks>
 public class MultiLevelCascadeAttention : IDisposable, IExplainsPlan
 {
     private const int MostLevels = 8;
 
-    // What an H100 reads in the 5 us that two more kernels take.
-    private const long LevelBytes = 16 << 20;
+    // Decode of 16 sequences with a prefix of 8k tokens and 8 KV heads would read so much once more, and is as fast as a cascade on an
+    // H100: what all of them read is in the L2 by then.
+    private const long LevelBytes = 512 << 20;
     private const string Advice = "The wrapper's constructor takes a larger maxQueryTokens, the query tokens of all sequences of a step.";
 
     private readonly PlannedBatch _batch;
     private readonly TensorMap _kvMap;
     private readonly CascadeLevel[] _levels;
+    private readonly DecodeCore _decode;
     private readonly LaunchCheck?[] _checks;
     private readonly DeviceMemory _outputs;
     private readonly DeviceMemory _lses;
     private readonly int[] _shared;
     private readonly int[] _ends;
     private int _sharedLevels;
+    private bool _decodes;
 
     /// <summary>Makes a wrapper and its workspace.</summary>
     /// <param name="cache">The cache that holds the sequences.</param>
@@ -95,6 +99,7 @@ public class MultiLevelCascadeAttention : IDisposable, IExplainsPlan
                 _levels[level] = new CascadeLevel(core, maxSequences);
             }
 
+            _decode = new DecodeCore(cache, maxSequences, maxQueryTokens: 1, Determinism.Reproducible);
             _outputs = new DeviceMemory(cache.Device, (maxLevels - 1L) * maxQueryTokens * rowBytes);
             _lses = new DeviceMemory(cache.Device, (long)maxLevels * maxQueryTokens * spec.Heads * sizeof(float));
             _batch = new PlannedBatch(this, nameof(MultiLevelCascadeAttention), cache, maxSequences);
@@ -129,7 +134,7 @@ public class MultiLevelCascadeAttention : IDisposable, IExplainsPlan
     public int MaxLevels { get; }
 
     /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one.</summary>
-    public long WorkspaceBytes => _levels[0].Core.WorkspaceBytes + _outputs.Bytes + _lses.Bytes;
+    public long WorkspaceBytes => _levels[0].Core.WorkspaceBytes + _decode.WorkspaceBytes + _outputs.Bytes + _lses.Bytes;
 
     /// <summary>What the levels of the last plan look like: the shared ones, from the first pages on, and the last. Sequences of a level are groups.</summary>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -138,7 +143,7 @@ public class MultiLevelCascadeAttention : IDisposable, IExplainsPlan
         get
         {
             _batch.RequirePlan();
-            return [.. _levels.Take(_sharedLevels).Append(_levels[^1]).Select(level => level.Info)];
+            return _decodes ? [_decode.Info(_batch)] : [.. _levels.Take(_sharedLevels).Append(_levels[^1]).Select(level => level.Info)];
         }
     }
 
@@ -253,8 +258,19 @@ public class MultiLevelCascadeAttention : IDisposable, IExplainsPlan
         Cache.Device.CheckStream(stream);
 
         // A graph must do for every plan that it may replay: it has all levels, of which some have nothing to do.
-        int shared = Cache.Device.Backend.IsCapturing(stream) ? MaxLevels - 1 : _sharedLevels;
+        bool captures = Cache.Device.Backend.IsCapturing(stream);
+        int shared = captures ? MaxLevels - 1 : _sharedLevels;
         int last = MaxLevels - 1;
+        if (_decodes && !captures)
+        {
+            DecodeParams decode = _decode.Arguments(layer, query, output, lse, _batch.Rows);
+            decode.Fault = _checks[last]?.Record(layer) ?? 0;
+            _checks[last]?.Before(stream);
+            _decode.Run(decode, _batch.Rows, stream);
+            _checks[last]?.After(layer, stream);
+            return;
+        }
+
         TensorView ownLse = lse.IsEmpty && shared > 0 ? LevelLse(last) : lse;
         PrefillParams own = Arguments(last, layer, query, output, ownLse);
         for (int level = 0; level < shared; level++)
@@ -321,6 +337,10 @@ public class MultiLevelCascadeAttention : IDisposable, IExplainsPlan
             level.Core.Take(arguments, _batch.Shape(sequences, queryTokens));
         }
 
+        float scale = _decode.Scale(smScale);
+        DecodePath path = _decode.Choose(sequences, scale);
+        _decode.Take(arguments, _batch.Shape(sequences, queryTokens));
+
         // From here on nothing can be wrong with the input. A failure of the device leaves the wrapper without a plan.
         _batch.Begin(sequences, queryTokens, stream);
         FindShared(sequences, causal);
@@ -334,6 +354,12 @@ public class MultiLevelCascadeAttention : IDisposable, IExplainsPlan
 
         Own(causal);
         _levels[^1].Plan(scaleLog2, stream);
+        _decodes = _sharedLevels == 0 && _batch.Rows > 0 && !_batch.QueryTokens.ContainsAnyExcept(1);
+        if (_decodes)
+        {
+            _decode.Plan(_batch, path, several: false, causal, scale, stream);
+        }
+
         _batch.Commit(sequences, stream);
     }
 
@@ -493,6 +519,7 @@ public class MultiLevelCascadeAttention : IDisposable, IExplainsPlan
             _levels[level]?.Dispose();
         }
 
+        _decode?.Dispose();
         _outputs?.Dispose();
         _lses?.Dispose();
     }
