@@ -72,7 +72,7 @@ struct PrefillConsumer {
       scale = Hooks::softmax_scale(score_scale(), params.variant);
       slack = __fdividef(8.f, scale);
     }
-    clear();
+    softmax.clear();
   }
 
   __device__ __forceinline__ void run() {
@@ -107,10 +107,10 @@ struct PrefillConsumer {
       if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base, query_part()));
       PrefillSoftmax finished = softmax;
       finished.gather();
-      clear();
+      softmax.clear();
       const float2 height = shape(made, line, number, blocks - 1, masked);
       float2 factor;
-      raise(factor, height);
+      softmax.raise(s, scale, slack, factor, height);
       softmax.weigh(s, scale, masked || Hooks::kShapes, height);
       wgmma_wait<0>();
       keep(o);
@@ -162,7 +162,7 @@ struct PrefillConsumer {
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
     const float2 height = shape(made, line, number, n, masked);
     float2 factor;
-    const bool raised = raise(factor, height);
+    const bool raised = softmax.raise(s, scale, slack, factor, height);
     softmax.weigh(s, scale, masked || Hooks::kShapes, height);
     wgmma_wait<0>();
     keep(o);
@@ -307,15 +307,6 @@ struct PrefillConsumer {
   // Whether a row of the tile may not see all of block n.
   __device__ __forceinline__ bool hides(int n) const {
     return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
-  }
-
-  // Whether the variant limits logits so far that no weight is out of a bfloat16's range: then nobody looks for maxima.
-  __device__ __forceinline__ bool bounded() const {
-    return Hooks::kLimits && IsSame<Element, BFloat16>::value && scale < 88.f;
-  }
-  __device__ __forceinline__ void clear() { softmax.clear(bounded() ? 0.f : negative_infinity()); }
-  __device__ __forceinline__ bool raise(float2& factor, float2 height) {
-    return !bounded() && softmax.raise(s, scale, slack, factor, height);
   }
 
   // What a variant will need to shape the scores with block n of a tile.

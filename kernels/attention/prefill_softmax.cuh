@@ -13,8 +13,8 @@ struct PrefillSoftmax {
   float max[2];
   float sum[2];
 
-  __device__ __forceinline__ void clear(float lowest = negative_infinity()) {
-    max[0] = max[1] = lowest;
+  __device__ __forceinline__ void clear() {
+    max[0] = max[1] = negative_infinity();
     sum[0] = sum[1] = 0.f;
   }
 

@@ -55,7 +55,6 @@ struct NoVariant {
   static constexpr bool kTransformsLogits = false;
   static constexpr bool kTransformsScores = false;
   static constexpr bool kAddsLine = false;
-  static constexpr bool kLimitsLogits = false;
   static constexpr bool kMasksLogits = false;
   static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
@@ -82,7 +81,6 @@ struct NoVariant {
   static __device__ __forceinline__ float score_scale(float scale, const A&) {
     return scale;
   }
-  // With kLimitsLogits too, what transform_scores leaves lies between -1 and 1.
   // Whether the query token sees the key; asked beside causality, not instead of it.
   template <typename A>
   static __device__ __forceinline__ bool keep(const LogitsContext&, const A&) {
@@ -131,7 +129,6 @@ struct VariantHooks {
   static constexpr bool kAddsLine = Variant::kAddsLine;
   static constexpr bool kTransformsEach = kTransforms && !kAddsLine && !Variant::kTransformsScores;
   static constexpr bool kRescales = kTransformsEach || Variant::kTransformsScores;
-  static constexpr bool kLimits = Variant::kLimitsLogits;
   static constexpr bool kBounds = Variant::kBoundsKeys;
   static constexpr bool kHasSink = Variant::kHasSink;
   static constexpr bool kHasLoops = Variant::kHasLoops;

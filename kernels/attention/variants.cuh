@@ -21,7 +21,6 @@ struct SoftCap : NoVariant {
   // By an instruction that is right to 2^-11 of tanh, as FlashInfer's. Exponentials come from the same unit, but a polynomial takes
   // more instructions than there is time for.
   static constexpr bool kTransformsScores = true;
-  static constexpr bool kLimitsLogits = true;
   template <int N>
   static __device__ __forceinline__ void transform_scores(float (&s)[N], float scale, const LogitsContext (&)[2],
                                                           const Arguments& a) {
@@ -168,8 +167,6 @@ struct Compose : NoVariant {
       (!Rest::kTransformsLogits || (Rest::kAddsLine && !First::kTransformsLogits) || Rest::kTransformsScores);
   static constexpr bool kAddsLine = kInParts && (First::kAddsLine || Rest::kAddsLine);
   static constexpr bool kTransformsScores = kInParts && (First::kTransformsScores || Rest::kTransformsScores);
-  static constexpr bool kLimitsLogits =
-      kTransformsScores && (Rest::kTransformsLogits ? Rest::kLimitsLogits : First::kLimitsLogits);
   static constexpr bool kMasksLogits = First::kMasksLogits || Rest::kMasksLogits;
   static constexpr bool kMasksBits = First::kMasksBits || Rest::kMasksBits;
   static constexpr bool kBoundsKeys = First::kBoundsKeys || Rest::kBoundsKeys;
