@@ -228,10 +228,10 @@ struct KernelInfo {
   i32 features;          // kTensorMap: wants tensor maps; kClusters: can share a unit between the blocks of a cluster
   i32 columns_per_unit;  // pairs of query token and head that a unit has room for; the rows of a prefill tile
   i32 crews;             // units that a block works on at once
-  i32 teams;             // decode: warps of a block, each a team of its own in the kernel for short sequences; 1 without one
-  i32 pack;              // prefill: query heads that share a tile; decode: 0
-  i32 tile_tokens;       // prefill: query tokens of an item at most; decode: 0
-  i32 block_tokens;      // tokens of keys and values that a step takes: items begin at multiples of it
+  i32 teams;        // decode: warps of a block, each a team of its own in the kernel for short sequences; 1 without one
+  i32 pack;         // prefill: query heads that share a tile; decode: 0
+  i32 tile_tokens;  // prefill: query tokens of an item at most; decode: 0
+  i32 block_tokens;  // tokens of keys and values that a step takes: items begin at multiples of it
 };
 static_assert(sizeof(KernelInfo) == 52, "KernelInfo is 52 bytes on the host");
 

@@ -44,7 +44,13 @@ public class SpecInputTests
     [Theory]
     [InlineData(192, 64, null, "valueDim", "ValueDim is 64 and headDim is 192; supported: the same as headDim, or 128 with headDim 192.")]
     [InlineData(128, 0, null, "valueDim", "[FI0015]")]
-    [InlineData(192, 128, DType.Float8E4M3, "kvDtype", "KvDtype is Float8E4M3, but a configuration with headDim 192 and ValueDim 128 has no cache")]
+    [InlineData(
+        192,
+        128,
+        DType.Float8E4M3,
+        "kvDtype",
+        "KvDtype is Float8E4M3, but a configuration with headDim 192 and ValueDim 128 has no cache"
+    )]
     public void Values_of_a_size_without_kernels_are_refused(int headDim, int valueDim, DType? kvDtype, string parameter, string message) =>
         Refused.Argument(parameter, message, () => _ = new AttentionSpec(8, 1, headDim, 16, DType.Float16, kvDtype, valueDim: valueDim));
 
@@ -59,14 +65,21 @@ public class SpecInputTests
         Assert.Empty(spec.UnitsFor(KernelKinds.SpeculativeDecode | KernelKinds.PrefillPaged));
         foreach (Func<object> unit in (Func<object>[])[() => spec.DecodeUnit, () => spec.AppendUnit, () => spec.PrefillPagedUnit])
         {
-            Assert.Contains("Use BatchPrefillWithRaggedKvCache.", Assert.Throws<InvalidOperationException>(unit).Message, StringComparison.Ordinal);
+            Assert.Contains(
+                "Use BatchPrefillWithRaggedKvCache.",
+                Assert.Throws<InvalidOperationException>(unit).Message,
+                StringComparison.Ordinal
+            );
         }
 
         using Device device = Device.OpenCpu();
         Refused.Argument("spec", "headDim is 192 and valueDim 128: a paged cache holds", () => _ = new PagedKvCache(device, spec, 1, 1));
 
         AttentionSpec same = new(8, 2, 192, 16, DType.BFloat16, valueDim: 192);
-        Assert.Equal(new AttentionSpec(8, 2, 192, 16, DType.BFloat16).Units.Select(unit => unit.Name), same.Units.Select(unit => unit.Name));
+        Assert.Equal(
+            new AttentionSpec(8, 2, 192, 16, DType.BFloat16).Units.Select(unit => unit.Name),
+            same.Units.Select(unit => unit.Name)
+        );
         Assert.True(same.HasCache);
     }
 
