@@ -57,7 +57,7 @@ public class CpuPrefillTests
         foreach ((int heads, int kvHeads) in ((int, int)[])[(2, 2), (6, 2), (8, 1)])
         {
             // Whole prompts, chunks, single tokens, more query tokens than tokens; one that is cut.
-            DecodeCase one = new(heads, kvHeads, 192, 16, dtype, KvLayout.Nhd, 1, [70, 0, 33, 129, 3, 6000], null, 1, seed++)
+            DecodeCase one = new(heads, kvHeads, 192, 16, dtype, KvLayout.Nhd, 1, [70, 0, 33, 129, 3, 1500], null, 1, seed++)
             {
                 QueryTokens = [70, 2, 1, 40, 5, 2],
                 ValueDim = 128,
