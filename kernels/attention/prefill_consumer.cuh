@@ -122,8 +122,11 @@ struct PrefillConsumer {
       }
       if (!exists) break;
       adds = 0;
-      const int there = tokens_of(number) - (blocks - 1) * kBlockTokens;
-      if (there < kBlockTokens) zero_values(there);
+      // Of K what lies behind the end is masked, and of what is gathered V is zero there.
+      if constexpr (!Layout::kGathers) {
+        const int there = tokens_of(number) - (blocks - 1) * kBlockTokens;
+        if (there < kBlockTokens) zero_values(there);
+      }
 
       // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own; but a
       // variant that bounds keys comes back to it.

@@ -27,11 +27,28 @@ struct PrefillGather {
   }
 
   // This warp's share of a block: token t of it is number t * kWarps + warp of the block; lane t % 32 brings its page as word
-  // t / 32, and the place in the sequence of the first of these tokens. What lies behind the end is any token: it is masked, and of
-  // values zeroed.
+  // t / 32, and the place in the sequence of the first of these tokens. Keys behind the end are those of any token, since they are
+  // masked; values become zeros, for which the last block of a sequence has code of its own.
   template <bool kValues, int kWords>
   static __device__ __forceinline__ void copy(const PrefillParams& params, int head, int warp, int first,
                                               const i32 (&pages)[kWords], u32 target, u32 full) {
+    bool ends = false;
+#pragma unroll
+    for (int i = 0; i < kWords; i++) ends |= pages[i] < 0 && lane_now() + 32 * i < kTokens;
+    if (kValues && __any_sync(~0u, ends)) {
+      copy<kValues, true>(params, head, warp, first, pages, target);
+    } else {
+      copy<kValues, false>(params, head, warp, first, pages, target);
+    }
+    copy_async_arrive(full);
+  }
+
+ private:
+  static constexpr u32 kNothing = 1u << 31;  // instead of where a token begins: it does not
+
+  template <bool kValues, bool kEnds, int kWords>
+  static __device__ __forceinline__ void copy(const PrefillParams& params, int head, int warp, int first,
+                                              const i32 (&pages)[kWords], u32 target) {
     constexpr int kChunks = kValues ? Shape::kValueChunks : Shape::kHeadChunks;
     constexpr int kStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
     constexpr int kRounds = kTokens * kChunks / 32;
@@ -47,7 +64,7 @@ struct PrefillGather {
       const u32 token = first + i * 32 * kWarps;
       const i64 row = pages[i] * (kValues ? params.value_page_stride : params.key_page_stride) +
                       token % Shape::kPageSize * (kValues ? params.value_token_stride : params.key_token_stride);
-      mine[i] = pages[i] < 0 ? 0 : static_cast<u32>(row >> 3);
+      mine[i] = pages[i] < 0 ? (kEnds ? kNothing : 0) : static_cast<u32>(row >> 3);
     }
     u64 source = reinterpret_cast<u64>(kValues ? params.value : params.key) +
                  head * (kValues ? params.value_head_stride : params.key_head_stride) * 2;
@@ -77,11 +94,15 @@ struct PrefillGather {
       }
 #pragma unroll
       for (int k = 0; k < kTogether; k++) {
-        copy_async(address[(i + k) % kPeriod] + (i + k) / kPeriod * (kPeriodTokens * kWarps / 8 * kStride),
-                   source + static_cast<u64>(from[k]) * 16);
+        const u32 to = address[(i + k) % kPeriod] + (i + k) / kPeriod * (kPeriodTokens * kWarps / 8 * kStride);
+        if constexpr (kEnds) {
+          const u64 chunk_address = source + static_cast<u64>(from[k] & ~kNothing) * 16;
+          copy_async(to, reinterpret_cast<const void*>(chunk_address), from[k] & kNothing ? 0 : 16);
+        } else {
+          copy_async(to, source + static_cast<u64>(from[k]) * 16);
+        }
       }
     }
-    copy_async_arrive(full);
   }
 };
 

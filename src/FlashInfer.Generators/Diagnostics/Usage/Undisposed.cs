@@ -45,7 +45,9 @@ internal static class Undisposed
     public static bool Creates(IOperation operation, KnownTypes types) =>
         operation switch
         {
-            IObjectCreationOperation creation => types.IsCache(creation.Type) || types.IsWrapper(creation.Type),
+            IObjectCreationOperation creation => types.IsCache(creation.Type)
+                || types.IsWrapper(creation.Type)
+                || types.IsSingle(creation.Type),
             IInvocationOperation call => types.IsOurs(call.TargetMethod) && (types.IsTensor(call.Type) || types.IsDevice(call.Type)),
             _ => false,
         };
