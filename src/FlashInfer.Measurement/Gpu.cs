@@ -24,10 +24,7 @@ internal sealed class Gpu : Rig
     public Gpu(Device device)
     {
         _device = device;
-        using Stream source = typeof(Gpu).Assembly.GetManifestResourceStream("bench.cu")!;
-        byte[] text = new byte[source.Length];
-        source.ReadExactly(text);
-        CompiledKernel cubin = new KernelCompiler().Compile(new TranslationUnit("fi_bench", text), Context.Architecture);
+        CompiledKernel cubin = new KernelCompiler().Compile(Unit(), Context.Architecture);
         _module = CudaModule.Load(Context, cubin.Cubin.Span);
         _read = _module.GetFunction("fi_bench_read");
         _copy = _module.GetFunction("fi_bench_copy");
@@ -36,6 +33,15 @@ internal sealed class Gpu : Rig
         _mathFlops = MathFlops();
         _start = new CudaEvent(Context, timing: true);
         _stop = new CudaEvent(Context, timing: true);
+    }
+
+    /// <summary>The kernels that measuring needs beside the product's.</summary>
+    public static TranslationUnit Unit()
+    {
+        using Stream source = typeof(Gpu).Assembly.GetManifestResourceStream("bench.cu")!;
+        byte[] text = new byte[source.Length];
+        source.ReadExactly(text);
+        return new TranslationUnit("fi_bench", text);
     }
 
     /// <inheritdoc/>

@@ -122,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(256) fi_bench_math(const __grid_con
     a[i] = BFloat16::pack(v.x, v.y);
   }
   float d[kMathColumns / 2] = {};
-  const u64 descriptor = matrix_descriptor<128>(shared_address(b), 0, 1024);
+  const u64 descriptor = matrix_descriptor<128>(shared_address(b), 0, 1024, 0);
   for (int step = 0; step < p.steps; step++) {
     keep(d);
     wgmma_fence();

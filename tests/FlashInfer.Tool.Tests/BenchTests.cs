@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
+using FlashInfer.Measurement;
 using FlashInfer.Runtime.Tests.Compilation;
 
 namespace FlashInfer.Tests.Tools;
@@ -25,6 +26,15 @@ public sealed class BenchTests
         "--prefill",
         "1x20",
     ];
+
+    [SkippableTheory]
+    [InlineData("sm_80")]
+    [InlineData("sm_90a")]
+    public void The_kernels_that_measure_on_a_GPU_compile(string architecture)
+    {
+        using TemporaryFolder cache = new();
+        Assert.NotEmpty(TestNvrtc.Compiler(cache.Path).Compile(Gpu.Unit(), architecture).Cubin.ToArray());
+    }
 
     [Fact]
     public void A_grid_is_measured_and_written_in_three_forms()
