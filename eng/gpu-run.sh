@@ -41,8 +41,8 @@ for s in $steps; do
     tests)
       # Most of their time is compiling and the oracle, on one core each: the tests of attention are dealt to several processes.
       mapfile -t methods < <("${tests[@]}" -list methods | grep '\.Attention\.' | grep -E "${TEST_METHODS:-.}")
-      # Not more of them: with twelve, contexts ran out of memory.
-      shards=$(($(nproc) > 8 ? 8 : $(nproc)))
+      # Not more of them: pools of freed memory add up, and eight ran out of it.
+      shards=$(($(nproc) > 6 ? 6 : $(nproc)))
       for ((shard = 0; shard < shards; shard++)); do
         chosen=()
         for ((i = shard; i < ${#methods[@]}; i += shards)); do chosen+=(-method "${methods[i]}"); done
@@ -81,7 +81,7 @@ for s in $steps; do
       ' ;;
     bench)
       cat "$out"/tests-*.log 2>/dev/null | grep '^ROW|' >>"$rows"
-      step bench "${bench[@]}" --bench compile,decode,append,plan --rows "$rows" ;;
+      step bench "${bench[@]}" --bench compile,decode,append,plan,cascade --rows "$rows" ;;
     prefill) step prefill "${bench[@]}" --bench prefill --python "$(command -v python3 || echo python3)" --budget "${PREFILL_BUDGET:-200}" ;;
     *) echo "gpu-run: unknown step '$s'" >&2; exit 2 ;;
   esac

@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(256) fi_bench_math(const __grid_con
 #pragma unroll
     for (int repeat = 0; repeat < kMathRepeats; repeat++) {
 #pragma unroll
-      for (int k = 0; k < kMathDepth / 16; k++) wgmma<BFloat16, false>(d, a, advance(descriptor, k * 32), 1);
+      for (int k = 0; k < kMathDepth / 16; k++) wgmma<BFloat16, false>(d, a, advance(descriptor, k * 2), 1);
     }
     wgmma_commit();
     wgmma_wait<0>();
