@@ -271,8 +271,10 @@ struct PrefillConsumer {
   }
 
   __device__ __forceinline__ void multiply_keys() {
+    // At headDim 256 no register is left for this zero.
+    const u32 zero = kHeadDim == 256 ? 0 : zeros[0];
     const u64 block =
-        advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset, 16, Layout::kKeyGroupStride, zeros[0]),
+        advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset, 16, Layout::kKeyGroupStride, zero),
                 keys.slot * (Shape::kBlockBytes / 16));
     const u64 query =
         matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes, zeros[1]);

@@ -70,12 +70,14 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
         string recorded = ApprovedFile.Read("Kernels", name);
         HashSet<string> allowed = [.. recorded.Split('\n').Where(HasLocalMemory).Select(Identity)];
 
+        if (recorded.Length == 0 || recorded.Split('\n')[0] == header)
+        {
+            ApprovedFile.Check("Kernels", name, "What kernels use", $"{header}\n{string.Join('\n', rows)}");
+            return;
+        }
+
         Assert.All(rows.Where(HasLocalMemory), row => Assert.True(allowed.Contains(Identity(row)), $"{row}: not in {name}"));
-        Skip.If(
-            recorded.Length > 0 && recorded.Split('\n')[0] != header,
-            $"{name} was recorded with another compiler than NVRTC {compiled.Version}; only local memory was compared."
-        );
-        ApprovedFile.Check("Kernels", name, "What kernels use", $"{header}\n{string.Join('\n', rows)}");
+        Skip.If(true, $"{name} was recorded with another compiler than NVRTC {compiled.Version}; only local memory was compared.");
     }
 
     /// <summary>
