@@ -20,6 +20,8 @@ jq -r '
   table("prefill"; "| prefill | µs | TFLOP/s | of the matrix product | against | of our ragged | relative error |";
     "| \(.case) | \(time) | \(.tflops | round) | \(.fractionOfCeiling | percent) | \(.peer as $peer | .ratioToPeer | times($peer)) | \(.ratioToRagged | percent) | \(error) |"),
   table("append"; "| append | µs | GB/s | of the copy ceiling |"; "| \(.case) | \(rate) |"),
+  table("merge"; "| merge | µs | GB/s | of the copy ceiling |"; "| \(.case) | \(rate) |"),
+  table("cascade"; "| cascade | µs | against | relative error |"; "| \(.case) | \(time) | \(.peer as $peer | .ratioToPeer | times($peer)) | \(error) |"),
   table("plan"; "| host | µs | allocated |"; "| \(.case) | \(.us | number(1)) | \(.allocatedBytes) B |"),
   table("compile"; "| compile | ms |"; "| \(.case) | \(.us / 1000 | number(1)) |")
 ' "$1"
