@@ -139,7 +139,7 @@ class Launch:
 
 def ceiling(pool):
     """GB/s of a kernel that only reads, the benchmark's."""
-    folder = os.path.join(HERE, "..", "..", "benchmarks", "FlashInfer.Benchmarks", "bench.cu")
+    folder = os.path.join(HERE, "..", "..", "src", "FlashInfer.Measurement", "bench.cu")
     kernel = cuda.Kernel(cuda.compile_cubin(open(folder).read(), cuda.read_headers(KERNELS)), "fi_bench_read", has_info=False)
     sink = torch.zeros(4, dtype=torch.int32, device="cuda")
     params = ctypes.create_string_buffer(struct.pack("<3Q", pool.data_ptr(), pool.numel() // 8, sink.data_ptr()))
