@@ -33,7 +33,12 @@ public partial class ResultsReportTests
         JsonObject after = (JsonObject)before.DeepClone();
         foreach (JsonNode? row in after["rows"]!.AsArray())
         {
-            row!["us"] = (double)row["us"]! / 4;
+            // A row of the oracle has an error, but no time.
+            if (row!["us"] is { } time)
+            {
+                row["us"] = (double)time / 4;
+            }
+
             // What has to be escaped.
             row["case"] = $"{row["case"]} <&\"> é";
         }
