@@ -94,7 +94,7 @@ struct PrefillShape {
   // fast with headDim 64; with 128, where their registers are enough for 64 keys, 1.0 to 1.07, but slower where a tile of one
   // head rounds short sequences up. Else 128 x 128 up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
   // and the output's staging leave room for 80 and 64 keys, with shorter values for 112. Two consumers and a turner have
-  // registers for 96.
+  // registers for 96, and for 80 where Q lies in shared memory.
   // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
   // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
   // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
@@ -136,12 +136,13 @@ struct PrefillShape {
   static constexpr int kUsedRows = kPack * kTileTokens;
   static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
-  static constexpr int kHopperTokens = kHopperRows == 192 && kWiderDim > 64  ? 64
-                                       : Hooks::kRotates&& kWiderDim > 64    ? 96
-                                       : kWiderDim <= 128                    ? 128
-                                       : kHeadDim <= 192 && kValueDim <= 128 ? 112
-                                       : kWiderDim <= 192                    ? 80
-                                                                             : 64;
+  static constexpr int kTurningTokens = kWiderDim <= 64 ? 128 : kWiderDim <= 128 ? 96 : 80;
+  static constexpr int kHopperTokens = Hooks::kRotates                        ? kTurningTokens
+                                       : kHopperRows == 192 && kWiderDim > 64 ? 64
+                                       : kWiderDim <= 128                     ? 128
+                                       : kHeadDim <= 192 && kValueDim <= 128  ? 112
+                                       : kWiderDim <= 192                     ? 80
+                                                                              : 64;
   static constexpr int kBlockTokens = kHopper ? kHopperTokens : kPortableTokens;
   static constexpr int kQueryBytes = kTileRows * kRowTotalBytes;
   static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K of one step
