@@ -85,14 +85,14 @@ struct PrefillConsumer {
 
       // The first block, with the last P V of the tile before.
       if (exists) {
-        mbarrier_wait(Layout::query_full(base, query_part()), number & 1);
+        mbarrier_wait(Layout::query_ready(base, query_part()), number & 1);
         if (idle) clear_idle_rows(number);
       }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
         if (exists) release(Layout::query_empty(base, query_part()));
       }
-      if (exists) wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
+      if (exists) wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
       if (number > 0) wait_for_block(Layout::value_full(base, values.slot), values.phase);
       const auto line = this->line(number);
       preset(line);
@@ -152,7 +152,7 @@ struct PrefillConsumer {
   template <typename TileLine>
   __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked) {
     preset(line);
-    wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
+    wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
     begin_turn();
     multiply_keys();
     wait_for_block(Layout::value_full(base, values.slot), values.phase);
