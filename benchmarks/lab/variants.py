@@ -97,6 +97,18 @@ struct Variant : flashinfer::NoVariant {{
 }};"""
 
 
+def parts(arguments, **functions):
+    """A transform in parts, as the generator writes it."""
+    heads = {"before": f"{AT}, {A}", "bend": f"float logit, {AT}, {A}", "after": A}
+    bends = "" if functions.keys() == {"after"} else "  static constexpr bool kBends = true;\n"
+    bodies = "".join(f"  static __device__ __forceinline__ float {name}({heads[name]}) {{ return {body}; }}\n" for name, body in functions.items())
+    return f"""namespace csharp = flashinfer::csharp;
+struct Variant : flashinfer::TransformInParts<Variant> {{
+  struct Arguments {{ {arguments} }};
+{bends}{bodies}}};"""
+
+
+AT, A = "const flashinfer::LogitsContext& at", "const Arguments& a"
 TRANSFORM = "float transform(float logit, const flashinfer::LogitsContext& at, const Arguments& a)"
 KEEP = "bool keep(const flashinfer::LogitsContext& at, const Arguments& a)"
 FIRST = "int first_key(const flashinfer::LogitsContext& at, const Arguments& a)"
@@ -182,6 +194,13 @@ VARIANTS = {
                         lambda d, _: [CAP, 1 / CAP], cap),
     "user alibi": Variant(hook("flashinfer::Span<float> slopes;", "kTransformsLogits", TRANSFORM,
                                "return logit + a.slopes[at.head] * float(at.kv_position - at.qo_index);"), lambda d, _: [slopes(d)], alibi),
+    "user fast cap": Variant(parts("float cap; float inverse;", before="a.inverse", bend="csharp::fast_tanh(logit)", after="a.cap"), lambda d, _: [CAP, 1 / CAP], cap),
+    "user line": Variant(f"""struct Variant : flashinfer::TransformByLine<Variant> {{
+  struct Arguments {{ flashinfer::Span<float> slopes; }};
+  static __device__ __forceinline__ flashinfer::Line line({AT}, {A}) {{ return {{a.slopes[at.head], at.qo_index}}; }}
+}};""", lambda d, _: [slopes(d)], alibi),
+    "user head temperature": Variant(parts("flashinfer::Span<float> sharpness;", before="a.sharpness[at.head]"),
+                                     lambda d, _: [slopes(d) + 0.5], lambda x, c: x * (c.slopes + 0.5)[:, None, None]),
     "user window": Variant(hook("", "kBoundsKeys", FIRST, "return csharp::max(0, at.qo_position - 1023);"), None, windowed, window=WINDOW),
     "user mask": Variant(hook("", "kMasksLogits", KEEP, "return (at.kv_position & 63) < 32 || at.qo_position - at.kv_position < 128;"), None,
                          lambda x, c: x.masked_fill(((c.k % 64 >= 32) & (c.position - c.k >= 128))[None], -math.inf)),
@@ -199,6 +218,13 @@ VARIANTS = {
     "rope alibi": rope(0, True, ("Alibi",), lambda d, _: [slopes(d)], shape=alibi),
     "rope packed": rope(0, False, ("PackedMask",), packed_mask, shape=lambda x, c: x.masked_fill(~c.mask[None], -math.inf), causal=False),
 }
+
+
+# By 0 and less the softmax cannot scale.
+for name, factor in {"user temperature": 0.7, "user temperature below 0": -0.7, "user temperature 0": 0.0}.items():
+    VARIANTS[name] = Variant(parts("float sharpness;", after="a.sharpness"), lambda d, _, f=factor: [f],
+                             lambda x, c, f=factor: x * f)
+VARIANTS["user cap below 0"] = Variant(VARIANTS["user fast cap"].text, lambda d, _: [-CAP, 1 / CAP], lambda x, c: -cap(x, c))
 
 
 class Context:
