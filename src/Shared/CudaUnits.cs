@@ -12,7 +12,7 @@ namespace FlashInfer;
 internal static class CudaUnits
 {
     /// <summary>The version of the contract between units, kernel headers and runtime. A cubin of another version is refused.</summary>
-    public const int AbiVersion = 4;
+    public const int AbiVersion = 5;
 
     /// <summary>Query tokens a sequence that decode kernels are made for: a wrapper takes the smallest that is enough.</summary>
     public static readonly IReadOnlyList<int> QueryTokens = new[] { 1, 2, 4, 8 };
