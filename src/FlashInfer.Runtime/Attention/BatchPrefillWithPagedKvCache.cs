@@ -40,6 +40,7 @@ public class BatchPrefillWithPagedKvCache : IDisposable, IExplainsPlan
     {
         ArgumentNullException.ThrowIfNull(cache);
         cache.ThrowIfDisposed();
+        cache.Spec.RequirePrefill(nameof(cache));
         PrefillCore.CheckLimits(maxSequences, maxQueryTokens, determinism);
         Cache = cache;
         MaxSequences = maxSequences;

@@ -57,6 +57,7 @@ public class MultiLevelCascadeAttention : IDisposable, IExplainsPlan
     {
         ArgumentNullException.ThrowIfNull(cache);
         cache.ThrowIfDisposed();
+        cache.Spec.RequirePrefill(nameof(cache));
         PrefillCore.CheckLimits(maxSequences, maxQueryTokens, Determinism.Reproducible);
         ArgumentOutOfRangeException.ThrowIfLessThan(maxLevels, 2);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(maxLevels, MostLevels);
