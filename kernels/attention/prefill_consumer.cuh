@@ -59,6 +59,7 @@ struct PrefillConsumer {
   u32 p[kValueSteps][4];
   u32 q[Layout::kQueryInRegisters ? kQuerySteps : 1][4];
   PrefillSoftmax softmax;
+  PrefillMask<Shape> bits;  // for a variant that has them
 
   __device__ __forceinline__ PrefillConsumer(const PrefillParams& arguments, u32 shared_base)
       : params(arguments), base(shared_base), scale(arguments.plan->scale_log2), slack(__fdividef(8.f, scale)) {
@@ -84,14 +85,14 @@ struct PrefillConsumer {
 
       // The first block, with the last P V of the tile before.
       if (exists) {
-        mbarrier_wait(Layout::query_full(base, query_part()), number & 1);
+        mbarrier_wait(Layout::query_ready(base, query_part()), number & 1);
         if (idle) clear_idle_rows(number);
       }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
         if (exists) release(Layout::query_empty(base, query_part()));
       }
-      if (exists) wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
+      if (exists) wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
       if (number > 0) wait_for_block(Layout::value_full(base, values.slot), values.phase);
       const auto line = this->line(number);
       preset(line);
@@ -100,7 +101,7 @@ struct PrefillConsumer {
       multiply_values();
       end_turn();
       const bool masked = hides(blocks - 1);
-      const auto made = hooks(number, blocks - 1);
+      const auto made = hooks(number, blocks - 1, true);
       wgmma_wait<1>();
       keep(s);
       if (exists) release_keys();
@@ -151,14 +152,14 @@ struct PrefillConsumer {
   template <typename TileLine>
   __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked) {
     preset(line);
-    wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
+    wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
     begin_turn();
     multiply_keys();
     wait_for_block(Layout::value_full(base, values.slot), values.phase);
     multiply_values();
     adds = 1;
     end_turn();
-    const auto made = hooks(number, n);
+    const auto made = hooks(number, n, false);
     wgmma_wait<1>();
     keep(s);
     release_keys();
@@ -178,6 +179,9 @@ struct PrefillConsumer {
     const Tile tile = Layout::tile(base, number);
     return tile.item.end - tile.item.begin;
   }
+
+  // The first of this warp's rows.
+  __device__ __forceinline__ int warp_row() const { return group * 64 + (thread >> 5) * 16; }
 
   __device__ __forceinline__ u32 query_part() const { return Layout::kQueryParts > 1 ? group : 0; }
 
@@ -230,7 +234,7 @@ struct PrefillConsumer {
   // Rows behind the tile's own hold other queries, or what lay there: their scores would have a say in when the warp's maxima
   // move, and so in the last bits of its own rows. Zeros have none.
   __device__ __forceinline__ void clear_idle_rows(u32 number) const {
-    const int first = group * 64 + (thread >> 5) * 16, rows = Layout::tile(base, number).rows();
+    const int first = warp_row(), rows = Layout::tile(base, number).rows();
     if (rows >= first + 16) return;
 #pragma unroll 1
     for (int i = max(0, rows - first) * Shape::kHeadChunks + lane; i < 16 * Shape::kHeadChunks; i += 32) {
@@ -246,7 +250,7 @@ struct PrefillConsumer {
   // This warp's 16 rows of Q as operands. The slot may only be released when they have arrived: without the dependency on
   // all of them the copy of the next Q overtakes the reads.
   __device__ __forceinline__ void load_query() {
-    const int at = group * 64 + (thread >> 5) * 16 + (lane & 15);
+    const int at = warp_row() + (lane & 15);
     u32 all = 0;
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
@@ -314,9 +318,14 @@ struct PrefillConsumer {
     return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
   }
 
-  // What a variant will need to shape the scores with block n of a tile.
+  // What a variant will need to shape the scores with block n of a tile, which may be its first.
   struct NoHooks {};
-  __device__ __forceinline__ auto hooks(u32 number, int n) const {
+  __device__ __forceinline__ auto hooks(u32 number, int n, bool first) {
+    if constexpr (Shape::Variant::kMasksBits) {
+      if (first || bits.begins(n)) {
+        bits.load(params, Layout::tile(base, number), Layout::context(base, number), warp_row(), n);
+      }
+    }
     if constexpr (Hooks::kVisits) {
       const Tile tile = Layout::tile(base, number);
       return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
@@ -350,6 +359,7 @@ struct PrefillConsumer {
       height = make_float2(0.f, 0.f);
     }
     if constexpr (Hooks::kVisits) made.shape(s);
+    if constexpr (Shape::Variant::kMasksBits) bits.hide(s, warp_row(), row, n);
     if (masked) mask(number, n);
     return height;
   }

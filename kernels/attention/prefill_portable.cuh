@@ -262,6 +262,12 @@ struct PortablePrefill {
         const PrefillHooks<Shape> hooks(params, tile, context, row, block, scale, lane);
         hooks.shape(s[m]);
       }
+      if constexpr (Shape::Variant::kMasksBits) {
+        const int first = Layout::first_row(m);
+        PrefillMask<Shape> bits;
+        bits.load(params, tile, context, first, n);
+        bits.hide(s[m], first, row, n);
+      }
       if (masked) PrefillHooks<Shape>::mask(s[m], params, tile, context, row, block, lane);
     }
   }

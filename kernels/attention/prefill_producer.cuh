@@ -100,7 +100,7 @@ struct PrefillProducer {
     const int lane = lane_now();
     if (lane == kItemWords + 1) return Shape::kDecodes ? 0 : take_next();
     const u32 heads = load_ahead(&params.plan->heads), item = index / heads;
-    if constexpr (Shape::Hooks::kShapes) {
+    if constexpr (Shape::Hooks::kWantsContext) {
       if (is_context(lane) && item < static_cast<u32>(load_ahead(&params.plan->count))) {
         return load_ahead(reinterpret_cast<const i32*>(params.variant->contexts + item) + lane - kContextLane);
       }
@@ -169,7 +169,7 @@ struct PrefillProducer {
   // For variants: lanes that have the words of the item's context, at their place in the slot.
   static constexpr int kContextLane = Layout::kContextPlace / 4;
   static __device__ __forceinline__ bool is_context(int lane) {
-    return Shape::Hooks::kShapes && lane >= kContextLane && lane < kContextLane + 4;
+    return Shape::Hooks::kWantsContext && lane >= kContextLane && lane < kContextLane + 4;
   }
 
   static constexpr int kHeadWord = 6;  // of an item: query tokens and first head tile

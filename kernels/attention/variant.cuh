@@ -119,6 +119,80 @@ struct NoVariant {
   }
 };
 
+// A variant whose transform is after(a) * bend(before(at, a) * logit), its base: of these the softmax takes after for nothing, and one
+// multiplication before is needed anyway. What it leaves out is 1 or does nothing.
+template <typename Variant>
+struct TransformInParts : NoVariant {
+  static constexpr bool kTransformsLogits = true;
+  static constexpr bool kTransformsScores = true;
+  static constexpr bool kBends = false;  // whether there is anything but after
+
+  // kv_position is not set.
+  template <typename A>
+  static __device__ __forceinline__ float before(const LogitsContext&, const A&) {
+    return 1.f;
+  }
+  template <typename A>
+  static __device__ __forceinline__ float bend(float logit, const LogitsContext&, const A&) {
+    return logit;
+  }
+  template <typename A>
+  static __device__ __forceinline__ float after(const A&) {
+    return 1.f;
+  }
+
+  template <typename A>
+  static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const A& a) {
+    return Variant::after(a) * (Variant::kBends ? Variant::bend(Variant::before(at, a) * logit, at, a) : logit);
+  }
+  template <int N, typename A>
+  static __device__ __forceinline__ void transform_scores(float (&s)[N], float scale, const LogitsContext (&at)[2],
+                                                          const A& a) {
+    if constexpr (Variant::kBends) {
+      const float factors[2] = {scale * Variant::before(at[0], a), scale * Variant::before(at[1], a)};
+#pragma unroll
+      for (int i = 0; i < N; i++) {
+        const int r = i / 2 % 2;
+        LogitsContext here = at[r];
+        here.kv_position += i / 4 * 8 + i % 2;
+        s[i] = Variant::bend(s[i] * factors[r], here, a);
+      }
+    }
+    const float factor = left(scale, a);
+    if (!scales(factor)) {
+#pragma unroll
+      for (int i = 0; i < N; i++) s[i] *= factor;
+    }
+  }
+  template <typename A>
+  static __device__ __forceinline__ float score_scale(float scale, const A& a) {
+    const float factor = left(scale, a);
+    return scales(factor) ? factor : 1.f;
+  }
+
+ private:
+  // What turns scores into logits now.
+  template <typename A>
+  static __device__ __forceinline__ float left(float scale, const A& a) {
+    return Variant::kBends ? Variant::after(a) : scale * Variant::after(a);
+  }
+  // Whether it can be the softmax's: by 0 or less the largest score would not be the largest logit.
+  static __device__ __forceinline__ bool scales(float factor) { return factor > 0x1p-64f && factor < 0x1p64f; }
+};
+
+// A variant that adds a line, its base.
+template <typename Variant>
+struct TransformByLine : NoVariant {
+  static constexpr bool kTransformsLogits = true;
+  static constexpr bool kAddsLine = true;
+
+  template <typename A>
+  static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const A& a) {
+    const Line line = Variant::line(at, a);
+    return __fmaf_rn(line.slope, static_cast<float>(at.kv_position - line.zero), logit);
+  }
+};
+
 // How kernels call a variant. Decode asks only about keys that the query token sees; prefill also about others in the blocks at the
 // border, even past the sequence's end, and drops what it is told.
 template <typename Variant>

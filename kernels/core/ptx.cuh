@@ -19,6 +19,12 @@ __device__ __forceinline__ int lane_now() {
   return lane;
 }
 
+__device__ __forceinline__ u32 thread_now() {
+  u32 thread;
+  asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+  return thread;
+}
+
 __device__ __forceinline__ int warp_now() {
   int thread;
   asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));

@@ -45,7 +45,7 @@ internal static partial class KernelConfigurations
 
     /// <summary>
     /// Prefill over pages: every head dimension with pages that the copy engine takes, whole and in pieces, and with pages whose tokens
-    /// are gathered; checked where registers are scarcest; and every head dimension over a quantised cache.
+    /// are gathered; checked where registers are scarcest; every head dimension over a quantised cache; and keys that turn.
     /// </summary>
     public static readonly TranslationUnit[] PrefillPaged =
     [
@@ -69,6 +69,10 @@ internal static partial class KernelConfigurations
         Paged(Shape(12, 2, 96, 32, DType.BFloat16, DType.Float8E5M2)),
         Paged(Shape(24, 8, 192, 1, DType.BFloat16, DType.Float8E4M3)),
         Paged(Shape(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3)),
+        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope)),
+        Paged(Turning(12, 4, 128, 5, AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow | AttentionOptions.LogitsSoftCap)),
+        Paged(Turning(32, 2, 64, 64, AttentionOptions.Rope)),
+        Paged(Turning(8, 2, 96, 1, AttentionOptions.Rope)),
     ];
 
     /// <summary>Prefill over ragged keys and values, of one head dimension and of two.</summary>
@@ -80,6 +84,7 @@ internal static partial class KernelConfigurations
         Ragged(Shape(8, 2, 192, 16, DType.BFloat16)),
         Ragged(Shape(8, 1, 256, 16, DType.Float16)),
         Ragged(Shape(16, 16, 192, 16, DType.BFloat16) with { ValueDim = 128 }),
+        Ragged(Turning(16, 16, 192, 16, AttentionOptions.Rope) with { ValueDim = 128 }),
     ];
 
     /// <summary>Decode of more columns than a unit of its own has room for.</summary>
@@ -156,6 +161,9 @@ internal static partial class KernelConfigurations
 
     private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype, DType? kvDtype = null) =>
         new(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, KvLayout.Nhd);
+
+    private static AttentionShape Turning(int heads, int kvHeads, int headDim, int pageSize, AttentionOptions options) =>
+        new AttentionSpec(heads, kvHeads, headDim, pageSize, DType.BFloat16, variant: AttentionVariant.Of(options)).Shape;
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
