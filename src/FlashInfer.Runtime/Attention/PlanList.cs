@@ -10,8 +10,9 @@ namespace FlashInfer.Attention;
 /// all of it to the device, at addresses that a captured graph may hold.
 /// </summary>
 /// <remarks>
-/// In memory: <see cref="VariantData"/> and the arguments' members; at a fixed place behind them <see cref="ListHeader"/> and items; an
-/// <see cref="ItemContext"/> for each item; the elements of the arguments' spans. The last two are found through addresses.
+/// In memory: <see cref="VariantData"/> and the arguments' members; at a fixed place behind them <see cref="ListHeader"/> and items, none of
+/// which lies across two cache lines; an <see cref="ItemContext"/> for each item; the elements of the arguments' spans. The last two are
+/// found through addresses.
 /// </remarks>
 internal sealed class PlanList : IDisposable
 {
@@ -33,10 +34,11 @@ internal sealed class PlanList : IDisposable
         _device = device;
         _variant = variant;
         Capacity = capacity;
+        _listOffset = ItemBytes(1) - Unsafe.SizeOf<ListHeader>();
         if (variant is not null)
         {
             _arguments = new VariantMemory();
-            _listOffset = Unsafe.SizeOf<VariantData>() + VariantMemory.MaxMemberBytes;
+            _listOffset += Unsafe.SizeOf<VariantData>() + VariantMemory.MaxMemberBytes;
             _elementRoom = variant.ArgumentNames is null ? 0 : FirstElementRoom;
         }
 

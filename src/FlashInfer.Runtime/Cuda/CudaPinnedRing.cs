@@ -14,6 +14,11 @@ internal sealed unsafe class CudaPinnedRing : IDisposable
     private readonly byte* _base;
     private readonly long _stride;
     private int _slot;
+
+    // Slots from the next on whose copies are known to be over, and commits in a row, up to the last, on one stream.
+    private int _free;
+    private int _inOrder;
+    private CudaStream? _last;
     private bool _begun;
     private bool _disposed;
 
@@ -39,6 +44,7 @@ internal sealed unsafe class CudaPinnedRing : IDisposable
         _memory = new CudaPinnedHandle(context, (nint)memory);
         _base = (byte*)memory;
         _copied = new CudaEvent[slots];
+        _free = slots;
         try
         {
             for (int i = 0; i < slots; i++)
@@ -62,14 +68,9 @@ internal sealed unsafe class CudaPinnedRing : IDisposable
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (!_begun)
         {
-            CudaEvent copied = _copied[_slot];
-            // The event was recorded outside of any capture, so that waiting for it does a capture of this thread no harm.
-            using (RelaxedCapture.Enter())
+            if (_free == 0)
             {
-                if (!copied.IsCompleted)
-                {
-                    copied.Synchronize();
-                }
+                Reclaim();
             }
 
             _begun = true;
@@ -98,10 +99,36 @@ internal sealed unsafe class CudaPinnedRing : IDisposable
                 _context
             );
             Check(cuEventRecord(_copied[_slot].Handle, handle), nameof(cuEventRecord), _context);
-            GC.KeepAlive(stream);
+            _inOrder = stream == _last ? _inOrder + 1 : 1;
+            _last = stream;
+            _free--;
             _slot = (_slot + 1) % _copied.Length;
             _begun = false;
         }
+    }
+
+    /// <summary>
+    /// Finds slots whose copies are over, most often all: copies on one stream are over with the last of them, so that a driver call for
+    /// each lap is enough.
+    /// </summary>
+    private void Reclaim()
+    {
+        // The events were recorded outside of any capture, so that waiting for them does a capture of this thread no harm.
+        using RelaxedCapture relaxed = RelaxedCapture.Enter();
+        int slots = _copied.Length;
+        if (_inOrder >= slots && _copied[(_slot + slots - 1) % slots].IsCompleted)
+        {
+            _free = slots;
+            return;
+        }
+
+        CudaEvent copied = _copied[_slot];
+        if (!copied.IsCompleted)
+        {
+            copied.Synchronize();
+        }
+
+        _free = 1;
     }
 
     /// <summary>Waits for copies in flight, then frees the memory.</summary>

@@ -14,6 +14,9 @@ internal ref struct LengthClasses(Span<double> memory)
 
     private const int Bits = 4;
 
+    // A sequence, above the tokens of up to 65,536.
+    private const ulong One = 1UL << 47;
+
     /// <summary>Tokens of the longest sequence of each class.</summary>
     public readonly Span<double> Tokens = memory[..Most];
 
@@ -31,16 +34,13 @@ internal ref struct LengthClasses(Span<double> memory)
     {
         int shift = Math.Max(0, 32 - int.LeadingZeroCount(longest) - Bits);
         Span<int> tokens = stackalloc int[Most];
-        Span<int> counts = stackalloc int[Most];
-        Span<long> sums = stackalloc long[Most];
+        Span<ulong> totals = stackalloc ulong[Most];
         tokens.Clear();
-        counts.Clear();
-        sums.Clear();
+        totals.Clear();
         foreach (int length in lengths)
         {
             int at = length >> shift;
-            counts[at]++;
-            sums[at] += length;
+            totals[at] += One + (uint)length;
             tokens[at] = Math.Max(tokens[at], length);
         }
 
@@ -52,7 +52,7 @@ internal ref struct LengthClasses(Span<double> memory)
         {
             if (tokens[at] > 0)
             {
-                (Tokens[Count], Counts[Count], Sums[Count]) = (tokens[at], counts[at], sums[at]);
+                (Tokens[Count], Counts[Count], Sums[Count]) = (tokens[at], totals[at] / One, totals[at] % One);
                 Count++;
             }
         }

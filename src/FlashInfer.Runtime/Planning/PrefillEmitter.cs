@@ -18,21 +18,34 @@ internal enum PrefillKind
 }
 
 /// <summary>Writes the items of a plan, section by section, each sorted by counting.</summary>
+/// <remarks>
+/// Ranges are counted in tiles of query tokens, of which most batches have far more than sequences: the causal tiles of one sequence then fall
+/// into buckets one behind the other, so that counting takes a sequence at a time, and only writing an item at a time.
+/// </remarks>
 internal ref struct PrefillEmitter
 {
     private readonly PrefillBatch _batch;
     private readonly PrefillPlanLimits _limits;
     private readonly Span<WorkItem> _items;
+    private readonly Span<int> _places;
     private readonly int _chunk;
     private readonly int _heads;
     private readonly int _shift;
-    private readonly int _buckets;
     private readonly int _whole;
+    private readonly int _step;
+    private readonly Divisor _tileTokens;
+    private readonly Divisor _blockTokens;
+
+    // From a tile to the next: so many tokens more, which are so many blocks more, or one more than that; and what that is in an item.
+    private readonly int _stride;
+    private readonly int _strideBlocks;
+    private readonly Vector256<int> _next;
     private readonly bool _invariant;
 
-    // Mixed steps: so many streaming items, spread over the first so many of the others.
+    // Mixed steps: so many streaming items, spread over the first so many of the others, which stand so far apart (32 bits behind the point).
     private readonly int _streaming;
-    private readonly int _spread;
+    private readonly int _spread = int.MaxValue;
+    private readonly ulong _distance = 1UL << 32;
     private int _streamed;
     private int _reused;
     private int _slots;
@@ -47,6 +60,7 @@ internal ref struct PrefillEmitter
     /// <param name="heads">Head tiles that an item expands to.</param>
     /// <param name="mixed">Whether streaming sequences are spread among the others.</param>
     /// <param name="items">Receives the items.</param>
+    /// <param name="places">Scratch, <see cref="PrefillPlanner.SortBuckets"/> and two more.</param>
     public PrefillEmitter(
         in PrefillBatch batch,
         in PrefillPlanLimits limits,
@@ -54,7 +68,8 @@ internal ref struct PrefillEmitter
         int chunk,
         int heads,
         bool mixed,
-        Span<WorkItem> items
+        Span<WorkItem> items,
+        Span<int> places
     )
     {
         _batch = batch;
@@ -66,11 +81,17 @@ internal ref struct PrefillEmitter
         _invariant = limits.Determinism == Determinism.BatchInvariant;
 
         _whole = _invariant ? PrefillPlanner.InvariantChunkTokens : chunk;
+        _step = batch.Causal ? 1 : 0;
+        _tileTokens = new Divisor(limits.TileTokens);
+        _blockTokens = new Divisor(limits.BlockTokens);
+        _stride = limits.TileTokens * _step;
+        _strideBlocks = _blockTokens.Quotient(_stride) * limits.BlockTokens;
+        _next = Vector256.Create(limits.TileTokens, 0, 0, 0, 0, 0, 0, _stride);
 
-        // 32 tokens are as close as the order has to be; longer sequences fill the buckets.
-        int longest = Math.Min(work.Longest, _invariant ? int.MaxValue : chunk);
-        _shift = Math.Max(5, 24 - int.LeadingZeroCount(longest));
-        _buckets = (longest >> _shift) + 1;
+        // A tile is as close as the order has to be; longer sequences fill the buckets.
+        int longest = (Math.Min(work.Longest, _invariant ? int.MaxValue : chunk) / limits.TileTokens) + 1;
+        _shift = Math.Max(0, 24 - int.LeadingZeroCount(longest));
+        _places = places[..((longest >> _shift) + 3)];
         if (mixed)
         {
             int groups = limits.HeadTiles / heads;
@@ -81,49 +102,55 @@ internal ref struct PrefillEmitter
             double load = Math.Max(1, work.Tokens * (double)limits.HeadTiles / limits.Blocks);
             double before = Math.Max(0, 1 - (Math.Min(work.LongestStreaming, chunk) / load));
             _spread = (int)Math.Ceiling((work.Tiles - work.Streaming) * groups * before * before);
+            _distance = (((ulong)(_streaming + _spread) << 32) + (uint)_spread - 1) / Math.Max(1, (uint)_spread);
         }
     }
 
-    /// <summary>Whether a sequence is of the kind and has query tokens.</summary>
-    public readonly bool Takes(int sequence, PrefillKind kind)
-    {
-        int queryTokens = _batch.QueryTokens[sequence];
-        return queryTokens > 0 && (kind == PrefillKind.Any || queryTokens <= _limits.TileTokens == (kind == PrefillKind.Streaming));
-    }
-
-    /// <summary>Writes the items of some sequences for some heads, the longest first, behind those of their kind that were written before.</summary>
-    /// <param name="first">The first sequence.</param>
-    /// <param name="end">One past the last sequence.</param>
-    /// <param name="row">The first row of the first sequence.</param>
+    /// <summary>
+    /// Writes the items of some sequences for some heads, the longest first, behind those of their kind that were written before: of as many
+    /// sequences as have so many tokens together, at least of one.
+    /// </summary>
+    /// <param name="first">The first sequence; receives the one behind the last.</param>
+    /// <param name="row">The first row of the first sequence; receives that of the one behind the last.</param>
     /// <param name="head">The first head tile.</param>
     /// <param name="kind">Which of the sequences.</param>
-    /// <param name="places">Scratch, <see cref="PrefillPlanner.SortBuckets"/>.</param>
-    public void Emit(int first, int end, int row, int head, PrefillKind kind, Span<int> places)
+    /// <param name="tokens">Tokens.</param>
+    public void Emit(scoped ref int first, scoped ref int row, int head, PrefillKind kind, long tokens)
     {
-        places = places[.._buckets];
-        places.Clear();
-        for (int i = first; i < end; i++)
+        _places.Clear();
+        int end = first;
+        for (; end < _batch.Lengths.Length; end++)
         {
-            if (Takes(i, kind))
+            if (Takes(_batch.QueryTokens[end], kind))
             {
-                Count(i, places);
+                tokens -= _batch.Lengths[end];
+                if (tokens < 0 && end > first)
+                {
+                    break;
+                }
+
+                Count(end);
             }
         }
 
-        ref int placed = ref kind == PrefillKind.Streaming ? ref _streamed : ref _reused;
-        for (int bucket = places.Length - 1; bucket >= 0; bucket--)
+        Place(ref kind == PrefillKind.Streaming ? ref _streamed : ref _reused);
+        for (; first < end; first++)
         {
-            int count = places[bucket];
-            places[bucket] = placed;
-            placed += count;
-        }
-
-        for (int i = first; i < end; i++)
-        {
-            int queryTokens = _batch.QueryTokens[i];
-            if (Takes(i, kind))
+            int queryTokens = _batch.QueryTokens[first];
+            if (Takes(queryTokens, kind))
             {
-                Emit(i, row, head, kind, places);
+                if (!IsWhole(first))
+                {
+                    EmitParts(first, row, head, kind);
+                }
+                else if (kind == PrefillKind.Streaming)
+                {
+                    EmitStreaming(first, row, head);
+                }
+                else
+                {
+                    EmitWhole(first, row, head);
+                }
             }
 
             row += queryTokens;
@@ -133,47 +160,86 @@ internal ref struct PrefillEmitter
     /// <summary>What was written.</summary>
     public readonly PrefillPlan Plan() => new(_streamed + _reused, _heads, _slots, _longest, _splitSequences, _totalTokens);
 
-    private readonly void Count(int sequence, Span<int> places)
+    /// <summary>Whether a sequence with so many query tokens is of the kind and has any.</summary>
+    private readonly bool Takes(int queryTokens, PrefillKind kind) =>
+        queryTokens > 0 && (kind == PrefillKind.Any || queryTokens <= _limits.TileTokens == (kind == PrefillKind.Streaming));
+
+    /// <summary>Whether nothing cuts a sequence's tiles, and each of them sees tokens, from the first on.</summary>
+    private readonly bool IsWhole(int sequence)
     {
-        int queryTokens = _batch.QueryTokens[sequence];
-        int tileTokens = _limits.TileTokens;
         int before = _batch.Before(sequence);
-        int step = _batch.Causal ? 1 : 0;
-        if (_batch.SeesBeginnings && before + (queryTokens * step) <= _whole)
+        return _batch.SeesBeginnings && before >= 0 && before + (_batch.QueryTokens[sequence] * _step) <= _whole;
+    }
+
+    /// <summary>Notes where the number of items of a bucket differs from that of the bucket before.</summary>
+    private readonly void Count(int sequence)
+    {
+        Span<int> differences = _places;
+        int queryTokens = _batch.QueryTokens[sequence];
+        if (!IsWhole(sequence))
         {
-            for (int token = 0; token < queryTokens; token += tileTokens)
+            for (int token = 0; token < queryTokens; token += _limits.TileTokens)
             {
-                int range = Math.Max(0, before + (Math.Min(token + tileTokens, queryTokens) * step));
-                places[range >> _shift]++;
+                (int begin, int end) = _batch.Range(sequence, token, _limits);
+                int parts = Parts(queryTokens, end - begin);
+                int bucket = Bucket(end - begin, parts);
+                differences[bucket] += parts;
+                differences[bucket + 1] -= parts;
             }
 
             return;
         }
 
-        for (int token = 0; token < queryTokens; token += tileTokens)
+        int tiles = _tileTokens.Ceiling(queryTokens);
+        int tile = FirstTile(sequence);
+        int first = tile >> _shift;
+        int last = (tile + ((tiles - 1) * _step)) >> _shift;
+        if (first == last)
         {
-            (int first, int last) = _batch.Range(sequence, token, _limits);
-            int range = last - first;
-            int parts = Parts(queryTokens, range);
-            places[Bucket(range, parts)] += parts;
+            differences[first] += tiles;
+            differences[first + 1] -= tiles;
+            return;
+        }
+
+        // Some in the first bucket, as many as fit in those between, and the others in the last.
+        int most = 1 << _shift;
+        int some = ((first + 1) << _shift) - tile;
+        int others = tile + tiles - (last << _shift);
+        differences[first] += some;
+        differences[first + 1] += most - some;
+        differences[last] += others - most;
+        differences[last + 1] -= others;
+    }
+
+    /// <summary>Turns differences into where the items of each bucket begin, the longest first, behind those placed already.</summary>
+    private readonly void Place(ref int placed)
+    {
+        Span<int> places = _places;
+        int count = 0;
+        int total = placed;
+        foreach (int difference in places)
+        {
+            count += difference;
+            total += count;
+        }
+
+        placed = total;
+        count = 0;
+        for (int bucket = 0; bucket < places.Length; bucket++)
+        {
+            count += places[bucket];
+            total -= count;
+            places[bucket] = total;
         }
     }
 
-    private void Emit(int sequence, int row, int head, PrefillKind kind, Span<int> places)
+    private void EmitParts(int sequence, int row, int head, PrefillKind kind)
     {
         int queryTokens = _batch.QueryTokens[sequence];
         int start = _batch.Starts[sequence];
         int tileTokens = _limits.TileTokens;
         int before = _batch.Before(sequence);
-        int step = _batch.Causal ? 1 : 0;
-        if (_batch.SeesBeginnings && before + (queryTokens * step) <= _whole)
-        {
-            EmitWhole(sequence, row, head, kind, places);
-            return;
-        }
-
         Span<WorkItem> items = _items;
-        bool isPlaced = _streaming == 0;
         int slots = _slots;
         int longest = _longest;
         for (int token = 0; token < queryTokens; token += tileTokens)
@@ -182,11 +248,11 @@ internal ref struct PrefillEmitter
             (int begin, int last) = _batch.Range(sequence, token, _limits);
             int range = last - begin;
             int parts = Parts(queryTokens, range);
-            ref int place = ref places[Bucket(range, parts)];
+            ref int place = ref _places[Bucket(range, parts)];
             int at = place;
             place += parts;
-            int visible = before + ((token + 1) * step);
-            int blocks = (int)(((uint)range + (uint)_limits.BlockTokens - 1) / (uint)_limits.BlockTokens);
+            int visible = before + ((token + 1) * _step);
+            int blocks = _blockTokens.Ceiling(range);
 
             // The sequence's tokens behind what is seen, but in the last block, belong to the range: a kernel must clear what is no token's.
             last = Math.Min(_batch.Lengths[sequence], begin + (blocks * _limits.BlockTokens));
@@ -195,7 +261,7 @@ internal ref struct PrefillEmitter
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
                 int end = part == parts - 1 ? last : first + ((int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens);
-                ref WorkItem item = ref items[isPlaced ? at : Place(at, kind)];
+                ref WorkItem item = ref items[kind == PrefillKind.Streaming ? StreamingPlace(at) : Place(at)];
                 at++;
                 item.Row = row + token;
                 item.Begin = begin;
@@ -220,67 +286,88 @@ internal ref struct PrefillEmitter
     }
 
     /// <summary>
-    /// As <see cref="Emit(int, int, int, PrefillKind, Span{int})"/> for a sequence that nothing cuts: one tile differs from the next by so
-    /// many rows and tokens, and is one store.
+    /// As <see cref="EmitParts"/> for a sequence that nothing cuts: one tile differs from the next by so many rows and tokens, and is one
+    /// store.
     /// </summary>
-    private void EmitWhole(int sequence, int row, int head, PrefillKind kind, Span<int> places)
+    [MethodImpl(MethodImplOptions.NoInlining)] // the loop needs all registers
+    private void EmitWhole(int sequence, int row, int head)
     {
-        int queryTokens = _batch.QueryTokens[sequence];
         int tileTokens = _limits.TileTokens;
-        int before = _batch.Before(sequence);
-        int step = _batch.Causal ? 1 : 0;
-        int stride = tileTokens * step;
-        int start = _batch.Starts[sequence];
-        int length = _batch.Lengths[sequence];
         int blockTokens = _limits.BlockTokens;
-        Span<WorkItem> items = _items;
-        bool isPlaced = _streaming == 0;
+        int step = _step;
         int shift = _shift;
-        int range = before;
-        int end = Math.Max(0, before) / blockTokens * blockTokens;
+        int length = _batch.Lengths[sequence];
+        int tile = FirstTile(sequence);
+        Span<WorkItem> items = _items;
+        Span<int> places = _places;
 
-        // The members of a WorkItem, the four of 16 bits in pairs.
-        const int Uncut = 1 << 16;
-        Vector256<int> item = Vector256.Create(row, 0, 0, start, _slots, Uncut, (head << 16) | tileTokens, before + step);
-        Vector256<int> next = Vector256.Create(tileTokens, 0, 0, 0, 0, 0, 0, stride);
-        for (int token = 0; token < queryTokens; token += tileTokens)
+        int stride = _stride;
+        int strideBlocks = _strideBlocks;
+        Vector256<int> next = _next;
+        Vector256<int> item = Item(sequence, row, head);
+        int range = _batch.Before(sequence);
+        int end = _blockTokens.Ceiling(range) * blockTokens;
+        int left = _batch.QueryTokens[sequence];
+        for (; left >= tileTokens; left -= tileTokens)
         {
-            int tokens = Math.Min(tileTokens, queryTokens - token);
-            range += tokens * step;
-            while (end < range)
-            {
-                end += blockTokens;
-            }
-
-            int at = places[Math.Max(0, range) >> shift]++;
-            ref WorkItem place = ref items[isPlaced ? at : Place(at, kind)];
-            Unsafe.As<WorkItem, Vector256<int>>(ref place) = item.WithElement(2, Math.Min(length, end));
-            if (tokens < tileTokens)
-            {
-                place.QueryTokens = (ushort)tokens;
-            }
-
+            range += stride;
+            end += strideBlocks;
+            end += end < range ? blockTokens : 0;
+            ref WorkItem place = ref items[Place(places[tile >> shift]++)];
+            tile += step;
+            Unsafe.As<WorkItem, Vector256<int>>(ref place) = item;
+            place.End = Math.Min(length, end);
             item += next;
+        }
+
+        if (left > 0)
+        {
+            end = _blockTokens.Ceiling(range + (left * step)) * blockTokens;
+            ref WorkItem place = ref items[Place(places[tile >> shift]++)];
+            Unsafe.As<WorkItem, Vector256<int>>(ref place) = item;
+            place.End = Math.Min(length, end);
+            place.QueryTokens = (ushort)left;
         }
 
         _longest = Math.Max(_longest, Math.Min(length, end));
     }
 
-    /// <summary>
-    /// Where an item of its kind's order stands. Of the first places, as many as all streaming items and their share of the others take,
-    /// those others have i * places / others (rounded down) and the streaming ones (i + 1) * places / streaming - 1 (rounded up), which
-    /// together are all places, each once.
-    /// </summary>
-    private readonly int Place(int rank, PrefillKind kind)
+    /// <summary>The same for a sequence of one tile.</summary>
+    private void EmitStreaming(int sequence, int row, int head)
     {
-        long places = _streaming + _spread;
-        return kind == PrefillKind.Streaming ? Quotient(((rank + 1) * places) + _streaming - 1, _streaming) - 1
-            : rank < _spread ? Quotient(rank * places, _spread)
-            : rank + _streaming;
+        int queryTokens = _batch.QueryTokens[sequence];
+        int range = _batch.Before(sequence) + (queryTokens * _step);
+        int end = Math.Min(_batch.Lengths[sequence], _blockTokens.Ceiling(range) * _limits.BlockTokens);
+        ref WorkItem place = ref _items[StreamingPlace(_places[FirstTile(sequence) >> _shift]++)];
+        Unsafe.As<WorkItem, Vector256<int>>(ref place) = Item(sequence, row, head);
+        place.End = end;
+        place.QueryTokens = (ushort)queryTokens;
+        _longest = Math.Max(_longest, end);
+    }
 
-        // Doubles divide sooner than 64-bit integers, and without error: below 2^52 a quotient is a whole number or further from one than
-        // it can be rounded.
-        static int Quotient(long dividend, int divisor) => (int)(dividend / (double)divisor);
+    /// <summary>The members of an uncut sequence's first item but for its end, the four of 16 bits in pairs.</summary>
+    private readonly Vector256<int> Item(int sequence, int row, int head)
+    {
+        const int Uncut = 1 << 16;
+        int heads = (head << 16) | _limits.TileTokens;
+        return Vector256.Create(row, 0, 0, _batch.Starts[sequence], _slots, Uncut, heads, _batch.Before(sequence) + _step);
+    }
+
+    /// <summary>What the first tile of a sequence that nothing cuts sees, in tiles: its others see one more each, or as much without a mask.</summary>
+    private readonly int FirstTile(int sequence) => _tileTokens.Quotient(_batch.Before(sequence)) + _step;
+
+    /// <summary>
+    /// Where an item stands that comes in this order. Of the first places, as many as all streaming items and their share of the others take,
+    /// those others have i * places / others (rounded down) and the streaming ones (i + 1) * places / streaming - 1 (rounded up), which
+    /// together are all places, each once; also when places / others is rounded up to 32 bits behind the point.
+    /// </summary>
+    private readonly int Place(int rank) => rank < _spread ? (int)(((ulong)rank * _distance) >> 32) : rank + _streaming;
+
+    /// <summary>The same of a streaming item.</summary>
+    private readonly int StreamingPlace(int rank)
+    {
+        ulong over = _distance - (1UL << 32);
+        return _spread == 0 ? rank : (int)(((((ulong)rank + 1) * _distance) + over - 1) / over) - 1;
     }
 
     private readonly int StreamingItems()
@@ -288,7 +375,7 @@ internal ref struct PrefillEmitter
         int items = 0;
         for (int i = 0; i < _batch.Lengths.Length; i++)
         {
-            if (Takes(i, PrefillKind.Streaming))
+            if (Takes(_batch.QueryTokens[i], PrefillKind.Streaming))
             {
                 (int begin, int end) = _batch.Range(i, 0, _limits);
                 items += Parts(_batch.QueryTokens[i], end - begin);
@@ -303,5 +390,6 @@ internal ref struct PrefillEmitter
         : _invariant ? PrefillPlanner.InvariantParts(range, queryTokens, _limits)
         : PrefillPlanner.Parts(range, _chunk);
 
-    private readonly int Bucket(int range, int parts) => (parts == 1 ? range : (int)((uint)range / (uint)parts)) >> _shift;
+    private readonly int Bucket(int range, int parts) =>
+        _tileTokens.Quotient(parts == 1 ? range : (int)((uint)range / (uint)parts)) >> _shift;
 }

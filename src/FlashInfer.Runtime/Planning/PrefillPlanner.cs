@@ -189,35 +189,21 @@ internal static class PrefillPlanner
             && work.Streaming < work.Sequences
             && work.StreamingTokens * StreamingShare >= work.Tokens;
 
-        PrefillEmitter emitter = new(batch, limits, work, chunk, heads, mixed, items);
+        Span<int> places = stackalloc int[SortBuckets + 2];
+        PrefillEmitter emitter = new(batch, limits, work, chunk, heads, mixed, items, places);
         long sectionTokens = section / ((long)limits.TokenBytes * heads * limits.KvHeads / limits.HeadTiles);
-        PrefillKind reusing = mixed ? PrefillKind.Reusing : PrefillKind.Any;
-        Span<int> places = stackalloc int[SortBuckets];
         for (int head = 0; head < limits.HeadTiles; head += heads)
         {
+            int first = 0;
+            int row = 0;
             if (mixed)
             {
-                emitter.Emit(0, batch.Lengths.Length, 0, head, PrefillKind.Streaming, places);
+                emitter.Emit(ref first, ref row, head, PrefillKind.Streaming, long.MaxValue);
             }
 
-            int row = 0;
-            for (int first = 0; first < batch.Lengths.Length; )
+            for ((first, row) = (0, 0); first < batch.Lengths.Length; )
             {
-                int end = first;
-                int next = row;
-                for (long tokens = 0; end < batch.Lengths.Length; end++)
-                {
-                    tokens += emitter.Takes(end, reusing) ? batch.Lengths[end] : 0;
-                    if (tokens > sectionTokens && end > first)
-                    {
-                        break;
-                    }
-
-                    next += batch.QueryTokens[end];
-                }
-
-                emitter.Emit(first, end, row, head, reusing, places);
-                (first, row) = (end, next);
+                emitter.Emit(ref first, ref row, head, mixed ? PrefillKind.Reusing : PrefillKind.Any, sectionTokens);
             }
         }
 

@@ -57,6 +57,30 @@ public sealed class UploadBufferTests
     }
 
     [Fact]
+    public void Commits_on_another_stream_say_nothing_of_a_slot_in_flight()
+    {
+        using CudaContext context = Gpu.Require();
+        using CudaBackend backend = Gpu.Backend(context);
+        using TestKernels kernels = TestKernels.Load(context);
+        using CudaStream other = new(context);
+        using CudaEvent free = new(context);
+        using UploadBuffer list = backend.CreateUploadBuffer(100);
+
+        kernels.Busy(backend.Stream, 500);
+        free.Record(backend.Stream);
+        for (int i = 0; i < 4; i++)
+        {
+            list.Begin().Clear();
+            list.Commit(100, i == 0 ? null : other);
+        }
+
+        other.Synchronize();
+        Assert.False(free.IsCompleted);
+        list.Begin();
+        Assert.True(free.IsCompleted);
+    }
+
+    [Fact]
     public void Commit_copies_the_first_bytes_only()
     {
         using CudaContext context = Gpu.Require();
