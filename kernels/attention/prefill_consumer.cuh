@@ -59,6 +59,7 @@ struct PrefillConsumer {
   u32 p[kValueSteps][4];
   u32 q[Layout::kQueryInRegisters ? kQuerySteps : 1][4];
   PrefillSoftmax softmax;
+  PrefillMask<Shape> bits;  // for a variant that has them
 
   __device__ __forceinline__ PrefillConsumer(const PrefillParams& arguments, u32 shared_base)
       : params(arguments), base(shared_base), scale(arguments.plan->scale_log2), slack(__fdividef(8.f, scale)) {
@@ -84,14 +85,14 @@ struct PrefillConsumer {
 
       // The first block, with the last P V of the tile before.
       if (exists) {
-        mbarrier_wait(Layout::query_full(base, query_part()), number & 1);
+        mbarrier_wait(Layout::query_ready(base, query_part()), number & 1);
         if (idle) clear_idle_rows(number);
       }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
         if (exists) release(Layout::query_empty(base, query_part()));
       }
-      if (exists) wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
+      if (exists) wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
       if (number > 0) wait_for_block(Layout::value_full(base, values.slot), values.phase);
       const auto line = this->line(number);
       preset(line);
@@ -99,8 +100,8 @@ struct PrefillConsumer {
       multiply_keys();
       multiply_values();
       end_turn();
-      const bool masked = hides(blocks - 1);
-      const auto made = hooks(number, blocks - 1);
+      const bool masked = hides(number, blocks - 1);
+      const auto made = hooks(number, blocks - 1, true);
       wgmma_wait<1>();
       keep(s);
       if (exists) release_keys();
@@ -124,7 +125,7 @@ struct PrefillConsumer {
       adds = 0;
       // Of K what lies behind the end is masked, and of what is gathered V is zero there.
       if constexpr (!Layout::kGathers) {
-        const int there = tokens_of(number) - (blocks - 1) * kBlockTokens;
+        const int there = tokens_of(number) - start_of(number, blocks - 1);
         if (there < kBlockTokens) zero_values(there);
       }
 
@@ -133,10 +134,10 @@ struct PrefillConsumer {
       int n = blocks - 2;
       if constexpr (Hooks::kBounds) {
 #pragma unroll 1
-        for (; n >= 0; n--) step(line, number, n, hides(n));
+        for (; n >= 0; n--) step(line, number, n, hides(number, n));
       } else {
 #pragma unroll 1
-        for (; n >= 0 && hides(n); n--) step(line, number, n, true);
+        for (; n >= 0 && hides(number, n); n--) step(line, number, n, true);
 #pragma unroll 1
         for (; n >= 0; n--) step(line, number, n, false);
       }
@@ -151,14 +152,14 @@ struct PrefillConsumer {
   template <typename TileLine>
   __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked) {
     preset(line);
-    wait_for_block(Layout::key_full(base, keys.slot), keys.phase);
+    wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
     begin_turn();
     multiply_keys();
     wait_for_block(Layout::value_full(base, values.slot), values.phase);
     multiply_values();
     adds = 1;
     end_turn();
-    const auto made = hooks(number, n);
+    const auto made = hooks(number, n, false);
     wgmma_wait<1>();
     keep(s);
     release_keys();
@@ -174,10 +175,18 @@ struct PrefillConsumer {
     if (raised) rescale(factor);
   }
 
+  // The token of a tile's range at which block n begins.
+  __device__ __forceinline__ int start_of(u32 number, int n) const {
+    return Hooks::kSkips ? Layout::tile(base, number).start_of(n) : n * kBlockTokens;
+  }
+
   __device__ __forceinline__ int tokens_of(u32 number) const {
     const Tile tile = Layout::tile(base, number);
     return tile.item.end - tile.item.begin;
   }
+
+  // The first of this warp's rows.
+  __device__ __forceinline__ int warp_row() const { return group * 64 + (thread >> 5) * 16; }
 
   __device__ __forceinline__ u32 query_part() const { return Layout::kQueryParts > 1 ? group : 0; }
 
@@ -230,7 +239,7 @@ struct PrefillConsumer {
   // Rows behind the tile's own hold other queries, or what lay there: their scores would have a say in when the warp's maxima
   // move, and so in the last bits of its own rows. Zeros have none.
   __device__ __forceinline__ void clear_idle_rows(u32 number) const {
-    const int first = group * 64 + (thread >> 5) * 16, rows = Layout::tile(base, number).rows();
+    const int first = warp_row(), rows = Layout::tile(base, number).rows();
     if (rows >= first + 16) return;
 #pragma unroll 1
     for (int i = max(0, rows - first) * Shape::kHeadChunks + lane; i < 16 * Shape::kHeadChunks; i += 32) {
@@ -246,7 +255,7 @@ struct PrefillConsumer {
   // This warp's 16 rows of Q as operands. The slot may only be released when they have arrived: without the dependency on
   // all of them the copy of the next Q overtakes the reads.
   __device__ __forceinline__ void load_query() {
-    const int at = group * 64 + (thread >> 5) * 16 + (lane & 15);
+    const int at = warp_row() + (lane & 15);
     u32 all = 0;
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
@@ -310,16 +319,23 @@ struct PrefillConsumer {
   }
 
   // Whether a row of the tile may not see all of block n.
-  __device__ __forceinline__ bool hides(int n) const {
-    return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
+  __device__ __forceinline__ bool hides(u32 number, int n) const {
+    const int start = start_of(number, n);
+    if (Hooks::kSkips && start + kBlockTokens > Layout::tile(base, number).skipped.before) return true;
+    return start + kBlockTokens > seen_by_all || (Hooks::kBounds && start < not_seen);
   }
 
-  // What a variant will need to shape the scores with block n of a tile.
+  // What a variant will need to shape the scores with block n of a tile, which may be its first.
   struct NoHooks {};
-  __device__ __forceinline__ auto hooks(u32 number, int n) const {
+  __device__ __forceinline__ auto hooks(u32 number, int n, bool first) {
+    if constexpr (Shape::Variant::kMasksBits) {
+      if (first || bits.begins(n)) {
+        bits.load(params, Layout::tile(base, number), Layout::context(base, number), warp_row(), n);
+      }
+    }
     if constexpr (Hooks::kVisits) {
       const Tile tile = Layout::tile(base, number);
-      return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
+      return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + tile.start_of(n),
                                  score_scale(), lane);
     } else {
       return NoHooks();
@@ -343,21 +359,22 @@ struct PrefillConsumer {
   template <typename Made, typename TileLine>
   __device__ __forceinline__ float2 shape(const Made& made, const TileLine& line, u32 number, int n, bool masked) {
     float2 height = make_float2(0.f, 0.f);
-    if constexpr (Hooks::kAddsLine) height = line.height(n * kBlockTokens);
+    if constexpr (Hooks::kAddsLine) height = line.height(start_of(number, n));
     if constexpr (Hooks::kAddsLine && Hooks::kRescales) {
 #pragma unroll
       for (int i = 0; i < kBlockTokens / 2; i++) s[i] += i / 2 % 2 == 0 ? height.x : height.y;
       height = make_float2(0.f, 0.f);
     }
     if constexpr (Hooks::kVisits) made.shape(s);
+    if constexpr (Shape::Variant::kMasksBits) bits.hide(s, warp_row(), row, n);
     if (masked) mask(number, n);
     return height;
   }
 
   __device__ __forceinline__ void mask(u32 number, int n) {
     const Tile tile = Layout::tile(base, number);
-    const int first = tile.item.begin + n * kBlockTokens;
-    if constexpr (Hooks::kBounds) {
+    const int first = tile.item.begin + tile.start_of(n);
+    if constexpr (Hooks::kBounds || Hooks::kSkips) {
       PrefillHooks<Shape>::mask(s, params, tile, Layout::context(base, number), row, first, lane);
     } else {
       PrefillSoftmax::mask(s, tile.limit_of(row) - first, tile.limit_of(row + 8) - first, lane);

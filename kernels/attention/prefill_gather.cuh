@@ -1,6 +1,8 @@
 // Keys and values of pages that are no multiple of 8 tokens: a team of producing warps of the Hopper prefill kernel gathers them
 // token by token with cp.async, into the layout that the copy engine would leave.
 //
+// A consumer waits wherever a producing warp beside it issues. So as many lanes share a token as a column's row has chunks, and each copies
+// its chunk of all columns: one shuffle and one address serve them, and all else is known when the code is compiled.
 // Nobody waits for copies: they arrive at the block's full barrier themselves when they are done. What they wrote becomes
 // visible to wgmma by a fence of each consumer behind its wait.
 #pragma once
@@ -11,34 +13,56 @@ namespace flashinfer {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-template <typename Shape>
+template <typename Shape, bool kValues>
 struct PrefillGather {
   using Layout = HopperLayout<Shape>;
 
   static constexpr int kWarps = Layout::kTeamWarps;
+  static constexpr int kLanes = Shape::kRowChunks;              // of a token
+  static constexpr int kAtOnce = 32 / kLanes;                   // tokens of a warp
   static constexpr int kTokens = Shape::kBlockTokens / kWarps;  // of a block, for each warp
+  static constexpr int kRounds = kTokens / kAtOnce;
+  static constexpr int kTogether = greatest_divisor(kRounds, 4);  // rounds, so that latencies overlap
+  static constexpr int kColumns = kValues ? Shape::kValueColumns : Shape::kColumns;
+  static constexpr int kGroupStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
+  // The warps take tokens in turn, so a lane's tokens lie whole groups of 8 apart: their rows are swizzled alike.
+  static constexpr int kRoundStride = kAtOnce * kWarps / 8 * kGroupStride;
+  static_assert(!Layout::kGathers || kRounds * kAtOnce == kTokens, "every lane copies as many chunks");
 
-  // After so many rounds, in each of which a lane copies a chunk, it meets the same chunk of another token, whole groups of 8
-  // tokens further on: the addresses of the rounds between are all that it computes.
-  static constexpr __host__ __device__ int period(int chunks) {
-    int rounds = 1;
-    while (rounds * 32 % chunks != 0 || rounds * 32 / chunks * kWarps % 8 != 0) rounds++;
-    return rounds;
+  u64 source;  // this lane's chunk of the KV head's first token
+  u32 place;   // of this lane's first token, in a block
+
+  // Of the warp's tokens of a block, the one whose page this lane knows, and every 32nd from it: in a round the lanes that share a
+  // token ask the same one among them.
+  static __device__ __forceinline__ int token_of(int lane) { return lane % kLanes * kAtOnce + lane / kLanes; }
+
+  __device__ __forceinline__ void turn_to(const PrefillParams& params, int head, int warp) {
+    const int lane = lane_now(), chunk = lane % kLanes, token = lane / kLanes * kWarps + warp;
+    source = reinterpret_cast<u64>(kValues ? params.value : params.key) +
+             head * (kValues ? params.value_head_stride : params.key_head_stride) * 2 + chunk * 16;
+    place = (token >> 3) * kGroupStride + (token & 7) * Shape::kRowBytes + Shape::swizzled(chunk, token) * 16;
   }
 
-  // This warp's share of a block: token t of it is number t * kWarps + warp of the block; lane t % 32 brings its page as word
-  // t / 32, and the place in the sequence of the first of these tokens. Keys behind the end are those of any token, since they are
-  // masked; values become zeros, for which the last block of a sequence has code of its own.
-  template <bool kValues, int kWords>
-  static __device__ __forceinline__ void copy(const PrefillParams& params, int head, int warp, int first,
-                                              const i32 (&pages)[kWords], u32 target, u32 full) {
+  // This warp's share of a block: the page of each of this lane's tokens, and the place in the sequence of the first. Keys behind the
+  // end are those of any token, since they are masked; values become zeros, for which the last block of a sequence has code of its own.
+  template <int kWords>
+  __device__ __forceinline__ void copy(const PrefillParams& params, int first, const i32 (&pages)[kWords], u32 target,
+                                       u32 full) const {
     bool ends = false;
+    u32 mine[kWords];  // where tokens begin, in chunks: half the registers and shuffles of an address
 #pragma unroll
-    for (int i = 0; i < kWords; i++) ends |= pages[i] < 0 && lane_now() + 32 * i < kTokens;
+    for (int i = 0; i < kWords; i++) {
+      const bool exists = pages[i] >= 0;
+      const u32 token = static_cast<u32>(first + i * 32 * kWarps) % Shape::kPageSize;
+      const u32 row = pages[i] * chunks(kValues ? params.value_page_stride : params.key_page_stride) +
+                      token * chunks(kValues ? params.value_token_stride : params.key_token_stride);
+      mine[i] = exists ? row : kValues ? kNothing : 0;
+      ends |= !exists && (kTokens >= 32 * (i + 1) || token_of(lane_now()) + 32 * i < kTokens);
+    }
     if (kValues && __any_sync(~0u, ends)) {
-      copy<kValues, true>(params, head, warp, first, pages, target);
+      copy<true>(mine, target + place);
     } else {
-      copy<kValues, false>(params, head, warp, first, pages, target);
+      copy<false>(mine, target + place);
     }
     copy_async_arrive(full);
   }
@@ -46,60 +70,29 @@ struct PrefillGather {
  private:
   static constexpr u32 kNothing = 1u << 31;  // instead of where a token begins: it does not
 
-  template <bool kValues, bool kEnds, int kWords>
-  static __device__ __forceinline__ void copy(const PrefillParams& params, int head, int warp, int first,
-                                              const i32 (&pages)[kWords], u32 target) {
-    constexpr int kChunks = kValues ? Shape::kValueChunks : Shape::kHeadChunks;
-    constexpr int kStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
-    constexpr int kRounds = kTokens * kChunks / 32;
-    constexpr int kPeriod = period(kChunks);
-    constexpr int kPeriodTokens = kPeriod * 32 / kChunks;
-    constexpr bool kOneChunk = 32 % kChunks == 0;  // of all rounds
-    static_assert(kTokens * kChunks % 32 == 0 && kRounds % kPeriod == 0, "every lane copies as many chunks");
-    const int lane = lane_now();  // else what follows from it would stay in registers that are not there
-    // Where this lane's tokens begin, in chunks: half the registers and shuffles of an address.
-    u32 mine[kWords];
-#pragma unroll
-    for (int i = 0; i < kWords; i++) {
-      const u32 token = first + i * 32 * kWarps;
-      const i64 row = pages[i] * (kValues ? params.value_page_stride : params.key_page_stride) +
-                      token % Shape::kPageSize * (kValues ? params.value_token_stride : params.key_token_stride);
-      mine[i] = pages[i] < 0 ? (kEnds ? kNothing : 0) : static_cast<u32>(row >> 3);
-    }
-    u64 source = reinterpret_cast<u64>(kValues ? params.value : params.key) +
-                 head * (kValues ? params.value_head_stride : params.key_head_stride) * 2;
-    u32 address[kPeriod];
-    int token[kPeriod], chunk[kPeriod];
-#pragma unroll
-    for (int k = 0; k < kPeriod; k++) {
-      // The compiler does not know that a lane is below 32.
-      token[k] = kChunks == 32 ? k : (k * 32 + lane) / kChunks;
-      chunk[k] = kChunks == 32 ? lane : (k * 32 + lane) % kChunks;
-      const int at = token[k] * kWarps + warp;
-      address[k] = target + (at >> 3) * kStride + (at & 7) * Shape::kRowBytes +
-                   chunk[k] / Shape::kRowChunks * Layout::kColumnStride +
-                   Shape::swizzled(chunk[k] % Shape::kRowChunks, at) * 16;
-    }
-    if (kOneChunk) source = anew(source + chunk[0] * 16);
-    constexpr int kTogether = Layout::kConsumers < 3 && kOneChunk ? 4 : 3 - kWords;  // so that latencies overlap
-    static_assert(kRounds % kTogether == 0, "rounds come in groups");
+  static __device__ __forceinline__ u32 chunks(i64 elements) { return static_cast<u32>(elements >> 3); }
+
+  template <bool kEnds, int kWords>
+  __device__ __forceinline__ void copy(const u32 (&mine)[kWords], u32 target) const {
 #pragma unroll
     for (int i = 0; i < kRounds; i += kTogether) {
       u32 from[kTogether];
 #pragma unroll
       for (int k = 0; k < kTogether; k++) {
-        const int t = (i + k) / kPeriod * kPeriodTokens;
-        from[k] = __shfl_sync(~0u, mine[t / 32], token[(i + k) % kPeriod] + t);
-        if (!kOneChunk) from[k] += chunk[(i + k) % kPeriod];
+        from[k] = __shfl_sync(~0u, mine[(i + k) / kLanes], (i + k) % kLanes, kLanes);
       }
 #pragma unroll
       for (int k = 0; k < kTogether; k++) {
-        const u32 to = address[(i + k) % kPeriod] + (i + k) / kPeriod * (kPeriodTokens * kWarps / 8 * kStride);
-        if constexpr (kEnds) {
-          const u64 chunk_address = source + static_cast<u64>(from[k] & ~kNothing) * 16;
-          copy_async(to, reinterpret_cast<const void*>(chunk_address), from[k] & kNothing ? 0 : 16);
-        } else {
-          copy_async(to, source + static_cast<u64>(from[k]) * 16);
+        const u64 begin = source + static_cast<u64>(kEnds ? from[k] & ~kNothing : from[k]) * 16;
+#pragma unroll
+        for (int c = 0; c < kColumns; c++) {
+          const u32 to = target + (i + k) * kRoundStride + c * Layout::kColumnStride;
+          const u64 chunk = begin + c * Shape::kRowBytes;
+          if constexpr (kEnds) {
+            copy_async(to, reinterpret_cast<const void*>(chunk), from[k] & kNothing ? 0 : 16);
+          } else {
+            copy_async(to, chunk);
+          }
         }
       }
     }

@@ -14,12 +14,9 @@ struct PrefillHooks {
   using Arguments = typename Hooks::Arguments;
   using Tile = PrefillTile<Shape>;
 
-  static constexpr int kWords = (Shape::kBlockTokens + 31) / 32;
-
   Arguments arguments;
   LogitsContext at[2];
   float scale;  // smScale
-  u32 bits[2][kWords];
 
   // Rows behind the tile's own stand where its last one does.
   static __device__ __forceinline__ LogitsContext place(const Tile& tile, const ItemContext& context, int row) {
@@ -33,6 +30,14 @@ struct PrefillHooks {
     return Variant::first_key(place(tile, context, row), a);
   }
 
+  // Of a tile that skips nothing yet.
+  static __device__ __forceinline__ SkippedBlocks skipped(const Tile& tile, const ItemContext& context,
+                                                          const PrefillParams& params) {
+    const Arguments a = Hooks::arguments(params.variant);
+    return tile.skipped_by(Variant::skipped(place(tile, context, 0), a),
+                           Variant::skipped(place(tile, context, tile.rows() - 1), a));
+  }
+
   // The block begins at token `block`.
   __device__ __forceinline__ PrefillHooks(const PrefillParams& params, const Tile& tile, const ItemContext& context,
                                           int row, int block, float logits_scale, int lane)
@@ -41,22 +46,13 @@ struct PrefillHooks {
     for (int r = 0; r < 2; r++) {
       at[r] = place(tile, context, row + 8 * r);
       at[r].kv_position = block + (lane & 3) * 2;
-      if constexpr (Variant::kMasksBits) Variant::keep_bits(bits[r], at[r], arguments);
     }
   }
 
-  // Shapes the scores, which lie as PrefillSoftmax says; what the variant hides becomes -inf.
+  // Shapes the scores, which lie as PrefillSoftmax says; what the variant hides becomes -inf, but for a mask of bits.
   template <int N>
   __device__ __forceinline__ void shape(float (&s)[N]) const {
     Hooks::shape(s, scale, at, arguments);
-    if constexpr (Variant::kMasksBits) {
-      u32 all = ~0u;
-#pragma unroll
-      for (int i = 0; i < kWords; i++) all &= bits[0][i] & bits[1][i];
-      if (!__all_sync(~0u, all == ~0u)) {
-        hide(s, [&](int r, int column) { return !(bits[r][column / 32] >> column % 32 & 1); });
-      }
-    }
   }
 
   // Hides what rows do not see of the block because of its limits.
@@ -68,18 +64,81 @@ struct PrefillHooks {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       limit[r] = tile.limit_of(row + 8 * r) - block;
-      first[r] = first_key(tile, context, row + 8 * r, Hooks::arguments(params.variant)) - block;
+      if (Hooks::kBounds) first[r] = first_key(tile, context, row + 8 * r, Hooks::arguments(params.variant)) - block;
     }
     hide(s, [&](int r, int column) { return column >= limit[r] || (Hooks::kBounds && column < first[r]); });
+    if constexpr (Hooks::kSkips) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {  // one behind the other: registers are scarce
+        const KeyRange keys =
+            Variant::skipped(place(tile, context, anew(row) + 8 * r), Hooks::arguments(params.variant));
+        const int skipped = keys.first - block, end = keys.end - block;
+        hide(s, [&](int of, int column) { return of == r && column >= skipped && column < end; });
+      }
+    }
   }
 
- private:
   template <int N, typename Hides>
   static __device__ __forceinline__ void hide(float (&s)[N], Hides hides) {
 #pragma unroll
     for (int i = 0; i < N; i++) {
       if (hides(i / 2 % 2, i / 4 * 8 + i % 2)) s[i] = negative_infinity();
     }
+  }
+};
+
+// A mask of bits for 16 rows, a warp's. Their query tokens' bits of a stretch of blocks come at once, to every lane those of one token and
+// one block, whose rows ask it for them. A block that they see whole, as most are, costs a look at one bit.
+template <typename Shape>
+struct PrefillMask {
+  using Hooks = typename Shape::Hooks;
+  using Tile = PrefillTile<Shape>;
+
+  static constexpr int kPack = Shape::kPack;
+  static constexpr int kWords = (Shape::kBlockTokens + 31) / 32;
+  static constexpr int kMostTokens = 16 % kPack == 0 ? 16 / kPack : kPack % 16 == 0 ? 1 : (14 + kPack) / kPack + 1;
+  static constexpr int kTokens = kMostTokens <= 1   ? 1
+                                 : kMostTokens <= 2 ? 2
+                                 : kMostTokens <= 4 ? 4
+                                 : kMostTokens <= 8 ? 8
+                                                    : 16;
+  static constexpr int kStretch = 32 / kTokens;  // blocks
+
+  u32 words[kWords];
+  u32 whole;  // bit kTokens * i for block i of the stretch
+
+  // Whether block n is the last one of its stretch: blocks are walked downwards.
+  static __device__ __forceinline__ bool begins(int n) { return n % kStretch == kStretch - 1; }
+
+  // The stretch of block n of the tile, for the rows from `first` on.
+  __device__ __forceinline__ void load(const PrefillParams& params, const Tile& tile, const ItemContext& context,
+                                       int first, int n) {
+    const int lane = lane_now();
+    LogitsContext at = PrefillHooks<Shape>::place(tile, context, first + min(lane % kTokens * kPack, 15));
+    at.kv_position = tile.item.begin + tile.start_of(n / kStretch * kStretch + lane / kTokens);
+    Shape::Variant::keep_bits(words, at, Hooks::arguments(params.variant));
+    u32 all = ~0u;
+#pragma unroll
+    for (int i = 0; i < kWords; i++) all &= words[i];
+    whole = __ballot_sync(~0u, all == ~0u);
+#pragma unroll
+    for (int i = 1; i < kTokens; i *= 2) whole &= whole >> i;
+  }
+
+  // Hides what this thread's rows `row` and `row + 8` do not see of block n.
+  __device__ __forceinline__ void hide(float (&s)[Shape::kBlockTokens / 2], int first, int row, int n) const {
+    const u32 place = static_cast<u32>(n) % kStretch * kTokens;
+    if (whole >> place & 1) return;
+    u32 bits[2][kWords];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+#pragma unroll
+      for (int i = 0; i < kWords; i++) {
+        bits[r][i] = __shfl_sync(~0u, words[i], place + Tile::token_of(row + 8 * r) - Tile::token_of(first)) >>
+                     (lane_now() & 3) * 2;
+      }
+    }
+    PrefillHooks<Shape>::hide(s, [&](int r, int column) { return !(bits[r][column / 32] >> column % 32 & 1); });
   }
 };
 

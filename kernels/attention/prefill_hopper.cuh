@@ -15,6 +15,7 @@
 
 #include "attention/prefill_consumer.cuh"
 #include "attention/prefill_producer.cuh"
+#include "attention/prefill_turner.cuh"
 
 namespace flashinfer {
 
@@ -24,7 +25,7 @@ template <typename Shape>
 struct HopperPrefill {
   using Layout = HopperLayout<Shape>;
 
-  static constexpr int kThreads = (Layout::kConsumers + 1) * 128;
+  static constexpr int kThreads = Layout::kWarpgroups * 128;
   static constexpr int kBlocksPerSm = 1;
   static constexpr int kSharedBytes = Layout::kSharedBytes;
 
@@ -43,9 +44,12 @@ struct HopperPrefill {
     if (threadIdx.x < 128) {
       if (Layout::kConsumers > 1) yield_registers<Layout::kProducerRegisters>();
       if (threadIdx.x < Layout::kProducerWarps * 32) PrefillProducer<Shape>(params, base).run();
-    } else {
+    } else if (!Layout::kTurns || threadIdx.x < 128 + PrefillConsumer<Shape>::kThreads) {
       if (Layout::kConsumers > 1) take_registers<Layout::kConsumerRegisters>();
       PrefillConsumer<Shape>(params, base).run();
+    } else if constexpr (Layout::kTurns) {
+      if (Layout::kConsumers > 1) yield_registers<Layout::kTurnerRegisters>();
+      PrefillTurner<Shape>(params, base).run();
     }
   }
 };

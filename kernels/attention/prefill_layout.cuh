@@ -47,10 +47,18 @@ struct HopperLayout {
   static constexpr int kQueryParts = kWholeRows ? kConsumers : 1;
   static constexpr int kQueryPartRows = kWholeRows ? 64 : Shape::kTileTokens * Shape::kPack;
 
-  // The pool is what the launch allocated: 168 registers for each of 384 threads, or 128 for 512; 256 have enough without.
-  static constexpr int kPoolRegisters = kConsumers <= 2 ? 168 : 128;
-  static constexpr int kConsumerRegisters = kConsumers <= 2 ? 232 : 160;
-  static constexpr int kProducerRegisters = kPoolRegisters * (kConsumers + 1) - kConsumers * kConsumerRegisters;
+  // A warpgroup of its own turns queries and keys.
+  static constexpr bool kTurns = Shape::Hooks::kRotates;
+  static constexpr int kWarpgroups = 1 + kConsumers + kTurns;
+  static constexpr int kTurnerWarps = kTurns ? 4 : 0;
+
+  // The pool is what the launch allocated: 168 registers for each of 384 threads, or 128 for 512; with one consumer all have enough
+  // without.
+  static constexpr int kPoolRegisters = kWarpgroups <= 3 ? 168 : 128;
+  static constexpr int kConsumerRegisters = kTurns ? 208 : kConsumers <= 2 ? 232 : 160;
+  static constexpr int kTurnerRegisters = kTurns ? 72 : 0;
+  static constexpr int kProducerRegisters =
+      kPoolRegisters * kWarpgroups - kConsumers * kConsumerRegisters - kTurnerRegisters;
 
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.
@@ -94,14 +102,16 @@ struct HopperLayout {
   static constexpr int kValueOffset = kKeyOffset + kKeyStages * Shape::kBlockBytes;
   static constexpr int kOutputOffset = kValueOffset + kValueStages * Shape::kValueBlockBytes;
   static constexpr int kBarrierOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
-  static constexpr int kBarriers = 2 * (kQueryParts + kItems + kKeyStages + kValueStages);
+  static constexpr int kBarriers =
+      2 * (kQueryParts + kItems + kKeyStages + kValueStages) + (kTurns ? kQueryParts + kKeyStages : 0);
   static constexpr int kItemOffset = kBarrierOffset + round_up(kBarriers * 8, 16);
-  static constexpr int kContextPlace = 48;  // of a slot, where a variant wants the item's context
-  static constexpr int kItemBytes = Shape::Hooks::kShapes ? 64 : 48;
+  static constexpr int kSkippedPlace = PrefillTile<Shape>::kWords * 4;  // of a slot, where a variant skips keys
+  static constexpr int kContextPlace = 48;                              // and where it wants the item's context
+  static constexpr int kItemBytes = Shape::Hooks::kWantsContext ? 64 : 48;
   static constexpr int kSharedBytes = kItemOffset + kItems * kItemBytes;
   static_assert(kSharedBytes - kBarrierOffset <= kBarrierBytes, "barriers and items take more than was left for them");
   static_assert(kSharedBytes <= 227 * 1024, "a block needs more shared memory than the chip has");
-  static_assert(PrefillTile<Shape>::kWords * 4 <= kItemBytes, "an item fills its slot");
+  static_assert(kSkippedPlace + 12 <= kContextPlace, "an item and what it skips fill a slot");
 
   // Of a tile in which nothing is visible one block is walked, all of it masked: no case of its own. 0 for no tile.
   static __device__ __forceinline__ int blocks_of(const PrefillTile<Shape>& tile) {
@@ -126,19 +136,36 @@ struct HopperLayout {
     return value_full(base, stage) + kValueStages * 8;
   }
 
+  // Behind the pairs, where there is a turner: every part of Q and every stage of K has been turned.
+  static __device__ __forceinline__ u32 query_turned(u32 base, u32 part) {
+    return value_full(base, part) + 2 * kValueStages * 8;
+  }
+  static __device__ __forceinline__ u32 key_turned(u32 base, u32 stage) {
+    return query_turned(base, stage) + kQueryParts * 8;
+  }
+  // What consumers wait for.
+  static __device__ __forceinline__ u32 query_ready(u32 base, u32 part) {
+    return kTurns ? query_turned(base, part) : query_full(base, part);
+  }
+  static __device__ __forceinline__ u32 key_ready(u32 base, u32 stage) {
+    return kTurns ? key_turned(base, stage) : key_full(base, stage);
+  }
+
   static __device__ __forceinline__ void init_barriers(u32 base) {
     constexpr int kArrivals = kGathers ? kTeamWarps * 32 : 1;  // of what is gathered, every thread's copies arrive
     for (int i = 0; i < kQueryParts; i++) {
       mbarrier_init(query_full(base, i), 1);
       mbarrier_init(query_empty(base, i), kConsumerWarps / kQueryParts);
+      if (kTurns) mbarrier_init(query_turned(base, i), kTurnerWarps);
     }
     for (int i = 0; i < kItems; i++) {
       mbarrier_init(item_full(base, i), 32);
-      mbarrier_init(item_empty(base, i), 32 * (kConsumerWarps + kProducerWarps - 1));
+      mbarrier_init(item_empty(base, i), 32 * (kConsumerWarps + kProducerWarps - 1 + kTurnerWarps));
     }
     for (int i = 0; i < kKeyStages; i++) {
       mbarrier_init(key_full(base, i), kArrivals);
       mbarrier_init(key_empty(base, i), kConsumerWarps);
+      if (kTurns) mbarrier_init(key_turned(base, i), kTurnerWarps);
     }
     for (int i = 0; i < kValueStages; i++) {
       mbarrier_init(value_full(base, i), kArrivals);
@@ -152,7 +179,12 @@ struct HopperLayout {
   static __device__ __forceinline__ PrefillTile<Shape> tile(u32 base, u32 number) {
     const u32 address = item(base, number % kItems);
     const int4 a = load_shared(address), b = load_shared(address + 16);
-    return PrefillTile<Shape>::unpack({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_word(address + 32)});
+    SkippedBlocks skipped = {};
+    if constexpr (Shape::Hooks::kSkips) {
+      skipped = load_skipped(address + kSkippedPlace);
+    }
+    return PrefillTile<Shape>::unpack({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_word(address + 32)},
+                                      skipped);
   }
   static __device__ __forceinline__ ItemContext context(u32 base, u32 number) {
     const int4 words = load_shared(item(base, number % kItems) + kContextPlace);

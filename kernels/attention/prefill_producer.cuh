@@ -6,6 +6,7 @@
 // the next tile goes ahead of it, and V's first warp waits for the slot.
 #pragma once
 
+#include "attention/prefill_hooks.cuh"
 #include "attention/prefill_ring.cuh"
 
 namespace flashinfer {
@@ -100,7 +101,7 @@ struct PrefillProducer {
     const int lane = lane_now();
     if (lane == kItemWords + 1) return Shape::kDecodes ? 0 : take_next();
     const u32 heads = load_ahead(&params.plan->heads), item = index / heads;
-    if constexpr (Shape::Hooks::kShapes) {
+    if constexpr (Shape::Hooks::kWantsContext) {
       if (is_context(lane) && item < static_cast<u32>(load_ahead(&params.plan->count))) {
         return load_ahead(reinterpret_cast<const i32*>(params.variant->contexts + item) + lane - kContextLane);
       }
@@ -131,7 +132,18 @@ struct PrefillProducer {
       store_shared(Layout::item(base, slot) + lane * 4, static_cast<u32>(words));
     }
     __syncwarp();  // this warp reads all words too
+    if constexpr (Shape::Hooks::kSkips) {
+      const SkippedBlocks skipped = skipped_by(number);
+      if (lane == 0) store_skipped(Layout::item(base, slot) + Layout::kSkippedPlace, skipped);
+      __syncwarp();
+    }
     mbarrier_arrive(Layout::item_full(base, slot));
+  }
+
+  __device__ __forceinline__ SkippedBlocks skipped_by(u32 number) const {
+    Tile tile = Layout::tile(base, number);
+    tile.skipped = {};
+    return tile.exists() ? PrefillHooks<Shape>::skipped(tile, Layout::context(base, number), params) : tile.skipped;
   }
 
   static __device__ __forceinline__ u32 slot_of(u32 number) { return number % Layout::kItems; }
@@ -169,7 +181,7 @@ struct PrefillProducer {
   // For variants: lanes that have the words of the item's context, at their place in the slot.
   static constexpr int kContextLane = Layout::kContextPlace / 4;
   static __device__ __forceinline__ bool is_context(int lane) {
-    return Shape::Hooks::kShapes && lane >= kContextLane && lane < kContextLane + 4;
+    return Shape::Hooks::kWantsContext && lane >= kContextLane && lane < kContextLane + 4;
   }
 
   static constexpr int kHeadWord = 6;  // of an item: query tokens and first head tile

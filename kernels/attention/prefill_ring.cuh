@@ -32,12 +32,13 @@ struct PrefillRing {
   static constexpr int kStages = kValues ? Layout::kValueStages : Layout::kKeyStages;
   // Decode reads keys and values once: 2 % faster than if they pushed others out of the L2.
   static constexpr u64 kPolicy = Shape::kDecodes ? kEvictFirst : kEvictLast;
-  // Of the boxes of a block, or tokens that are gathered, lane l of warp w of those that share it has number l * kSharers + w; of
-  // tokens so many more as there are words.
+  // Of the boxes of a block, or tokens that are gathered, those that share it take turns. A warp's lanes have one each, of tokens so many
+  // more as there are words.
   static constexpr int kShare = Layout::kBoxes / kSharers;
   static constexpr int kWords = (kShare + 31) / 32;
   static constexpr int kWordTokens = 32 * kSharers * Layout::kBoxTokens;
   static_assert(Layout::kGathers || kWords == 1, "a lane has at most one box");
+  using Gather = PrefillGather<Shape, kValues>;
 
   const PrefillParams& params;
   u32 base;
@@ -45,6 +46,7 @@ struct PrefillRing {
   RingPlace<kStages> place;  // of the next turn's block
   int n;                     // which block of the tile that is; below 0: none, but one of a tile to come
   int head;                  // KV head of the tile
+  SkippedBlocks skipped;     // of it
   i32 group;                 // paged: 8-token groups of the map before those of page 0 of this layer and head
   i32 column_head;           // paged: the head as a coordinate of the map, where it is one
   // Of the next turn's block. Ragged: the first row; paged: the token at which this lane's first box begins, below 0 when it has none.
@@ -52,6 +54,7 @@ struct PrefillRing {
   const i32* table;   // paged: the sequence's pages
   i32 pages[kWords];  // paged: the pages of this lane's boxes; below 0 behind the end
   i32 row;            // paged: of the query, for a fault
+  Gather gather;
 
   __device__ __forceinline__ PrefillRing(const PrefillParams& arguments, u32 shared_base, int warp)
       : params(arguments), base(shared_base), number(kSharers > 1 ? warp : 0), n(kTurns > 1 ? -1 - warp : -1) {
@@ -61,15 +64,17 @@ struct PrefillRing {
   // The blocks of a tile, if it is one, are next. Nothing here waits for what it loads.
   __device__ __forceinline__ void turn_to(const Tile& tile) {
     n += Layout::blocks_of(tile);
-    const int begin = tile.item.begin + n * kBlockTokens;
+    const int begin = tile.item.begin + tile.start_of(n);
+    skipped = tile.skipped;
     head = tile.kv_head();
     if constexpr (Shape::kPaged) {
-      const int box = lane() * kSharers + number;
+      const int box = mine() * kSharers + number;
       first = n >= 0 && box < Layout::kBoxes ? begin + box * Layout::kBoxTokens : kNowhere;
       table = params.pages + tile.item.kv_start;
       group = static_cast<i32>(kValues ? params.value_page : params.key_page) * params.page_groups +
               head * params.head_groups;
       column_head = params.head_groups == 0 ? head : 0;
+      if constexpr (Layout::kGathers) gather.turn_to(params, head, number);
       row = tile.item.row;
 #pragma unroll
       for (int i = 0; i < kWords; i++) {
@@ -91,7 +96,7 @@ struct PrefillRing {
       }
       wait();
       if constexpr (Layout::kGathers) {
-        PrefillGather<Shape>::template copy<kValues>(params, head, number, first, pages, target(), full());
+        gather.copy(params, first, pages, target(), full());
       } else {
         // Of what lies before the tensor the whole box is zeros.
         constexpr bool kWholePages = Shape::kPageSize == Layout::kBoxTokens;
@@ -125,6 +130,7 @@ struct PrefillRing {
     place.skip(kTurns);
     n -= kTurns;
     first -= kTurns * kBlockTokens;
+    if (Shape::Hooks::kSkips && n < skipped.first && n + kTurns >= skipped.first) first -= skipped.count * kBlockTokens;
     if constexpr (Shape::kPaged) {
       // Only now: whoever issues does not wait for them, but for the next turn.
 #pragma unroll
@@ -153,9 +159,11 @@ struct PrefillRing {
  private:
   static constexpr int kNowhere = -(1 << 30);
 
-  static __device__ __forceinline__ int lane() { return threadIdx.x & 31; }
-  // Whether this lane has the i-th word of its warp's share.
-  static __device__ __forceinline__ bool has(int i) { return kShare >= 32 * (i + 1) || lane() + 32 * i < kShare; }
+  // Which of its warp's share this lane has, first; and whether it has an i-th.
+  static __device__ __forceinline__ int mine() {
+    return Layout::kGathers ? Gather::token_of(threadIdx.x & 31) : threadIdx.x & 31;
+  }
+  static __device__ __forceinline__ bool has(int i) { return kShare >= 32 * (i + 1) || mine() + 32 * i < kShare; }
   __device__ __forceinline__ i32 page_of(u32 token) const { return __ldg(table + token / Shape::kPageSize); }
 
   __device__ __forceinline__ u32 target() const { return base + kOffset + place.slot * kBytes; }

@@ -59,8 +59,11 @@ struct PrefillShape {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from; none of these
-  // can be under way around a loop; and nobody there turns keys.
-  static constexpr bool kHopper = !kQuantised && !Hooks::kHasLoops && !Hooks::kRotates;
+  // can be under way around a loop. Beside the output of wider values no registers are left for whoever turns keys, and pairs
+  // that are not whole chunks apart are more than it can do.
+  static constexpr bool kTurnsOnHopper =
+      kHeadDim <= 192 && kValueDim <= 128 && (Variant::kTurnsNeighbours || Variant::kRotaryDim % 16 == 0);
+  static constexpr bool kHopper = !kQuantised && !Hooks::kHasLoops && (!Hooks::kRotates || kTurnsOnHopper);
 #else
   static constexpr bool kHopper = false;
 #endif
@@ -90,7 +93,8 @@ struct PrefillShape {
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
   // fast with headDim 64; with 128, where their registers are enough for 64 keys, 1.0 to 1.07, but slower where a tile of one
   // head rounds short sequences up. Else 128 x 128 up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
-  // and the output's staging leave room for 80 and 64 keys, with shorter values for 112.
+  // and the output's staging leave room for 80 and 64 keys, with shorter values for 112. Two consumers and a turner have
+  // registers for 96, and for 80 where Q lies in shared memory.
   // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
   // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
   // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
@@ -125,39 +129,59 @@ struct PrefillShape {
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
   static constexpr bool kWide128 = kWiderDim == 128 && kGroup > 1;
-  static constexpr int kHopperRows = !kDecodes && (kWiderDim == 64 || kWide128) ? 192 : 128;
+  static constexpr int kHopperRows = !kDecodes && !Hooks::kRotates && (kWiderDim == 64 || kWide128) ? 192 : 128;
   static constexpr int kMostRows = kHopper ? kHopperRows : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kDecodes ? Config::kQueryTokens : kMostRows / kPack;
   static constexpr int kUsedRows = kPack * kTileTokens;
   static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
-  static constexpr int kHopperTokens = kHopperRows == 192 && kWiderDim > 64  ? 64
-                                       : kWiderDim <= 128                    ? 128
-                                       : kHeadDim <= 192 && kValueDim <= 128 ? 112
-                                       : kWiderDim <= 192                    ? 80
-                                                                             : 64;
+  static constexpr int kTurningTokens = kWiderDim <= 64 ? 128 : kWiderDim <= 128 ? 96 : 80;
+  static constexpr int kHopperTokens = Hooks::kRotates                        ? kTurningTokens
+                                       : kHopperRows == 192 && kWiderDim > 64 ? 64
+                                       : kWiderDim <= 128                     ? 128
+                                       : kHeadDim <= 192 && kValueDim <= 128  ? 112
+                                       : kWiderDim <= 192                     ? 80
+                                                                              : 64;
   static constexpr int kBlockTokens = kHopper ? kHopperTokens : kPortableTokens;
   static constexpr int kQueryBytes = kTileRows * kRowTotalBytes;
   static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K of one step
   static constexpr int kValueBlockBytes = kBlockTokens * kValueRowBytes;
 };
 
-// One unit, and what follows from it.
+// Blocks that a tile leaves out, between others, if its variant skips keys; and the tokens of its range before any that a row skips.
+struct SkippedBlocks {
+  int first;
+  int count;
+  int before;
+};
+
+__device__ __forceinline__ SkippedBlocks load_skipped(u32 address) {
+  return {load_shared_word(address), load_shared_word(address + 4), load_shared_word(address + 8)};
+}
+__device__ __forceinline__ void store_skipped(u32 address, const SkippedBlocks& skipped) {
+  store_shared(address, static_cast<u32>(skipped.first));
+  store_shared(address + 4, static_cast<u32>(skipped.count));
+  store_shared(address + 8, static_cast<u32>(skipped.before));
+}
+
+// One unit, and what follows from it. Its blocks are numbered as they are walked.
 template <typename Shape>
 struct PrefillTile {
   static constexpr int kWords = sizeof(WorkItem) / 4 + 1;
 
   WorkItem item;
   int head_tile;
+  SkippedBlocks skipped;
 
   // From the words of the item and the head tile.
-  static __device__ __forceinline__ PrefillTile unpack(const i32 (&words)[kWords]) {
+  static __device__ __forceinline__ PrefillTile unpack(const i32 (&words)[kWords], const SkippedBlocks& skipped) {
     const auto low = [](i32 word) { return static_cast<u16>(word); };
     const auto high = [](i32 word) { return static_cast<u16>(static_cast<u32>(word) >> 16); };
     return {{words[0], words[1], words[2], words[3], words[4], low(words[5]), high(words[5]), low(words[6]),
              high(words[6]), words[7]},
-            words[8]};
+            words[8],
+            skipped};
   }
 
   __device__ __forceinline__ bool exists() const { return item.query_tokens != 0; }
@@ -176,7 +200,22 @@ struct PrefillTile {
   __device__ __forceinline__ int tokens() const {
     return max(0, min(item.end, item.visible + item.query_tokens - 1) - item.begin);
   }
-  __device__ __forceinline__ int blocks() const { return (tokens() + Shape::kBlockTokens - 1) / Shape::kBlockTokens; }
+  __device__ __forceinline__ int blocks() const {
+    const int blocks = (tokens() + Shape::kBlockTokens - 1) / Shape::kBlockTokens;
+    return Shape::Hooks::kSkips ? blocks - skipped.count : blocks;
+  }
+  // The token of the range at which block n begins.
+  __device__ __forceinline__ int start_of(int n) const {
+    return (Shape::Hooks::kSkips && n >= skipped.first ? n + skipped.count : n) * Shape::kBlockTokens;
+  }
+
+  // What a tile that skips nothing yet may skip: blocks that its first row does not see, since no later row does. At least one remains.
+  __device__ __forceinline__ SkippedBlocks skipped_by(const KeyRange& first_row, const KeyRange& last_row) const {
+    const int first = max(0, first_row.first - item.begin + Shape::kBlockTokens - 1) / Shape::kBlockTokens;
+    const int end = min(blocks(), max(0, first_row.end - item.begin) / Shape::kBlockTokens);
+    const int before = last_row.first < last_row.end ? last_row.first - item.begin : item.end - item.begin;
+    return {first, max(0, min(end - first, blocks() - 1)), before};
+  }
 };
 
 // Leaves the queue zero for the next launch. One thread of each block calls it, when it takes no more units.

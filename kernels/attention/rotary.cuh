@@ -83,4 +83,86 @@ struct Rotary {
   }
 };
 
+// For rows in shared memory: a thread's part of one is two chunks of 8 elements, kParts chunks apart, and eight pairs in them.
+// Either the two elements of a pair stand at one place of the two chunks, or four pairs of neighbours in each.
+template <typename Variant, int kHeadDim>
+struct RotaryPairs {
+  using Arguments = typename Variant::Arguments;
+
+  static constexpr int kDim = Variant::kRotaryDim > 0 ? Variant::kRotaryDim : kHeadDim;
+  static constexpr bool kNeighbours = Variant::kTurnsNeighbours;
+  static constexpr int kParts = kDim / 16;
+  static constexpr int kPairs = 8;
+
+  static __device__ __forceinline__ u32 angle(int part, int i, const Arguments& arguments) {
+    return Variant::angle(kNeighbours ? (part + i / 4 * kParts) * 4 + i % 4 : part * 8 + i, arguments);
+  }
+
+  // Cosines and sines at a position.
+  static __device__ __forceinline__ void set(float2 (&angles)[kPairs], int part, u32 position,
+                                             const Arguments& arguments) {
+#pragma unroll
+    for (int i = 0; i < kPairs; i++) angles[i] = cosine_sine(position * angle(part, i, arguments));
+  }
+
+  template <typename Element>
+  static __device__ __forceinline__ void turn(int4& first, int4& second, const float2 (&angles)[kPairs]) {
+    int x[4] = {first.x, first.y, first.z, first.w}, y[4] = {second.x, second.y, second.z, second.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float2 a = Element::unpack(x[i]), b = Element::unpack(y[i]);
+      if constexpr (kNeighbours) {
+        const float2 turned_a = times(a, angles[i]), turned_b = times(b, angles[4 + i]);
+        x[i] = Element::pack(turned_a.x, turned_a.y);
+        y[i] = Element::pack(turned_b.x, turned_b.y);
+      } else {
+        const float2 low = times(make_float2(a.x, b.x), angles[2 * i]);
+        const float2 high = times(make_float2(a.y, b.y), angles[2 * i + 1]);
+        x[i] = Element::pack(low.x, high.x);
+        y[i] = Element::pack(low.y, high.y);
+      }
+    }
+    first = make_int4(x[0], x[1], x[2], x[3]);
+    second = make_int4(y[0], y[1], y[2], y[3]);
+  }
+
+ private:
+  // Of complex numbers.
+  static __device__ __forceinline__ float2 times(float2 a, float2 b) {
+    return make_float2(__fmaf_rn(a.x, b.x, -a.y * b.y), __fmaf_rn(a.x, b.y, a.y * b.x));
+  }
+};
+
+// Angles of a part's pairs from row to row, towards the sequence's begin, without sines and cosines: what comes next is 2 cos(step)
+// times what is now, less what was before. Errors grow with the square of the steps.
+template <typename Pairs>
+struct RotaryWalk {
+  float2 now[Pairs::kPairs], before[Pairs::kPairs];
+  float twice[Pairs::kPairs];  // 2 cos(step)
+
+  // The step, in positions.
+  __device__ __forceinline__ void turn_by(int part, int positions, const typename Pairs::Arguments& arguments) {
+#pragma unroll
+    for (int i = 0; i < Pairs::kPairs; i++) {
+      const i32 phase = positions * Pairs::angle(part, i, arguments);
+      twice[i] = 2.f * cospif(static_cast<float>(phase) * 4.65661287e-10f);  // in half turns
+    }
+  }
+
+  __device__ __forceinline__ void start(int part, u32 position, int step, const typename Pairs::Arguments& arguments) {
+    Pairs::set(now, part, position, arguments);
+    Pairs::set(before, part, position + step, arguments);
+  }
+
+  __device__ __forceinline__ void step() {
+#pragma unroll
+    for (int i = 0; i < Pairs::kPairs; i++) {
+      const float2 next =
+          make_float2(__fmaf_rn(twice[i], now[i].x, -before[i].x), __fmaf_rn(twice[i], now[i].y, -before[i].y));
+      before[i] = now[i];
+      now[i] = next;
+    }
+  }
+};
+
 }  // namespace flashinfer

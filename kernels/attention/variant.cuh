@@ -41,6 +41,12 @@ struct LogitsContext {
   i32 kv_len;       // tokens of the sequence, the query tokens' own included
 };
 
+// Keys from `first` on, before `end`.
+struct KeyRange {
+  i32 first;
+  i32 end;
+};
+
 // slope * (kv_position - zero): the slope is the head's, zero moves with the query token.
 struct Line {
   float slope;
@@ -58,6 +64,7 @@ struct NoVariant {
   static constexpr bool kMasksLogits = false;
   static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
+  static constexpr bool kSkipsKeys = false;
   static constexpr bool kHasSink = false;
   static constexpr bool kRotates = false;
   static constexpr bool kHasLoops = false;  // any hook: warpgroup products cannot be under way around a loop
@@ -103,6 +110,12 @@ struct NoVariant {
   static __device__ __forceinline__ i32 first_key(const LogitsContext&, const A&) {
     return 0;
   }
+  // With kSkipsKeys, keys between others that the query token does not see, nor any later one; kv_position is not set. Prefill asks for
+  // them instead of keep, and keep_rest for what else the variant hides, and leaves out whole blocks of them.
+  template <typename A>
+  static __device__ __forceinline__ KeyRange skipped(const LogitsContext&, const A&) {
+    return {0, 0};
+  }
   // A logit without a value that joins the head's softmax.
   template <typename A>
   static __device__ __forceinline__ float sink(i32, const A&) {
@@ -119,6 +132,80 @@ struct NoVariant {
   }
 };
 
+// A variant whose transform is after(a) * bend(before(at, a) * logit), its base: of these the softmax takes after for nothing, and one
+// multiplication before is needed anyway. What it leaves out is 1 or does nothing.
+template <typename Variant>
+struct TransformInParts : NoVariant {
+  static constexpr bool kTransformsLogits = true;
+  static constexpr bool kTransformsScores = true;
+  static constexpr bool kBends = false;  // whether there is anything but after
+
+  // kv_position is not set.
+  template <typename A>
+  static __device__ __forceinline__ float before(const LogitsContext&, const A&) {
+    return 1.f;
+  }
+  template <typename A>
+  static __device__ __forceinline__ float bend(float logit, const LogitsContext&, const A&) {
+    return logit;
+  }
+  template <typename A>
+  static __device__ __forceinline__ float after(const A&) {
+    return 1.f;
+  }
+
+  template <typename A>
+  static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const A& a) {
+    return Variant::after(a) * (Variant::kBends ? Variant::bend(Variant::before(at, a) * logit, at, a) : logit);
+  }
+  template <int N, typename A>
+  static __device__ __forceinline__ void transform_scores(float (&s)[N], float scale, const LogitsContext (&at)[2],
+                                                          const A& a) {
+    if constexpr (Variant::kBends) {
+      const float factors[2] = {scale * Variant::before(at[0], a), scale * Variant::before(at[1], a)};
+#pragma unroll
+      for (int i = 0; i < N; i++) {
+        const int r = i / 2 % 2;
+        LogitsContext here = at[r];
+        here.kv_position += i / 4 * 8 + i % 2;
+        s[i] = Variant::bend(s[i] * factors[r], here, a);
+      }
+    }
+    const float factor = left(scale, a);
+    if (!scales(factor)) {
+#pragma unroll
+      for (int i = 0; i < N; i++) s[i] *= factor;
+    }
+  }
+  template <typename A>
+  static __device__ __forceinline__ float score_scale(float scale, const A& a) {
+    const float factor = left(scale, a);
+    return scales(factor) ? factor : 1.f;
+  }
+
+ private:
+  // What turns scores into logits now.
+  template <typename A>
+  static __device__ __forceinline__ float left(float scale, const A& a) {
+    return Variant::kBends ? Variant::after(a) : scale * Variant::after(a);
+  }
+  // Whether it can be the softmax's: by 0 or less the largest score would not be the largest logit.
+  static __device__ __forceinline__ bool scales(float factor) { return factor > 0x1p-64f && factor < 0x1p64f; }
+};
+
+// A variant that adds a line, its base.
+template <typename Variant>
+struct TransformByLine : NoVariant {
+  static constexpr bool kTransformsLogits = true;
+  static constexpr bool kAddsLine = true;
+
+  template <typename A>
+  static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const A& a) {
+    const Line line = Variant::line(at, a);
+    return __fmaf_rn(line.slope, static_cast<float>(at.kv_position - line.zero), logit);
+  }
+};
+
 // How kernels call a variant. Decode asks only about keys that the query token sees; prefill also about others in the blocks at the
 // border, even past the sequence's end, and drops what it is told.
 template <typename Variant>
@@ -130,6 +217,7 @@ struct VariantHooks {
   static constexpr bool kTransformsEach = kTransforms && !kAddsLine && !Variant::kTransformsScores;
   static constexpr bool kRescales = kTransformsEach || Variant::kTransformsScores;
   static constexpr bool kBounds = Variant::kBoundsKeys;
+  static constexpr bool kSkips = Variant::kSkipsKeys;
   static constexpr bool kHasSink = Variant::kHasSink;
   static constexpr bool kHasLoops = Variant::kHasLoops;
   // Whether scores are its business: then it wants an item's context, and a row may see none of its keys.
@@ -195,9 +283,9 @@ struct VariantHooks {
     return kTransformsEach ? kLog2E : scale * kLog2E;
   }
 
-  template <bool kBits>
+  template <bool kRest>
   static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
-    return kBits && Variant::kMasksBits ? Variant::keep_rest(at, a) : Variant::keep(at, a);
+    return kRest && (Variant::kMasksBits || kSkips) ? Variant::keep_rest(at, a) : Variant::keep(at, a);
   }
 
   // The sink of a head, in base 2.

@@ -199,6 +199,58 @@ __device__ __forceinline__ float tanh(float value) {
 #endif
 }
 
+// FastMath's, and .NET's estimates: an instruction or two.
+__device__ __forceinline__ float fast_exp2(float value) {
+#ifdef __CUDACC__
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(value));
+  return power;
+#else
+  return exp2f(value);
+#endif
+}
+__device__ __forceinline__ float fast_exp(float value) {
+#ifdef __CUDACC__
+  return fast_exp2(value * 1.44269504f);
+#else
+  return expf(value);
+#endif
+}
+__device__ __forceinline__ float fast_tanh(float value) {
+#ifdef __CUDACC__
+  float result;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+#else
+  return tanhf(value);
+#endif
+}
+__device__ __forceinline__ float fast_sigmoid(float value) {
+#ifdef __CUDACC__
+  return fmaf(0.5f, fast_tanh(0.5f * value), 0.5f);
+#else
+  return 1.f / (1.f + expf(-value));
+#endif
+}
+__device__ __forceinline__ float reciprocal_estimate(float value) {
+#ifdef __CUDACC__
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+#else
+  return 1.f / value;
+#endif
+}
+__device__ __forceinline__ float reciprocal_sqrt_estimate(float value) {
+#ifdef __CUDACC__
+  float result;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+#else
+  return 1.f / sqrtf(value);
+#endif
+}
+
 #ifdef __CUDACC__
 // value - k * pi / 2 in [-pi / 4, pi / 4]. The constants are pi / 2 in three parts, so that k times the first two is exact for
 // |k| < 2^12 or so. CUDA's own sinf keeps a table for huge arguments in local memory, which slows the whole kernel down.

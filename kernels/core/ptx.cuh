@@ -19,6 +19,12 @@ __device__ __forceinline__ int lane_now() {
   return lane;
 }
 
+__device__ __forceinline__ u32 thread_now() {
+  u32 thread;
+  asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+  return thread;
+}
+
 __device__ __forceinline__ int warp_now() {
   int thread;
   asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
@@ -52,6 +58,13 @@ __device__ __forceinline__ float reciprocal(float x) {
 __device__ __forceinline__ void ldmatrix(u32 (&d)[4], u32 address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix(u32 (&d)[2], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+               : "=r"(d[0]), "=r"(d[1])
                : "r"(address)
                : "memory");
 }

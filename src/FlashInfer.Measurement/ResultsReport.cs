@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Net;
 using System.Text;
 using System.Text.Json.Nodes;
 
@@ -11,67 +10,88 @@ internal static class ResultsReport
     /// <summary>The page of a run.</summary>
     public static string Write(JsonObject file)
     {
-        StringBuilder html = Begin($"FlashInfer on {file["device"]}", Origin(file));
+        ReportPage page = new($"FlashInfer on {file["device"]}");
         JsonNode[] rows = [.. file["rows"]!.AsArray().Select(static row => row!)];
-        Chart(html, Roofline.Draw(file));
-        Chart(html, Fractions(file, "decode", "keys and values read by one launch", ResultsChart.Bytes, rows));
-        Chart(html, Fractions(file, "prefill", "tokens of each sequence", Tokens, rows));
-        Table(
-            html,
-            ["bench", "case", "µs", "± %", "GB/s", "operations", "% of ceiling", "bound by", "relative error"],
-            rows.Select(static row =>
-                (string[])
-                    [
-                        $"{row["bench"]}",
-                        $"{row["case"]}",
-                        Number(row["us"], "0.0"),
-                        Number(row["spread"], "0.0", 100),
-                        Number(row["gbps"], "0.0"),
-                        row["tflops"] is { } tflops ? Roofline.Rate((double)tflops) : "",
-                        Number(row["fractionOfCeiling"], "0.0", 100),
-                        $"{row["boundBy"]}",
-                        Number(row["relError"], "0.0E0"),
-                    ]
-            )
-        );
-        return End(html);
+        page.Facts([.. Origin(file), .. Best(rows)]);
+        page.Chart(Roofline.Draw(file));
+        page.Chart(Fractions("decode", "keys and values read by one launch", ResultsChart.Bytes, rows));
+        page.Chart(Fractions("prefill", "tokens of each sequence", Tokens, rows));
+        foreach (IGrouping<string, JsonNode> bench in rows.GroupBy(static row => (string)row["bench"]!))
+        {
+            page.Table(bench.Key, s_columns, bench);
+        }
+
+        return page.ToString();
     }
 
     /// <summary>The page of a comparison.</summary>
     public static string Write(ResultsComparison comparison, double tolerance)
     {
-        StringBuilder html = Begin(
-            Invariant($"{comparison.Speedup:F3} times as fast"),
-            $"before: {Origin(comparison.Before)}\nafter: {Origin(comparison.After)}"
+        ReportPage page = new(Invariant($"{comparison.Speedup:F3} times as fast"));
+        page.Facts([("before", Line(comparison.Before)), ("after", Line(comparison.After))]);
+        page.Facts([
+            ("cases", Invariant($"{comparison.Cases.Count}")),
+            .. comparison
+                .Cases.GroupBy(compared => compared.Verdict(tolerance))
+                .OrderBy(static verdict => verdict.Key, StringComparer.Ordinal)
+                .Select(static verdict => (verdict.Key, Invariant($"{verdict.Count()}"))),
+            .. comparison.Unpaired > 0 ? [("only in one file", Invariant($"{comparison.Unpaired}"))] : Array.Empty<(string, string)>(),
+        ]);
+        page.Chart(Bars(comparison, tolerance));
+        page.Table(
+            "all cases",
+            [
+                new("bench", static compared => compared.Bench, IsText: true),
+                new("case", static compared => compared.Case, IsText: true),
+                new("before, µs", static compared => Invariant($"{compared.BeforeUs:F1}")),
+                new("after, µs", static compared => Invariant($"{compared.AfterUs:F1}")),
+                new("times as fast", static compared => Invariant($"{compared.Speedup:F3}")),
+                new("noise, %", static compared => Invariant($"{compared.Noise * 100:F1}")),
+                new("verdict", compared => compared.Verdict(tolerance)),
+            ],
+            comparison.Cases
         );
-        Chart(html, Bars(comparison, tolerance));
-        Table(
-            html,
-            ["bench", "case", "before, µs", "after, µs", "times as fast", "noise, %", "verdict"],
-            comparison.Cases.Select(compared =>
-                (string[])
-                    [
-                        compared.Bench,
-                        compared.Case,
-                        Invariant($"{compared.BeforeUs:F1}"),
-                        Invariant($"{compared.AfterUs:F1}"),
-                        Invariant($"{compared.Speedup:F3}"),
-                        Invariant($"{compared.Noise * 100:F1}"),
-                        compared.Verdict(tolerance),
-                    ]
-            )
-        );
-        return End(html);
+        return page.ToString();
     }
 
-    private static string? Fractions(JsonObject file, string bench, string title, Func<int, string> label, JsonNode[] rows)
+    private static readonly ReportColumn<JsonNode>[] s_columns =
+    [
+        new("case", static row => $"{row["case"]}", IsText: true),
+        new("µs", static row => Number(row["us"], "#,0.0")),
+        new("± %", static row => Number(row["spread"], "0.0", 100)),
+        new("GB/s", static row => Number(row["gbps"], "#,0.0")),
+        new("operations", static row => row["tflops"] is { } tflops ? Roofline.Rate((double)tflops) : ""),
+        new(
+            "% of ceiling",
+            static row => Number(row["fractionOfCeiling"], "0.0", 100),
+            Bar: static row => (double?)row["fractionOfCeiling"]
+        ),
+        new("bound by", static row => $"{row["boundBy"]}"),
+        new("times as fast as", static row => Peer(row)),
+        new("allocated", static row => row["allocatedBytes"] is { } bytes ? $"{bytes} B" : ""),
+        new("relative error", static row => Number(row["relError"], "0.0E0")),
+    ];
+
+    private static string Peer(JsonNode row) =>
+        row["ratioToPeer"] is { } ratio && row["peer"] is { } peer ? Invariant($"{(double)ratio:F2}: {peer}") : "";
+
+    /// <summary>What a bench reaches of its ceiling at best.</summary>
+    private static IEnumerable<(string Name, string Value)> Best(JsonNode[] rows) =>
+        rows.Where(static row => (string)row["bench"]! is "decode" or "prefill" && row["fractionOfCeiling"] is not null)
+            .GroupBy(static row => (string)row["bench"]!)
+            .Select(static bench => bench.MaxBy(static row => (double)row["fractionOfCeiling"]!)!)
+            .Select(static best =>
+                ($"{best["bench"]} at best", Invariant($"{(double)best["fractionOfCeiling"]! * 100:F1} % of the ceiling"))
+            );
+
+    private static string? Fractions(string bench, string title, Func<int, string> label, JsonNode[] rows)
     {
         JsonNode[] drawn = [.. rows.Where(row => (string)row["bench"]! == bench && ResultsChart.Has(row, "us", "fractionOfCeiling"))];
         return drawn.Length == 0
             ? null
             : Plot.Draw(
                 $"{bench}: fraction of the ceiling",
-                ResultsChart.Origin(file),
+                "by heads/kvHeads, and what is not headDim 128, pages of 16 tokens, NHD and bf16",
                 new Plot(
                     title,
                     label,
@@ -147,69 +167,32 @@ internal static class ResultsReport
 
     private static string Tokens(int power) => power >= 10 ? $"{1 << (power - 10)}k" : $"{1 << power}";
 
-    private static string Origin(JsonObject file)
+    private static IEnumerable<(string Name, string Value)> Origin(JsonObject file)
     {
+        yield return ("date", $"{file["date"]}");
+        yield return ("version", $"{file["commit"]}");
+        if (file["driver"] is { } driver)
+        {
+            yield return ("driver", $"CUDA {driver}");
+            yield return ("compiler", $"NVRTC {file["nvrtc"]}");
+        }
+
         JsonNode ceilings = file["ceilings"]!;
-        StringBuilder text = new($"{file["device"]}, {file["date"]}, {file["commit"]}");
-        text.Append(file["driver"] is { } driver ? $", driver CUDA {driver}, NVRTC {file["nvrtc"]}" : "");
-        text.Append(Invariant($"; memory {(double)ceilings["readGBps"]!:F0} GB/s"));
+        yield return ("memory reads", Invariant($"{(double)ceilings["readGBps"]!:F0} GB/s"));
         foreach ((string name, string what) in new[] { ("mathTflops", "arithmetic"), ("matmulTflops", "matrix product") })
         {
-            text.Append(ceilings[name] is { } value ? $", {what} {Roofline.Rate((double)value)}" : "");
+            if (ceilings[name] is { } value)
+            {
+                yield return (what, Roofline.Rate((double)value));
+            }
         }
-
-        return text.ToString();
     }
 
-    private static StringBuilder Begin(string title, string subtitle)
-    {
-        StringBuilder html = new();
-        html.Append(
-            $$"""
-            <!DOCTYPE html>
-            <html lang="en">
-            <head>
-            <meta charset="utf-8"/>
-            <title>{{Text(title)}}</title>
-            <style>
-            body { font: 14px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em }
-            h1 { font-size: 1.6em; margin-bottom: 0 }
-            p { color: #555; white-space: pre-line }
-            svg { max-width: 100%; height: auto; display: block; margin: 1.5em 0 }
-            table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-            th, td { padding: 2px 12px 2px 0; border-bottom: 1px solid #e4e4e4; text-align: right; white-space: nowrap }
-            th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
-            </style>
-            </head>
-            <body>
-            <h1>{{Text(title)}}</h1>
-            <p>{{Text(subtitle)}}</p>
-
-            """
-        );
-        return html;
-    }
-
-    private static string End(StringBuilder html) => html.Append("</body>\n</html>\n").ToString();
-
-    private static void Chart(StringBuilder html, string? svg) => html.Append(svg);
-
-    private static void Table(StringBuilder html, string[] header, IEnumerable<string[]> rows)
-    {
-        html.Append("<table>\n<tr>");
-        html.AppendJoin("", header.Select(static cell => $"<th>{Text(cell)}</th>")).Append("</tr>\n");
-        foreach (string[] row in rows)
-        {
-            html.Append("<tr>").AppendJoin("", row.Select(static cell => $"<td>{Text(cell)}</td>")).Append("</tr>\n");
-        }
-
-        html.Append("</table>\n");
-    }
+    private static string Line(JsonObject file) =>
+        $"{file["device"]}, {string.Join(", ", Origin(file).Select(static fact => fact.Name is "date" or "version" ? fact.Value : $"{fact.Name} {fact.Value}"))}";
 
     private static string Number(JsonNode? value, string format, double factor = 1) =>
         value is null ? "" : ((double)value * factor).ToString(format, CultureInfo.InvariantCulture);
-
-    private static string Text(string text) => WebUtility.HtmlEncode(text);
 
     private static string Invariant(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }

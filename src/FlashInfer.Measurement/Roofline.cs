@@ -36,11 +36,11 @@ internal static class Roofline
         StringBuilder svg = new();
         Begin(
             svg,
-            Left + PlotWidth + 120,
+            Left + PlotWidth + 214,
             Top + PlotHeight + 60,
             Left,
             "Roofline",
-            Text($"{ResultsChart.Origin(file)}; memory {slope * 1e3:F0} GB/s, arithmetic {Rate(peak)}, measured in the same run")
+            "what memory and arithmetic allow, measured in the same run"
         );
         Axis x = new([.. rows.Select(Intensity), peak / slope], Left, PlotWidth);
         Axis y = new([.. rows.Select(Tflops), peak], Top + PlotHeight, -PlotHeight);
@@ -48,7 +48,7 @@ internal static class Roofline
         {
             Line(
                 svg,
-                $"""<path d="M{x.At(value):F1} {Top}V{Top + PlotHeight}" stroke="#e4e4e4"/><text x="{x.At(value):F1}" y="{Top + PlotHeight + 18}" text-anchor="middle">{value}</text>"""
+                $"""<path d="M{x.At(value):F1} {Top}V{Top + PlotHeight}" stroke="#e4e4e4"/><text x="{x.At(value):F1}" y="{Top + PlotHeight + 18}" text-anchor="middle">{value:#,0.##}</text>"""
             );
         }
 
@@ -64,6 +64,17 @@ internal static class Roofline
         Line(
             svg,
             $"""<path d="M{x.At(first):F1} {y.At(first * slope):F1}L{x.At(peak / slope):F1} {y.At(peak):F1}H{Left + PlotWidth}" fill="none" stroke="#222222" stroke-width="1.5"/>"""
+        );
+        // Along the slope as it is drawn, and under the roof at its end.
+        double middle = Math.Sqrt(first * peak / slope);
+        double angle = Math.Atan2(y.Decade, x.Decade) * 180 / Math.PI;
+        Line(
+            svg,
+            $"""<text x="{x.At(middle):F1}" y="{y.At(middle * slope):F1}" dy="-7" transform="rotate({angle:F1} {x.At(middle):F1} {y.At(middle * slope):F1})" text-anchor="middle" fill="#555555">memory {slope * 1e3:F0} GB/s</text>"""
+        );
+        Line(
+            svg,
+            $"""<text x="{Left + PlotWidth - 4}" y="{y.At(peak) - 7:F1}" text-anchor="end" fill="#555555" stroke="#ffffff" stroke-width="4" paint-order="stroke">arithmetic {Rate(peak)}</text>"""
         );
         Line(
             svg,
@@ -116,7 +127,22 @@ internal static class Roofline
 
         public double First => Math.Pow(10, _first);
 
-        public IEnumerable<double> Lines => Enumerable.Range(_first, _last - _first + 1).Select(static power => Math.Pow(10, power));
+        /// <summary>What a power of ten takes.</summary>
+        public double Decade => _length / (_last - _first);
+
+        /// <summary>Powers of ten, and what lies between them where these are few.</summary>
+        public IEnumerable<double> Lines =>
+            Enumerable
+                .Range(_first, _last - _first + 1)
+                .SelectMany(power => (double[])[Math.Pow(10, power), .. power < _last ? Between(power) : []]);
+
+        private double[] Between(int power) =>
+            (_last - _first) switch
+            {
+                1 => [2 * Math.Pow(10, power), 5 * Math.Pow(10, power)],
+                2 => [3 * Math.Pow(10, power)],
+                _ => [],
+            };
 
         public double At(double value) => _from + (_length * (Math.Log10(value) - _first) / (_last - _first));
     }

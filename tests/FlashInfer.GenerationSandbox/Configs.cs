@@ -24,6 +24,10 @@ namespace FlashInfer.GenerationSandbox
     [AttentionConfig(4, 4, 192, 16, DType.BFloat16, ValueDim = 128)]
     public sealed partial class LatentAttention;
 
+    /// <summary>Heads too large for prefill: a cache and decode.</summary>
+    [AttentionConfig(16, 1, 512, 16, DType.BFloat16)]
+    public sealed partial class GlobalAttention;
+
     /// <summary>Nested, with its own members beside the generated ones.</summary>
     public static partial class Models
     {

@@ -4,7 +4,9 @@ using Microsoft.CodeAnalysis;
 
 namespace FlashInfer.Generators.Lowering;
 
-/// <summary>The functions of .NET that kernels have: those of MathF, Math, BitOperations, and the same ones of the numbers' own types.</summary>
+/// <summary>
+/// The functions that kernels have: of .NET those of MathF, Math, BitOperations, and the same ones of the numbers' own types, and those of FastMath.
+/// </summary>
 internal static class KnownFunctions
 {
     // Name and types of the parameters in C#, and the function in CUDA: of C, where it does the same, else of core/csharp.cuh.
@@ -36,6 +38,8 @@ internal static class KnownFunctions
         ["Min(int,int)"] = "csharp::min",
         ["Min(uint,uint)"] = "csharp::min",
         ["Pow(float,float)"] = "powf",
+        ["ReciprocalEstimate(float)"] = "csharp::reciprocal_estimate",
+        ["ReciprocalSqrtEstimate(float)"] = "csharp::reciprocal_sqrt_estimate",
         ["Round(float)"] = "rintf",
         ["Sign(float)"] = "csharp::sign",
         ["Sign(int)"] = "csharp::sign",
@@ -57,6 +61,14 @@ internal static class KnownFunctions
         ["TrailingZeroCount(uint)"] = "csharp::trailing_zero_count",
     };
 
+    private static readonly Dictionary<string, string> s_fast = new()
+    {
+        ["Exp(float)"] = "csharp::fast_exp",
+        ["Exp2(float)"] = "csharp::fast_exp2",
+        ["Sigmoid(float)"] = "csharp::fast_sigmoid",
+        ["Tanh(float)"] = "csharp::fast_tanh",
+    };
+
     /// <summary>The function in CUDA; null when kernels have none.</summary>
     public static string? Find(IMethodSymbol method)
     {
@@ -64,6 +76,7 @@ internal static class KnownFunctions
         {
             "System.MathF" or "System.Math" or "float" or "int" or "uint" => s_math,
             "System.Numerics.BitOperations" => s_bits,
+            "FlashInfer.FastMath" => s_fast,
             _ => null,
         };
         return functions is not null && functions.TryGetValue(Signature(method), out string? name) ? name : null;

@@ -16,6 +16,11 @@ internal sealed partial class MethodLowering
             return Operators.Constant(constant);
         }
 
+        if (operation == _scaled)
+        {
+            return Expression.Primary(_scaledName);
+        }
+
         if (!IsSupported(operation))
         {
             Unsupported(operation);

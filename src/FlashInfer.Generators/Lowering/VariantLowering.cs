@@ -43,7 +43,17 @@ internal sealed class VariantLowering(
         CudaWriter text = new(0);
         text.Line("namespace csharp = flashinfer::csharp;");
         text.Line();
-        text.Open("struct Variant : flashinfer::NoVariant");
+        // Kernels pay for a transform, also for one that does nothing.
+        hooks = hooks.Where(hook => hook.Kind != VariantHookKind.Transform || !ReturnsItsLogit(hook.Method)).ToList();
+        IMethodSymbol? transform = hooks.FirstOrDefault(static hook => hook.Kind == VariantHookKind.Transform).Method;
+        TransformParts? parts = transform is null ? null : TransformParts.Of(transform, DeclarationOf(transform), types);
+        string parent = parts switch
+        {
+            null => "NoVariant",
+            { Slope: not null } => "TransformByLine<Variant>",
+            _ => "TransformInParts<Variant>",
+        };
+        text.Open($"struct Variant : flashinfer::{parent}");
         // Without any, NoVariant has them.
         if (arguments.Count > 0)
         {
@@ -57,9 +67,7 @@ internal sealed class VariantLowering(
             text.Line();
         }
 
-        // Kernels pay for a transform, also for one that does nothing.
-        hooks = hooks.Where(hook => hook.Kind != VariantHookKind.Transform || !ReturnsItsLogit(hook.Method)).ToList();
-        foreach ((VariantHookKind kind, _) in hooks)
+        foreach ((VariantHookKind kind, _) in hooks.Where(hook => hook.Kind != VariantHookKind.Transform || parts is null))
         {
             text.Line($"static constexpr bool {Flag(kind)} = true;");
         }
@@ -67,6 +75,12 @@ internal sealed class VariantLowering(
         foreach ((VariantHookKind kind, IMethodSymbol method) in hooks)
         {
             cancellationToken.ThrowIfCancellationRequested();
+            if (kind == VariantHookKind.Transform && parts is not null)
+            {
+                Write(text, method, parts);
+                continue;
+            }
+
             MethodLowering body = new(this, _methods, kind == VariantHookKind.FirstKey);
             text.Line();
             body.Write(text, Signature(kind, method, body), DeclarationOf(method));
@@ -81,6 +95,47 @@ internal sealed class VariantLowering(
 
         text.Close("};");
         return text.ToString();
+    }
+
+    /// <summary>The parts of a transform, from which its base makes the whole.</summary>
+    private void Write(CudaWriter text, IMethodSymbol method, TransformParts parts)
+    {
+        string Context(MethodLowering body) => body.Declare(method.Parameters[1]);
+        string Arguments(MethodLowering body) => method.Parameters.Length > 2 ? body.Declare(method.Parameters[2]) : "const Arguments&";
+        if (parts.Slope is not null)
+        {
+            MethodLowering line = new(this, _methods, isFirstKey: false);
+            text.Line();
+            line.WriteLine(text, $"flashinfer::Line line({Context(line)}, {Arguments(line)})", parts);
+            return;
+        }
+
+        if (parts.Before.Count > 0 || parts.Bend is not null)
+        {
+            text.Line("static constexpr bool kBends = true;");
+        }
+
+        if (parts.Before.Count > 0)
+        {
+            MethodLowering before = new(this, _methods, isFirstKey: false);
+            text.Line();
+            before.WriteProduct(text, $"float before({Context(before)}, {Arguments(before)})", parts, parts.Before);
+        }
+
+        if (parts.Bend is not null)
+        {
+            MethodLowering bend = new(this, _methods, isFirstKey: false);
+            string logit = bend.Declare(method.Parameters[0]);
+            text.Line();
+            bend.WriteBend(text, $"float bend({logit}, {Context(bend)}, {Arguments(bend)})", parts, method.Parameters[0]);
+        }
+
+        if (parts.After.Count > 0)
+        {
+            MethodLowering after = new(this, _methods, isFirstKey: false);
+            text.Line();
+            after.WriteProduct(text, $"float after({Arguments(after)})", parts, parts.After);
+        }
     }
 
     /// <summary>The name of a method of the class.</summary>

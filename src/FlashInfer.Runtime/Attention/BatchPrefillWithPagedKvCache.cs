@@ -30,6 +30,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     )
         : base(cache, maxSequences, maxQueryTokens, PrefillCore.Advice)
     {
+        cache.Spec.RequirePrefill(nameof(cache));
         PrefillCore.CheckLimits(maxSequences, maxQueryTokens, determinism);
         PrefillKernel kernel = cache.Kernels.Prefill(isPaged: true);
         _kvMap = kernel.EncodeKvMap(cache);

@@ -48,6 +48,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
     {
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(spec);
+        spec.RequirePrefill(nameof(spec));
         PrefillCore.CheckLimits(maxSequences, maxQueryTokens, determinism);
         Device = device;
         Spec = spec;

@@ -46,6 +46,7 @@ public class MultiLevelCascadeAttention : PagedAttention
     public MultiLevelCascadeAttention(PagedKvCache cache, int maxSequences = 1024, int maxQueryTokens = 4096, int maxLevels = 2)
         : base(cache, maxSequences, maxQueryTokens, PrefillCore.Advice)
     {
+        cache.Spec.RequirePrefill(nameof(cache));
         PrefillCore.CheckLimits(maxSequences, maxQueryTokens, Determinism.Reproducible);
         ArgumentOutOfRangeException.ThrowIfLessThan(maxLevels, 2);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(maxLevels, MostLevels);

@@ -1,10 +1,9 @@
 namespace csharp = flashinfer::csharp;
 
-struct Variant : flashinfer::NoVariant {
-  static constexpr bool kTransformsLogits = true;
+struct Variant : flashinfer::TransformByLine<Variant> {
 
-  static __device__ __forceinline__ float transform(float logit, const flashinfer::LogitsContext& at, const Arguments&) {
-    return logit + slope(at.head) * float(at.kv_position - at.qo_position);
+  static __device__ __forceinline__ flashinfer::Line line(const flashinfer::LogitsContext& at, const Arguments&) {
+    return {slope(at.head), at.qo_position};
   }
 
   static __device__ __forceinline__ float slope(int head) {

@@ -1,14 +1,22 @@
 namespace csharp = flashinfer::csharp;
 
-struct Variant : flashinfer::NoVariant {
+struct Variant : flashinfer::TransformInParts<Variant> {
   struct Arguments {
     float cap;
     float inverse;
   };
 
-  static constexpr bool kTransformsLogits = true;
+  static constexpr bool kBends = true;
 
-  static __device__ __forceinline__ float transform(float logit, const flashinfer::LogitsContext& at, const Arguments& a) {
-    return a.cap * csharp::tanh(logit * a.inverse);
+  static __device__ __forceinline__ float before(const flashinfer::LogitsContext& at, const Arguments& a) {
+    return a.inverse;
+  }
+
+  static __device__ __forceinline__ float bend(float logit, const flashinfer::LogitsContext& at, const Arguments& a) {
+    return csharp::fast_tanh(logit);
+  }
+
+  static __device__ __forceinline__ float after(const Arguments& a) {
+    return a.cap;
   }
 };

@@ -1,10 +1,24 @@
+using System.Text.RegularExpressions;
 using FlashInfer.Generators.Model;
 
 namespace FlashInfer.Generators.Tests.Variants;
 
 /// <summary>The text that C# becomes: plain where both languages mean the same, functions where they do not.</summary>
-public sealed class VariantLoweringTests
+public sealed partial class VariantLoweringTests
 {
+    private const string Given = """
+        [VariantArguments]
+        public readonly ref struct Arguments
+        {
+            public int Count { get; init; }
+            public uint Bits { get; init; }
+            public float Scale { get; init; }
+            public bool Flag { get; init; }
+            public ReadOnlySpan<float> Slopes { get; init; }
+            public ReadOnlySpan<byte> Bytes { get; init; }
+        }
+        """;
+
     [Theory]
     // Positions are below 2^30: their differences fit.
     [InlineData("at.KvPosition - at.QoPosition", "at.kv_position - at.qo_position")]
@@ -67,6 +81,12 @@ public sealed class VariantLoweringTests
     [InlineData("MathF.Pow(2, a.Scale)", "exp2f(a.scale)")]
     [InlineData("MathF.Pow(a.Scale, 2)", "powf(a.scale, 2.f)")]
     [InlineData("float.Exp(a.Scale)", "expf(a.scale)")]
+    [InlineData("MathF.ReciprocalEstimate(a.Scale)", "csharp::reciprocal_estimate(a.scale)")]
+    [InlineData("MathF.ReciprocalSqrtEstimate(a.Scale)", "csharp::reciprocal_sqrt_estimate(a.scale)")]
+    [InlineData("FastMath.Exp(a.Scale)", "csharp::fast_exp(a.scale)")]
+    [InlineData("FastMath.Exp2(a.Scale)", "csharp::fast_exp2(a.scale)")]
+    [InlineData("FastMath.Sigmoid(a.Scale)", "csharp::fast_sigmoid(a.scale)")]
+    [InlineData("FastMath.Tanh(at.Head)", "csharp::fast_tanh(float(at.head))")]
     [InlineData("MathF.FusedMultiplyAdd(z: 1, x: a.Scale, y: 2)", "fmaf(a.scale, 2.f, 1.f)")]
     [InlineData("float.NegativeInfinity", "-csharp::infinity()")]
     [InlineData("float.NaN", "csharp::nan()")]
@@ -229,6 +249,79 @@ public sealed class VariantLoweringTests
         Assert.Contains("return at.head < 12 && at.kv_head != 6 + 3;", text, StringComparison.Ordinal);
     }
 
+    /// <summary>What prefill takes for less than the whole.</summary>
+    [Theory]
+    // Of the plan only: the softmax scales by it.
+    [InlineData("=> logit * a.Scale", "after: a.scale")]
+    [InlineData("=> a.Scale * logit / a.Count * 3", "after: csharp::divide(3.f * a.scale, float(a.count))")]
+    [InlineData("=> logit / MathF.Sqrt(HeadDim)", "after: csharp::divide(1.f, csharp::sqrt(128.f))")]
+    [InlineData("{ float t = a.Scale + 1; return logit / t; }", "after: const float t = a.scale + 1.f; csharp::divide(1.f, t)")]
+    // Of the query token or head: once a row.
+    [InlineData("=> logit * a.Slopes[at.Head]", "before: a.slopes[at.head]")]
+    [InlineData("=> a.Scale * (logit / at.QoLen)", "before: csharp::divide(1.f, float(at.qo_len)) after: a.scale")]
+    [InlineData(
+        "{ int unused = 1; float s = at.QoPosition; float t = s * 2; return t * logit; }",
+        "before: const float s = float(at.qo_position); const float t = s * 2.f; t"
+    )]
+    // Around something else.
+    [InlineData(
+        "=> a.Scale * FastMath.Tanh(logit / a.Scale)",
+        "before: csharp::divide(1.f, a.scale) bend: csharp::fast_tanh(logit) after: a.scale"
+    )]
+    [InlineData("=> logit * a.Scale + a.Bytes[at.KvPosition]", "before: a.scale bend: logit + float(a.bytes[at.kv_position])")]
+    [InlineData("=> 2 * MathF.Max(logit, -logit)", "bend: csharp::max(logit, -logit) after: 2.f")]
+    [InlineData("=> a.Flag ? logit * 2 : 0", "before: 2.f bend: a.flag != 0 ? logit : 0.f")]
+    [InlineData("=> 1 / (logit * 3)", "before: 3.f bend: csharp::divide(1.f, logit)")]
+    // A line over the keys' positions.
+    [InlineData("=> logit + a.Slopes[at.Head] * (at.KvPosition - at.QoPosition)", "line: {a.slopes[at.head], at.qo_position}")]
+    [InlineData("=> logit - (at.QoIndex - at.KvPosition) * a.Scale / 2", "line: {a.scale / 2.f, at.qo_index}")]
+    [InlineData("=> -(at.KvPosition - at.QoPosition) * a.Scale + logit", "line: {-a.scale, at.qo_position}")]
+    [InlineData("=> logit + (at.KvPosition - at.QoPosition)", "line: {1.f, at.qo_position}")]
+    // Neither: of the key, not of the logit, or more than declarations and a return.
+    [InlineData("=> logit + a.Scale", "transform")]
+    [InlineData("=> 3 / logit", "transform")]
+    [InlineData("=> a.Scale", "transform")]
+    [InlineData("=> logit * a.Slopes[at.KvPosition]", "transform")]
+    [InlineData("=> logit * Of(at)", "transform")]
+    [InlineData("{ float x = logit * a.Scale; return x; }", "transform")]
+    [InlineData("{ logit *= a.Scale; return logit; }", "transform")]
+    [InlineData("{ if (a.Flag) { return 0; } return logit * a.Scale; }", "transform")]
+    [InlineData("=> logit + at.QoIndex * (at.KvPosition - at.QoPosition)", "transform")]
+    [InlineData("=> logit + a.Scale * (at.KvPosition + at.QoPosition)", "transform")]
+    [InlineData("=> a.Scale * (at.KvPosition - at.QoPosition) - logit", "transform")]
+    public void Parts(string csharp, string parts)
+    {
+        string cuda = VariantHarness.Cuda(
+            $$"""
+            {{Given}}
+
+            [LogitsTransform]
+            private static float Transform(float logit, in LogitsContext at, in Arguments a) {{csharp}}{{(csharp[0] == '=' ? ";" : "")}}
+
+            private static float Of(in LogitsContext at) => at.KvPosition;
+            """
+        );
+        string[] found =
+        [
+            .. PartFunction()
+                .Matches(cuda)
+                .Select(static part =>
+                    part.Groups["name"].Value
+                    + ": "
+                    + string.Join(
+                            ' ',
+                            part.Groups["body"].Value.Split('\n', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries)
+                        )
+                        .Replace("return ", "", StringComparison.Ordinal)
+                        .TrimEnd(';')
+                ),
+        ];
+        Assert.Equal(parts == "transform", cuda.Contains("float transform(", StringComparison.Ordinal));
+        Assert.Equal(parts == "transform" ? "" : parts, string.Join(' ', found));
+        bool bends = parts.Contains("before", StringComparison.Ordinal) || parts.Contains("bend", StringComparison.Ordinal);
+        Assert.Equal(bends, cuda.Contains("kBends = true", StringComparison.Ordinal));
+    }
+
     [Fact]
     public void A_class_without_hooks_has_no_variant_and_one_with_an_error_no_text()
     {
@@ -295,16 +388,7 @@ public sealed class VariantLoweringTests
     {
         string source = VariantHarness.Config(
             $$"""
-            [VariantArguments]
-            public readonly ref struct Arguments
-            {
-                public int Count { get; init; }
-                public uint Bits { get; init; }
-                public float Scale { get; init; }
-                public bool Flag { get; init; }
-                public ReadOnlySpan<float> Slopes { get; init; }
-                public ReadOnlySpan<byte> Bytes { get; init; }
-            }
+            {{Given}}
 
             [LogitsMask]
             private static bool Keep(in LogitsContext at, in Arguments a) => {{(
@@ -322,4 +406,7 @@ public sealed class VariantLoweringTests
         int start = cuda.IndexOf('\n', cuda.IndexOf(" compute(const", StringComparison.Ordinal)) + 1;
         return cuda[start..cuda.IndexOf("\n  }\n", start, StringComparison.Ordinal)] + "\n";
     }
+
+    [GeneratedRegex(@"(float|Line) (?<name>before|bend|after|line)\(.*\) \{\n(?<body>[\s\S]*?)\n  \}")]
+    private static partial Regex PartFunction();
 }

@@ -20,9 +20,20 @@ public partial class ResultsReportTests
         JsonObject file = Read(ApprovedFile.RepositoryPath("benchmarks", "results", name));
         XDocument page = Check(ResultsReport.Write(file));
 
-        XElement table = Assert.Single(page.Descendants("table"));
-        Assert.Equal(1 + file["rows"]!.AsArray().Count, table.Elements("tr").Count());
-        Assert.NotEmpty(page.Descendants(s_svg + "svg"));
+        string[] benches = [.. file["rows"]!.AsArray().Select(static row => (string)row!["bench"]!)];
+        Assert.Equal(benches.Distinct(), page.Descendants("h2").Select(static title => title.Value));
+        Assert.Equal(benches.Length, page.Descendants("tr").Count(static row => row.Elements("td").Any()));
+        // A table has the columns that its rows fill.
+        Assert.All(
+            page.Descendants("table"),
+            static table =>
+            {
+                XElement[][] rows = [.. table.Elements("tr").Select(static row => row.Elements().ToArray())];
+                Assert.All(rows, row => Assert.Equal(rows[0].Length, row.Length));
+                Assert.All(Enumerable.Range(0, rows[0].Length), column => Assert.Contains(rows.Skip(1), row => row[column].Value != ""));
+            }
+        );
+        Assert.NotEmpty(page.Descendants("figure"));
     }
 
     [Fact]

@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.RegularExpressions;
+using FlashInfer.Tests.PublicApi;
 
 namespace FlashInfer.Tests.Kernels;
 
@@ -38,11 +39,14 @@ internal static partial class KernelConfigurations
         new(12, 2, 96, 32, DType.Float16, DType.Float8E5M2, KvLayout.Hnd),
         new(24, 8, 192, 1, DType.BFloat16, DType.Float8E5M2),
         new(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3),
+        new(8, 1, 512, 16, DType.BFloat16),
+        new(12, 4, 512, 5, DType.Float16),
+        new(8, 1, 512, 16, DType.BFloat16, DType.Float8E4M3),
     ];
 
     /// <summary>
     /// Prefill over pages: every head dimension with pages that the copy engine takes, whole and in pieces, and with pages whose tokens
-    /// are gathered; checked where registers are scarcest; and every head dimension over a quantised cache.
+    /// are gathered; checked where registers are scarcest; every head dimension over a quantised cache; and keys that turn.
     /// </summary>
     public static readonly TranslationUnit[] PrefillPaged =
     [
@@ -66,6 +70,10 @@ internal static partial class KernelConfigurations
         Paged(Shape(12, 2, 96, 32, DType.BFloat16, DType.Float8E5M2)),
         Paged(Shape(24, 8, 192, 1, DType.BFloat16, DType.Float8E4M3)),
         Paged(Shape(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3)),
+        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope)),
+        Paged(Turning(12, 4, 128, 5, AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow | AttentionOptions.LogitsSoftCap)),
+        Paged(Turning(32, 2, 64, 64, AttentionOptions.Rope)),
+        Paged(Turning(8, 2, 96, 1, AttentionOptions.Rope)),
     ];
 
     /// <summary>Prefill over ragged keys and values, of one head dimension and of two.</summary>
@@ -77,6 +85,21 @@ internal static partial class KernelConfigurations
         Ragged(Shape(8, 2, 192, 16, DType.BFloat16)),
         Ragged(Shape(8, 1, 256, 16, DType.Float16)),
         Ragged(Shape(16, 16, 192, 16, DType.BFloat16) with { ValueDim = 128 }),
+        Ragged(Turning(16, 16, 192, 16, AttentionOptions.Rope) with { ValueDim = 128 }),
+    ];
+
+    /// <summary>
+    /// Prefill with options, and with variants of the catalogue as the generator's snapshots have them: hooks take registers where these are
+    /// scarcest. With the names that tell them apart.
+    /// </summary>
+    public static readonly (string Name, TranslationUnit Unit)[] Variants =
+    [
+        Option(AttentionOptions.LogitsSoftCap),
+        Option(AttentionOptions.Alibi),
+        Option(AttentionOptions.PackedCustomMask),
+        Catalogue("SoftCapAttention"),
+        Catalogue("TemperatureAttention"),
+        Catalogue("DocumentMaskAttention"),
     ];
 
     /// <summary>Decode of more columns than a unit of its own has room for.</summary>
@@ -109,6 +132,8 @@ internal static partial class KernelConfigurations
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
         new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
+        new AttentionSpec(8, 1, 512, 1, DType.BFloat16).DecodeUnitFor(queryTokens: 8),
+        new AttentionSpec(8, 1, 512, 16, DType.BFloat16).DecodeUnitFor(isChecked: true),
     ];
 
     private static readonly TranslationUnit[] s_append =
@@ -126,7 +151,16 @@ internal static partial class KernelConfigurations
     ];
 
     /// <summary>All units.</summary>
-    public static readonly TranslationUnit[] Units = [.. s_decode, .. s_append, .. s_merge, .. Wide, .. PrefillPaged, .. PrefillRagged];
+    public static readonly TranslationUnit[] Units =
+    [
+        .. s_decode,
+        .. s_append,
+        .. s_merge,
+        .. Wide,
+        .. PrefillPaged,
+        .. PrefillRagged,
+        .. Variants.Select(static variant => variant.Unit),
+    ];
 
     /// <summary>The units of a compiler's architectures.</summary>
     /// <param name="isKnown">Whether the compiler knows an architecture.</param>
@@ -146,14 +180,41 @@ internal static partial class KernelConfigurations
         return name.Success ? (name.Groups["family"].Value, unit.EndsWith("_wide", StringComparison.Ordinal), elements) : (unit, false, "");
     }
 
+    /// <summary>A unit's name for readers: with the name of its variant in place of a number that is another whenever the text is.</summary>
+    public static string ReadableName(string unit) =>
+        Variants.FirstOrDefault(variant => variant.Unit.Name == unit).Name is { } name ? $"{unit[..unit.LastIndexOf('_')]} {name}" : unit;
+
     [GeneratedRegex("^(?<family>fi_[a-z_]+?)_b?f16_(?<quantised>e[45]m[23]_)?h[0-9]+_kv[0-9]+_(?<dims>d[0-9]+(_dv[0-9]+)?)")]
     private static partial Regex UnitName();
 
     private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype, DType? kvDtype = null) =>
         new(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, KvLayout.Nhd);
 
+    private static AttentionShape Turning(int heads, int kvHeads, int headDim, int pageSize, AttentionOptions options) =>
+        new AttentionSpec(heads, kvHeads, headDim, pageSize, DType.BFloat16, variant: AttentionVariant.Of(options)).Shape;
+
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
+
+    private static (string Name, TranslationUnit Unit) Option(AttentionOptions option) =>
+        Variant($"{option}", AttentionVariant.Of(option)!.Cuda);
+
+    private static (string Name, TranslationUnit Unit) Catalogue(string name) =>
+        Variant(
+            name,
+            "#include \"core/csharp.cuh\"\n"
+                + File.ReadAllText(
+                    ApprovedFile.RepositoryPath(
+                        "tests",
+                        "FlashInfer.Generators.Tests",
+                        "Snapshots",
+                        $"VariantCatalogueTests.Cuda#{name}.verified.cu"
+                    )
+                )
+        );
+
+    private static (string Name, TranslationUnit Unit) Variant(string name, string cuda) =>
+        (name, Paged(Shape(32, 8, 128, 16, DType.BFloat16) with { Variant = cuda }));
 
     private static TranslationUnit Ragged(AttentionShape shape) =>
         new(CudaUnits.PrefillRaggedName(shape), Encoding.UTF8.GetBytes(CudaUnits.PrefillRagged(shape)));

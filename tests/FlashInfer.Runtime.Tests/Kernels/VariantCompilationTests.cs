@@ -18,6 +18,14 @@ public class VariantCompilationTests
           if (Variant::kBoundsKeys) out[2] = Variant::first_key(*at, *a);
           if (Variant::kHasSink) out[3] = Variant::sink(at->head, *a);
           out[5] = Variant::kHasLoops;
+          if (Variant::kAddsLine) out[6] = Variant::line(*at, *a).slope;
+          if (Variant::kTransformsScores) {
+            const flashinfer::LogitsContext rows[2] = {at[0], at[1]};
+            float scores[8];
+            for (int i = 0; i < 8; i++) scores[i] = out[8 + i];
+            Variant::transform_scores(scores, Variant::score_scale(out[7], *a), rows, *a);
+            for (int i = 0; i < 8; i++) out[8 + i] = scores[i];
+          }
         }
 
         """;
