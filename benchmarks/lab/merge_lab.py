@@ -32,16 +32,26 @@ extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPe
 class Launch:
     """first: (output, lse), others: (output [rows, states, heads, dim], lse [rows, states, heads]); what it writes into: (output, lse)."""
 
-    def __init__(self, kernel, first, others, result, mask=None):
-        rows, count, heads, dim = others[0].shape
-        words = [*(t.data_ptr() for t in (*first, *others, *result)), mask.data_ptr() if mask is not None else 0]
+    def __init__(self, kernel, first, others, result, mask=None, indptr=None):
+        _, count, heads, dim = others[0].shape
+        rows = result[0].shape[0]
+        words = [*(t.data_ptr() for t in (*first, *others, *result)), *(t.data_ptr() if t is not None else 0 for t in (mask, indptr))]
         words += [*first[0].stride()[:2], *first[1].stride(), *others[0].stride()[:3], *others[1].stride(), *result[0].stride()[:2], *result[1].stride()]
-        self.params = ctypes.create_string_buffer(struct.pack("<21q4i", *words, rows, count, heads, dim), 23 * 8)
+        self.params = ctypes.create_string_buffer(struct.pack("<22q4i", *words, rows, count, heads, dim), 24 * 8)
         chunks = dim * first[0].element_size() // 16
         group = kernel.threads // chunks  # pairs that a block takes at once
         sms = torch.cuda.get_device_properties(0).multi_processor_count
         self.kernel, self.blocks = kernel, max(1, min(-(-rows * heads // group), sms * kernel.blocks_per_sm))
-        self.keep = first, others, result, mask
+        self.keep = first, others, result, mask, indptr
+
+    @classmethod
+    def ragged(cls, kernel, states, indptr, result):
+        """states: (output [states, heads, dim], lse [states, heads]), of which others are a view that begins with the second and has their number."""
+        output, lse = states
+        count = output.shape[0]
+        stride, lse_stride = output.stride(), lse.stride()
+        others = (output[1:].as_strided((1, count, *output.shape[1:]), (stride[0], *stride)), lse[1:].as_strided((1, count, lse.shape[1]), (lse_stride[0], *lse_stride)))
+        return cls(kernel, states, others, result, indptr=indptr)
 
     def run(self, overlaps=True):
         self.kernel.launch(self.params, self.blocks, overlaps)
@@ -83,6 +93,31 @@ def check(kernels):
         assert same and error < TOLERANCES[dtype] and lse < 1e-5, f"{dtype} dim {dim}, {count} others, in place {place}, mask {masked}: {error:.2e}, LSE {lse:.2e}, empty {same}"
 
 
+def check_ragged(kernels):
+    generator = torch.Generator("cuda").manual_seed(12)
+    for dtype, dim in itertools.product(ELEMENTS, (8, 128, 192)):
+        counts = torch.randint(0, 6, (41,), device="cuda", generator=generator)
+        indptr = torch.cat([torch.zeros(1, device="cuda", dtype=torch.int64), counts.cumsum(0)]).int()
+        total, heads = int(indptr[-1]), 5
+        # A state more, for the view behind the first.
+        output = torch.randn(total + 1, heads, dim, device="cuda", generator=generator).to(dtype)
+        lse = 8 * torch.randn(total + 1, heads, device="cuda", generator=generator)
+        lse[torch.rand(total + 1, heads, device="cuda") < 0.2] = -torch.inf
+        result = torch.full((41, heads, dim), torch.nan, device="cuda", dtype=dtype), torch.full((41, heads), torch.nan, device="cuda")
+        Launch.ragged(kernels[dtype], (output[:total], lse[:total]), indptr, result).run(overlaps=False)
+        torch.cuda.synchronize()
+        for row in range(41):
+            mine = slice(int(indptr[row]), int(indptr[row + 1]))
+            if mine.start == mine.stop:
+                assert not result[0][row].any() and (result[1][row] == -torch.inf).all(), f"{dtype} row {row} has no state"
+                continue
+            expected = oracle((output[mine.start:mine.start + 1], lse[mine.start:mine.start + 1]), (output[mine.start + 1 : mine.stop][None], lse[mine.start + 1 : mine.stop][None]), None)
+            none = expected[1][0] == -torch.inf
+            error = (result[0][row].double() - expected[0][0]).norm() / max(expected[0].norm(), 1e-9)
+            assert torch.equal(result[1][row] == -torch.inf, none) and error < TOLERANCES[dtype], f"{dtype} dim {dim} row {row}: {error:.2e}"
+            assert not (result[1][row] - expected[1][0])[~none].abs().gt(1e-5).any()
+
+
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
@@ -93,6 +128,7 @@ if __name__ == "__main__":
     for version, kernel in zip(versions, kernels):
         print(f"{version.name}: registers {[k.registers for k in kernel.values()]}, local {[k.local for k in kernel.values()]}", flush=True)
         check(kernel)
+        check_ragged(kernel)
     if only_check:
         sys.exit()
     pool = decode_lab.make_pool(torch.bfloat16)
@@ -118,3 +154,21 @@ if __name__ == "__main__":
         times = [us / (copies * passes) for us in decode_lab.interleave(graphs, 5)]
         moved = (states + 1) * rows * heads * (2 * dim + 4)
         print(f"{rows} rows, {states} states: " + " | ".join(f"{v.name} {us:.2f} us {moved / us / 1e3 / ceiling:.3f}" for v, us in zip(versions, times)), flush=True)
+    # As many states in all, and for each row one to seven.
+    rows, mean = 4096, 4
+    counts = torch.randint(1, 2 * mean, (rows,), device="cuda")
+    indptr = torch.cat([torch.zeros(1, device="cuda", dtype=torch.int64), counts.cumsum(0)]).int()
+    total = int(indptr[-1])
+    block = (total + 1 + rows) * heads * dim
+    copies = max(1, min(16, pool.numel() // block))
+    lse = torch.randn(total + 1 + rows, heads, device="cuda")
+    launches = []
+    for kernel in kernels:
+        launches.append([])
+        for copy in range(copies):
+            at = pool[copy * block :][:block].view(-1, heads, dim)
+            launches[-1].append(Launch.ragged(kernel[torch.bfloat16], (at[:total], lse[:total]), indptr, (at[total + 1 :], lse[total + 1 :])))
+    graphs = [cuda.record(lambda: [launch.run() for launch in some * 4]) for some in launches]
+    times = [us / (copies * 4) for us in decode_lab.interleave(graphs, 5)]
+    moved = (total + rows) * heads * (2 * dim + 4)
+    print(f"{rows} rows, {total} states of variable number: " + " | ".join(f"{v.name} {us:.2f} us {moved / us / 1e3 / ceiling:.3f}" for v, us in zip(versions, times)), flush=True)

@@ -70,17 +70,18 @@ struct MergeStates {
       MergedState<Chunk::kElements> merged;
       const Pair pair = {at / params.heads, at % params.heads};
       if (lives) {
-        const bool merges = params.mask == nullptr || params.mask[pair.row] != 0;
-        const int others = merges ? params.others : 0;
-        // The next state is on its way while this one is added.
-        State now = first(params, pair, element);
+        const Range range = states(params, pair.row);
+        if (range.others >= 0) {
+          // The next state is on its way while this one is added.
+          State now = first(params, range, pair.head, element);
 #pragma unroll 1
-        for (int k = 0; k < others; k++) {
-          const State next = other(params, pair, element, k);
+          for (int k = 0; k < range.others; k++) {
+            const State next = other(params, range, pair.head, element, k);
+            add(merged, now);
+            now = next;
+          }
           add(merged, now);
-          now = next;
         }
-        add(merged, now);
       }
       __syncthreads();  // all threads of a pair have read the LSE of its first state
       if (lives) store(params, pair, element, merged);
@@ -93,21 +94,38 @@ struct MergeStates {
     i64 head;
   };
 
+  // What a row merges: the state at `first`, and so many behind it; none if below 0.
+  struct Range {
+    i64 first;
+    int others;
+  };
+
   struct State {
     uint4 output;
     float lse;
   };
 
-  static __device__ __forceinline__ State first(const MergeStatesParams& params, const Pair& pair, int element) {
-    return {load(params.first, pair.row * params.first_row_stride + pair.head * params.first_head_stride + element),
-            params.first_lse[pair.row * params.first_lse_row_stride + pair.head * params.first_lse_head_stride]};
+  // Whatever indptr holds, nothing outside the states is read.
+  static __device__ __forceinline__ Range states(const MergeStatesParams& params, i64 row) {
+    if (params.indptr != nullptr) {
+      const int begin = max(params.indptr[row], 0), end = min(params.indptr[row + 1], params.others);
+      return {begin, end - begin - 1};
+    }
+    return {row, params.mask == nullptr || params.mask[row] != 0 ? params.others : 0};
   }
 
-  static __device__ __forceinline__ State other(const MergeStatesParams& params, const Pair& pair, int element, int k) {
-    return {load(params.other, pair.row * params.other_row_stride + k * params.other_state_stride +
-                                   pair.head * params.other_head_stride + element),
-            params.other_lse[pair.row * params.other_lse_row_stride + k * params.other_lse_state_stride +
-                             pair.head * params.other_lse_head_stride]};
+  static __device__ __forceinline__ State first(const MergeStatesParams& params, const Range& range, i64 head,
+                                                int element) {
+    return {load(params.first, range.first * params.first_row_stride + head * params.first_head_stride + element),
+            params.first_lse[range.first * params.first_lse_row_stride + head * params.first_lse_head_stride]};
+  }
+
+  static __device__ __forceinline__ State other(const MergeStatesParams& params, const Range& range, i64 head,
+                                                int element, int k) {
+    return {load(params.other, range.first * params.other_row_stride + k * params.other_state_stride +
+                                   head * params.other_head_stride + element),
+            params.other_lse[range.first * params.other_lse_row_stride + k * params.other_lse_state_stride +
+                             head * params.other_lse_head_stride]};
   }
 
   static __device__ __forceinline__ uint4 load(const u8* base, i64 element) {

@@ -185,7 +185,8 @@ struct PageTableParams {
 };
 static_assert(sizeof(PageTableParams) == 16, "PageTableParams differs from the host's");
 
-// States of attention to be merged, each an output and its base-2 LSE: a first one, then others.
+// States of attention to be merged, each an output and its base-2 LSE: a first one, then others. With indptr the states of all rows lie
+// one behind the other, [states, heads, headDim]: first and first_lse begin with the first of them, other and other_lse with the second.
 struct MergeStatesParams {
   const u8* first;         // [rows, heads, headDim]
   const float* first_lse;  // [rows, heads]
@@ -194,6 +195,7 @@ struct MergeStatesParams {
   u8* output;              // [rows, heads, headDim]; may be first
   float* lse;              // [rows, heads]; null when not wanted; may be first_lse
   const i32* mask;         // [rows]: 0 where the first state is the result; null for none
+  const i32* indptr;       // [rows + 1]: where the states of each row begin; null where all have as many
   i64 first_row_stride;
   i64 first_head_stride;
   i64 first_lse_row_stride;
@@ -209,11 +211,11 @@ struct MergeStatesParams {
   i64 lse_row_stride;
   i64 lse_head_stride;
   i32 rows;
-  i32 others;
+  i32 others;  // states of a row besides the first; with indptr all states
   i32 heads;
   i32 head_dim;
 };
-static_assert(sizeof(MergeStatesParams) == 23 * 8, "MergeStatesParams has 23 words on the host");
+static_assert(sizeof(MergeStatesParams) == 24 * 8, "MergeStatesParams has 24 words on the host");
 
 enum Feature { kTensorMap = 1, kClusters = 2 };
 

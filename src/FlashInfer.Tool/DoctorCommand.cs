@@ -101,7 +101,8 @@ internal static class DoctorCommand
             grid.AddRow(new Text(what), new Text(isGood ? "ok" : "no", new Style(isGood ? Color.Green : Color.Red)), new Text(text));
             foreach (TriedReport step in tried ?? [])
             {
-                grid.AddRow(Text.Empty, Text.Empty, new Text($"  {step.Path}: {step.Outcome}", new Style(decoration: Decoration.Dim)));
+                Text place = new($"{step.Path}: {step.Outcome}", new Style(decoration: Decoration.Dim));
+                grid.AddRow(Text.Empty, Text.Empty, new Padder(place, new Padding(2, 0, 0, 0)));
             }
         }
     }

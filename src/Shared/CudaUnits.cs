@@ -12,7 +12,7 @@ namespace FlashInfer;
 internal static class CudaUnits
 {
     /// <summary>The version of the contract between units, kernel headers and runtime. A cubin of another version is refused.</summary>
-    public const int AbiVersion = 4;
+    public const int AbiVersion = 5;
 
     /// <summary>Query tokens a sequence that decode kernels are made for: a wrapper takes the smallest that is enough.</summary>
     public static readonly IReadOnlyList<int> QueryTokens = new[] { 1, 2, 4, 8 };
@@ -50,7 +50,7 @@ internal static class CudaUnits
     {
         int columns = shape.HeadDim <= 128 || (shape.HeadDim <= 192 && shape.PageSize % 16 == 0) ? 16 : 8;
         int reads = ((shape.GroupSize * queryTokens) + columns - 1) / columns;
-        return reads > (shape.KvDtype == shape.Dtype ? 1 : 2) && WideReads(shape.GroupSize, queryTokens) < reads;
+        return shape.HasPrefill && reads > (shape.KvDtype == shape.Dtype ? 1 : 2) && WideReads(shape.GroupSize, queryTokens) < reads;
     }
 
     /// <summary>

@@ -46,6 +46,32 @@ internal sealed class MergeScenario<T>(Device device, int seed, Func<float, T> f
         Check(two, row => 2, output, lse, $"in place: {what}");
         many.Dispose();
         two.Dispose();
+        Ragged(rows, heads, headDim);
+    }
+
+    /// <summary>Rows with any number of states, none among them, one behind the other.</summary>
+    private void Ragged(int rows, int heads, int headDim)
+    {
+        int[] indptr = new int[rows + 1];
+        for (int row = 0; row < rows; row++)
+        {
+            indptr[row + 1] = indptr[row] + (_random.Next(3) == 0 ? _random.Next(2) : _random.Next(7));
+        }
+
+        using States states = new(this, indptr[rows], 1, heads, headDim);
+        using DeviceTensor<int> starts = device.Allocate<int>(rows + 1);
+        using DeviceTensor<T> output = device.Allocate<T>(rows, heads, headDim);
+        using DeviceTensor<float> lse = device.Allocate<float>(rows, heads);
+        starts.View.CopyFrom(indptr);
+        Poison(output, lse);
+        AttentionStates.MergeRaggedStates(states.Output(0), states.Lse(0), starts, output, lse);
+        Check(
+            states,
+            row => [.. Enumerable.Range(indptr[row], indptr[row + 1] - indptr[row]).Select(static one => (one, 0))],
+            output,
+            lse,
+            $"ragged: {typeof(T).Name}, {rows} rows, {heads} heads, headDim {headDim}, seed {seed}"
+        );
     }
 
     private static void Poison(DeviceTensor<T> output, DeviceTensor<float> lse)
@@ -64,22 +90,36 @@ internal sealed class MergeScenario<T>(Device device, int seed, Func<float, T> f
     }
 
     /// <summary>Holds a result against the first states of each row.</summary>
-    private void Check(States states, Func<int, int> count, DeviceTensor<T> output, DeviceTensor<float> lse, string what)
+    private void Check(States states, Func<int, int> count, DeviceTensor<T> output, DeviceTensor<float> lse, string what) =>
+        Check(states, row => [.. Enumerable.Range(0, count(row)).Select(k => (row, k))], output, lse, what);
+
+    /// <summary>Holds a result against the states of each row, by row and number.</summary>
+    private void Check(
+        States states,
+        Func<int, (int Row, int State)[]> merged,
+        DeviceTensor<T> output,
+        DeviceTensor<float> lse,
+        string what
+    )
     {
         double[] expected = new double[output.View.Shape.Elements];
-        double[] expectedLse = new double[states.Pairs];
-        for (int pair = 0; pair < states.Pairs; pair++)
+        double[] expectedLse = new double[lse.View.Shape.Elements];
+        for (int pair = 0; pair < expectedLse.Length; pair++)
         {
-            int merged = count(pair / states.Heads);
-            double[] lses = [.. Enumerable.Range(0, merged).Select(k => (double)states.HostLse(pair, k))];
-            double max = lses.Max();
+            (int Pair, int State)[] read =
+            [
+                .. merged(pair / states.Heads).Select(one => ((one.Row * states.Heads) + (pair % states.Heads), one.State)),
+            ];
+            double[] lses = [.. read.Select(one => (double)states.HostLse(one.Pair, one.State))];
+            double max = lses.Append(double.NegativeInfinity).Max();
             double sum = lses.Sum(value => double.IsNegativeInfinity(value) ? 0 : Math.Pow(2, value - max));
             expectedLse[pair] = sum == 0 ? double.NegativeInfinity : max + Math.Log2(sum);
-            for (int k = 0; k < merged; k++)
+            for (int k = 0; k < read.Length; k++)
             {
                 for (int d = 0; d < states.HeadDim && lses[k] > double.NegativeInfinity; d++)
                 {
-                    expected[(pair * states.HeadDim) + d] += Math.Pow(2, lses[k] - expectedLse[pair]) * states.HostOutput(pair, k)[d];
+                    expected[(pair * states.HeadDim) + d] +=
+                        Math.Pow(2, lses[k] - expectedLse[pair]) * states.HostOutput(read[k].Pair, read[k].State)[d];
                 }
             }
         }

@@ -116,6 +116,37 @@ public static class AttentionStates
         Run(states, ref args, output, lse, stream);
     }
 
+    /// <summary>Merges as many states for each row as it has, which lie one behind the other.</summary>
+    /// <param name="outputs">[states, heads, headDim]: outputs of all rows' states.</param>
+    /// <param name="lses">float [states, heads]: their LSEs.</param>
+    /// <param name="indptr">int [rows + 1], contiguous, not falling, from 0 to the number of states: where the states of each row begin. A row without any gets output 0 and LSE -infinity.</param>
+    /// <param name="output">Receives the merged output, [rows, heads, headDim].</param>
+    /// <param name="lse">Receives the merged LSE, [rows, heads]; none when default.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    public static void MergeRaggedStates(
+        TensorView outputs,
+        TensorView lses,
+        TensorView indptr,
+        TensorView output,
+        TensorView lse = default,
+        CudaStream? stream = null
+    )
+    {
+        States states = new(outputs, nameof(outputs), severalStates: false);
+        states.Output(outputs, nameof(outputs));
+        states.Lse(lses, nameof(lses));
+        MergeStatesParams args = First(outputs, lses);
+        // What follows a state is the next one.
+        SetSecond(ref args, outputs, lses);
+        args.Other += checked((nint)(outputs.Stride(0) * outputs.Dtype.Size()));
+        args.OtherLse += checked((nint)(lses.Stride(0) * sizeof(float)));
+        args.OtherStateStride = args.OtherRowStride;
+        args.OtherLseStateStride = args.OtherLseRowStride;
+        args.Others = states.Rows;
+        args.Indptr = indptr.Address;
+        Run(states.Merged(indptr, nameof(indptr)), ref args, output, lse, stream);
+    }
+
     private static MergeStatesParams First(in TensorView output, in TensorView lse) =>
         new()
         {
@@ -205,6 +236,12 @@ public static class AttentionStates
             }
         }
 
+        private States(in States states, int rows)
+        {
+            this = states;
+            Rows = rows;
+        }
+
         public Device Device { get; }
 
         public DType Dtype { get; }
@@ -228,9 +265,28 @@ public static class AttentionStates
         public void Lses(in TensorView tensor, string name) =>
             Check(tensor.Expect(name, DType.Float32, Rows, Count, Heads), name, isOutput: false);
 
-        public void Mask(in TensorView tensor, string name)
+        public void Mask(in TensorView tensor, string name) => Numbers(tensor.Expect(name, DType.Int32, Rows), name);
+
+        /// <summary>What the rows of an indptr become.</summary>
+        public States Merged(in TensorView indptr, string name)
         {
-            Check(tensor.Expect(name, DType.Int32, Rows), name, isOutput: false);
+            if (indptr.IsEmpty || indptr.Dtype != DType.Int32 || indptr.Shape.Rank != 1 || indptr.Shape[0] < 1)
+            {
+                throw new ArgumentException($"{name} is {indptr}; expected {nameof(DType.Int32)} [rows + 1].", name);
+            }
+
+            if ((long)(indptr.Shape[0] - 1) * Heads > int.MaxValue)
+            {
+                throw new ArgumentException($"{name} is {indptr}; expected at most {int.MaxValue} pairs of row and head.", name);
+            }
+
+            Numbers(indptr, name);
+            return new States(this, indptr.Shape[0] - 1);
+        }
+
+        private void Numbers(in TensorView tensor, string name)
+        {
+            Check(tensor, name, isOutput: false);
             if (!tensor.IsContiguous)
             {
                 throw new ArgumentException($"{name} has gaps between its elements; expected a contiguous {tensor.Shape}.", name);

@@ -286,7 +286,10 @@ internal struct PageTableParams
     public nint Updates;
 }
 
-/// <summary>Arguments of merging states of attention, each an output and its base-2 LSE: a first one, then others; 184 bytes.</summary>
+/// <summary>
+/// Arguments of merging states of attention, each an output and its base-2 LSE: a first one, then others; 192 bytes. With <see cref="Indptr"/>
+/// the states of all rows lie one behind the other, and others begin with the second of them.
+/// </summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct MergeStatesParams
 {
@@ -311,6 +314,9 @@ internal struct MergeStatesParams
     /// <summary>int32 [rows]: 0 where the first state is the result; or 0 for none.</summary>
     public nint Mask;
 
+    /// <summary>int32 [rows + 1]: where the states of each row begin; or 0 where all have as many.</summary>
+    public nint Indptr;
+
     public long FirstRowStride;
     public long FirstHeadStride;
     public long FirstLseRowStride;
@@ -329,7 +335,7 @@ internal struct MergeStatesParams
     /// <summary>Rows.</summary>
     public int Rows;
 
-    /// <summary>States besides the first.</summary>
+    /// <summary>States of a row besides the first; with <see cref="Indptr"/> all states.</summary>
     public int Others;
 
     /// <summary>Heads.</summary>

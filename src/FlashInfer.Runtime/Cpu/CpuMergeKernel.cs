@@ -20,7 +20,7 @@ internal sealed unsafe class CpuMergeKernel<TElement>(CpuWorkerPool pool) : Merg
     {
         CpuBackend.RefuseStream(stream);
         MergeStatesParams copy = args;
-        if ((long)args.Rows * args.Heads * args.HeadDim * (args.Others + 1) >= WorthThreads)
+        if ((long)args.Heads * args.HeadDim * (args.Indptr != 0 ? args.Others : args.Rows * (args.Others + 1L)) >= WorthThreads)
         {
             pool.Run(_job, (nint)(&copy), args.Rows);
         }
@@ -45,30 +45,38 @@ internal sealed unsafe class CpuMergeKernel<TElement>(CpuWorkerPool pool) : Merg
             ref readonly MergeStatesParams p = ref *(MergeStatesParams*)args;
             float* merged = stackalloc float[p.HeadDim];
             float* state = stackalloc float[p.HeadDim];
-            int others = p.Mask != 0 && ((int*)p.Mask)[unit] == 0 ? 0 : p.Others;
+            (long first, int others) = States(p, unit);
             for (int head = 0; head < p.Heads; head++)
             {
-                Merge(p, unit, head, others, new Span<float>(merged, p.HeadDim), new Span<float>(state, p.HeadDim));
+                Merge(p, unit, first, others, head, new Span<float>(merged, p.HeadDim), new Span<float>(state, p.HeadDim));
             }
         }
 
-        private static void Merge(in MergeStatesParams p, long row, long head, int others, Span<float> merged, Span<float> state)
+        /// <summary>What a row merges: a state, and so many behind it; none if below 0.</summary>
+        private static (long First, int Others) States(in MergeStatesParams p, int row)
         {
-            float firstLse = ((float*)p.FirstLse)[(row * p.FirstLseRowStride) + (head * p.FirstLseHeadStride)];
-            float* otherLse = (float*)p.OtherLse + (row * p.OtherLseRowStride) + (head * p.OtherLseHeadStride);
-            float max = firstLse;
-            for (int k = 0; k < others; k++)
+            if (p.Indptr != 0)
             {
-                max = Math.Max(max, otherLse[k * p.OtherLseStateStride]);
+                int begin = Math.Max(((int*)p.Indptr)[row], 0);
+                return (begin, Math.Min(((int*)p.Indptr)[row + 1], p.Others) - begin - 1);
             }
 
+            return (row, p.Mask != 0 && ((int*)p.Mask)[row] == 0 ? 0 : p.Others);
+        }
+
+        private static void Merge(
+            in MergeStatesParams p,
+            long row,
+            long first,
+            int others,
+            long head,
+            Span<float> merged,
+            Span<float> state
+        )
+        {
             merged.Clear();
-            float sum = Add(p.First, (row * p.FirstRowStride) + (head * p.FirstHeadStride), firstLse, max, merged, state);
-            for (int k = 0; k < others; k++)
-            {
-                long at = (row * p.OtherRowStride) + (k * p.OtherStateStride) + (head * p.OtherHeadStride);
-                sum += Add(p.Other, at, otherLse[k * p.OtherLseStateStride], max, merged, state);
-            }
+            float max = float.NegativeInfinity;
+            float sum = others < 0 ? 0 : Sum(p, first, others, head, merged, state, out max);
 
             // Nothing but empty states give 0 and -infinity.
             TensorPrimitives.Multiply(merged, sum == 0 ? 0 : 1 / sum, merged);
@@ -83,6 +91,36 @@ internal sealed unsafe class CpuMergeKernel<TElement>(CpuWorkerPool pool) : Merg
                 ((float*)p.Lse)[(row * p.LseRowStride) + (head * p.LseHeadStride)] =
                     sum == 0 ? float.NegativeInfinity : max + MathF.Log2(sum);
             }
+        }
+
+        /// <summary>Adds states up.</summary>
+        /// <returns>Their weight.</returns>
+        private static float Sum(
+            in MergeStatesParams p,
+            long row,
+            int others,
+            long head,
+            Span<float> merged,
+            Span<float> state,
+            out float max
+        )
+        {
+            float firstLse = ((float*)p.FirstLse)[(row * p.FirstLseRowStride) + (head * p.FirstLseHeadStride)];
+            float* otherLse = (float*)p.OtherLse + (row * p.OtherLseRowStride) + (head * p.OtherLseHeadStride);
+            max = firstLse;
+            for (int k = 0; k < others; k++)
+            {
+                max = Math.Max(max, otherLse[k * p.OtherLseStateStride]);
+            }
+
+            float sum = Add(p.First, (row * p.FirstRowStride) + (head * p.FirstHeadStride), firstLse, max, merged, state);
+            for (int k = 0; k < others; k++)
+            {
+                long at = (row * p.OtherRowStride) + (k * p.OtherStateStride) + (head * p.OtherHeadStride);
+                sum += Add(p.Other, at, otherLse[k * p.OtherLseStateStride], max, merged, state);
+            }
+
+            return sum;
         }
 
         /// <summary>Adds a state; that of no token weighs nothing, whatever lies there: it may never have been written.</summary>

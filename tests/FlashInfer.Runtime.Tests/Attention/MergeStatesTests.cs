@@ -36,6 +36,25 @@ public class MergeStatesTests
     }
 
     [Fact]
+    public void An_indptr_beyond_the_states_reads_nothing_there()
+    {
+        using Device device = Device.OpenCpu();
+        using DeviceTensor<float> outputs = device.Allocate<float>(2, 1, 8);
+        using DeviceTensor<float> lses = device.Allocate<float>(2, 1);
+        using DeviceTensor<int> indptr = device.Allocate<int>(4);
+        using DeviceTensor<float> output = device.Allocate<float>(3, 1, 8);
+        using DeviceTensor<float> lse = device.Allocate<float>(3, 1);
+        outputs.View.CopyFrom([.. Enumerable.Repeat(1f, 8), .. Enumerable.Repeat(3f, 8)]);
+        lses.View.CopyFrom(new float[2]);
+        indptr.View.CopyFrom([-1000, 1, 9, 4]);
+
+        AttentionStates.MergeRaggedStates(outputs, lses, indptr, output, lse);
+
+        Assert.Equal([1f, 3f, 0f], Enumerable.Range(0, 3).Select(row => output.View.ToArray()[row * 8]));
+        Assert.Equal([0f, 0f, float.NegativeInfinity], lse.View.ToArray());
+    }
+
+    [Fact]
     public void What_can_not_be_merged_is_refused_by_name()
     {
         using Device device = Device.OpenCpu();
@@ -71,6 +90,18 @@ public class MergeStatesTests
         );
         Refused.Argument("outputs", "[rows, states, heads, headDim]", () => AttentionStates.MergeStates(output, lse, output));
         Refused.Argument("outputs", "expected one state or more", () => AttentionStates.MergeStates(none, noLse, output));
+        using DeviceTensor<int> indptr = device.Allocate<int>(4);
+        TensorView<int> gaps = device.View<int>(indptr.View.Address, [2], [2]);
+        Refused.Argument("outputs", "Float16[3, 0, 2, 64]", () => AttentionStates.MergeRaggedStates(none, lse, indptr, output));
+        Refused.Argument("lses", "expected Float32[3, 2]", () => AttentionStates.MergeRaggedStates(output, noLse, indptr, output));
+        Refused.Argument(
+            "indptr",
+            "no tensor; expected Int32 [rows + 1]",
+            () => AttentionStates.MergeRaggedStates(output, lse, default, output)
+        );
+        Refused.Argument("indptr", "expected Int32 [rows + 1]", () => AttentionStates.MergeRaggedStates(output, lse, lse, output));
+        Refused.Argument("indptr", "has gaps between", () => AttentionStates.MergeRaggedStates(output, lse, gaps, output));
+        Refused.Argument("output", "expected Float16[3, 2, 64]", () => AttentionStates.MergeRaggedStates(output, lse, indptr, fewer));
         Refused.Argument("mask", "expected Int32[3]", () => AttentionStates.MergeStateInPlace(output, lse, output, lse, lse));
 
         static void Merge(TensorView first, TensorView firstLse, TensorView second, TensorView secondLse, TensorView output) =>

@@ -216,7 +216,7 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
                 entry.StackBytes + entry.SpillStoreBytes + entry.SpillLoadBytes == 0
                     ? ""
                     : $", local {entry.StackBytes}, spill stores {entry.SpillStoreBytes}, spill loads {entry.SpillLoadBytes}";
-            return $"{entry.Entry}, {kernel.Architecture}: {entry.Registers} registers, {entry.StaticSharedBytes} B shared{local}";
+            return $"{KernelConfigurations.ReadableName(entry.Entry)}, {kernel.Architecture}: {entry.Registers} registers, {entry.StaticSharedBytes} B shared{local}";
         });
 
     private static bool HasLocalMemory(string row) => row.Contains("B shared, local ", StringComparison.Ordinal);

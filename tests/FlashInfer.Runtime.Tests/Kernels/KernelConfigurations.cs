@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.RegularExpressions;
+using FlashInfer.Tests.PublicApi;
 
 namespace FlashInfer.Tests.Kernels;
 
@@ -38,6 +39,9 @@ internal static partial class KernelConfigurations
         new(12, 2, 96, 32, DType.Float16, DType.Float8E5M2, KvLayout.Hnd),
         new(24, 8, 192, 1, DType.BFloat16, DType.Float8E5M2),
         new(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3),
+        new(8, 1, 512, 16, DType.BFloat16),
+        new(12, 4, 512, 5, DType.Float16),
+        new(8, 1, 512, 16, DType.BFloat16, DType.Float8E4M3),
     ];
 
     /// <summary>
@@ -85,6 +89,20 @@ internal static partial class KernelConfigurations
         Ragged(Turning(16, 16, 192, 16, AttentionOptions.Rope) with { ValueDim = 128 }),
     ];
 
+    /// <summary>
+    /// Prefill with options, and with variants of the catalogue as the generator's snapshots have them: hooks take registers where these are
+    /// scarcest. With the names that tell them apart.
+    /// </summary>
+    public static readonly (string Name, TranslationUnit Unit)[] Variants =
+    [
+        Option(AttentionOptions.LogitsSoftCap),
+        Option(AttentionOptions.Alibi),
+        Option(AttentionOptions.PackedCustomMask),
+        Catalogue("SoftCapAttention"),
+        Catalogue("TemperatureAttention"),
+        Catalogue("DocumentMaskAttention"),
+    ];
+
     /// <summary>Decode of more columns than a unit of its own has room for.</summary>
     public static readonly TranslationUnit[] Wide =
     [
@@ -117,6 +135,8 @@ internal static partial class KernelConfigurations
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
         new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
+        new AttentionSpec(8, 1, 512, 1, DType.BFloat16).DecodeUnitFor(queryTokens: 8),
+        new AttentionSpec(8, 1, 512, 16, DType.BFloat16).DecodeUnitFor(isChecked: true),
     ];
 
     private static readonly TranslationUnit[] s_append =
@@ -134,7 +154,16 @@ internal static partial class KernelConfigurations
     ];
 
     /// <summary>All units.</summary>
-    public static readonly TranslationUnit[] Units = [.. s_decode, .. s_append, .. s_merge, .. Wide, .. PrefillPaged, .. PrefillRagged];
+    public static readonly TranslationUnit[] Units =
+    [
+        .. s_decode,
+        .. s_append,
+        .. s_merge,
+        .. Wide,
+        .. PrefillPaged,
+        .. PrefillRagged,
+        .. Variants.Select(static variant => variant.Unit),
+    ];
 
     /// <summary>The units of a compiler's architectures.</summary>
     /// <param name="isKnown">Whether the compiler knows an architecture.</param>
@@ -154,6 +183,10 @@ internal static partial class KernelConfigurations
         return name.Success ? (name.Groups["family"].Value, unit.EndsWith("_wide", StringComparison.Ordinal), elements) : (unit, false, "");
     }
 
+    /// <summary>A unit's name for readers: with the name of its variant in place of a number that is another whenever the text is.</summary>
+    public static string ReadableName(string unit) =>
+        Variants.FirstOrDefault(variant => variant.Unit.Name == unit).Name is { } name ? $"{unit[..unit.LastIndexOf('_')]} {name}" : unit;
+
     [GeneratedRegex("^(?<family>fi_[a-z_]+?)_b?f16_(?<quantised>e[45]m[23]_)?h[0-9]+_kv[0-9]+_(?<dims>d[0-9]+(_dv[0-9]+)?)")]
     private static partial Regex UnitName();
 
@@ -165,6 +198,26 @@ internal static partial class KernelConfigurations
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
+
+    private static (string Name, TranslationUnit Unit) Option(AttentionOptions option) =>
+        Variant($"{option}", AttentionVariant.Of(option)!.Cuda);
+
+    private static (string Name, TranslationUnit Unit) Catalogue(string name) =>
+        Variant(
+            name,
+            "#include \"core/csharp.cuh\"\n"
+                + File.ReadAllText(
+                    ApprovedFile.RepositoryPath(
+                        "tests",
+                        "FlashInfer.Generators.Tests",
+                        "Snapshots",
+                        $"VariantCatalogueTests.Cuda#{name}.verified.cu"
+                    )
+                )
+        );
+
+    private static (string Name, TranslationUnit Unit) Variant(string name, string cuda) =>
+        (name, Paged(Shape(32, 8, 128, 16, DType.BFloat16) with { Variant = cuda }));
 
     private static TranslationUnit Ragged(AttentionShape shape) =>
         new(CudaUnits.PrefillRaggedName(shape), Encoding.UTF8.GetBytes(CudaUnits.PrefillRagged(shape)));
