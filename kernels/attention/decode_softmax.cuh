@@ -529,7 +529,7 @@ struct DecodeAccumulator {
                                                 [&](int of, int half) { return at(of, half * 2 + (i & 1)); }, step,
                                                 i >> 1, lane & 3, position + (lane >> 2) + (i & 1) * 8, q.angles);
         }
-        multiply_step(s, key, q, head, step);
+        multiply_step(s, key, q, head, step, lane);
       }
     }
   }
