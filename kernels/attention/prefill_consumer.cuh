@@ -112,7 +112,7 @@ struct PrefillConsumer {
       const float2 height = shape(made, line, number, blocks - 1, masked);
       float2 factor;
       softmax.raise(s, scale, slack, factor, height);
-      softmax.weigh(s, scale, masked || Hooks::kShapes, height);
+      softmax.weigh(s, scale, masked || Hooks::kVisits, height);
       wgmma_wait<0>();
       keep(o);
       if (number > 0) release_values();
@@ -167,7 +167,7 @@ struct PrefillConsumer {
     const float2 height = shape(made, line, number, n, masked);
     float2 factor;
     const bool raised = softmax.raise(s, scale, slack, factor, height);
-    softmax.weigh(s, scale, masked || Hooks::kShapes, height);
+    softmax.weigh(s, scale, masked || Hooks::kVisits, height);
     wgmma_wait<0>();
     keep(o);
     release_values();

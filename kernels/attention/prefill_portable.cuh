@@ -165,7 +165,7 @@ struct PortablePrefill {
       for (int m = 0; m < kSlabs; m++) {
         float2 factor;
         if (softmax[m].raise(s[m], scale, slack, factor)) Products::rescale(o[m], factor);
-        softmax[m].weigh(s[m], scale, masked || Hooks::kShapes);
+        softmax[m].weigh(s[m], scale, masked || Hooks::kVisits);
         Products::round_probabilities(p[m], s[m]);
       }
       put_aside(softmax);

@@ -79,7 +79,13 @@ struct PrefillRing {
 #pragma unroll
       for (int i = 0; i < kWords; i++) {
         const int token = first + i * kWordTokens;
-        pages[i] = first >= 0 && has(i) && token < tile.item.end ? page_of(token) : -1;
+        pages[i] = first >= 0 && has(i) && token < tile.item.end ? page_of(token) : kNoPage;
+      }
+      if constexpr (Layout::kGathers && kValues) {
+        bool ends = false;
+#pragma unroll
+        for (int i = 0; i < kWords; i++) ends |= has(i) && pages[i] < 0;
+        gather.ends = __any_sync(~0u, ends);
       }
     } else {
       first = tile.item.kv_start + begin;
@@ -158,6 +164,8 @@ struct PrefillRing {
 
  private:
   static constexpr int kNowhere = -(1 << 30);
+  static constexpr i32 kNoPage =
+      Layout::kGathers && !kValues ? 0 : -1;  // keys that are gathered may be any behind the end
 
   // Which of its warp's share this lane has, first; and whether it has an i-th.
   static __device__ __forceinline__ int mine() {

@@ -224,7 +224,7 @@ struct VariantHooks {
   static constexpr bool kShapes = kTransforms || Variant::kMasksLogits || kBounds;
   static constexpr bool kRotates = Variant::kRotates;
   static constexpr bool kWantsContext = kShapes || kRotates;
-  static constexpr bool kVisits = kRescales || Variant::kMasksLogits;  // each block's scores
+  static constexpr bool kVisits = kRescales || Variant::kMasksLogits;  // each block's scores, of which it may hide all
   static constexpr float kLog2E = 1.44269504f;
   static constexpr float kLn2 = 0.693147181f;
 

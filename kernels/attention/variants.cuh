@@ -115,7 +115,30 @@ struct BoolMask : NoVariant {
 
   static constexpr bool kMasksLogits = true;
   static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
-    return a.values[a.starts[at.sequence] + at.qo_index * at.kv_len + at.kv_position];
+    return a.values[place(at, a)];
+  }
+
+  // By aligned words of 4 bytes, as PackedMask.
+  static constexpr bool kMasksBits = true;
+  template <int N>
+  static __device__ __forceinline__ void keep_bits(u32 (&bits)[N], const LogitsContext& at, const Arguments& a) {
+    const Span<u32> words = {reinterpret_cast<const u32*>(a.values.data), (a.values.length + 3) / 4, 0};
+    const i32 byte = place(at, a), first = byte >> 2;
+    u32 low = words[first];
+#pragma unroll
+    for (int i = 0; i < 8 * N; i++) {
+      const u32 high = words[first + i + 1];
+      const u32 bytes = __funnelshift_r(low, high, static_cast<u32>(byte) * 8);
+      const u32 tops = (((bytes & 0x7f7f7f7f) + 0x7f7f7f7f) | bytes) & 0x80808080;  // of bytes that are not 0
+      const u32 four = (tops >> 7) * 0x10204080 >> 28;                              // side by side
+      bits[i / 8] = i % 8 == 0 ? four : bits[i / 8] | four << i % 8 * 4;
+      low = high;
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ i32 place(const LogitsContext& at, const Arguments& a) {
+    return a.starts[at.sequence] + at.qo_index * at.kv_len + at.kv_position;
   }
 };
 
