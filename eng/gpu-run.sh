@@ -78,7 +78,7 @@ for s in $steps; do
     bench)
       cat "$out"/tests-*.log 2>/dev/null | grep '^ROW|' >>"$rows"
       step bench "${bench[@]}" --bench compile,decode,append,plan,cascade --rows "$rows" ;;
-    prefill) step prefill "${bench[@]}" --bench prefill --python "$(command -v python3 || echo python3)" --budget "${PREFILL_BUDGET:-200}" ;;
+    prefill) step prefill "${bench[@]}" --bench prefill,single,options --python "$(command -v python3 || echo python3)" --budget "${PREFILL_BUDGET:-200}" ;;
     *) echo "gpu-run: unknown step '$s'" >&2; exit 2 ;;
   esac
 done

@@ -25,8 +25,10 @@ namespace FlashInfer.GenerationSandbox
     public sealed partial class LatentAttention;
 
     /// <summary>Heads too large for prefill: a cache and decode.</summary>
+#pragma warning disable FI0018 // For decode alone.
     [AttentionConfig(16, 1, 512, 16, DType.BFloat16)]
     public sealed partial class GlobalAttention;
+#pragma warning restore FI0018
 
     /// <summary>Nested, with its own members beside the generated ones.</summary>
     public static partial class Models

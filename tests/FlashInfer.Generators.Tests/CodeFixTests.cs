@@ -13,6 +13,7 @@ public sealed class CodeFixTests
     private static readonly string[] s_withoutFix =
     [
         "FI0011",
+        "FI0018",
         "FI0102",
         "FI0103",
         "FI0105",
