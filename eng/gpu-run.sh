@@ -18,11 +18,11 @@ trap 'rm -rf "$work"' EXIT
 tar -C "$work" -xJf "$archive"
 export DOTNET_ROOT=$work/dotnet PATH=$work/dotnet:$PATH DOTNET_gcServer=0
 export CUDA_CACHE_DISABLE=1 FLASHINFER_CACHE_DIR=$work/cache FLASHINFER_REQUIRE_GPU=1 FLASHINFER_TEST_DATA=$work/model
-summary=$out/summary.txt
+export summary=$out/summary.txt
 : >"$summary"
 rows=$work/rows
 : >"$rows"
-tests=(dotnet "$work/tests/FlashInfer.Gpu.Tests.dll" -noLogo -noColor)
+export tests="dotnet $work/tests/FlashInfer.Gpu.Tests.dll -noLogo -noColor"
 export tool=$work/tool/flashinfer.dll configs=$work/configs/FlashInfer.GenerationSandbox.dll out
 bench=(dotnet "$work/bench/FlashInfer.Benchmarks.dll" --out "$out" --commit "$(cat "$work/commit")")
 
@@ -35,27 +35,23 @@ step() {
     "$(grep -vE '^\s*$' "$out/$name.log" | tail -n 1 | cut -c1-150)" | tee -a "$summary"
 }
 
+export -f step
 nvidia-smi >"$out/nvidia-smi.txt" 2>&1
 for s in $steps; do
   case $s in
     tests)
-      # Most of their time is compiling and the oracle, on one core each: the tests of attention are dealt to several processes.
-      mapfile -t methods < <("${tests[@]}" -list methods | grep '\.Attention\.' | grep -E "${TEST_METHODS:-.}")
-      # Not more of them: pools of freed memory add up, and eight ran out of it.
-      shards=$(($(nproc) > 6 ? 6 : $(nproc)))
-      for ((shard = 0; shard < shards; shard++)); do
-        chosen=()
-        for ((i = shard; i < ${#methods[@]}; i += shards)); do chosen+=(-method "${methods[i]}"); done
-        [[ ${#chosen[@]} -gt 0 ]] || continue
-        step "tests-attention-$shard" "${tests[@]}" "${chosen[@]}" &
-      done
-      [[ -n ${TEST_METHODS:-} ]] || step tests-cuda "${tests[@]}" -namespace FlashInfer.Gpu.Tests.Cuda &
+      # Most of their time is compiling and the oracle, on one core each. So many processes take methods of the attention tests, one
+      # after the other, the longest first; not more of them: pools of freed memory add up, and eight ran out of it.
+      [[ -n ${TEST_METHODS:-} ]] || step tests-cuda $tests -namespace FlashInfer.Gpu.Tests.Cuda &
+      $tests -list methods | grep '\.Attention\.' | grep -E "${TEST_METHODS:-.}" |
+        awk '{ print (/Random|GridTests|Every|Usual|sample/ ? 0 : 1), $0 }' | sort -s -k1,1n | cut -d' ' -f2 |
+        xargs -P $(($(nproc) > 6 ? 6 : $(nproc))) -I{} bash -c 'step "tests-$(cut -d. -f5- <<<"$1")" $tests -method "$1"' _ {}
       wait ;;
     sanitizer)
       # They do not slow each other down either: what takes long is the host's side of it.
       for tool in memcheck racecheck; do
         step "$tool" compute-sanitizer --tool $tool --error-exitcode 9 --target-processes all \
-          "${tests[@]}" -trait Sanitizer=yes &
+          $tests -trait Sanitizer=yes &
       done
       wait ;;
     samples)
@@ -82,7 +78,7 @@ for s in $steps; do
     bench)
       cat "$out"/tests-*.log 2>/dev/null | grep '^ROW|' >>"$rows"
       step bench "${bench[@]}" --bench compile,decode,append,plan,cascade --rows "$rows" ;;
-    prefill) step prefill "${bench[@]}" --bench prefill --python "$(command -v python3 || echo python3)" --budget "${PREFILL_BUDGET:-200}" ;;
+    prefill) step prefill "${bench[@]}" --bench prefill,single,options --python "$(command -v python3 || echo python3)" --budget "${PREFILL_BUDGET:-200}" ;;
     *) echo "gpu-run: unknown step '$s'" >&2; exit 2 ;;
   esac
 done

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Diagnostics.Metrics;
 using FlashInfer.Attention;
 using FlashInfer.Planning;
 
@@ -29,6 +30,16 @@ internal static class PlanBench
             foreach (Row row in Rows(device, "", batch, () => decode.Plan(sequences), () => decode.Run(0, tensors.Query, tensors.Output)))
             {
                 yield return row;
+            }
+
+            if (batch == MostRunSequences)
+            {
+                using MeterListener listener = Listen();
+                Action run = () => decode.Run(0, tensors.Query, tensors.Output);
+                foreach (Row row in Rows(device, "with a listener of all meters, ", batch, () => decode.Plan(sequences), run))
+                {
+                    yield return row;
+                }
             }
 
             int[] pageOffsets = [.. sequences.Select(sequence => sequence.PageOffset)];
@@ -76,6 +87,25 @@ internal static class PlanBench
         cache.BeginForward(sequences, lengths);
         cache.EndForward(sequences);
         return (cache, sequences, lengths);
+    }
+
+    /// <summary>Whoever watches a server: every measurement comes to it.</summary>
+    private static MeterListener Listen()
+    {
+        MeterListener listener = new()
+        {
+            InstrumentPublished = (instrument, listener) =>
+            {
+                if (instrument.Meter.Name == FlashInferTelemetry.MeterName)
+                {
+                    listener.EnableMeasurementEvents(instrument);
+                }
+            },
+        };
+        listener.SetMeasurementEventCallback<long>(static (_, _, _, _) => { });
+        listener.SetMeasurementEventCallback<double>(static (_, _, _, _) => { });
+        listener.Start();
+        return listener;
     }
 
     private static IEnumerable<Row> Rows(Device device, string phase, int batch, Action plan, Action run)

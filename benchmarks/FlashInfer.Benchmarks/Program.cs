@@ -4,7 +4,7 @@ using FlashInfer.Benchmarks;
 using FlashInfer.Compilation;
 
 // Measures on a GPU: ceilings of this run, then each bench over its cases, and writes a results file for decode and one for prefill.
-//   FlashInfer.Benchmarks --out DIR [--commit HASH] [--bench decode,append,plan,compile,cascade,prefill] [--python PATH] [--budget SECONDS] [--rows FILE]
+//   FlashInfer.Benchmarks --out DIR [--commit HASH] [--bench decode,append,plan,compile,cascade,prefill,options,single] [--python PATH] [--budget SECONDS] [--rows FILE]
 //   FlashInfer.Benchmarks --chart RESULTS.json OUT.svg      draws a results file; needs no GPU
 // prefill measures PyTorch in turn with us, where PATH (python3) has it, and begins no case after SECONDS (200). FILE holds rows measured
 // by others, one a line: ROW|bench|case|microseconds|relative error, the last two where they apply.
@@ -17,7 +17,7 @@ if (args is ["--chart", var from, var to])
 
 string output = Option("--out") ?? "benchmarks/results";
 string commit = Option("--commit") ?? "unknown";
-string[] benches = (Option("--bench") ?? "compile,decode,append,plan,cascade,prefill").Split(',');
+string[] benches = (Option("--bench") ?? "compile,decode,append,plan,cascade,prefill,single,options").Split(',');
 TimeSpan budget = TimeSpan.FromSeconds(double.Parse(Option("--budget") ?? "200"));
 
 List<string> failures = [];
@@ -42,7 +42,7 @@ if (ceilings.MatmulTflops is { } tflops)
 foreach (string bench in benches)
 {
     Add(
-        bench == "prefill" ? "prefill" : "decode",
+        bench is "prefill" or "single" or "options" ? "prefill" : "decode",
         bench switch
         {
             "compile" => CompileBench.Decode(device),
@@ -50,11 +50,15 @@ foreach (string bench in benches)
             "append" => AppendBench.Run(device, gpu, ceilings),
             "plan" => PlanBench.Decode(device),
             "cascade" => CascadeBench.Run(device, gpu, ceilings),
+            "single" => SingleBench.Run(device, gpu),
+            "options" => OptionBench.Run(device, gpu),
             "prefill" => PrefillBench
                 .Run(device, gpu, ceilings, peer, budget, failures)
                 .Concat(PlanBench.Prefill(device))
                 .Concat(CompileBench.Prefill(device)),
-            _ => throw new ArgumentException($"--bench names '{bench}'; expected compile, decode, append, plan, cascade, prefill."),
+            _ => throw new ArgumentException(
+                $"--bench names '{bench}'; expected compile, decode, append, plan, cascade, prefill, single, options."
+            ),
         }
     );
 }

@@ -88,6 +88,7 @@ internal sealed class TorchPeer : IDisposable
                 ["heads"] = measured.Heads,
                 ["kvHeads"] = measured.KvHeads,
                 ["headDim"] = measured.HeadDim,
+                ["valueDim"] = measured.ValueDim,
                 ["causal"] = measured.IsCausal,
             }
         );

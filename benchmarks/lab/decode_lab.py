@@ -131,7 +131,8 @@ class Launch:
         kernel = version.kernel(case)
         sms = torch.cuda.get_device_properties(0).multi_processor_count
         clusters = {n: kernel.max_clusters(n) if kernel.features & 2 else 0 for n in (2, 4, 8)}
-        limits = decode_plan.Limits(sms, kernel.units_per_item, kernel.teams, clusters)
+        merge_cost = 0.8 * kernel.columns / max(1, case.kv_heads // kernel.units_per_item) / case.kv_dtype.itemsize
+        limits = decode_plan.Limits(sms, kernel.units_per_item, kernel.teams, clusters, merge_cost)
         self.plan = decode_plan.make(case.lengths, limits, case.page, case.query_tokens, **plan)
         self.kernel = version.kernel(case, team=True) if self.plan.team else kernel
         units = self.plan.count * kernel.units_per_item
@@ -268,6 +269,12 @@ TEST_SHAPES = [
     dict(heads=8, kv_heads=2, dim=192, query_tokens=4),
     dict(heads=12, kv_heads=4, dim=64, kv="e4m3", query_tokens=3),
     dict(heads=8, kv_heads=2, dim=256, page=64),
+    dict(heads=8, kv_heads=2, dim=512),
+    dict(heads=16, kv_heads=1, dim=512, page=32),
+    dict(heads=3, kv_heads=3, dim=512, page=1, dtype="f16"),
+    dict(heads=8, kv_heads=1, dim=512, kv="e4m3"),
+    dict(heads=8, kv_heads=2, dim=512, kv="e5m2", page=8),
+    dict(heads=8, kv_heads=2, dim=512, query_tokens=4),
 ]
 
 # --- speed ------------------------------------------------------------------------------------------------------------
@@ -289,8 +296,10 @@ LOG_NORMAL = [int(n) for n in """
 
 CASES = {
     "d128": uniform(128, 2048), "d64": uniform(256, 2048, dim=64), "d96": uniform(170, 2048, dim=96), "d96b": uniform(165, 2048, dim=96), "d96c": uniform(340, 2048, dim=96), "d96-wide": uniform(340, 2048, dim=96, wide=True), "d192b": uniform(99, 2048, dim=192), "d192": uniform(85, 2048, dim=192), "d256": uniform(64, 2048, dim=256),
+    "d96w": uniform(170, 2048, dim=96, wide=True), "d512": uniform(32, 2048, dim=512), "d512-8/1": uniform(256, 2048, heads=8, kv_heads=1, dim=512), "d512-16/1": uniform(256, 2048, heads=16, kv_heads=1, dim=512),
+    "d512-e4m3": uniform(64, 2048, dim=512, kv="e4m3"), "d512-p1": uniform(32, 2048, dim=512, page=1), "d512-1x8k": uniform(1, 8192, heads=8, kv_heads=1, dim=512), "d512-1x32k": uniform(1, 32768, heads=8, kv_heads=1, dim=512),
     "e4m3": uniform(128, 2048, kv="e4m3"), "e5m2": uniform(128, 2048, kv="e5m2"), "e4m3-1g": uniform(256, 2048, kv="e4m3"), "e4m3-d64": uniform(512, 2048, dim=64, kv="e4m3"),
-    "mqa512": uniform(512, 2048, heads=16, kv_heads=1), "mqa1024": uniform(1024, 2048, heads=16, kv_heads=1), "g8": uniform(128, 2048, heads=64), "g16": uniform(128, 2048, heads=128),
+    "mqa512": uniform(512, 2048, heads=16, kv_heads=1), "mqa1024": uniform(1024, 2048, heads=16, kv_heads=1), "mqa-1x8k": uniform(1, 8192, heads=16, kv_heads=1), "mqa-1x32k": uniform(1, 32768, heads=16, kv_heads=1), "g8": uniform(128, 2048, heads=64), "g16": uniform(128, 2048, heads=128),
     "qo4": uniform(128, 2048, query_tokens=4), "mixed": (MIXED, {}), "lognormal": (LOG_NORMAL, {}), "skewed": ([32000] + [500] * 31, {}),
     "1x512": uniform(1, 512), "1x8k": uniform(1, 8192), "8x512": uniform(8, 512), "32x512": uniform(32, 512), "32x2k": uniform(32, 2048), "256x512": uniform(256, 512), "1024x64": uniform(1024, 64), "1024x200": uniform(1024, 200),
     "d64-1x512": uniform(1, 512, dim=64), "d64-8x512": uniform(8, 512, dim=64), "d64-32x512": uniform(32, 512, dim=64), "d64-1024x64": uniform(1024, 64, dim=64), "d64-1x8k": uniform(1, 8192, dim=64), "d64-32x2k": uniform(32, 2048, dim=64),

@@ -4,7 +4,7 @@ import struct
 from collections import namedtuple
 
 TILE = 16
-Limits = namedtuple("Limits", "blocks units teams clusters min_chunk", defaults=(64,))  # clusters: {2: n, 4: n, 8: n}
+Limits = namedtuple("Limits", "blocks units teams clusters merge_cost min_chunk", defaults=(0, 64))  # clusters: {2: n, 4: n, 8: n}
 Plan = namedtuple("Plan", "items count cluster team chunk slots")
 
 
@@ -52,7 +52,7 @@ def choose_chunk(lengths, total, longest, busy, limits):
     rounds = max(1, -(-busy * limits.units // limits.blocks))
     candidates = [smallest(classes, total, (rounds + i) * limits.blocks // limits.units, 1) for i in range(3)]
     candidates += [smallest(classes, longest, one, 0), smallest(classes, longest, 2 * one, 0)]
-    candidates += [round_up(mean * 5 // 4), round_up(mean), round_up(mean // 2), round_up(mean // 4)]
+    candidates += [round_up(mean * 5 // 4), round_up(mean), round_up(mean // 2), round_up(mean // 4), round_up(mean * 2), round_up(mean * 4)]
     slots = 8 * max(1, -(-limits.blocks // limits.units))
     best, best_cost = whole, cost(classes, whole, limits)
     for chunk in dict.fromkeys(max(limits.min_chunk, c) for c in candidates):
@@ -104,7 +104,7 @@ def cost(classes, chunk, limits):
     for i, load in enumerate(loads):
         time += (load - done) * max((17 - i) / 17, 1 / 3.1)
         done = load
-    time += 0.3 * max(0, loads[-1] - total / limits.blocks) + (64 if splits else 0)
+    time += 0.3 * max(0, loads[-1] - total / limits.blocks) + (max(64, limits.merge_cost * parts_of(classes[0][0], chunk)) if splits else 0)
     idle = max(0, limits.blocks - units) / limits.blocks
     return time * 1.1 if 0.11 < idle < 0.48 else time
 
@@ -116,7 +116,7 @@ def choose_tail(lengths, total, longest, busy, limits):
         return len(lengths), 0
     slots = 8 * max(1, -(-limits.blocks // limits.units))
     parts = min(limits.blocks // (left * limits.units), slots // left, longest // limits.min_chunk)
-    alone = longest * max(left * limits.units / limits.blocks, 1 / 3.1)
+    alone = longest * max(left * limits.units / limits.blocks, 1 / 2.3)
     if parts > 1 and longest / parts + 32 + 64 < alone:
         return len(lengths) - left, round_up(-(-longest // parts))
     return len(lengths), 0

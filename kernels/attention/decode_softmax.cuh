@@ -133,7 +133,8 @@ struct DecodeRotary<Shape, true> {
 // The threads of the crew fetch Q once, 16 bytes each, and hand it to all warps through the place to merge in, where a warp
 // takes it with ldmatrix: as fragments, 4 bytes a lane, every warp would ask for the same rows, 32 bytes at a time. A thread
 // puts what it fetched where in that place only itself reads when it merges, once for each warp, so that no further barrier
-// is needed.
+// is needed. Where registers are short the fragments are taken anew for each product: the place is the warp's own until it
+// stores its state there.
 template <typename Shape>
 struct QueryFragments : ColumnPlaces<Shape>, DecodeRotary<Shape> {
   using Element = typename Shape::Element;
@@ -147,7 +148,8 @@ struct QueryFragments : ColumnPlaces<Shape>, DecodeRotary<Shape> {
   static constexpr int kFetches = (kUnitChunks + Shape::kCrewThreads - 1) / Shape::kCrewThreads;
 
   uint4 fetched[kFetches];
-  u32 at[kTiles][kSteps][2];
+  u32 at[kTiles][Shape::kKeepsQuery ? kSteps : 1][2];
+  u32 address;           // of the warp's place, where Q is not kept
   int limit[kTiles][2];  // one past the last token that columns 2c and 2c + 1 see
   FloatVector<Shape::kUnitHeads>
       scale;  // of the logits, in base 2; in natural units for a variant that transforms them
@@ -200,25 +202,42 @@ struct QueryFragments : ColumnPlaces<Shape>, DecodeRotary<Shape> {
   }
 
   // Takes the fragments from the warp's place.
-  __device__ __forceinline__ void take(const float* output, const DecodeUnit<Shape>& unit, int lane) {
+  __device__ __forceinline__ void take(float* output, const DecodeUnit<Shape>& unit, int lane) {
     const int last = max(unit.head_columns() - 1, 0);
+    if constexpr (!Shape::kKeepsQuery) {
+      if constexpr (Shape::Hooks::kRotates) turn_in_place(output, unit, lane);
+      address = shared_address(output);
+    }
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile++) {
-      const int column = unit_column<Shape>(tile, lane & 7, Shape::kUnitHeadColumns - 1);
+      if constexpr (Shape::kKeepsQuery) {
+        const int column = unit_column<Shape>(tile, lane & 7, Shape::kUnitHeadColumns - 1);
 #pragma unroll
-      for (int step = 0; step < kSteps; step += 2) {
-        u32 b[4];
-        ldmatrix(b, shared_address(output + place_of(column * kChunks + step * 2 + (lane >> 3))));
-        at[tile][step][0] = b[0];
-        at[tile][step][1] = b[1];
-        at[tile][step + 1][0] = b[2];
-        at[tile][step + 1][1] = b[3];
+        for (int step = 0; step < kSteps; step += 2) {
+          u32 b[4];
+          ldmatrix(b, shared_address(output + place_of(column * kChunks + step * 2 + (lane >> 3))));
+          at[tile][step][0] = b[0];
+          at[tile][step][1] = b[1];
+          at[tile][step + 1][0] = b[2];
+          at[tile][step + 1][1] = b[3];
+        }
+        if constexpr (Shape::Hooks::kRotates) {
+          turn(at[tile], this->position + unit.token_of(unit_column<Shape>(tile, lane >> 2, last)), lane & 3);
+        }
       }
 #pragma unroll
       for (int h = 0; h < 2; h++) limit[tile][h] = unit.limit_of(unit_column<Shape>(tile, (lane & 3) * 2 + h, last));
-      if constexpr (Shape::Hooks::kRotates) {
-        turn(at[tile], this->position + unit.token_of(unit_column<Shape>(tile, lane >> 2, last)), lane & 3);
-      }
+    }
+  }
+
+  // The operand of one step.
+  __device__ __forceinline__ void read(u32 (&b)[2], int tile, int step, int lane) const {
+    if constexpr (Shape::kKeepsQuery) {
+      b[0] = at[tile][step][0];
+      b[1] = at[tile][step][1];
+    } else {
+      const int column = unit_column<Shape>(tile, lane & 7, Shape::kUnitHeadColumns - 1);
+      ldmatrix(b, address + place_of(column * kChunks + step * 2 + (lane >> 3 & 1)) * 4);
     }
   }
 
@@ -232,6 +251,20 @@ struct QueryFragments : ColumnPlaces<Shape>, DecodeRotary<Shape> {
   static __device__ __forceinline__ int place_of(int index) {
     constexpr int kVectors = Shape::kHeadDim / Shape::kVector;
     return index / kVectors * Shape::kMergeRow + index % kVectors * Shape::kVector;
+  }
+
+  // A lane turns whole chunks, with those that turn with them.
+  __device__ __forceinline__ void turn_in_place(float* output, const DecodeUnit<Shape>& unit, int lane) const {
+    using Rotary = typename DecodeRotary<Shape>::Rotary;
+#pragma unroll 1
+    for (int index = lane; index < Shape::kUnitColumns * Rotary::kChunks; index += 32) {
+      const int column = index / Rotary::kChunks, seen = nearest(column, max(unit.head_columns() - 1, 0));
+      Rotary::template turn_chunk<MathElement>(
+          index % Rotary::kChunks,
+          [&](int step, int half) { return shared_address(output + place_of(column * kChunks + step * 2 + half)); },
+          this->position + unit.token_of(seen), this->angles);
+    }
+    __syncwarp();
   }
 
   __device__ __forceinline__ void turn(u32 (&q)[kSteps][2], int position, int quad) const {
@@ -264,7 +297,8 @@ struct DecodeAccumulator {
   static constexpr int kHeadTiles = Shape::kHeadTiles;
   static constexpr int kSteps = Shape::kHeadDim / 16;
   static constexpr int kSlabs = Shape::kSlabs;
-  static constexpr int kChains = kTiles == 1 ? 2 : 1;  // two chains of products hide the latency of the instruction
+  // Two chains of products hide the latency of the instruction, where there are registers for two.
+  static constexpr int kChains = kTiles == 1 && (Shape::kKeepsQuery || !Hooks::kRotates) ? 2 : 1;
 
   float o[kTiles][kSteps][4];
   float max[kTiles][2];
@@ -417,7 +451,7 @@ struct DecodeAccumulator {
         Fragments keys;
         keys.load_keys(slab, head * kSteps + step, lane);
 #pragma unroll
-        for (int i = 0; i < Fragments::kSteps; i++) multiply_step(s, keys.at[i], q, head, step + i);
+        for (int i = 0; i < Fragments::kSteps; i++) multiply_step(s, keys.at[i], q, head, step + i, lane);
       }
     }
   }
@@ -450,18 +484,20 @@ struct DecodeAccumulator {
                                                q.angles);
           }
         }
-        multiply_step(s, x, q, head, step);
-        if (second != step) multiply_step(s, y, q, head, second);
+        multiply_step(s, x, q, head, step, lane);
+        if (second != step) multiply_step(s, y, q, head, second, lane);
       }
       loaded[step / kAtOnce] = loaded[second / kAtOnce] = true;
     }
   }
 
   static __device__ __forceinline__ void multiply_step(float (&s)[kTiles][kChains][4], const u32 (&keys)[4],
-                                                       const QueryFragments<Shape>& q, int head, int step) {
+                                                       const QueryFragments<Shape>& q, int head, int step, int lane) {
 #pragma unroll
     for (int tile = head * kHeadTiles; tile < (head + 1) * kHeadTiles; tile++) {
-      MathElement::mma(s[tile][step % kChains], keys, q.at[tile][step][0], q.at[tile][step][1]);
+      u32 b[2];
+      q.read(b, tile, step, lane);
+      MathElement::mma(s[tile][step % kChains], keys, b[0], b[1]);
     }
   }
 

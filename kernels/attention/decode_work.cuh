@@ -78,6 +78,8 @@ struct DecodeShape {
   static constexpr int kMostTiles = kFourTiles                                                                ? 4
                                     : kHeadDim <= 128 || (kHeadDim <= 192 && kTensorCopy && !Hooks::kRotates) ? 2
                                                                                                               : 1;
+  // Q stays in registers where O leaves room for it; else a warp reads it from where the crew has put it, again for each tile.
+  static constexpr bool kKeepsQuery = kHeadDim <= 256;
   static constexpr int kHeadColumns = kGroup * kQueryTokens;
   static constexpr int kRowBytes = kHeadDim * KvElement::kBytes;  // of a KV head's token
   // Above headDim 128 two heads leave no registers to widen 8-bit elements in, nor for limits of query tokens.
@@ -115,11 +117,12 @@ struct DecodeShape {
   static constexpr int kUnitsPerItem = kKvHeads / kUnitHeads * kColumnTiles;
   static_assert(kUnitHeads == 1 || kColumnTiles == 1, "a unit of several heads has all their columns");
 
-  // Two stages a warp matter more than eight warps; and where shared memory is small, so does a place to merge in.
+  // Two stages a warp matter more than eight warps; and where shared memory is small, so do a place to merge in and a stage.
   static constexpr int kWarps =
       kStageBytes <= 8192 && round_up(8 * kUnitColumns * kColumnBytes + kSmall, kRingAlign) + kRingBytes <= kSharedLimit
           ? 8
-          : 4;
+      : round_up(4 * kUnitColumns * kColumnBytes + kSmall, kRingAlign) + 4 * kStageBytes <= kSharedLimit ? 4
+                                                                                                         : 2;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kBlocksPerSm = 1;
   static constexpr int kCrewWarps = kTeamUnits ? 1 : kWarps;

@@ -100,7 +100,7 @@ struct PrefillConsumer {
       multiply_keys();
       multiply_values();
       end_turn();
-      const bool masked = hides(blocks - 1);
+      const bool masked = hides(number, blocks - 1);
       const auto made = hooks(number, blocks - 1, true);
       wgmma_wait<1>();
       keep(s);
@@ -112,7 +112,7 @@ struct PrefillConsumer {
       const float2 height = shape(made, line, number, blocks - 1, masked);
       float2 factor;
       softmax.raise(s, scale, slack, factor, height);
-      softmax.weigh(s, scale, masked || Hooks::kShapes, height);
+      softmax.weigh(s, scale, masked || Hooks::kVisits, height);
       wgmma_wait<0>();
       keep(o);
       if (number > 0) release_values();
@@ -125,7 +125,7 @@ struct PrefillConsumer {
       adds = 0;
       // Of K what lies behind the end is masked, and of what is gathered V is zero there.
       if constexpr (!Layout::kGathers) {
-        const int there = tokens_of(number) - (blocks - 1) * kBlockTokens;
+        const int there = tokens_of(number) - start_of(number, blocks - 1);
         if (there < kBlockTokens) zero_values(there);
       }
 
@@ -134,10 +134,10 @@ struct PrefillConsumer {
       int n = blocks - 2;
       if constexpr (Hooks::kBounds) {
 #pragma unroll 1
-        for (; n >= 0; n--) step(line, number, n, hides(n));
+        for (; n >= 0; n--) step(line, number, n, hides(number, n));
       } else {
 #pragma unroll 1
-        for (; n >= 0 && hides(n); n--) step(line, number, n, true);
+        for (; n >= 0 && hides(number, n); n--) step(line, number, n, true);
 #pragma unroll 1
         for (; n >= 0; n--) step(line, number, n, false);
       }
@@ -167,12 +167,17 @@ struct PrefillConsumer {
     const float2 height = shape(made, line, number, n, masked);
     float2 factor;
     const bool raised = softmax.raise(s, scale, slack, factor, height);
-    softmax.weigh(s, scale, masked || Hooks::kShapes, height);
+    softmax.weigh(s, scale, masked || Hooks::kVisits, height);
     wgmma_wait<0>();
     keep(o);
     release_values();
     round_probabilities();
     if (raised) rescale(factor);
+  }
+
+  // The token of a tile's range at which block n begins.
+  __device__ __forceinline__ int start_of(u32 number, int n) const {
+    return Hooks::kSkips ? Layout::tile(base, number).start_of(n) : n * kBlockTokens;
   }
 
   __device__ __forceinline__ int tokens_of(u32 number) const {
@@ -314,8 +319,10 @@ struct PrefillConsumer {
   }
 
   // Whether a row of the tile may not see all of block n.
-  __device__ __forceinline__ bool hides(int n) const {
-    return (n + 1) * kBlockTokens > seen_by_all || (Hooks::kBounds && n * kBlockTokens < not_seen);
+  __device__ __forceinline__ bool hides(u32 number, int n) const {
+    const int start = start_of(number, n);
+    if (Hooks::kSkips && start + kBlockTokens > Layout::tile(base, number).skipped.before) return true;
+    return start + kBlockTokens > seen_by_all || (Hooks::kBounds && start < not_seen);
   }
 
   // What a variant will need to shape the scores with block n of a tile, which may be its first.
@@ -328,7 +335,7 @@ struct PrefillConsumer {
     }
     if constexpr (Hooks::kVisits) {
       const Tile tile = Layout::tile(base, number);
-      return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + n * kBlockTokens,
+      return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + tile.start_of(n),
                                  score_scale(), lane);
     } else {
       return NoHooks();
@@ -352,7 +359,7 @@ struct PrefillConsumer {
   template <typename Made, typename TileLine>
   __device__ __forceinline__ float2 shape(const Made& made, const TileLine& line, u32 number, int n, bool masked) {
     float2 height = make_float2(0.f, 0.f);
-    if constexpr (Hooks::kAddsLine) height = line.height(n * kBlockTokens);
+    if constexpr (Hooks::kAddsLine) height = line.height(start_of(number, n));
     if constexpr (Hooks::kAddsLine && Hooks::kRescales) {
 #pragma unroll
       for (int i = 0; i < kBlockTokens / 2; i++) s[i] += i / 2 % 2 == 0 ? height.x : height.y;
@@ -366,8 +373,8 @@ struct PrefillConsumer {
 
   __device__ __forceinline__ void mask(u32 number, int n) {
     const Tile tile = Layout::tile(base, number);
-    const int first = tile.item.begin + n * kBlockTokens;
-    if constexpr (Hooks::kBounds) {
+    const int first = tile.item.begin + tile.start_of(n);
+    if constexpr (Hooks::kBounds || Hooks::kSkips) {
       PrefillHooks<Shape>::mask(s, params, tile, Layout::context(base, number), row, first, lane);
     } else {
       PrefillSoftmax::mask(s, tile.limit_of(row) - first, tile.limit_of(row + 8) - first, lane);

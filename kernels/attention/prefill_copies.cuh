@@ -1,6 +1,7 @@
 // How Q, K, V and page ids come to the portable prefill kernel's shared memory: cp.async, by all threads of the block.
 #pragma once
 
+#include "attention/prefill_hooks.cuh"
 #include "attention/prefill_portable_layout.cuh"
 #include "core/fault.cuh"
 #include "core/float8.cuh"
@@ -38,8 +39,12 @@ struct PortableCopies {
   // Asks for what the first copies of a unit, which has come, need to know.
   __device__ __forceinline__ void prepare(u32 place) const {
     if (load_shared_word(place + Layout::kIndexPlace) < 0) return;
-    const Tile tile = Layout::tile_at(place);
+    Tile tile = Layout::tile_at(place, {});
     const int row = Layout::thread_index();
+    if constexpr (Shape::Hooks::kSkips) {
+      tile.skipped = PrefillHooks<Shape>::skipped(tile, Layout::context_at(place), params);
+      if (row == 0) store_skipped(place + Layout::kSkippedPlace, tile.skipped);
+    }
     if (row < tile.rows()) {
       const u16* source = params.query + query_offset(tile, row);
 #pragma unroll
@@ -57,7 +62,7 @@ struct PortableCopies {
   // Paged: the page of each token of block n.
   __device__ __forceinline__ void copy_pages(const Tile& tile, int n, u32 pages) const {
     if constexpr (Shape::kPaged) {
-      const int at = Layout::thread_index(), token = tile.item.begin + n * kBlockTokens + at;
+      const int at = Layout::thread_index(), token = tile.item.begin + tile.start_of(n) + at;
       if (at < kBlockTokens && n >= 0 && token < tile.item.end) {
         copy_async_word(pages + at * 4, params.pages + tile.item.kv_start + token / Shape::kPageSize);
       }
@@ -67,7 +72,7 @@ struct PortableCopies {
   // Checked mode: holds the pages of block n, which have come, to those that there are.
   __device__ __forceinline__ void check_pages(const Tile& tile, int n, u32 pages) const {
     if constexpr (Shape::kPaged && Shape::kChecked) {
-      const int at = Layout::thread_index(), token = tile.item.begin + n * kBlockTokens + at;
+      const int at = Layout::thread_index(), token = tile.item.begin + tile.start_of(n) + at;
       if (at < kBlockTokens && token < tile.item.end) {
         const i32 page = checked_page<true>(params, load_shared_word(pages + at * 4), tile.item.row, token);
         store_shared(pages + at * 4, static_cast<u32>(page));
@@ -111,7 +116,7 @@ struct PortableCopies {
     constexpr int kColumns = (kValues ? Shape::kValueDim : Shape::kHeadDim) / Shape::kColumn;
     const u32 thread = Layout::thread_index();
     const int row = thread / Layout::kKvRowChunks, chunk = thread % Layout::kKvRowChunks;
-    const int first = tile.item.begin + n * kBlockTokens + row;
+    const int first = tile.item.begin + tile.start_of(n) + row;
     const i64 stride = kValues ? params.value_token_stride : params.key_token_stride;
     i64 start = Layout::times(tile.kv_head(), kValues ? params.value_head_stride : params.key_head_stride);
     if constexpr (!Shape::kPaged) start += Layout::times(tile.item.kv_start + first, stride);

@@ -31,6 +31,7 @@ struct PrefillGather {
 
   u64 source;  // this lane's chunk of the KV head's first token
   u32 place;   // of this lane's first token, in a block
+  bool ends;   // whether the tile's last block has tokens behind the end, and is next
 
   // Of the warp's tokens of a block, the one whose page this lane knows, and every 32nd from it: in a round the lanes that share a
   // token ask the same one among them.
@@ -47,20 +48,19 @@ struct PrefillGather {
   // end are those of any token, since they are masked; values become zeros, for which the last block of a sequence has code of its own.
   template <int kWords>
   __device__ __forceinline__ void copy(const PrefillParams& params, int first, const i32 (&pages)[kWords], u32 target,
-                                       u32 full) const {
-    bool ends = false;
+                                       u32 full) {
     u32 mine[kWords];  // where tokens begin, in chunks: half the registers and shuffles of an address
 #pragma unroll
     for (int i = 0; i < kWords; i++) {
-      const bool exists = pages[i] >= 0;
       const u32 token = static_cast<u32>(first + i * 32 * kWarps) % Shape::kPageSize;
-      const u32 row = pages[i] * chunks(kValues ? params.value_page_stride : params.key_page_stride) +
-                      token * chunks(kValues ? params.value_token_stride : params.key_token_stride);
-      mine[i] = exists ? row : kValues ? kNothing : 0;
-      ends |= !exists && (kTokens >= 32 * (i + 1) || token_of(lane_now()) + 32 * i < kTokens);
+      mine[i] = pages[i] * chunks(kValues ? params.value_page_stride : params.key_page_stride) +
+                token * chunks(kValues ? params.value_token_stride : params.key_token_stride);
     }
-    if (kValues && __any_sync(~0u, ends)) {
+    if (kValues && ends) {
+#pragma unroll
+      for (int i = 0; i < kWords; i++) mine[i] = pages[i] < 0 ? kNothing : mine[i];
       copy<true>(mine, target + place);
+      ends = false;
     } else {
       copy<false>(mine, target + place);
     }

@@ -30,6 +30,14 @@ struct PrefillHooks {
     return Variant::first_key(place(tile, context, row), a);
   }
 
+  // Of a tile that skips nothing yet.
+  static __device__ __forceinline__ SkippedBlocks skipped(const Tile& tile, const ItemContext& context,
+                                                          const PrefillParams& params) {
+    const Arguments a = Hooks::arguments(params.variant);
+    return tile.skipped_by(Variant::skipped(place(tile, context, 0), a),
+                           Variant::skipped(place(tile, context, tile.rows() - 1), a));
+  }
+
   // The block begins at token `block`.
   __device__ __forceinline__ PrefillHooks(const PrefillParams& params, const Tile& tile, const ItemContext& context,
                                           int row, int block, float logits_scale, int lane)
@@ -56,9 +64,18 @@ struct PrefillHooks {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       limit[r] = tile.limit_of(row + 8 * r) - block;
-      first[r] = first_key(tile, context, row + 8 * r, Hooks::arguments(params.variant)) - block;
+      if (Hooks::kBounds) first[r] = first_key(tile, context, row + 8 * r, Hooks::arguments(params.variant)) - block;
     }
     hide(s, [&](int r, int column) { return column >= limit[r] || (Hooks::kBounds && column < first[r]); });
+    if constexpr (Hooks::kSkips) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {  // one behind the other: registers are scarce
+        const KeyRange keys =
+            Variant::skipped(place(tile, context, anew(row) + 8 * r), Hooks::arguments(params.variant));
+        const int skipped = keys.first - block, end = keys.end - block;
+        hide(s, [&](int of, int column) { return of == r && column >= skipped && column < end; });
+      }
+    }
   }
 
   template <int N, typename Hides>
@@ -98,7 +115,7 @@ struct PrefillMask {
                                        int first, int n) {
     const int lane = lane_now();
     LogitsContext at = PrefillHooks<Shape>::place(tile, context, first + min(lane % kTokens * kPack, 15));
-    at.kv_position = tile.item.begin + (n / kStretch * kStretch + lane / kTokens) * Shape::kBlockTokens;
+    at.kv_position = tile.item.begin + tile.start_of(n / kStretch * kStretch + lane / kTokens);
     Shape::Variant::keep_bits(words, at, Hooks::arguments(params.variant));
     u32 all = ~0u;
 #pragma unroll

@@ -105,12 +105,13 @@ struct HopperLayout {
   static constexpr int kBarriers =
       2 * (kQueryParts + kItems + kKeyStages + kValueStages) + (kTurns ? kQueryParts + kKeyStages : 0);
   static constexpr int kItemOffset = kBarrierOffset + round_up(kBarriers * 8, 16);
-  static constexpr int kContextPlace = 48;  // of a slot, where a variant wants the item's context
+  static constexpr int kSkippedPlace = PrefillTile<Shape>::kWords * 4;  // of a slot, where a variant skips keys
+  static constexpr int kContextPlace = 48;                              // and where it wants the item's context
   static constexpr int kItemBytes = Shape::Hooks::kWantsContext ? 64 : 48;
   static constexpr int kSharedBytes = kItemOffset + kItems * kItemBytes;
   static_assert(kSharedBytes - kBarrierOffset <= kBarrierBytes, "barriers and items take more than was left for them");
   static_assert(kSharedBytes <= 227 * 1024, "a block needs more shared memory than the chip has");
-  static_assert(PrefillTile<Shape>::kWords * 4 <= kItemBytes, "an item fills its slot");
+  static_assert(kSkippedPlace + 12 <= kContextPlace, "an item and what it skips fill a slot");
 
   // Of a tile in which nothing is visible one block is walked, all of it masked: no case of its own. 0 for no tile.
   static __device__ __forceinline__ int blocks_of(const PrefillTile<Shape>& tile) {
@@ -178,7 +179,12 @@ struct HopperLayout {
   static __device__ __forceinline__ PrefillTile<Shape> tile(u32 base, u32 number) {
     const u32 address = item(base, number % kItems);
     const int4 a = load_shared(address), b = load_shared(address + 16);
-    return PrefillTile<Shape>::unpack({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_word(address + 32)});
+    SkippedBlocks skipped = {};
+    if constexpr (Shape::Hooks::kSkips) {
+      skipped = load_skipped(address + kSkippedPlace);
+    }
+    return PrefillTile<Shape>::unpack({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_word(address + 32)},
+                                      skipped);
   }
   static __device__ __forceinline__ ItemContext context(u32 base, u32 number) {
     const int4 words = load_shared(item(base, number % kItems) + kContextPlace);

@@ -148,8 +148,8 @@ struct PortablePrefill {
         if (n == blocks - 1) turns.turn_query(unit_tile(), Layout::context_at(place));
       }
       if constexpr (Hooks::kRotates && Shape::kQuantised) {
-        Products::multiply_turned_keys(s, base, base + Layout::keys_of(n), unit_tile().item.begin + n * kBlockTokens,
-                                       turns.angles());
+        Products::multiply_turned_keys(s, base, base + Layout::keys_of(n),
+                                       unit_tile().item.begin + unit_tile().start_of(n), turns.angles());
       } else {
         Products::multiply_keys(s, base, base + Layout::keys_of(n));
       }
@@ -165,7 +165,7 @@ struct PortablePrefill {
       for (int m = 0; m < kSlabs; m++) {
         float2 factor;
         if (softmax[m].raise(s[m], scale, slack, factor)) Products::rescale(o[m], factor);
-        softmax[m].weigh(s[m], scale, masked || Hooks::kShapes);
+        softmax[m].weigh(s[m], scale, masked || Hooks::kVisits);
         Products::round_probabilities(p[m], s[m]);
       }
       put_aside(softmax);
@@ -226,15 +226,16 @@ struct PortablePrefill {
     if constexpr (Hooks::kBounds) {
       const int first = PrefillHooks<Shape>::first_key(
           tile, Layout::context_at(place), Layout::first_row(kSlabs - 1) + 15, Hooks::arguments(params.variant));
-      if (tile.item.begin + n * kBlockTokens < first) return true;
+      if (tile.item.begin + tile.start_of(n) < first) return true;
     }
-    return tile.item.begin + (n + 1) * kBlockTokens > tile.limit_of(Layout::first_row(0));
+    if (Hooks::kSkips && tile.start_of(n) + kBlockTokens > tile.skipped.before) return true;
+    return tile.item.begin + tile.start_of(n) + kBlockTokens > tile.limit_of(Layout::first_row(0));
   }
 
   // Hides what rows do not see of block n.
   __device__ __forceinline__ void mask(float (&s)[kSlabs][kBlockTokens / 2], int n) const {
     const Tile tile = unit_tile();
-    const int start = tile.item.begin + n * kBlockTokens;
+    const int start = tile.item.begin + tile.start_of(n);
 #pragma unroll
     for (int m = 0; m < kSlabs; m++) {
       const int row = Layout::own_row(m);
@@ -248,11 +249,11 @@ struct PortablePrefill {
     const ItemContext context = Layout::context_at(place);
 #pragma unroll
     for (int m = 0; m < kSlabs; m++) {
-      const int row = Layout::own_row(m), block = tile.item.begin + n * kBlockTokens, lane = threadIdx.x & 31;
+      const int row = Layout::own_row(m), block = tile.item.begin + tile.start_of(n), lane = threadIdx.x & 31;
       const float scale = unit_scale() * Hooks::kLn2;
       if constexpr (Hooks::kAddsLine) {
         const PrefillLine<Shape> line(params, tile, context, row, scale);
-        const float2 height = line.height(n * kBlockTokens);
+        const float2 height = line.height(tile.start_of(n));
         float presets[kBlockTokens / 2];
         line.preset(presets, lane);
 #pragma unroll

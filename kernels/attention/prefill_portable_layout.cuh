@@ -26,9 +26,10 @@ struct PortableLayout {
   static constexpr int kValueBytes = kBlockTokens * Shape::kValueDim * KvElement::kBytes;
 
   // A unit: its item, which of the item's units it is (-1: the list has ended), the scale of its scores; for variants, the item's
-  // context.
-  static constexpr int kUnitBytes = 64, kIndexPlace = sizeof(WorkItem), kScalePlace = kIndexPlace + 4;
-  static constexpr int kContextPlace = 48;
+  // context and the blocks that it skips.
+  static constexpr int kUnitBytes = Shape::Hooks::kSkips ? 128 : 64, kIndexPlace = sizeof(WorkItem),
+                       kScalePlace = kIndexPlace + 4;
+  static constexpr int kContextPlace = 48, kSkippedPlace = 64;
   static constexpr int kPagesBytes = Shape::kPaged ? kBlockTokens * 4 : 0;  // of the tokens of a block
   static constexpr bool kStateInShared = Shape::kStateBytes > 0 && kBlockTokens == Shape::kMostTokens;
 
@@ -58,9 +59,17 @@ struct PortableLayout {
   }
 
   static __device__ __forceinline__ Tile tile_at(u32 place) {
+    SkippedBlocks skipped = {};
+    if constexpr (Shape::Hooks::kSkips) {
+      skipped = load_skipped(place + kSkippedPlace);
+    }
+    return tile_at(place, skipped);
+  }
+  static __device__ __forceinline__ Tile tile_at(u32 place, const SkippedBlocks& skipped) {
     const int4 low = load_shared(place), high = load_shared(place + 16);
     return Tile::unpack({low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w,
-                         static_cast<u16>(high.z >> 16) + load_shared_word(place + kIndexPlace)});
+                         static_cast<u16>(high.z >> 16) + load_shared_word(place + kIndexPlace)},
+                        skipped);
   }
 
   static __device__ __forceinline__ ItemContext context_at(u32 place) {

@@ -6,6 +6,7 @@
 // the next tile goes ahead of it, and V's first warp waits for the slot.
 #pragma once
 
+#include "attention/prefill_hooks.cuh"
 #include "attention/prefill_ring.cuh"
 
 namespace flashinfer {
@@ -131,7 +132,18 @@ struct PrefillProducer {
       store_shared(Layout::item(base, slot) + lane * 4, static_cast<u32>(words));
     }
     __syncwarp();  // this warp reads all words too
+    if constexpr (Shape::Hooks::kSkips) {
+      const SkippedBlocks skipped = skipped_by(number);
+      if (lane == 0) store_skipped(Layout::item(base, slot) + Layout::kSkippedPlace, skipped);
+      __syncwarp();
+    }
     mbarrier_arrive(Layout::item_full(base, slot));
+  }
+
+  __device__ __forceinline__ SkippedBlocks skipped_by(u32 number) const {
+    Tile tile = Layout::tile(base, number);
+    tile.skipped = {};
+    return tile.exists() ? PrefillHooks<Shape>::skipped(tile, Layout::context(base, number), params) : tile.skipped;
   }
 
   static __device__ __forceinline__ u32 slot_of(u32 number) { return number % Layout::kItems; }

@@ -46,6 +46,7 @@ struct PrefillRing {
   RingPlace<kStages> place;  // of the next turn's block
   int n;                     // which block of the tile that is; below 0: none, but one of a tile to come
   int head;                  // KV head of the tile
+  SkippedBlocks skipped;     // of it
   i32 group;                 // paged: 8-token groups of the map before those of page 0 of this layer and head
   i32 column_head;           // paged: the head as a coordinate of the map, where it is one
   // Of the next turn's block. Ragged: the first row; paged: the token at which this lane's first box begins, below 0 when it has none.
@@ -63,7 +64,8 @@ struct PrefillRing {
   // The blocks of a tile, if it is one, are next. Nothing here waits for what it loads.
   __device__ __forceinline__ void turn_to(const Tile& tile) {
     n += Layout::blocks_of(tile);
-    const int begin = tile.item.begin + n * kBlockTokens;
+    const int begin = tile.item.begin + tile.start_of(n);
+    skipped = tile.skipped;
     head = tile.kv_head();
     if constexpr (Shape::kPaged) {
       const int box = mine() * kSharers + number;
@@ -77,7 +79,13 @@ struct PrefillRing {
 #pragma unroll
       for (int i = 0; i < kWords; i++) {
         const int token = first + i * kWordTokens;
-        pages[i] = first >= 0 && has(i) && token < tile.item.end ? page_of(token) : -1;
+        pages[i] = first >= 0 && has(i) && token < tile.item.end ? page_of(token) : kNoPage;
+      }
+      if constexpr (Layout::kGathers && kValues) {
+        bool ends = false;
+#pragma unroll
+        for (int i = 0; i < kWords; i++) ends |= has(i) && pages[i] < 0;
+        gather.ends = __any_sync(~0u, ends);
       }
     } else {
       first = tile.item.kv_start + begin;
@@ -128,6 +136,7 @@ struct PrefillRing {
     place.skip(kTurns);
     n -= kTurns;
     first -= kTurns * kBlockTokens;
+    if (Shape::Hooks::kSkips && n < skipped.first && n + kTurns >= skipped.first) first -= skipped.count * kBlockTokens;
     if constexpr (Shape::kPaged) {
       // Only now: whoever issues does not wait for them, but for the next turn.
 #pragma unroll
@@ -155,6 +164,8 @@ struct PrefillRing {
 
  private:
   static constexpr int kNowhere = -(1 << 30);
+  static constexpr i32 kNoPage =
+      Layout::kGathers && !kValues ? 0 : -1;  // keys that are gathered may be any behind the end
 
   // Which of its warp's share this lane has, first; and whether it has an i-th.
   static __device__ __forceinline__ int mine() {

@@ -54,8 +54,10 @@ struct PrefillTurner {
       turn_query(number, walk.now);
 #pragma unroll 1
       for (int n = blocks - 1; n >= 0; n--) {
-        if (n == blocks - 1 || n % kExactBlocks == kExactBlocks - 1) {
-          const int begin = Layout::tile(base, number).item.begin + n * Shape::kBlockTokens;
+        const Tile tile = Layout::tile(base, number);
+        const bool jumps = Hooks::kSkips && n == tile.skipped.first - 1;
+        if (n == blocks - 1 || n % kExactBlocks == kExactBlocks - 1 || jumps) {
+          const int begin = tile.item.begin + tile.start_of(n);
           walk.start(part(), begin + (kRounds - 1) * kRowsAtOnce + slot(), kRowsAtOnce, arguments());
         }
         mbarrier_wait(Layout::key_full(base, keys.slot), keys.phase);

@@ -39,7 +39,7 @@ struct PortableTurns {
 #pragma unroll 1
     for (int at = Layout::thread_index(); at < kRows * Rotary::kChunks; at += Layout::kThreads) {
       turn<kRows * Shape::kRowBytes>(base + Layout::keys_of(n), at % kRows, at / kRows,
-                                     tile.item.begin + n * kRows + at % kRows);
+                                     tile.item.begin + tile.start_of(n) + at % kRows);
     }
   }
 

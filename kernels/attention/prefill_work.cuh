@@ -149,21 +149,39 @@ struct PrefillShape {
   static constexpr int kValueBlockBytes = kBlockTokens * kValueRowBytes;
 };
 
-// One unit, and what follows from it.
+// Blocks that a tile leaves out, between others, if its variant skips keys; and the tokens of its range before any that a row skips.
+struct SkippedBlocks {
+  int first;
+  int count;
+  int before;
+};
+
+__device__ __forceinline__ SkippedBlocks load_skipped(u32 address) {
+  return {load_shared_word(address), load_shared_word(address + 4), load_shared_word(address + 8)};
+}
+__device__ __forceinline__ void store_skipped(u32 address, const SkippedBlocks& skipped) {
+  store_shared(address, static_cast<u32>(skipped.first));
+  store_shared(address + 4, static_cast<u32>(skipped.count));
+  store_shared(address + 8, static_cast<u32>(skipped.before));
+}
+
+// One unit, and what follows from it. Its blocks are numbered as they are walked.
 template <typename Shape>
 struct PrefillTile {
   static constexpr int kWords = sizeof(WorkItem) / 4 + 1;
 
   WorkItem item;
   int head_tile;
+  SkippedBlocks skipped;
 
   // From the words of the item and the head tile.
-  static __device__ __forceinline__ PrefillTile unpack(const i32 (&words)[kWords]) {
+  static __device__ __forceinline__ PrefillTile unpack(const i32 (&words)[kWords], const SkippedBlocks& skipped) {
     const auto low = [](i32 word) { return static_cast<u16>(word); };
     const auto high = [](i32 word) { return static_cast<u16>(static_cast<u32>(word) >> 16); };
     return {{words[0], words[1], words[2], words[3], words[4], low(words[5]), high(words[5]), low(words[6]),
              high(words[6]), words[7]},
-            words[8]};
+            words[8],
+            skipped};
   }
 
   __device__ __forceinline__ bool exists() const { return item.query_tokens != 0; }
@@ -182,7 +200,22 @@ struct PrefillTile {
   __device__ __forceinline__ int tokens() const {
     return max(0, min(item.end, item.visible + item.query_tokens - 1) - item.begin);
   }
-  __device__ __forceinline__ int blocks() const { return (tokens() + Shape::kBlockTokens - 1) / Shape::kBlockTokens; }
+  __device__ __forceinline__ int blocks() const {
+    const int blocks = (tokens() + Shape::kBlockTokens - 1) / Shape::kBlockTokens;
+    return Shape::Hooks::kSkips ? blocks - skipped.count : blocks;
+  }
+  // The token of the range at which block n begins.
+  __device__ __forceinline__ int start_of(int n) const {
+    return (Shape::Hooks::kSkips && n >= skipped.first ? n + skipped.count : n) * Shape::kBlockTokens;
+  }
+
+  // What a tile that skips nothing yet may skip: blocks that its first row does not see, since no later row does. At least one remains.
+  __device__ __forceinline__ SkippedBlocks skipped_by(const KeyRange& first_row, const KeyRange& last_row) const {
+    const int first = max(0, first_row.first - item.begin + Shape::kBlockTokens - 1) / Shape::kBlockTokens;
+    const int end = min(blocks(), max(0, first_row.end - item.begin) / Shape::kBlockTokens);
+    const int before = last_row.first < last_row.end ? last_row.first - item.begin : item.end - item.begin;
+    return {first, max(0, min(end - first, blocks() - 1)), before};
+  }
 };
 
 // Leaves the queue zero for the next launch. One thread of each block calls it, when it takes no more units.

@@ -41,6 +41,12 @@ struct LogitsContext {
   i32 kv_len;       // tokens of the sequence, the query tokens' own included
 };
 
+// Keys from `first` on, before `end`.
+struct KeyRange {
+  i32 first;
+  i32 end;
+};
+
 // slope * (kv_position - zero): the slope is the head's, zero moves with the query token.
 struct Line {
   float slope;
@@ -58,6 +64,7 @@ struct NoVariant {
   static constexpr bool kMasksLogits = false;
   static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
+  static constexpr bool kSkipsKeys = false;
   static constexpr bool kHasSink = false;
   static constexpr bool kRotates = false;
   static constexpr bool kHasLoops = false;  // any hook: warpgroup products cannot be under way around a loop
@@ -102,6 +109,12 @@ struct NoVariant {
   template <typename A>
   static __device__ __forceinline__ i32 first_key(const LogitsContext&, const A&) {
     return 0;
+  }
+  // With kSkipsKeys, keys between others that the query token does not see, nor any later one; kv_position is not set. Prefill asks for
+  // them instead of keep, and keep_rest for what else the variant hides, and leaves out whole blocks of them.
+  template <typename A>
+  static __device__ __forceinline__ KeyRange skipped(const LogitsContext&, const A&) {
+    return {0, 0};
   }
   // A logit without a value that joins the head's softmax.
   template <typename A>
@@ -204,13 +217,14 @@ struct VariantHooks {
   static constexpr bool kTransformsEach = kTransforms && !kAddsLine && !Variant::kTransformsScores;
   static constexpr bool kRescales = kTransformsEach || Variant::kTransformsScores;
   static constexpr bool kBounds = Variant::kBoundsKeys;
+  static constexpr bool kSkips = Variant::kSkipsKeys;
   static constexpr bool kHasSink = Variant::kHasSink;
   static constexpr bool kHasLoops = Variant::kHasLoops;
   // Whether scores are its business: then it wants an item's context, and a row may see none of its keys.
   static constexpr bool kShapes = kTransforms || Variant::kMasksLogits || kBounds;
   static constexpr bool kRotates = Variant::kRotates;
   static constexpr bool kWantsContext = kShapes || kRotates;
-  static constexpr bool kVisits = kRescales || Variant::kMasksLogits;  // each block's scores
+  static constexpr bool kVisits = kRescales || Variant::kMasksLogits;  // each block's scores, of which it may hide all
   static constexpr float kLog2E = 1.44269504f;
   static constexpr float kLn2 = 0.693147181f;
 
@@ -269,9 +283,9 @@ struct VariantHooks {
     return kTransformsEach ? kLog2E : scale * kLog2E;
   }
 
-  template <bool kBits>
+  template <bool kRest>
   static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
-    return kBits && Variant::kMasksBits ? Variant::keep_rest(at, a) : Variant::keep(at, a);
+    return kRest && (Variant::kMasksBits || kSkips) ? Variant::keep_rest(at, a) : Variant::keep(at, a);
   }
 
   // The sink of a head, in base 2.

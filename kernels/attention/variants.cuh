@@ -115,7 +115,30 @@ struct BoolMask : NoVariant {
 
   static constexpr bool kMasksLogits = true;
   static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
-    return a.values[a.starts[at.sequence] + at.qo_index * at.kv_len + at.kv_position];
+    return a.values[place(at, a)];
+  }
+
+  // By aligned words of 4 bytes, as PackedMask.
+  static constexpr bool kMasksBits = true;
+  template <int N>
+  static __device__ __forceinline__ void keep_bits(u32 (&bits)[N], const LogitsContext& at, const Arguments& a) {
+    const Span<u32> words = {reinterpret_cast<const u32*>(a.values.data), (a.values.length + 3) / 4, 0};
+    const i32 byte = place(at, a), first = byte >> 2;
+    u32 low = words[first];
+#pragma unroll
+    for (int i = 0; i < 8 * N; i++) {
+      const u32 high = words[first + i + 1];
+      const u32 bytes = __funnelshift_r(low, high, static_cast<u32>(byte) * 8);
+      const u32 tops = (((bytes & 0x7f7f7f7f) + 0x7f7f7f7f) | bytes) & 0x80808080;  // of bytes that are not 0
+      const u32 four = (tops >> 7) * 0x10204080 >> 28;                              // side by side
+      bits[i / 8] = i % 8 == 0 ? four : bits[i / 8] | four << i % 8 * 4;
+      low = high;
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ i32 place(const LogitsContext& at, const Arguments& a) {
+    return a.starts[at.sequence] + at.qo_index * at.kv_len + at.kv_position;
   }
 };
 
@@ -130,9 +153,16 @@ struct MultiItem : NoVariant {
 
   static constexpr bool kMasksLogits = true;
   static __device__ __forceinline__ bool keep(const LogitsContext& at, const Arguments& a) {
+    const KeyRange keys = skipped(at, a);
+    return at.kv_position < keys.first || at.kv_position >= keys.end;
+  }
+
+  // Between the prefix and the item. A place is at most one more than that before it: delimiters never go back.
+  static constexpr bool kSkipsKeys = true;
+  static __device__ __forceinline__ KeyRange skipped(const LogitsContext& at, const Arguments& a) {
     const i32 prefix = a.prefixes[at.sequence], behind = at.qo_position - prefix;
-    const i32 delimiter = at.qo_position - a.places[a.starts[at.sequence] + max(behind, 0)];
-    return at.kv_position < prefix || behind < 0 || at.kv_position > delimiter;
+    const i32 place = a.places[a.starts[at.sequence] + max(behind, 0)];
+    return {prefix, behind < 0 ? 0 : at.qo_position + 1 - place};
   }
 };
 
@@ -150,7 +180,7 @@ struct Rope : NoVariant {
 };
 
 // Several variants as one: logits go through them in order, all must keep a key, the latest first key counts, one at most has a
-// sink, one at most turns queries and keys. In memory the arguments of each begin at a multiple of 16 bytes.
+// sink, one at most turns queries and keys, one at most skips keys. In memory the arguments of each begin at a multiple of 16 bytes.
 template <typename First, typename... Others>
 struct Compose : NoVariant {
   using Rest = Compose<Others...>;
@@ -170,6 +200,8 @@ struct Compose : NoVariant {
   static constexpr bool kMasksLogits = First::kMasksLogits || Rest::kMasksLogits;
   static constexpr bool kMasksBits = First::kMasksBits || Rest::kMasksBits;
   static constexpr bool kBoundsKeys = First::kBoundsKeys || Rest::kBoundsKeys;
+  static constexpr bool kSkipsKeys = First::kSkipsKeys || Rest::kSkipsKeys;
+  static_assert(!First::kSkipsKeys || !Rest::kSkipsKeys, "keys are skipped between two ranges");
   static constexpr bool kHasSink = First::kHasSink || Rest::kHasSink;
   static constexpr bool kHasLoops = First::kHasLoops || Rest::kHasLoops;
   static_assert(!First::kHasSink || !Rest::kHasSink, "a softmax has one sink");
@@ -209,6 +241,9 @@ struct Compose : NoVariant {
   }
   static __device__ __forceinline__ i32 first_key(const LogitsContext& at, const Arguments& a) {
     return max(First::first_key(at, a.first), Rest::first_key(at, a.rest));
+  }
+  static __device__ __forceinline__ KeyRange skipped(const LogitsContext& at, const Arguments& a) {
+    return First::kSkipsKeys ? First::skipped(at, a.first) : Rest::skipped(at, a.rest);
   }
   static __device__ __forceinline__ float sink(i32 head, const Arguments& a) {
     return First::kHasSink ? First::sink(head, a.first) : Rest::sink(head, a.rest);

@@ -62,6 +62,13 @@ __device__ __forceinline__ void ldmatrix(u32 (&d)[4], u32 address) {
                : "memory");
 }
 
+__device__ __forceinline__ void ldmatrix(u32 (&d)[2], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+               : "=r"(d[0]), "=r"(d[1])
+               : "r"(address)
+               : "memory");
+}
+
 __device__ __forceinline__ void ldmatrix_transposed(u32 (&d)[4], u32 address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])

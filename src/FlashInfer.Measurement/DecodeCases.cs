@@ -196,6 +196,9 @@ internal static class DecodeCases
                 KvLayout = KvLayout.Hnd,
             },
             Full(32, 8, 192),
+            Full(32, 8, 512),
+            DecodeCase.Uniform(16, 1, 1, 8192),
+            DecodeCase.Uniform(16, 1, 1, 32768),
             Full(32, 8) with
             {
                 KvDtype = DType.Float8E4M3,

@@ -9,7 +9,7 @@ namespace FlashInfer.Measurement;
 internal sealed class GraphRound : IRound
 {
     private const double GraphUs = 1_000;
-    private const double RoundUs = 20_000;
+    private const double RoundUs = 10_000;
 
     private readonly Device _device;
     private readonly Gpu _gpu;
@@ -37,7 +37,7 @@ internal sealed class GraphRound : IRound
                 launch(i % sets);
             }
         });
-        _samples = (int)Math.Clamp(RoundUs / (once * _launches), 4, 20);
+        _samples = (int)Math.Clamp(RoundUs / (once * _launches), 2, 10);
         _ = Us();
     }
 

@@ -12,6 +12,13 @@ internal sealed record PrefillCase(int Heads, int KvHeads, int[] QueryTokens, in
 {
     public int HeadDim { get; init; } = 128;
 
+    /// <summary>Elements of a head of the values; 0 means those of the keys.</summary>
+    public int ValueDim
+    {
+        get => field == 0 ? HeadDim : field;
+        init;
+    }
+
     /// <summary>Null for ragged keys and values.</summary>
     public int? PageSize { get; init; }
 
@@ -27,23 +34,25 @@ internal sealed record PrefillCase(int Heads, int KvHeads, int[] QueryTokens, in
     /// <summary>Whether the kernels are those that every GPU has, where the device has better ones.</summary>
     public bool IsPortable { get; init; }
 
-    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize ?? 16, Dtype, KvDtype, KvLayout);
+    public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize ?? 16, Dtype, KvDtype, KvLayout, valueDim: ValueDim);
 
     /// <summary>heads/kvHeads, headDim, ragged or page size and layout, element type, mask, batch, variant.</summary>
     public string Name =>
-        $"{Heads}/{KvHeads} d{HeadDim} {(PageSize is { } size ? $"page {size} {KvLayout}" : "ragged")} {DecodeCase.Short(Dtype)}{(KvDtype is { } kv ? $" KV {DecodeCase.Short(kv)}" : "")} {(IsCausal ? "causal" : "full")} {Batch}{(IsPortable ? " portable" : "")}";
+        $"{Heads}/{KvHeads} d{HeadDim}{(ValueDim == HeadDim ? "" : $"/{ValueDim}")} {(PageSize is { } size ? $"page {size} {KvLayout}" : "ragged")} {DecodeCase.Short(Dtype)}{(KvDtype is { } kv ? $" KV {DecodeCase.Short(kv)}" : "")} {(IsCausal ? "causal" : "full")} {Batch}{(IsPortable ? " portable" : "")}";
 
     /// <summary>
     /// Multiplications and additions of both products over what is visible. A causal token counts as half on the diagonal: so q query
     /// tokens behind n others see q * (n + q / 2) tokens, half of the square when n is 0.
     /// </summary>
     public double Flops =>
-        4.0 * Heads * HeadDim * QueryTokens.Zip(Lengths, (tokens, length) => tokens * (length - (IsCausal ? tokens / 2.0 : 0))).Sum();
+        2.0
+        * Heads
+        * (HeadDim + ValueDim)
+        * QueryTokens.Zip(Lengths, (tokens, length) => tokens * (length - (IsCausal ? tokens / 2.0 : 0))).Sum();
 
     /// <summary>Bytes of query, keys, values and output: what a launch has to move at least.</summary>
     public double Bytes =>
-        2.0
-        * HeadDim
+        (HeadDim + ValueDim)
         * (
             ((double)Dtype.Size() * Heads * QueryTokens.Sum(static tokens => (long)tokens))
             + ((double)Spec.KvDtype.Size() * KvHeads * Lengths.Sum(static length => (long)length))
@@ -63,6 +72,11 @@ internal sealed record PrefillCase(int Heads, int KvHeads, int[] QueryTokens, in
                 ["kvHeads"] = KvHeads,
                 ["headDim"] = HeadDim,
             };
+            if (ValueDim != HeadDim)
+            {
+                values["valueDim"] = ValueDim;
+            }
+
             if (PageSize is { } size)
             {
                 values["pageSize"] = size;
@@ -140,6 +154,7 @@ internal static class PrefillCases
             .. Few(32, 8, 64),
             .. Few(16, 4, 256),
             .. Few(16, 4, 192),
+            .. ShorterValues(),
             .. Few(32, 8, 96),
             .. Few(32, 8, 128, DType.Float16),
             .. Portable(),
@@ -183,6 +198,20 @@ internal static class PrefillCases
             {
                 HeadDim = headDim,
                 Dtype = dtype,
+                IsCausal = causal,
+            }
+        );
+
+    /// <summary>Keys of 192 and values of 128, a head of keys for each query head, as multi-head latent attention has them in prefill.</summary>
+    private static IEnumerable<PrefillGroup> ShorterValues() =>
+        from causal in (bool[])[true, false]
+        from size in s_fewLengths
+        select new PrefillGroup(
+            Yardstick.CuDnn,
+            PrefillCase.Square(16, 16, size.Batch, size.Length) with
+            {
+                HeadDim = 192,
+                ValueDim = 128,
                 IsCausal = causal,
             }
         );

@@ -66,7 +66,7 @@ internal sealed class PrefillRun : IDisposable
         AttentionSpec spec = Case.Spec;
         int rows = Case.QueryTokens.Sum();
         DeviceTensor[] query = Tensors(device, rig, spec.Dtype, rows, spec.Heads, spec.HeadDim);
-        DeviceTensor[] output = Tensors(device, rig, spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        DeviceTensor[] output = Tensors(device, rig, spec.Dtype, rows, spec.Heads, spec.ValueDim);
         (Action<int, TensorView, TensorView> run, Func<int, int, SampledSequence> sample) = Case.PageSize is null
             ? Ragged(device, rig)
             : Paged(device, rig);
@@ -112,7 +112,7 @@ internal sealed class PrefillRun : IDisposable
         AttentionSpec spec = Case.Spec;
         int[] kvStarts = Starts(Case.Lengths);
         DeviceTensor[] key = Tensors(device, rig, spec.Dtype, kvStarts[^1], spec.KvHeads, spec.HeadDim);
-        DeviceTensor[] value = Tensors(device, rig, spec.Dtype, kvStarts[^1], spec.KvHeads, spec.HeadDim);
+        DeviceTensor[] value = Tensors(device, rig, spec.Dtype, kvStarts[^1], spec.KvHeads, spec.ValueDim);
         BatchPrefillWithRaggedKvCache prefill = Own(
             new BatchPrefillWithRaggedKvCache(device, spec, Case.Lengths.Length, Case.QueryTokens.Sum())
         );

@@ -5,7 +5,7 @@ namespace FlashInfer.Measurement;
 /// <param name="QueryTokens">Its query tokens, the last ones of the sequence.</param>
 /// <param name="IsCausal">Whether they see what stands before them, or all.</param>
 /// <param name="Keys">[tokens, kvHeads, headDim].</param>
-/// <param name="Values">As <paramref name="Keys"/>.</param>
+/// <param name="Values">[tokens, kvHeads, valueDim].</param>
 internal sealed record SampledSequence(int FirstRow, int QueryTokens, bool IsCausal, float[] Keys, float[] Values);
 
 /// <summary>
@@ -33,9 +33,9 @@ internal readonly record struct SampledError(double Relative, double MaxAbs)
                 foreach (int head in new[] { 0, spec.Heads - 1 }.Distinct())
                 {
                     double[] expected = Attend(spec, q, sequence, head, visible);
-                    for (int d = 0; d < spec.HeadDim; d++)
+                    for (int d = 0; d < spec.ValueDim; d++)
                     {
-                        double difference = Math.Abs(o[(head * spec.HeadDim) + d] - expected[d]);
+                        double difference = Math.Abs(o[(head * spec.ValueDim) + d] - expected[d]);
                         // Math.Max, unlike a comparison, lets NaN through.
                         most = Math.Max(most, difference);
                         error += difference * difference;
@@ -63,13 +63,12 @@ internal readonly record struct SampledError(double Relative, double MaxAbs)
     private static double[] Attend(AttentionSpec spec, float[] queryRow, SampledSequence sequence, int head, int visible)
     {
         int headDim = spec.HeadDim;
-        int stride = spec.KvHeads * headDim;
-        int kvHead = head / spec.GroupSize * headDim;
+        int kvHead = head / spec.GroupSize;
         ReadOnlySpan<float> query = queryRow.AsSpan(head * headDim, headDim);
         double[] logits = new double[visible];
         for (int token = 0; token < visible; token++)
         {
-            ReadOnlySpan<float> key = sequence.Keys.AsSpan((token * stride) + kvHead, headDim);
+            ReadOnlySpan<float> key = sequence.Keys.AsSpan(((token * spec.KvHeads) + kvHead) * headDim, headDim);
             for (int d = 0; d < headDim; d++)
             {
                 logits[token] += (double)query[d] * key[d];
@@ -80,12 +79,12 @@ internal readonly record struct SampledError(double Relative, double MaxAbs)
 
         double max = logits.Max();
         double sum = logits.Sum(logit => Math.Exp(logit - max));
-        double[] output = new double[headDim];
+        double[] output = new double[spec.ValueDim];
         for (int token = 0; token < visible; token++)
         {
             double weight = Math.Exp(logits[token] - max) / sum;
-            ReadOnlySpan<float> value = sequence.Values.AsSpan((token * stride) + kvHead, headDim);
-            for (int d = 0; d < headDim; d++)
+            ReadOnlySpan<float> value = sequence.Values.AsSpan(((token * spec.KvHeads) + kvHead) * spec.ValueDim, spec.ValueDim);
+            for (int d = 0; d < output.Length; d++)
             {
                 output[d] += weight * value[d];
             }

@@ -12,7 +12,7 @@ namespace FlashInfer;
 /// </example>
 /// <param name="heads">Query heads, 1 to 1,024; a multiple of <paramref name="kvHeads"/>.</param>
 /// <param name="kvHeads">Key/value heads, 1 to 1,024.</param>
-/// <param name="headDim">Elements of one head of query and key, and of value and output unless <see cref="ValueDim"/> says otherwise: 64, 96, 128, 192 or 256.</param>
+/// <param name="headDim">Elements of one head of query and key, and of value and output unless <see cref="ValueDim"/> says otherwise: 64, 96, 128, 192, 256, or 512 for decode only.</param>
 /// <param name="pageSize">Tokens per page of the KV cache, 1 to 1,024.</param>
 /// <param name="dtype">Element type of query, output, and new keys and values; of the cache too unless <see cref="KvDtype"/> says otherwise.</param>
 [AttributeUsage(AttributeTargets.Class, Inherited = false)]

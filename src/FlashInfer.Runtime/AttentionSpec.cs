@@ -9,15 +9,16 @@ namespace FlashInfer;
 /// </summary>
 public sealed class AttentionSpec
 {
-    // Null where there is no cache.
+    // Null where there is no cache, or no prefill.
     private readonly TranslationUnit? _decodeUnit;
     private readonly TranslationUnit? _appendUnit;
     private readonly TranslationUnit? _prefillPagedUnit;
+    private readonly TranslationUnit? _prefillRaggedUnit;
 
     /// <summary>Makes a configuration from values known at run time.</summary>
     /// <param name="heads">Query heads, 1 to 1,024; a multiple of <paramref name="kvHeads"/>.</param>
     /// <param name="kvHeads">Key/value heads, 1 to 1,024.</param>
-    /// <param name="headDim">Elements of one head of query and key: 64, 96, 128, 192 or 256.</param>
+    /// <param name="headDim">Elements of one head of query and key: 64, 96, 128, 192, 256, or 512 for decode only.</param>
     /// <param name="pageSize">Tokens per page, 1 to 1,024.</param>
     /// <param name="dtype">Element type of query, output, and new keys and values: <see cref="DType.Float16"/> or <see cref="DType.BFloat16"/>.</param>
     /// <param name="kvDtype">Element type of keys and values in the cache: <paramref name="dtype"/>, which null means, or <see cref="DType.Float8E4M3"/> or <see cref="DType.Float8E5M2"/> for a quantised cache.</param>
@@ -45,12 +46,16 @@ public sealed class AttentionSpec
         );
         Shape = shape;
         Variant = variant;
-        PrefillRaggedUnit = Unit(CudaUnits.PrefillRaggedName(shape), CudaUnits.PrefillRagged(shape));
         if (shape.HasCache)
         {
             _decodeUnit = Unit(CudaUnits.DecodeName(shape), CudaUnits.Decode(shape));
             _appendUnit = Unit(CudaUnits.AppendName(shape), CudaUnits.Append(shape));
-            _prefillPagedUnit = Unit(CudaUnits.PrefillPagedName(shape), CudaUnits.PrefillPaged(shape));
+        }
+
+        if (shape.HasPrefill)
+        {
+            _prefillPagedUnit = shape.HasCache ? Unit(CudaUnits.PrefillPagedName(shape), CudaUnits.PrefillPaged(shape)) : null;
+            _prefillRaggedUnit = Unit(CudaUnits.PrefillRaggedName(shape), CudaUnits.PrefillRagged(shape));
         }
     }
 
@@ -60,7 +65,7 @@ public sealed class AttentionSpec
         TranslationUnit? decode,
         TranslationUnit? append,
         TranslationUnit? prefillPaged,
-        TranslationUnit prefillRagged
+        TranslationUnit? prefillRagged
     )
     {
         Shape = shape;
@@ -68,7 +73,7 @@ public sealed class AttentionSpec
         _decodeUnit = decode;
         _appendUnit = append;
         _prefillPagedUnit = prefillPaged;
-        PrefillRaggedUnit = prefillRagged;
+        _prefillRaggedUnit = prefillRagged;
     }
 
     /// <summary>Query heads.</summary>
@@ -86,8 +91,11 @@ public sealed class AttentionSpec
     /// <summary>Elements of one head of value and output.</summary>
     public int ValueDim => Shape.ValueDim;
 
-    /// <summary>Whether it has a paged cache, and with it decode and paged prefill: not where <see cref="ValueDim"/> differs from <see cref="HeadDim"/>.</summary>
+    /// <summary>Whether it has a paged cache, and with it decode: not where <see cref="ValueDim"/> differs from <see cref="HeadDim"/>.</summary>
     public bool HasCache => Shape.HasCache;
+
+    /// <summary>Whether it has prefill, and with it cascades and attention without a cache: not where <see cref="HeadDim"/> is 512.</summary>
+    public bool HasPrefill => Shape.HasPrefill;
 
     /// <summary>Tokens per page.</summary>
     public int PageSize => Shape.PageSize;
@@ -113,15 +121,16 @@ public sealed class AttentionSpec
     public TranslationUnit AppendUnit => _appendUnit ?? throw NoCache();
 
     /// <summary>The unit of batch prefill over the paged KV cache.</summary>
-    /// <exception cref="InvalidOperationException">The configuration has no cache.</exception>
-    public TranslationUnit PrefillPagedUnit => _prefillPagedUnit ?? throw NoCache();
+    /// <exception cref="InvalidOperationException">The configuration has no cache, or no prefill.</exception>
+    public TranslationUnit PrefillPagedUnit => _prefillPagedUnit ?? throw (HasCache ? NoPrefill() : NoCache());
 
     /// <summary>The unit of batch prefill over ragged keys and values, which have the type of the query.</summary>
-    public TranslationUnit PrefillRaggedUnit { get; }
+    /// <exception cref="InvalidOperationException">The configuration has no prefill.</exception>
+    public TranslationUnit PrefillRaggedUnit => _prefillRaggedUnit ?? throw NoPrefill();
 
     /// <summary>The units of the usual kernels. A program compiles those that it uses; <see cref="UnitsFor"/> has all that there are.</summary>
     public IReadOnlyList<TranslationUnit> Units =>
-        HasCache ? [DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit] : [PrefillRaggedUnit];
+        [.. new[] { _decodeUnit, _appendUnit, _prefillPagedUnit, _prefillRaggedUnit }.OfType<TranslationUnit>()];
 
     internal AttentionShape Shape { get; }
 
@@ -182,7 +191,7 @@ public sealed class AttentionSpec
     /// <param name="prefillPagedUnit">UTF-8 text of the unit of paged prefill.</param>
     /// <param name="prefillRaggedUnit">UTF-8 text of the unit of ragged prefill.</param>
     /// <param name="variant">The configuration's variant of attention; null when it has none.</param>
-    /// <param name="valueDim">Elements of one head of value and output; <paramref name="headDim"/> when null. Where they differ, the first three units are empty.</param>
+    /// <param name="valueDim">Elements of one head of value and output; <paramref name="headDim"/> when null. Where they differ, the first three units are empty; those of prefill where it has no kernels.</param>
     /// <exception cref="FlashInferException">The code was generated by another version of the package.</exception>
     [EditorBrowsable(EditorBrowsableState.Never)]
     public static AttentionSpec FromGenerated(
@@ -220,8 +229,8 @@ public sealed class AttentionSpec
             variant,
             shape.HasCache ? new TranslationUnit(CudaUnits.DecodeName(shape), decodeUnit) : null,
             shape.HasCache ? new TranslationUnit(CudaUnits.AppendName(shape), appendUnit) : null,
-            shape.HasCache ? new TranslationUnit(CudaUnits.PrefillPagedName(shape), prefillPagedUnit) : null,
-            new TranslationUnit(CudaUnits.PrefillRaggedName(shape), prefillRaggedUnit)
+            shape.HasCache && shape.HasPrefill ? new TranslationUnit(CudaUnits.PrefillPagedName(shape), prefillPagedUnit) : null,
+            shape.HasPrefill ? new TranslationUnit(CudaUnits.PrefillRaggedName(shape), prefillRaggedUnit) : null
         );
     }
 
@@ -237,6 +246,20 @@ public sealed class AttentionSpec
             throw new ArgumentException(NoCache().Message, parameter);
         }
     }
+
+    /// <summary>Throws unless there is prefill for it.</summary>
+    internal void RequirePrefill(string parameter)
+    {
+        if (!HasPrefill)
+        {
+            throw new ArgumentException(NoPrefill().Message, parameter);
+        }
+    }
+
+    private InvalidOperationException NoPrefill() =>
+        new(
+            $"headDim is {HeadDim}: prefill, and what is made of it (cascades, SinglePrefill, SingleDecode), has kernels up to {AttentionRules.MaxPrefillHeadDim}. Use BatchDecodeWithPagedKvCache, which takes up to 8 query tokens a sequence."
+        );
 
     private InvalidOperationException NoCache() =>
         new(

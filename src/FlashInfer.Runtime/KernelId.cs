@@ -25,6 +25,11 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
             kinds &= KernelKinds.PrefillRagged;
         }
 
+        if (!shape.HasPrefill)
+        {
+            kinds &= KernelKinds.ShortDecode | KernelKinds.SpeculativeDecode;
+        }
+
         if (kinds.HasFlag(KernelKinds.Append))
         {
             yield return new KernelId(KernelFamily.Append);

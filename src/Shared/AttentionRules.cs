@@ -28,8 +28,11 @@ internal static class AttentionRules
     public const int MaxHeads = 1024;
     public const int MaxPageSize = 1024;
 
+    /// <summary>The largest head dimension that prefill has kernels for.</summary>
+    public const int MaxPrefillHeadDim = 256;
+
     /// <summary>The head dimensions that kernels are made for, in ascending order.</summary>
-    public static IReadOnlyList<int> HeadDims { get; } = new[] { 64, 96, 128, 192, 256 };
+    public static IReadOnlyList<int> HeadDims { get; } = new[] { 64, 96, 128, 192, 256, 512 };
 
     // DeepSeek's heads with the latent cache expanded: the one pair of different sizes that kernels are made for.
     public const int LatentHeadDim = 192;

@@ -33,6 +33,9 @@ internal readonly record struct AttentionShape(
     /// <summary>Whether there is a paged cache for it: pages hold keys and values of one size.</summary>
     public bool HasCache => ValueDim == HeadDim;
 
+    /// <summary>Whether there is prefill for it, and with it what is made of prefill's kernels.</summary>
+    public bool HasPrefill => HeadDim <= AttentionRules.MaxPrefillHeadDim;
+
     /// <summary>The library's own options, as an attribute names them.</summary>
     public AttentionOptions Options { get; init; }
 

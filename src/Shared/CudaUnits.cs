@@ -50,7 +50,7 @@ internal static class CudaUnits
     {
         int columns = shape.HeadDim <= 128 || (shape.HeadDim <= 192 && shape.PageSize % 16 == 0) ? 16 : 8;
         int reads = ((shape.GroupSize * queryTokens) + columns - 1) / columns;
-        return reads > (shape.KvDtype == shape.Dtype ? 1 : 2) && WideReads(shape.GroupSize, queryTokens) < reads;
+        return shape.HasPrefill && reads > (shape.KvDtype == shape.Dtype ? 1 : 2) && WideReads(shape.GroupSize, queryTokens) < reads;
     }
 
     /// <summary>

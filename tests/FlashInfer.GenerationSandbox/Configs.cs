@@ -24,6 +24,12 @@ namespace FlashInfer.GenerationSandbox
     [AttentionConfig(4, 4, 192, 16, DType.BFloat16, ValueDim = 128)]
     public sealed partial class LatentAttention;
 
+    /// <summary>Heads too large for prefill: a cache and decode.</summary>
+#pragma warning disable FI0018 // For decode alone.
+    [AttentionConfig(16, 1, 512, 16, DType.BFloat16)]
+    public sealed partial class GlobalAttention;
+#pragma warning restore FI0018
+
     /// <summary>Nested, with its own members beside the generated ones.</summary>
     public static partial class Models
     {

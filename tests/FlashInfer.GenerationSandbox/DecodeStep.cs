@@ -12,6 +12,7 @@ public static class DecodeStep
         await Warmup<HalfAttention>(device).ConfigureAwait(false);
         await Warmup<InternalAttention>(device).ConfigureAwait(false);
         await Warmup<QuantisedAttention>(device).ConfigureAwait(false);
+        await Warmup<GlobalAttention>(device).ConfigureAwait(false);
         await Warmup<Models.OddAttention>(device).ConfigureAwait(false);
     }
 

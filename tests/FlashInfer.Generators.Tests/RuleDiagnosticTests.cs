@@ -96,6 +96,8 @@ public sealed class RuleDiagnosticTests
     [InlineData("193")]
     [InlineData("255")]
     [InlineData("257")]
+    [InlineData("511")]
+    [InlineData("513")]
     [InlineData("0")]
     [InlineData("-128")]
     public void FI0006_headDim(string headDim) =>
@@ -104,7 +106,7 @@ public sealed class RuleDiagnosticTests
             (
                 "FI0006",
                 $"headDim: {headDim}",
-                $"headDim is {headDim}; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt({headDim})."
+                $"headDim is {headDim}; supported: 64, 96, 128, 192, 256, 512. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt({headDim})."
             )
         );
 
@@ -212,7 +214,7 @@ public sealed class RuleDiagnosticTests
             (
                 "FI0006",
                 "headDim: 576",
-                "headDim is 576; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(576)."
+                "headDim is 576; supported: 64, 96, 128, 192, 256, 512. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(576)."
             )
         );
 
@@ -238,6 +240,17 @@ public sealed class RuleDiagnosticTests
                 "FI0017",
                 "RotaryDim = 64",
                 "RotaryDim is 64, but nothing turns: Options has neither Rope nor RopeInterleaved. Add one of them."
+            )
+        );
+
+    [Fact]
+    public void FI0018_headDim() =>
+        Reports(
+            "heads: 16, kvHeads: 1, headDim: 512, pageSize: 16, dtype: DType.BFloat16",
+            (
+                "FI0018",
+                "headDim: 512",
+                "headDim is 512: prefill has kernels up to 256, so this configuration has a cache and decode, and neither prefill nor cascades nor attention without a cache; decode takes up to 8 query tokens a sequence"
             )
         );
 
@@ -267,7 +280,7 @@ public sealed class RuleDiagnosticTests
             (
                 "FI0006",
                 "headDim: 72",
-                "headDim is 72; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(72)."
+                "headDim is 72; supported: 64, 96, 128, 192, 256, 512. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(72)."
             ),
             ("FI0007", "pageSize: 0", "pageSize is 0; expected 1 to 1024 tokens per page. 16 suits most models."),
             ("FI0008", "dtype: DType.Int32", "dtype is Int32; supported: Float16, BFloat16. Query and output have 16 bits."),
@@ -288,7 +301,7 @@ public sealed class RuleDiagnosticTests
             (
                 "FI0006",
                 "headDim: 64 + 8",
-                "headDim is 72; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(72)."
+                "headDim is 72; supported: 64, 96, 128, 192, 256, 512. Pad the head dimension with zeros to a supported one and keep smScale = 1 / sqrt(72)."
             )
         );
 

@@ -24,6 +24,7 @@ public sealed class SandboxTests
             { "internal", InternalAttention.Spec, new AttentionSpec(8, 1, 256, 64, RuntimeDType.BFloat16, RuntimeDType.BFloat16) },
             { "quantised", QuantisedAttention.Spec, new AttentionSpec(16, 8, 96, 16, RuntimeDType.BFloat16, RuntimeDType.Float8E4M3) },
             { "latent", LatentAttention.Spec, new AttentionSpec(4, 4, 192, 16, RuntimeDType.BFloat16, valueDim: 128) },
+            { "decode only", GlobalAttention.Spec, new AttentionSpec(16, 1, 512, 16, RuntimeDType.BFloat16) },
             { "nested", Models.OddAttention.Spec, new AttentionSpec(21, 3, 128, 1024, RuntimeDType.Float16) },
             {
                 "variant",
@@ -55,6 +56,7 @@ public sealed class SandboxTests
 
         Assert.Equal(
             [
+                "FlashInfer.GenerationSandbox.GlobalAttention",
                 "FlashInfer.GenerationSandbox.HalfAttention",
                 "FlashInfer.GenerationSandbox.InternalAttention",
                 "FlashInfer.GenerationSandbox.LatentAttention",

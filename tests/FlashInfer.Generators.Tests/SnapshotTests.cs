@@ -121,6 +121,24 @@ public sealed partial class SnapshotTests
         );
     }
 
+    /// <summary>No prefill, so nothing that is made of it.</summary>
+    [Fact]
+    public void DecodeOnly()
+    {
+        const string Source = """
+            using FlashInfer;
+
+            [AttentionConfig(heads: 16, kvHeads: 1, headDim: 512, pageSize: 16, dtype: DType.BFloat16)]
+            public partial class GlobalAttention;
+            """;
+        Verify(Source, ["BatchDecodeWithPagedKvCache", "DecodeUnit"]);
+        string[] parts = ["Prefill", "Cascade", "Single"];
+        Assert.DoesNotContain(
+            GeneratorHarness.Run(Source).Files,
+            file => parts.Any(part => file.HintName.Contains(part, StringComparison.Ordinal))
+        );
+    }
+
     [Fact]
     public void Variant() =>
         Verify(

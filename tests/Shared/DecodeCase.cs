@@ -18,7 +18,7 @@ internal sealed record DecodeCase(
 {
     private static readonly int[] s_groups = [1, 1, 2, 3, 4, 4, 5, 7, 8, 8, 12, 16, 24, 32, 71, 128];
     private static readonly int[] s_pageSizes = [1, 2, 5, 16, 16, 16, 24, 32, 64, 128, 1024];
-    private static readonly int[] s_headDims = [64, 96, 128, 128, 192, 256];
+    private static readonly int[] s_headDims = [64, 96, 128, 128, 192, 256, 512];
     private static readonly int[] s_edges = [0, 1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257];
 
     /// <summary>Query tokens of each sequence, its last ones; one each when null.</summary>

@@ -55,6 +55,32 @@ internal sealed record Grid(string Name, GridApi[] Apis, DecodeCase[] Configs, i
             [1, 54, 97, 512, 999, 2048, 5000, 16_384],
             []
         ),
+        new(
+            "headDim 512",
+            [GridApi.Decode],
+            [
+                Of(8, 1, 512, 16, DType.BFloat16),
+                Of(4, 4, 512, 1),
+                Of(32, 2, 512, 16, DType.BFloat16, KvLayout.Hnd),
+                Of(12, 4, 512, 8) with
+                {
+                    KvDtype = DType.Float8E4M3,
+                },
+            ],
+            [1, 5, 17],
+            [1, 54, 97, 512, 999, 2048, 5000],
+            []
+        )
+        {
+            Options =
+            [
+                AttentionOptions.None,
+                AttentionOptions.LogitsSoftCap,
+                AttentionOptions.SlidingWindow | AttentionOptions.Sinks,
+                AttentionOptions.Alibi,
+            ],
+            Windows = [13, 533],
+        },
         new("paged prefill", [GridApi.Paged], [.. Prefills], [1, 12, 17, 128], [54, 97, 512, 2048], [1, 17, 37, 127, 577]),
         new(
             "ragged prefill",

@@ -88,6 +88,11 @@ public sealed class AttentionConfigAnalyzer : DiagnosticAnalyzer
             return;
         }
 
+        if (!shape.HasPrefill)
+        {
+            Report(Descriptors.DecodeOnly, "headDim", shape.HeadDim);
+        }
+
         for (int i = 0; i < ArchitectureRules.All.Count; i++)
         {
             ArchitectureRule rule = ArchitectureRules.All[i];
@@ -98,7 +103,7 @@ public sealed class AttentionConfigAnalyzer : DiagnosticAnalyzer
             }
         }
 
-        void Report(DiagnosticDescriptor descriptor, string parameter, string message) =>
+        void Report(DiagnosticDescriptor descriptor, string parameter, object message) =>
             context.ReportDiagnostic(
                 Diagnostic.Create(descriptor, AttributeReader.ArgumentLocation(attribute, syntax, parameter), message)
             );

@@ -28,6 +28,16 @@ internal static class Descriptors
         tags: WellKnownDiagnosticTags.CompilationEnd
     );
 
+    /// <summary>{0}: the head dimension.</summary>
+    public static readonly DiagnosticDescriptor DecodeOnly = Create(
+        "FI0018",
+        "headDim is for decode only",
+        "headDim is {0}: prefill has kernels up to "
+            + AttentionRules.MaxPrefillHeadDim
+            + ", so this configuration has a cache and decode, and neither prefill nor cascades nor attention without a cache; decode takes up to 8 query tokens a sequence",
+        DiagnosticSeverity.Info
+    );
+
     /// <summary>{0}: the wrapper; {1}: the loop's variable.</summary>
     public static readonly DiagnosticDescriptor PlanInLayerLoop = Create(
         "FI0101",
@@ -172,7 +182,7 @@ internal static class Descriptors
 
     /// <summary>What is said of a configuration.</summary>
     public static readonly ImmutableArray<DiagnosticDescriptor> Config = ImmutableArray
-        .Create(NotPartial, NotAConfig, Architecture)
+        .Create(NotPartial, NotAConfig, Architecture, DecodeOnly)
         .AddRange(Rules)
         .AddRange(ArchitectureRules);
 

@@ -19,12 +19,12 @@ internal static class ConfigEmitter
     public static readonly string GeneratedCode =
         $"[global::System.CodeDom.Compiler.GeneratedCode(\"FlashInfer.Generators\", \"{typeof(ConfigEmitter).Assembly.GetName().Version}\")]";
 
-    private static readonly (string Member, bool NeedsCache, Func<AttentionShape, string> Text)[] s_units =
+    private static readonly (string Member, Func<ConfigText, bool> Exists, Func<AttentionShape, string> Text)[] s_units =
     {
-        ("DecodeUnit", true, static shape => CudaUnits.Decode(shape)),
-        ("AppendUnit", true, static shape => CudaUnits.Append(shape)),
-        ("PrefillPagedUnit", true, static shape => CudaUnits.PrefillPaged(shape)),
-        ("PrefillRaggedUnit", false, static shape => CudaUnits.PrefillRagged(shape)),
+        ("DecodeUnit", static text => text.HasCache, static shape => CudaUnits.Decode(shape)),
+        ("AppendUnit", static text => text.HasCache, static shape => CudaUnits.Append(shape)),
+        ("PrefillPagedUnit", static text => text.HasCache && text.HasPrefill, static shape => CudaUnits.PrefillPaged(shape)),
+        ("PrefillRaggedUnit", static text => text.HasPrefill, static shape => CudaUnits.PrefillRagged(shape)),
     };
 
     /// <summary>Every member that is added; the class itself can have none of these names.</summary>
@@ -71,9 +71,9 @@ internal static class ConfigEmitter
         }
 
         AttentionShape shape = model.Shape with { Variant = VariantEmitter.Cuda(model.Variant) };
-        foreach ((string member, bool needsCache, Func<AttentionShape, string> unit) in s_units)
+        foreach ((string member, Func<ConfigText, bool> exists, Func<AttentionShape, string> unit) in s_units)
         {
-            if (text.HasCache || !needsCache)
+            if (exists(text))
             {
                 File(member, code => Unit(code, member, model.HasLegalUnits ? unit(shape) : null));
             }
@@ -176,9 +176,12 @@ internal static class ConfigEmitter
 
     private static void SpecAndWarmup(CodeWriter code, ConfigText text, VariantModel? variant)
     {
-        string units = string.Join(", ", s_units.Select(unit => text.HasCache || !unit.NeedsCache ? unit.Member : "[]"));
+        string units = string.Join(", ", s_units.Select(unit => unit.Exists(text) ? unit.Member : "[]"));
         string cache = text.HasCache ? "PageSize, Dtype, KvDtype, KvLayout" : $"{text.PageSize}, Dtype, Dtype, {text.KvLayout.Code}";
-        string why = text.HasCache ? "" : " A paged cache holds keys and values of one size.";
+        string why =
+            !text.HasCache ? " A paged cache holds keys and values of one size."
+            : !text.HasPrefill ? " Prefill has no kernels for heads of this size."
+            : "";
         string warmedUp = text.HasCache ? "Decode" : "PrefillRagged";
         string variantArgument = variant is null ? "" : $", {VariantEmitter.Instance(variant)}";
         string abiVersion = CudaUnits.AbiVersion.ToString(CultureInfo.InvariantCulture);

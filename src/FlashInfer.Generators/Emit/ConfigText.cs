@@ -19,7 +19,8 @@ internal sealed class ConfigText
 
         // An illegal shape gets the members that it would have had.
         HasCache = shape.HasCache || !AttentionRules.IsLegal(shape);
-        HasCascade = HasCache && model.Variant is null or { Options: AttentionOptions.LogitsSoftCap };
+        HasPrefill = shape.HasPrefill || !AttentionRules.IsLegal(shape);
+        HasCascade = HasCache && HasPrefill && model.Variant is null or { Options: AttentionOptions.LogitsSoftCap };
         PageSize = Number(shape.PageSize);
 
         // An illegal shape must not break the generator: no division by zero, and none of int.MinValue by -1.
@@ -56,6 +57,9 @@ internal sealed class ConfigText
 
     /// <summary>Whether there is a paged cache, and what attends over it.</summary>
     public bool HasCache { get; }
+
+    /// <summary>Whether there is prefill, and what is made of it.</summary>
+    public bool HasPrefill { get; }
 
     /// <summary>Whether levels of a cascade can each do what the configuration's variant of attention does: not where it asks where tokens stand.</summary>
     public bool HasCascade { get; }

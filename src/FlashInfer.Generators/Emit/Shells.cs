@@ -42,9 +42,11 @@ internal static class Shells
 
     public static Shell[] Of(ConfigText text)
     {
-        Shell[] ragged = [PrefillRagged(text), SinglePrefill(text), SingleDecode(text)];
+        Shell[] cache = text.HasCache ? [Cache(text), Decode(text)] : [];
+        Shell[] paged = text.HasCache && text.HasPrefill ? [PrefillPaged(text)] : [];
         Shell[] cascade = text.HasCascade ? [Cascade(text)] : [];
-        return text.HasCache ? [Cache(text), Decode(text), PrefillPaged(text), .. cascade, .. ragged] : ragged;
+        Shell[] ragged = text.HasPrefill ? [PrefillRagged(text), SinglePrefill(text), SingleDecode(text)] : [];
+        return [.. cache, .. paged, .. cascade, .. ragged];
     }
 
     private static Shell Cache(ConfigText text)

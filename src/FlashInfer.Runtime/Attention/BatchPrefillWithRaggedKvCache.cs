@@ -48,6 +48,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
     {
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(spec);
+        spec.RequirePrefill(nameof(spec));
         PrefillCore.CheckLimits(maxSequences, maxQueryTokens, determinism);
         Device = device;
         Spec = spec;
@@ -199,7 +200,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
             _lengths.AsSpan(0, sequences),
             _starts.AsSpan(0, sequences),
             _causal,
-            _core.Bounds(places: default)
+            _core.List.Bounds(places: default)
         );
 
     private void PlanEntered<TArguments>(
@@ -249,7 +250,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
             _starts[i] = kvIndptr[i];
         }
 
-        _core.Take(arguments, new BatchShape(Spec, _queryTokens.AsSpan(0, sequences), _lengths.AsSpan(0, sequences)));
+        _core.List.Take(arguments, new BatchShape(Spec, _queryTokens.AsSpan(0, sequences), _lengths.AsSpan(0, sequences)));
         _rows = qoIndptr[^1];
         _tokens = kvIndptr[^1];
         _causal = causal && Spec.Variant is not { ReplacesCausality: true };

@@ -64,7 +64,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
 
     /// <inheritdoc/>
     protected override DecodeKernel LoadDecode(int queryTokens, bool teamUnits) =>
-        new CudaDecodeKernel(_backend, Load<DecodeParams>(_spec.DecodeUnitFor(queryTokens, teamUnits, _backend.IsChecked)));
+        new CudaDecodeKernel(_backend, Load<DecodeParams>(_spec.DecodeUnitFor(queryTokens, teamUnits, _backend.IsChecked)), _spec);
 
     /// <inheritdoc/>
     protected override PrefillKernel LoadPrefill(bool isPaged) =>
@@ -74,7 +74,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     {
         TranslationUnit unit = _spec.WideDecodeUnitFor(queryTokens, _backend.IsChecked);
         return CudaUnits.HasWideUnits(_spec.Shape, queryTokens)
-            ? new CudaDecodeKernel(_backend, Load<DecodeParams>(unit))
+            ? new CudaDecodeKernel(_backend, Load<DecodeParams>(unit), _spec)
             : new CudaWideDecodeKernel(_backend, Load<PrefillParams>(unit), _spec);
     }
 

@@ -4,7 +4,7 @@ using FlashInfer.Planning;
 namespace FlashInfer.Attention;
 
 /// <summary>A decode kernel on a GPU.</summary>
-internal sealed class CudaDecodeKernel(CudaBackend backend, CudaKernel kernel) : DecodeKernel
+internal sealed class CudaDecodeKernel(CudaBackend backend, CudaKernel kernel, AttentionSpec spec) : DecodeKernel
 {
     /// <inheritdoc/>
     public override string Name => kernel.ToString();
@@ -27,6 +27,10 @@ internal sealed class CudaDecodeKernel(CudaBackend backend, CudaKernel kernel) :
     /// <inheritdoc/>
     /// <remarks>Below this a block has nothing to read but its own start: 64 tokens keep half of its warps busy once.</remarks>
     public override int MinChunk => 64;
+
+    /// <inheritdoc/>
+    public override double MergeCost =>
+        DecodePlanner.MergeCost * ColumnsPerUnit / KvTensorMap.UnitHeads(spec, UnitsPerItem) / spec.KvDtype.Size();
 
     /// <inheritdoc/>
     public override int MaxClusters(int blocks) => kernel.MaxClusters(blocks);

@@ -13,7 +13,6 @@ internal sealed class DecodeCore : IDisposable
     private readonly Determinism _determinism;
     private readonly DecodePath _own;
     private readonly DecodePath? _wide;
-    private readonly PlanList _list;
 
     // Of each sequence that has query tokens: the tile of the first key that they see, and tokens from there on. Empty without a variant
     // that bounds keys.
@@ -25,6 +24,7 @@ internal sealed class DecodeCore : IDisposable
     private bool _several;
     private bool _causal;
     private bool _overlaps;
+    private bool _isEmpty;
 
     /// <param name="cache">The cache that holds the sequences.</param>
     /// <param name="maxSequences">Sequences of the largest batch.</param>
@@ -46,7 +46,7 @@ internal sealed class DecodeCore : IDisposable
 
             int items = DecodePlanner.MaxItems(maxSequences, _own.Limits);
             items = _wide is null ? items : Math.Max(items, DecodePlanner.MaxItems(maxSequences, _wide.Limits));
-            _list = new PlanList(cache.Device, items, cache.Spec.Variant);
+            List = new PlanList(cache.Device, items, cache.Spec.Variant);
         }
         catch
         {
@@ -62,6 +62,9 @@ internal sealed class DecodeCore : IDisposable
             _seen = new int[maxSequences];
         }
     }
+
+    /// <summary>The work list.</summary>
+    public PlanList List { get; }
 
     /// <summary>Device memory of the workspaces.</summary>
     public long WorkspaceBytes => _own.Workspace.Bytes + (_wide?.Workspace.Bytes ?? 0);
@@ -107,10 +110,6 @@ internal sealed class DecodeCore : IDisposable
         return path;
     }
 
-    /// <summary>As <see cref="PlanList.Take"/>.</summary>
-    public void Take<TArguments>(scoped in VariantArguments<TArguments> arguments, in BatchShape batch)
-        where TArguments : allows ref struct => _list.Take(arguments, batch);
-
     /// <summary>Plans the step and sends the list to the device.</summary>
     /// <param name="batch">The sequences.</param>
     /// <param name="path">What <see cref="Choose"/> gave.</param>
@@ -124,7 +123,7 @@ internal sealed class DecodeCore : IDisposable
         _causal = causal && _cache.Spec.Variant is not { ReplacesCausality: true };
         _path = path;
         FindBegins(batch);
-        _plan = DecodePlanner.Plan(Describe(batch), path.Limits, _list.Begin());
+        _plan = DecodePlanner.Plan(Describe(batch), path.Limits, List.Begin());
         if (_plan.TeamUnits)
         {
             // The one plan that has to wait for a compiler, if the kernel is not in the cache.
@@ -137,17 +136,64 @@ internal sealed class DecodeCore : IDisposable
             Heads = path.Limits.UnitsPerItem,
             FreshTokens = batch.FreshTokens,
         };
-        _list.Commit(_plan.Items, header, batch.Attending, stream);
+        List.Commit(_plan.Items, header, batch.Attending, stream);
         _overlaps = false;
+        _isEmpty = false;
     }
 
-    /// <summary>The arguments of a launch but for checks; throws unless the tensors are the plan's.</summary>
+    /// <summary>Empties the list, for a step that other kernels do: a captured graph launches this one all the same.</summary>
+    public void Clear(CudaStream? stream)
+    {
+        if (_isEmpty)
+        {
+            return;
+        }
+
+        _path = Wide == true ? _wide! : _own;
+        _plan = new DecodePlan(0, 0, Math.Max(1, _path.Limits.Cluster), _path.Limits.TeamUnits == true, 0, 0, 0);
+        _ = List.Begin();
+        List.Commit(0, default, default, stream);
+        _overlaps = false;
+        _isEmpty = true;
+    }
+
+    /// <summary>Launches the plan's kernel over its list; throws unless the tensors are the plan's.</summary>
     /// <param name="layer">The layer.</param>
     /// <param name="query">[rows, heads, headDim].</param>
     /// <param name="output">[rows, heads, headDim].</param>
     /// <param name="lse">[rows, heads], or none.</param>
     /// <param name="rows">Query tokens of the plan.</param>
-    public DecodeParams Arguments(int layer, in TensorView query, in TensorView output, in TensorView lse, int rows)
+    /// <param name="check">The check of the launch.</param>
+    /// <param name="stream">The stream.</param>
+    public void Run(
+        int layer,
+        in TensorView query,
+        in TensorView output,
+        in TensorView lse,
+        int rows,
+        LaunchCheck? check,
+        CudaStream? stream
+    )
+    {
+        DecodeParams args = Arguments(layer, query, output, lse, rows);
+        args.Fault = check?.Record(layer) ?? 0;
+        check?.Before(stream);
+        ListLaunch launch = new(_plan.Items, List.Capacity, _plan.Cluster, _overlaps) { Rows = rows, Queue = _path.Workspace.Queue };
+        if (Kernel.Run(args, launch, stream))
+        {
+            List.Capture();
+            _cache.Table.IsCaptured = true;
+
+            // The graph keeps the kernel and the cluster size of its launches: every later plan has to be made for them.
+            Wide = _path == _wide;
+            _path.Limits = _path.Limits with { Cluster = _plan.Cluster, TeamUnits = _plan.TeamUnits };
+        }
+
+        _overlaps = true;
+        check?.After(layer, stream);
+    }
+
+    private DecodeParams Arguments(int layer, in TensorView query, in TensorView output, in TensorView lse, int rows)
     {
         AttentionSpec spec = _cache.Spec;
         KernelTensor.Check(query, nameof(query), _cache, spec.Dtype, rows, spec.Heads);
@@ -162,7 +208,7 @@ internal sealed class DecodeCore : IDisposable
             Output = output.Address,
             Lse = lse.IsEmpty ? 0 : lse.Address,
             Pages = _cache.Table.Address,
-            Plan = _list.Address,
+            Plan = List.Address,
             PartialOutput = _path.Workspace.Output,
             PartialState = _path.Workspace.State,
             Counters = _path.Workspace.Counters,
@@ -178,26 +224,9 @@ internal sealed class DecodeCore : IDisposable
             PageCount = _cache.TotalPages,
             KeyScales = _cache.KeyScaleAddress(layer),
             ValueScales = _cache.ValueScaleAddress(layer),
-            Variant = _list.VariantAddress,
+            Variant = List.VariantAddress,
             KvMap = _path.KvMap,
         };
-    }
-
-    /// <summary>Launches the plan's kernel over its list.</summary>
-    public void Run(in DecodeParams args, int rows, CudaStream? stream)
-    {
-        ListLaunch launch = new(_plan.Items, _list.Capacity, _plan.Cluster, _overlaps) { Rows = rows, Queue = _path.Workspace.Queue };
-        if (Kernel.Run(args, launch, stream))
-        {
-            _list.Capture();
-            _cache.Table.IsCaptured = true;
-
-            // The graph keeps the kernel and the cluster size of its launches: every later plan has to be made for them.
-            Wide = _path == _wide;
-            _path.Limits = _path.Limits with { Cluster = _plan.Cluster, TeamUnits = _plan.TeamUnits };
-        }
-
-        _overlaps = true;
     }
 
     /// <summary>What the last plan, that of the batch, looks like.</summary>
@@ -228,7 +257,7 @@ internal sealed class DecodeCore : IDisposable
 
     public void Dispose()
     {
-        _list.Dispose();
+        List.Dispose();
         _own.Dispose();
         _wide?.Dispose();
     }
@@ -246,7 +275,7 @@ internal sealed class DecodeCore : IDisposable
     {
         if (BoundsKeys)
         {
-            KeyBounds bounds = _list.Bounds(batch.Places);
+            KeyBounds bounds = List.Bounds(batch.Places);
             for (int i = 0; i < batch.Lengths.Length; i++)
             {
                 int length = batch.Lengths[i];

@@ -25,6 +25,7 @@ internal sealed class DecodePath : IDisposable
         {
             BlockTokens = kernel.BlockTokens,
             PartCost = kernel.PartCost,
+            MergeCost = kernel.MergeCost,
             Teams = kernel.Teams,
             ClustersOf8 = kernel.MaxClusters(8),
             ClustersOf4 = kernel.MaxClusters(4),

@@ -22,7 +22,7 @@ internal static class KvTensorMap
     {
         AttentionSpec spec = cache.Spec;
         int bytes = spec.KvDtype.Size();
-        int heads = Math.Max(1, spec.KvHeads / unitsPerItem);
+        int heads = UnitHeads(spec, unitsPerItem);
         bool headsFirst = spec.KvLayout == KvLayout.Hnd;
         int joinedBytes = spec.HeadDim * bytes * (headsFirst ? 1 : heads);
         int stripBytes =
@@ -64,6 +64,9 @@ internal static class KvTensorMap
             [column, GroupTokens, columns, 1, GreatestDivisor(spec.PageSize, blockTokens) / GroupTokens]
         );
     }
+
+    /// <summary>KV heads that each unit of a decode kernel takes.</summary>
+    public static int UnitHeads(AttentionSpec spec, int unitsPerItem) => Math.Max(1, spec.KvHeads / unitsPerItem);
 
     private static long Pages(PagedKvCache cache) => 2L * cache.Layers * cache.TotalPages;
 

@@ -163,6 +163,24 @@ internal sealed class PlannedBatch : IDisposable
         }
     }
 
+    /// <summary>Throws when the sequences have more query tokens together than the most.</summary>
+    public static void CheckRows(ReadOnlySpan<int> queryTokens, int most, string advice)
+    {
+        long rows = 0;
+        foreach (int tokens in queryTokens)
+        {
+            rows += tokens;
+        }
+
+        if (rows > most)
+        {
+            throw new ArgumentException(
+                $"The {queryTokens.Length} sequences have {rows} query tokens; expected at most {most}. {advice}",
+                nameof(queryTokens)
+            );
+        }
+    }
+
     /// <summary>Forgets the plan and takes the sequences: nothing can be wrong with them any more. A failure of the device leaves no plan.</summary>
     public void Begin(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens, CudaStream? stream)
     {

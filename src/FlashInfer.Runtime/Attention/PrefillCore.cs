@@ -9,17 +9,20 @@ internal sealed class PrefillCore : IDisposable
     /// <summary>What constructors take when the caller does not say.</summary>
     public const int DefaultQueryTokens = 16_384;
 
+    /// <summary>What to do where a batch has too many query tokens.</summary>
+    public const string Advice = "The wrapper's constructor takes a larger maxQueryTokens, the query tokens of all sequences of a step.";
+
     private const float Log2E = 1.44269504f;
     private const int MostSequences = 65_536;
     private const int MostQueryTokens = 1 << 22;
 
     private readonly Device _device;
     private readonly AttentionSpec _spec;
-    private readonly PlanList _list;
     private readonly SplitWorkspace _workspace;
     private PrefillPlan _plan;
     private readonly bool _ownsWorkspace;
     private bool _overlaps;
+    private bool _isEmpty;
     private bool _disposed;
 
     /// <param name="device">The device.</param>
@@ -62,7 +65,7 @@ internal sealed class PrefillCore : IDisposable
         {
             Determinism = determinism,
         };
-        _list = new PlanList(device, Limits.MaxItems, spec.Variant);
+        List = new PlanList(device, Limits.MaxItems, spec.Variant);
         try
         {
             _ownsWorkspace = lender is null;
@@ -70,10 +73,13 @@ internal sealed class PrefillCore : IDisposable
         }
         catch
         {
-            _list.Dispose();
+            List.Dispose();
             throw;
         }
     }
+
+    /// <summary>The work list.</summary>
+    public PlanList List { get; }
 
     /// <summary>The kernel.</summary>
     public PrefillKernel Kernel { get; }
@@ -111,13 +117,6 @@ internal sealed class PrefillCore : IDisposable
             );
     }
 
-    /// <summary>As <see cref="PlanList.Take"/>.</summary>
-    public void Take<TArguments>(scoped in VariantArguments<TArguments> arguments, in BatchShape batch)
-        where TArguments : allows ref struct => _list.Take(arguments, batch);
-
-    /// <summary>The first keys of query tokens, as the arguments taken say; parameter as <see cref="PlanList.Bounds"/>.</summary>
-    public KeyBounds Bounds(ReadOnlySpan<int> places) => _list.Bounds(places);
-
     /// <summary>Plans the step and sends the list to the device.</summary>
     /// <param name="batch">The sequences.</param>
     /// <param name="sequences">The same, as a variant of attention knows them.</param>
@@ -125,9 +124,25 @@ internal sealed class PrefillCore : IDisposable
     /// <param name="stream">The stream.</param>
     public void Plan(in PrefillBatch batch, in PlannedSequences sequences, float scaleLog2, CudaStream? stream)
     {
-        _plan = PrefillPlanner.Plan(batch, Limits, _list.Begin());
-        _list.Commit(_plan.Items, new ListHeader { ScaleLog2 = scaleLog2, Heads = _plan.Heads }, sequences, stream);
+        _plan = PrefillPlanner.Plan(batch, Limits, List.Begin());
+        List.Commit(_plan.Items, new ListHeader { ScaleLog2 = scaleLog2, Heads = _plan.Heads }, sequences, stream);
         _overlaps = false;
+        _isEmpty = false;
+    }
+
+    /// <summary>As <see cref="DecodeCore.Clear"/>.</summary>
+    public void Clear(CudaStream? stream)
+    {
+        if (_isEmpty)
+        {
+            return;
+        }
+
+        _plan = default;
+        _ = List.Begin();
+        List.Commit(0, new ListHeader { Heads = Limits.HeadTiles }, default, stream);
+        _overlaps = false;
+        _isEmpty = true;
     }
 
     /// <summary>The arguments of a launch but for keys, values and checks; throws unless the tensors are the plan's.</summary>
@@ -147,7 +162,7 @@ internal sealed class PrefillCore : IDisposable
             Query = query.Address,
             Output = output.Address,
             Lse = lse.IsEmpty ? 0 : lse.Address,
-            Plan = _list.Address,
+            Plan = List.Address,
             PartialOutput = _workspace.Output,
             PartialState = _workspace.State,
             Counters = _workspace.Counters,
@@ -156,7 +171,7 @@ internal sealed class PrefillCore : IDisposable
             QueryHeadStride = query.Stride(1),
             OutputRowStride = output.Stride(0),
             OutputHeadStride = output.Stride(1),
-            Variant = _list.VariantAddress,
+            Variant = List.VariantAddress,
         };
     }
 
@@ -199,7 +214,7 @@ internal sealed class PrefillCore : IDisposable
         bool captured = Kernel.Run(ref args, launch, stream);
         if (captured)
         {
-            _list.Capture();
+            List.Capture();
             IsCaptured = true;
         }
 
@@ -236,7 +251,7 @@ internal sealed class PrefillCore : IDisposable
         if (!_disposed)
         {
             _disposed = true;
-            _list.Dispose();
+            List.Dispose();
             if (_ownsWorkspace)
             {
                 _workspace.Dispose();

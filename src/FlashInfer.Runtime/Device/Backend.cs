@@ -159,6 +159,9 @@ internal abstract class DecodeKernel : IDisposable
     /// <summary>As <see cref="DecodePlanLimits.PartCost"/>.</summary>
     public virtual double PartCost => DecodePlanner.PartCost;
 
+    /// <summary>As <see cref="DecodePlanLimits.MergeCost"/>.</summary>
+    public virtual double MergeCost => 0;
+
     /// <summary>Clusters of this many blocks that run at once; 0 when the kernel can't share work so.</summary>
     public virtual int MaxClusters(int blocks) => 0;
 

@@ -9,7 +9,7 @@ namespace FlashInfer.Planning;
 /// </summary>
 internal static class ChunkChooser
 {
-    private const int Candidates = 9;
+    private const int Candidates = 11;
 
     // Blocks whose loads stand for those of all, and their places in vectors.
     private const int Samples = 17;
@@ -17,8 +17,8 @@ internal static class ChunkChooser
 
     // In tokens that a block reads at its fair share of the bandwidth; measured on an H100, like the shape of the model.
     private const double UnitCost = 16; // a unit's start and the merge of its warps
-    public const double SplitCost = 64; // and out of it, at the very end
-    public const double AloneShare = 3.1; // what one block can draw at most, in fair shares
+    public const double SplitCost = 64; // and out of it, at the very end, of a few parts
+    private const double AloneShare = 3.1; // what one block can draw at most, in fair shares
     private const double ImbalanceCost = 0.3; // of what the busiest block has above the mean
 
     // Sequences this much shorter than what a block has to do even out by themselves.
@@ -47,8 +47,8 @@ internal static class ChunkChooser
             return whole;
         }
 
-        // Parts that fill whole rounds of blocks, those of cut sequences alone (short ones then fill the gaps) or with all others; and
-        // fractions of a block's mean load.
+        // Parts that fill whole rounds of blocks, those of cut sequences alone (short ones then fill the gaps) or with all others;
+        // fractions of a block's mean load; and more than that, for a sequence alone, whose parts one block has to merge.
         long round = Math.Max(1, limits.Blocks / limits.UnitsPerItem);
         int rounds = (int)Math.Max(1, (((long)busy * limits.UnitsPerItem) + limits.Blocks - 1) / limits.Blocks);
         Span<int> candidates = stackalloc int[Candidates]
@@ -62,6 +62,8 @@ internal static class ChunkChooser
             DecodePlanner.RoundUp(mean, limits),
             DecodePlanner.RoundUp(mean / 2, limits),
             DecodePlanner.RoundUp(mean / 4, limits),
+            DecodePlanner.RoundUp(mean * 2, limits),
+            DecodePlanner.RoundUp(mean * 4, limits),
         };
 
         for (int i = 0; i < candidates.Length; i++)
@@ -164,7 +166,7 @@ internal static class ChunkChooser
         double cost = Drain(loads) + (ImbalanceCost * Math.Max(0, loads[^1] - (total / limits.Blocks)));
         if (classes.Tokens[0] > chunk)
         {
-            cost += SplitCost;
+            cost += Math.Max(SplitCost, limits.MergeCost * DecodePlanner.Parts((int)classes.Tokens[0], chunk));
         }
 
         // A few idle multiprocessors leave their partners' share unused: slower than half of them or none (bandwidth is shared in pairs).

@@ -53,6 +53,9 @@ internal readonly record struct DecodePlanLimits(int Blocks, int UnitsPerItem, i
     /// <summary>What the way of a partial state through the workspace costs, in tokens that a block reads in the same time.</summary>
     public double PartCost { get; init; } = DecodePlanner.PartCost;
 
+    /// <summary>What each part of a sequence adds to the merge at its end, in such tokens.</summary>
+    public double MergeCost { get; init; }
+
     /// <summary>The cluster size that every plan must have, since a captured graph launches with it; 0 leaves the choice to the planner.</summary>
     public int Cluster { get; init; }
 
@@ -102,6 +105,12 @@ internal static class DecodePlanner
     /// <summary>Measured on an H100: up to 16 columns.</summary>
     public const double PartCost = 32;
 
+    /// <summary>
+    /// For each column of a KV head, by the byte of an element: the block that merges a sequence reads the partial states of all its parts,
+    /// which grow with the columns, as a token's keys and values with their bytes. Measured on an H100 with 8 and 16 columns.
+    /// </summary>
+    public const double MergeCost = 0.8;
+
     /// <summary>Up to here a warp has too few tiles of a unit for its block's merge to pay; 200 tokens are 5 % faster so.</summary>
     public const int TeamUnitTokens = 256;
 
@@ -109,6 +118,9 @@ internal static class DecodePlanner
     // and a few dozen blocks draw the whole bandwidth, so that long sequences alone need no shorter ones.
     private const int InvariantChunkTokens = 1024;
     private const int SortBuckets = 256;
+
+    // As ChunkChooser.AloneShare, of a third of the blocks together.
+    private const double FewShare = 2.3;
 
     /// <summary>
     /// Bytes of keys and values from which on the kernel that reads them once is faster than the one that reads them so many times, mostly
@@ -310,7 +322,7 @@ internal static class DecodePlanner
 
         int parts = (int)Math.Min(limits.Blocks / (left * limits.UnitsPerItem), limits.MaxSlots / left);
         parts = Math.Min(parts, longest / limits.MinChunk);
-        double alone = longest * Math.Max((double)left * limits.UnitsPerItem / limits.Blocks, 1 / ChunkChooser.AloneShare);
+        double alone = longest * Math.Max((double)left * limits.UnitsPerItem / limits.Blocks, 1 / FewShare);
         return parts > 1 && ((double)longest / parts) + limits.PartCost + ChunkChooser.SplitCost < alone
             ? new Tail(sequences - (int)left, RoundUp((longest + parts - 1) / parts, limits))
             : Tail.None;

@@ -292,16 +292,19 @@ internal sealed class OptionVariant(AttentionOptions options, int rotaryDim)
         Lengths(Option, nameof(arguments.ItemPositions), places.Length, behind, "one for each token behind a prefix");
         for (int i = 0, at = 0; i < prefixes.Length; i++)
         {
-            for (int token = 0; token < batch.Lengths[i] - prefixes[i]; token++, at++)
+            // The delimiter of the first item stands behind the prefix, or is its last token. None goes back behind one before it: kernels
+            // leave out what lies between the prefix and the first item of some query tokens.
+            for (int token = 0, most = 1; token < batch.Lengths[i] - prefixes[i]; token++, at++)
             {
-                // The delimiter of an item stands behind the prefix, or is its last token.
-                if (places[at] < 0 || places[at] > token + 1)
+                if (places[at] < 0 || places[at] > most)
                 {
                     throw new ArgumentException(
-                        $"ItemPositions[{at}] is {places[at]}; expected 0 to {token + 1}, for the token is number {token} behind the prefix of sequence {i}.",
+                        $"ItemPositions[{at}] is {places[at]}, of token {token} behind the prefix of sequence {i}; expected 0 for a delimiter, or up to {most}, one more than the place before it.",
                         s_parameter
                     );
                 }
+
+                most = places[at] + 1;
             }
         }
     }

@@ -40,9 +40,11 @@ public class CascadeTests
         Assert.Equal(2, scenario.Step(batch, [.. ones.Select(_ => 5)], null, causal: true, maxLevels: 2));
     }
 
-    /// <summary>A graph captured of a plan without shared pages replays plans with them, and the other way round.</summary>
-    [Fact]
-    public void A_captured_step_follows_the_plan()
+    /// <summary>A graph replays steps of other kinds than the one that it was captured of: with shared pages, decode, prefill.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_captured_step_follows_the_plan(bool capturesShared)
     {
         using CudaContext context = Gpu.Require();
         using Device device = Device.FromCuda(context);
@@ -65,6 +67,7 @@ public class CascadeTests
         Sequence[] shared = [.. Enumerable.Range(0, 8).Select(i => Extend(cache.Fork(forks[i / 4]), 10 + i))];
         Sequence[] apart = [.. Enumerable.Range(0, 8).Select(i => Extend(cache.NewSequence(), 100 + (9 * i)))];
         int[] ones = [1, 1, 1, 1, 1, 1, 1, 1];
+        int[] several = [2, 0, 3, 0, 1, 0, 2, 0];
         using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(8, 8, 128);
         using DeviceTensor<BFloat16> output = device.Allocate<BFloat16>(8, 8, 128);
         using DeviceTensor<BFloat16> expected = device.Allocate<BFloat16>(8, 8, 128);
@@ -73,18 +76,29 @@ public class CascadeTests
         query.View.CopyFrom(values.AsSpan(0, 8 * 8 * 128));
         device.Synchronize();
 
-        cascade.Plan(apart, ones, stream: stream);
-        Assert.Single(cascade.Levels);
+        cascade.Plan(capturesShared ? shared : apart, ones, stream: stream);
+        Assert.Equal(capturesShared ? 3 : 1, cascade.Levels.Count);
         cascade.Run(0, query, output, lse, stream);
         stream.BeginCapture();
         cascade.Run(0, query, output, lse, stream);
         using CudaGraph graph = stream.EndCapture();
-        foreach ((Sequence[] batch, int levels) in new[] { (shared, 3), (apart, 1), (shared, 3) })
+        foreach (
+            (Sequence[] batch, int[] queryTokens, int levels) in new[]
+            {
+                (shared, ones, 3),
+                (apart, ones, 1),
+                (shared, several, 3),
+                (apart, several, 1),
+                (apart, ones, 1),
+                (apart, ones, 1),
+                (shared, ones, 3),
+            }
+        )
         {
-            cascade.Plan(batch, ones, stream: stream);
+            cascade.Plan(batch, queryTokens, stream: stream);
             Assert.Equal(levels, cascade.Levels.Count);
             graph.Launch(stream);
-            prefill.Plan(batch, ones, stream: stream);
+            prefill.Plan(batch, queryTokens, stream: stream);
             prefill.Run(0, query, expected, expectedLse, stream);
             stream.Synchronize();
 

@@ -12,7 +12,7 @@ public class SpecInputTests
     [InlineData(32, 5, 64, 16, "kvHeads", "heads is 32 and kvHeads is 5; heads must be a multiple of kvHeads")]
     [InlineData(32, 5, 64, 16, "kvHeads", "The nearest kvHeads below is 4. [FI0005]")]
     [InlineData(8, 16, 64, 16, "kvHeads", "The nearest kvHeads below is 8. [FI0005]")]
-    [InlineData(8, 1, 80, 16, "headDim", "headDim is 80; supported: 64, 96, 128, 192, 256. Pad the head dimension with zeros")]
+    [InlineData(8, 1, 80, 16, "headDim", "headDim is 80; supported: 64, 96, 128, 192, 256, 512. Pad the head dimension with zeros")]
     [InlineData(8, 1, 0, 16, "headDim", "[FI0006]")]
     [InlineData(8, 1, 64, 0, "pageSize", "pageSize is 0; expected 1 to 1024 tokens per page. 16 suits most models. [FI0007]")]
     [InlineData(8, 1, 64, 1025, "pageSize", "pageSize is 1025; expected 1 to 1024")]
@@ -84,6 +84,37 @@ public class SpecInputTests
     }
 
     [Fact]
+    public void The_largest_heads_have_decode_and_no_prefill()
+    {
+        AttentionSpec spec = new(8, 2, 512, 16, DType.BFloat16);
+        Assert.Equal((512, 512, true, false), (spec.HeadDim, spec.ValueDim, spec.HasCache, spec.HasPrefill));
+        Assert.Equal(["fi_decode_bf16_h8_kv2_d512_p16", "fi_append_bf16_h8_kv2_d512_p16"], spec.Units.Select(static unit => unit.Name));
+        Assert.Equal(
+            spec.UnitsFor(KernelKinds.ShortDecode | KernelKinds.SpeculativeDecode).Select(static unit => unit.Name),
+            spec.UnitsFor(KernelKinds.All).Select(static unit => unit.Name)
+        );
+        Assert.Empty(spec.UnitsFor(KernelKinds.PrefillRagged));
+        foreach (Func<object> unit in (Func<object>[])[() => spec.PrefillPagedUnit, () => spec.PrefillRaggedUnit])
+        {
+            Assert.Contains(
+                "Use BatchDecodeWithPagedKvCache",
+                Assert.Throws<InvalidOperationException>(unit).Message,
+                StringComparison.Ordinal
+            );
+        }
+
+        const string Message =
+            "headDim is 512: prefill, and what is made of it (cascades, SinglePrefill, SingleDecode), has kernels up to 256.";
+        using Device device = Device.OpenCpu();
+        using PagedKvCache cache = new(device, spec, layers: 1, pages: 1);
+        Refused.Argument("cache", Message, () => _ = new BatchPrefillWithPagedKvCache(cache));
+        Refused.Argument("cache", Message, () => _ = new MultiLevelCascadeAttention(cache));
+        Refused.Argument("spec", Message, () => _ = new BatchPrefillWithRaggedKvCache(device, spec));
+        Refused.Argument("spec", Message, () => _ = new SinglePrefill(device, spec));
+        Refused.Argument("spec", Message, () => _ = new SingleDecode(device, spec));
+    }
+
+    [Fact]
     public void A_layout_that_is_none_is_refused() =>
         Refused.Argument(
             "kvLayout",
@@ -93,7 +124,7 @@ public class SpecInputTests
 
     [Theory]
     [InlineData(1024, 1024, 64, 1)]
-    [InlineData(1024, 1, 256, 1024)]
+    [InlineData(1024, 1, 512, 1024)]
     [InlineData(1, 1, 128, 16)]
     public void The_limits_themselves_are_legal(int heads, int kvHeads, int headDim, int pageSize)
     {
@@ -114,7 +145,7 @@ public class SpecInputTests
     [InlineData(DType.BFloat16, DType.Float8E5M2, DType.Float8E5M2)]
     public void Every_head_dimension_goes_with_every_cache_type(DType dtype, DType? kvDtype, DType expected)
     {
-        foreach (int headDim in (int[])[64, 96, 128, 192, 256])
+        foreach (int headDim in (int[])[64, 96, 128, 192, 256, 512])
         {
             AttentionSpec spec = new(8, 1, headDim, 16, dtype, kvDtype);
             Assert.Equal((dtype, expected, headDim), (spec.Dtype, spec.KvDtype, spec.HeadDim));

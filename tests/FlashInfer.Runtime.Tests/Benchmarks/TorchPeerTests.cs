@@ -54,7 +54,7 @@ public sealed class TorchPeerTests : IDisposable
 
         Assert.Equal(
             [
-                """{"backend":"cudnn","dtype":"bfloat16","batch":4,"qoLen":512,"kvLen":512,"heads":32,"kvHeads":8,"headDim":128,"causal":true}""",
+                """{"backend":"cudnn","dtype":"bfloat16","batch":4,"qoLen":512,"kvLen":512,"heads":32,"kvHeads":8,"headDim":128,"valueDim":128,"causal":true}""",
                 """{"matmul":1000,"dtype":"bfloat16"}""",
             ],
             File.ReadAllLines(requests)

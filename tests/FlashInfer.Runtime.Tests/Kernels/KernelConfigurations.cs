@@ -39,6 +39,9 @@ internal static partial class KernelConfigurations
         new(12, 2, 96, 32, DType.Float16, DType.Float8E5M2, KvLayout.Hnd),
         new(24, 8, 192, 1, DType.BFloat16, DType.Float8E5M2),
         new(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3),
+        new(8, 1, 512, 16, DType.BFloat16),
+        new(12, 4, 512, 5, DType.Float16),
+        new(8, 1, 512, 16, DType.BFloat16, DType.Float8E4M3),
     ];
 
     /// <summary>
@@ -129,6 +132,8 @@ internal static partial class KernelConfigurations
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
         new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
+        new AttentionSpec(8, 1, 512, 1, DType.BFloat16).DecodeUnitFor(queryTokens: 8),
+        new AttentionSpec(8, 1, 512, 16, DType.BFloat16).DecodeUnitFor(isChecked: true),
     ];
 
     private static readonly TranslationUnit[] s_append =

@@ -36,6 +36,7 @@ public sealed class KernelIdTests
     [InlineData(32, 8, 128, 16, null, "8")]
     [InlineData(64, 4, 128, 16, null, "2 4 8")] // 16 heads of a group fit the kernel of few columns
     [InlineData(64, 4, 256, 16, null, "1 2 4 8")] // 8 where the head dimension is large
+    [InlineData(64, 4, 512, 16, null, "")] // prefill's kernel, which they are, has none so large
     [InlineData(71, 1, 128, 16, null, "1")] // 142 rows are too many for a tile, and nothing divides 71
     [InlineData(64, 2, 128, 16, DType.Float8E4M3, "2 4 8")] // quantised values are widened slowly
     [InlineData(32, 8, 96, 16, null, "1 8")] // 8 columns a head, but more heads

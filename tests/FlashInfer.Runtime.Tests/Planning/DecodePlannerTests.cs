@@ -264,6 +264,29 @@ public class DecodePlannerTests
         Assert.True(DecodePlanner.Imbalance(items, plan, limits) <= 1.2, $"{plan}");
     }
 
+    /// <summary>One block reads the states of all parts in the end: the larger these are, the fewer parts.</summary>
+    [Theory]
+    [InlineData(8192, 0, 128, 128)]
+    [InlineData(8192, 3.2, 16, 43)] // headDim 512, 8 columns: 27 µs instead of 60
+    [InlineData(8192, 6.4, 8, 43)] // headDim 128, 16 columns: 10 µs instead of 20
+    [InlineData(32_768, 6.4, 16, 64)]
+    public void A_sequence_alone_has_as_many_parts_as_their_merge_allows(int length, double mergeCost, int fewest, int most)
+    {
+        DecodePlanLimits limits = new(132, 1, 64, DecodePlanner.SlotsFor(132, 1)) { MergeCost = mergeCost };
+        Assert.InRange(Make([length], limits).Items.Length, fewest, most);
+    }
+
+    [Theory]
+    [InlineData(170, 15)] // 10.3 rounds of 16.5: five are left over, and three parts of each are nearly a round
+    [InlineData(165, 0)]
+    [InlineData(173, 0)] // .48 of a round: two parts of each would be more than one
+    public void What_whole_rounds_leave_over_is_cut_where_it_is_less_than_half_a_round(int batch, int parts)
+    {
+        DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
+        (DecodePlan plan, WorkItem[] items) = Make([.. Enumerable.Repeat(2048, batch)], limits);
+        Assert.Equal((parts, 2048), (items.Count(static item => item.Parts > 1), plan.ChunkTokens));
+    }
+
     [Fact]
     public void One_long_sequence_among_short_ones_does_not_stall_the_batch()
     {

@@ -82,8 +82,8 @@ public class OptionTests
             {
                 AttentionOptions.MultiItemScoring,
                 () =>
-                    new() { PrefixLengths = [4], ItemPositions = [0, 3, 1] },
-                "ItemPositions[1] is 3; expected 0 to 2, for the token is number 1 behind the prefix of sequence 0."
+                    new() { PrefixLengths = [4], ItemPositions = [0, 1, 3] },
+                "ItemPositions[2] is 3, of token 2 behind the prefix of sequence 0; expected 0 for a delimiter, or up to 2, one more than the place before it."
             },
         };
 

@@ -1,0 +1,141 @@
+using System.Text.Json.Nodes;
+
+namespace FlashInfer.Benchmarks;
+
+/// <summary>What the options of attention cost: each beside plain attention over the same sequences, in turn. The tests hold them against an oracle.</summary>
+internal static class OptionBench
+{
+    private const int Window = 1024;
+
+    private static readonly AttentionOptions[] s_options =
+    [
+        AttentionOptions.LogitsSoftCap,
+        AttentionOptions.Alibi,
+        AttentionOptions.Sinks,
+        AttentionOptions.Rope,
+        AttentionOptions.PackedCustomMask,
+        AttentionOptions.SlidingWindow,
+    ];
+
+    public static IEnumerable<Row> Run(Device device, Gpu gpu)
+    {
+        Warmup(device);
+        foreach (AttentionOptions option in s_options)
+        {
+            (int batch, int length) = option == AttentionOptions.SlidingWindow ? (1, 16_384) : (4, 4096);
+            yield return Measure(device, gpu, option, PrefillCase.Square(32, 8, batch, length) with { PageSize = 16 });
+        }
+
+        foreach (AttentionOptions option in s_options)
+        {
+            int length = option == AttentionOptions.SlidingWindow ? 8192 : 2048;
+            yield return Measure(device, gpu, option, PrefillCase.Uniform(32, 8, 128, 1, length) with { PageSize = 16 });
+        }
+    }
+
+    private static AttentionSpec Spec(AttentionOptions option) => new(32, 8, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(option));
+
+    /// <summary>Compiles all kernels at once.</summary>
+    private static void Warmup(Device device) =>
+        Task.WaitAll([
+            .. s_options
+                .Append(AttentionOptions.None)
+                .Select(option => device.WarmupAsync(Spec(option), KernelKinds.PrefillPaged | KernelKinds.Decode)),
+        ]);
+
+    private static Row Measure(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured)
+    {
+        using Step plain = new(device, gpu, AttentionOptions.None, measured);
+        using Step with = new(device, gpu, option, measured);
+        Timing[] timings = Timing.InTurn(with.Round.Us, plain.Round.Us);
+        JsonObject parameters = measured.Params;
+        parameters["variant"] = option.ToString();
+        string what = option == AttentionOptions.SlidingWindow ? $"{option} of {Window}" : option.ToString();
+        return new Row("options", $"{measured.Name} {what}", parameters)
+        {
+            Peer = "own attention without the option",
+            PeerUs = timings[1].Us,
+        }.With(timings[0]);
+    }
+
+    /// <summary>A step of prefill, or of decode where each sequence has one query token.</summary>
+    private sealed class Step : IDisposable
+    {
+        private readonly Workload _workload;
+        private readonly PagedAttention _attention;
+        private readonly DeviceTensor _query;
+        private readonly DeviceTensor _output;
+
+        public Step(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured)
+        {
+            AttentionSpec spec = Spec(option);
+            int rows = measured.QueryTokens.Sum();
+            _workload = new Workload(device, gpu, spec, measured.Lengths, targetBytes: 0);
+            _attention =
+                rows == measured.Lengths.Length
+                    ? new BatchDecodeWithPagedKvCache(_workload.Cache, rows)
+                    : new BatchPrefillWithPagedKvCache(_workload.Cache, measured.Lengths.Length, rows);
+            _query = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
+            _output = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
+            gpu.Fill(_query.View, 99);
+            if (option == AttentionOptions.None)
+            {
+                _attention.Plan(_workload.Sequences, measured.QueryTokens);
+            }
+            else
+            {
+                VariantArguments<OptionArguments> arguments = new(Arguments(option, spec, measured));
+                _attention.Plan(_workload.Sequences, measured.QueryTokens, arguments);
+            }
+
+            Round = new GraphRound(device, gpu, _workload.Cache.Layers, layer => _attention.Run(layer, _query.View, _output.View));
+        }
+
+        public GraphRound Round { get; }
+
+        public void Dispose()
+        {
+            Round.Dispose();
+            _query.Dispose();
+            _output.Dispose();
+            _attention.Dispose();
+            _workload.Dispose();
+        }
+
+        private static OptionArguments Arguments(AttentionOptions option, AttentionSpec spec, PrefillCase measured) =>
+            option switch
+            {
+                AttentionOptions.LogitsSoftCap => new() { LogitsSoftCap = 30 },
+                AttentionOptions.Alibi => new() { AlibiSlopes = Heads(spec, head => MathF.Pow(2, -8f * (head + 1) / spec.Heads)) },
+                AttentionOptions.Sinks => new() { Sinks = Heads(spec, head => 0.1f * head) },
+                AttentionOptions.Rope => new() { RopeFrequencies = RopeFrequencies.Llama(spec.HeadDim) },
+                AttentionOptions.PackedCustomMask => new() { PackedCustomMask = CausalBits(measured) },
+                AttentionOptions.SlidingWindow => new() { WindowLeft = Window - 1 },
+                _ => throw new ArgumentOutOfRangeException(nameof(option), option, "The benchmark has no arguments for this option."),
+            };
+
+        private static float[] Heads(AttentionSpec spec, Func<int, float> value) => [.. Enumerable.Range(0, spec.Heads).Select(value)];
+
+        /// <summary>What causal attention sees, so that the work is the same.</summary>
+        private static byte[] CausalBits(PrefillCase measured)
+        {
+            List<byte> bits = [];
+            foreach ((int queryTokens, int length) in measured.QueryTokens.Zip(measured.Lengths))
+            {
+                byte[] own = new byte[(((long)queryTokens * length) + 7) / 8];
+                for (long token = 0; token < queryTokens; token++)
+                {
+                    for (long key = 0; key < length - queryTokens + token + 1; key++)
+                    {
+                        long bit = (token * length) + key;
+                        own[bit / 8] |= (byte)(1 << (int)(bit % 8));
+                    }
+                }
+
+                bits.AddRange(own);
+            }
+
+            return [.. bits];
+        }
+    }
+}
