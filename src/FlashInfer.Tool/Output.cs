@@ -71,11 +71,15 @@ internal sealed class Output
 
     public void Line(string text = "") => _console.WriteLine(text);
 
+    /// <summary>Writes text that wraps to the terminal's width. A table does not: its lines stay whole, and are the terminal's to break.</summary>
     public void Write(IRenderable what)
     {
         if (!Console.IsOutputRedirected)
         {
+            int width = _console.Profile.Width;
+            _console.Profile.Width = what is Table ? UnboundedWidth : width;
             _console.Write(what);
+            _console.Profile.Width = width;
             return;
         }
 
