@@ -131,8 +131,9 @@ class Launch:
         kernel = version.kernel(case)
         sms = torch.cuda.get_device_properties(0).multi_processor_count
         clusters = {n: kernel.max_clusters(n) if kernel.features & 2 else 0 for n in (2, 4, 8)}
-        merge_cost = 0.8 * kernel.columns / max(1, case.kv_heads // kernel.units_per_item) / case.kv_dtype.itemsize
-        limits = decode_plan.Limits(sms, kernel.units_per_item, kernel.teams, clusters, merge_cost)
+        heads = max(1, case.kv_heads // kernel.units_per_item)
+        merge_cost, part_cost = 0.8 * kernel.columns / heads / case.kv_dtype.itemsize, 32 * 512 / (2 * heads * case.dim * case.kv_dtype.itemsize)
+        limits = decode_plan.Limits(sms, kernel.units_per_item, kernel.teams, clusters, merge_cost, part_cost)
         self.plan = decode_plan.make(case.lengths, limits, case.page, case.query_tokens, **plan)
         self.kernel = version.kernel(case, team=True) if self.plan.team else kernel
         units = self.plan.count * kernel.units_per_item

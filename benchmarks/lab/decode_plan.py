@@ -4,7 +4,7 @@ import struct
 from collections import namedtuple
 
 TILE = 16
-Limits = namedtuple("Limits", "blocks units teams clusters merge_cost min_chunk", defaults=(0, 64))  # clusters: {2: n, 4: n, 8: n}
+Limits = namedtuple("Limits", "blocks units teams clusters merge_cost part_cost min_chunk", defaults=(0, 32, 64))  # clusters: {2: n, 4: n, 8: n}
 Plan = namedtuple("Plan", "items count cluster team chunk slots")
 
 
@@ -89,7 +89,7 @@ def cost(classes, chunk, limits):
     for tokens, count, together in classes:
         parts = parts_of(tokens, chunk)
         expanded = count * parts * limits.units
-        size = together / (count * parts) + 16 + (32 if parts > 1 else 0)
+        size = together / (count * parts) + 16 + (limits.part_cost if parts > 1 else 0)
         units += expanded
         splits |= parts > 1
         total += expanded * size
@@ -115,11 +115,13 @@ def choose_tail(lengths, total, longest, busy, limits):
     if rounds == 0 or left == 0 or longest > mean + mean // 8:
         return len(lengths), 0
     slots = 8 * max(1, -(-limits.blocks // limits.units))
-    parts = min(limits.blocks // (left * limits.units), slots // left, longest // limits.min_chunk)
-    alone = longest * max(left * limits.units / limits.blocks, 1 / 2.3)
-    if parts > 1 and longest / parts + 32 + 64 < alone:
-        return len(lengths) - left, round_up(-(-longest // parts))
-    return len(lengths), 0
+    best, best_cost = (len(lengths), 0), longest * max(1.2 * left * limits.units / limits.blocks, 1 / 2.3)
+    for more in (1, 2):
+        parts = min(more * limits.blocks // (left * limits.units), slots // left, longest // limits.min_chunk)
+        price = longest * more / max(1, parts) + (more + 2) * limits.part_cost
+        if parts > more and price < best_cost:
+            best, best_cost = (len(lengths) - left, round_up(-(-longest // parts))), price
+    return best
 
 
 def emit(lengths, chunk, cluster, team, page_size, query_tokens, tail):

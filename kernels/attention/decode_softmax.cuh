@@ -269,13 +269,24 @@ struct QueryFragments : ColumnPlaces<Shape>, DecodeRotary<Shape> {
 
   __device__ __forceinline__ void turn(u32 (&q)[kSteps][2], int position, int quad) const {
     using Rotary = typename DecodeRotary<Shape>::Rotary;
+    if constexpr (Rotary::kApart) {
+      u32 turned[Rotary::kSteps][2];
 #pragma unroll
-    for (int step = 0; step < Rotary::kSteps; step++) {
-      if (Rotary::is_second(step)) continue;
+      for (int i = 0; i < 2 * Rotary::kSteps; i++) {
+        turned[i / 2][i % 2] = Rotary::template turned<MathElement>([&](int step, int half) { return q[step][half]; },
+                                                                    i / 2, i % 2, quad, position, this->angles);
+      }
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        Rotary::template turn<MathElement>(q[step][half], q[Rotary::second_of(step)][half], step, half, quad, position,
-                                           this->angles);
+      for (int i = 0; i < 2 * Rotary::kSteps; i++) q[i / 2][i % 2] = turned[i / 2][i % 2];
+    } else {
+#pragma unroll
+      for (int step = 0; step < Rotary::kSteps; step++) {
+        if (Rotary::is_second(step)) continue;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          Rotary::template turn<MathElement>(q[step][half], q[Rotary::second_of(step)][half], step, half, quad,
+                                             position, this->angles);
+        }
       }
     }
   }
@@ -327,7 +338,11 @@ struct DecodeAccumulator {
       float s[kTiles][kChains][4] = {};
       if constexpr (Hooks::kRotates) {
         const int first = begin + slab * Shape::kSlabTokens - missing_rows(slab, left);
-        multiply_turned(s, stage + slab * Shape::kSlabBytes, q, first, lane);
+        if constexpr (DecodeRotary<Shape>::Rotary::kApart) {
+          multiply_apart(s, stage + slab * Shape::kSlabBytes, q, first, lane);
+        } else {
+          multiply_turned(s, stage + slab * Shape::kSlabBytes, q, first, lane);
+        }
       } else {
         multiply(s, stage + slab * Shape::kSlabBytes, q, lane);
       }
@@ -488,6 +503,34 @@ struct DecodeAccumulator {
         if (second != step) multiply_step(s, y, q, head, second, lane);
       }
       loaded[step / kAtOnce] = loaded[second / kAtOnce] = true;
+    }
+  }
+
+  // The same where the second elements of pairs are in other lanes: a head's steps that turn are all there before one of them does.
+  static __device__ __forceinline__ void multiply_apart(float (&s)[kTiles][kChains][4], u32 slab,
+                                                        const QueryFragments<Shape>& q, int position, int lane) {
+    using Rotary = typename DecodeRotary<Shape>::Rotary;
+    constexpr int kAtOnce = Fragments::kSteps, kTurning = round_up(Rotary::kSteps, kAtOnce);
+#pragma unroll
+    for (int head = 0; head < Shape::kUnitHeads; head++) {
+      Fragments keys[kSteps / kAtOnce];
+      const auto load = [&](int step) { keys[step / kAtOnce].load_keys(slab, head * kSteps + step, lane); };
+      const auto at = [&](int step, int i) { return keys[step / kAtOnce].at[step % kAtOnce][i]; };
+#pragma unroll
+      for (int step = 0; step < kTurning; step += kAtOnce) load(step);
+#pragma unroll
+      for (int step = 0; step < kSteps; step++) {
+        if (step >= kTurning && step % kAtOnce == 0) load(step);
+        u32 key[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {  // as above
+          key[i] = step >= Rotary::kSteps ? at(step, i)
+                                          : Rotary::template turned<MathElement>(
+                                                [&](int of, int half) { return at(of, half * 2 + (i & 1)); }, step,
+                                                i >> 1, lane & 3, position + (lane >> 2) + (i & 1) * 8, q.angles);
+        }
+        multiply_step(s, key, q, head, step, lane);
+      }
     }
   }
 

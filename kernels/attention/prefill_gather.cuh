@@ -22,7 +22,7 @@ struct PrefillGather {
   static constexpr int kAtOnce = 32 / kLanes;                   // tokens of a warp
   static constexpr int kTokens = Shape::kBlockTokens / kWarps;  // of a block, for each warp
   static constexpr int kRounds = kTokens / kAtOnce;
-  static constexpr int kTogether = greatest_divisor(kRounds, 4);  // rounds, so that latencies overlap
+  static constexpr int kTogether = 4;  // rounds, so that latencies overlap
   static constexpr int kColumns = kValues ? Shape::kValueColumns : Shape::kColumns;
   static constexpr int kGroupStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
   // The warps take tokens in turn, so a lane's tokens lie whole groups of 8 apart: their rows are swizzled alike.
@@ -79,10 +79,10 @@ struct PrefillGather {
       u32 from[kTogether];
 #pragma unroll
       for (int k = 0; k < kTogether; k++) {
-        from[k] = __shfl_sync(~0u, mine[(i + k) / kLanes], (i + k) % kLanes, kLanes);
+        if (i + k < kRounds) from[k] = __shfl_sync(~0u, mine[(i + k) / kLanes], (i + k) % kLanes, kLanes);
       }
 #pragma unroll
-      for (int k = 0; k < kTogether; k++) {
+      for (int k = 0; k < kTogether && i + k < kRounds; k++) {
         const u64 begin = source + static_cast<u64>(kEnds ? from[k] & ~kNothing : from[k]) * 16;
 #pragma unroll
         for (int c = 0; c < kColumns; c++) {

@@ -77,43 +77,73 @@ struct PortableProducts {
 #pragma unroll
       for (int i = 0; i < kBlockTokens / 2; i++) s[m][i] = 0.f;
     }
-#pragma unroll
-    for (int k = 0; k < kQuerySteps; k++) {
-      if (Rotary::is_second(k)) continue;
-      const int steps[2] = {k, Rotary::second_of(k)};
-      const bool alone = steps[1] == k;
-      u32 query[2][kSlabs][4];
-#pragma unroll
-      for (int m = 0; m < kSlabs; m++) {
-#pragma unroll
-        for (int i = 0; i < (alone ? 1 : 2); i++) {
-          ldmatrix(query[i][m], query_tile + steps[i] / kColumnSteps * Layout::kQueryColumnBytes +
-                                    (row + m * 16) * Shape::kRowBytes +
-                                    Shape::swizzled(steps[i] % kColumnSteps * 2 + (lane >> 4), row) * 16);
-        }
-      }
+    const auto load_query = [&](u32(&query)[4], int step, int slab) {
+      ldmatrix(query, query_tile + step / kColumnSteps * Layout::kQueryColumnBytes +
+                          (row + slab * 16) * Shape::kRowBytes +
+                          Shape::swizzled(step % kColumnSteps * 2 + (lane >> 4), row) * 16);
+    };
+    const auto load_keys = [&](Operands& key, int step, int j) {
+      const int token = j * 8 * kLoadTiles + lane;
+      u32 loaded[4];
+      ldmatrix(loaded, key_tile + step / kColumnSteps * Layout::kKvColumnBytes + token * Layout::kKvRowBytes +
+                           Layout::template swizzled<Layout::kKvRowBytes>(step % kColumnSteps, token) * 16);
+      key_operands(key, loaded);
+    };
+    if constexpr (Rotary::kApart) {
 #pragma unroll
       for (int j = 0; j < kBlockTokens / (8 * kLoadTiles); j++) {
-        Operands key[2];
+        Operands key[kQuerySteps];
 #pragma unroll
-        for (int i = 0; i < (alone ? 1 : 2); i++) {
-          const int token = j * 8 * kLoadTiles + lane;
-          u32 loaded[4];
-          ldmatrix(loaded, key_tile + steps[i] / kColumnSteps * Layout::kKvColumnBytes + token * Layout::kKvRowBytes +
-                               Layout::template swizzled<Layout::kKvRowBytes>(steps[i] % kColumnSteps, token) * 16);
-          key_operands(key[i], loaded);
+        for (int k = 0; k < Rotary::kSteps; k++) load_keys(key[k], k, j);
+#pragma unroll
+        for (int k = 0; k < kQuerySteps; k++) {
+          if (k >= Rotary::kSteps) load_keys(key[k], k, j);
+          u32 query[kSlabs][4];
+#pragma unroll
+          for (int m = 0; m < kSlabs; m++) load_query(query[m], k, m);
+#pragma unroll
+          for (int i = 0; i < kLoadTiles; i++) {
+            u32 turned[2] = {key[k][i][0], key[k][i][1]};
+#pragma unroll
+            for (int half = 0; half < 2 && k < Rotary::kSteps; half++) {
+              turned[half] =
+                  Rotary::template turned<MathElement>([&](int step, int of) { return key[step][i][of]; }, k, half,
+                                                       anew(lane & 3), position + (j * kLoadTiles + i) * 8, angles);
+            }
+#pragma unroll
+            for (int m = 0; m < kSlabs; m++) multiply(s[m], kLoadTiles * j + i, query[m], turned);
+          }
+        }
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < kQuerySteps; k++) {
+        if (Rotary::is_second(k)) continue;
+        const int steps[2] = {k, Rotary::second_of(k)};
+        const bool alone = steps[1] == k;
+        u32 query[2][kSlabs][4];
+#pragma unroll
+        for (int m = 0; m < kSlabs; m++) {
+#pragma unroll
+          for (int i = 0; i < (alone ? 1 : 2); i++) load_query(query[i][m], steps[i], m);
         }
 #pragma unroll
-        for (int i = 0; i < kLoadTiles; i++) {
+        for (int j = 0; j < kBlockTokens / (8 * kLoadTiles); j++) {
+          Operands key[2];
 #pragma unroll
-          for (int half = 0; half < 2 && k < Rotary::kSteps; half++) {
-            Rotary::template turn<MathElement>(key[0][i][half], key[alone ? 0 : 1][i][half], k, half, anew(lane & 3),
-                                               position + (j * kLoadTiles + i) * 8, angles);
-          }
+          for (int i = 0; i < (alone ? 1 : 2); i++) load_keys(key[i], steps[i], j);
 #pragma unroll
-          for (int m = 0; m < kSlabs; m++) {
-            multiply(s[m], kLoadTiles * j + i, query[0][m], key[0][i]);
-            if (!alone) multiply(s[m], kLoadTiles * j + i, query[1][m], key[1][i]);
+          for (int i = 0; i < kLoadTiles; i++) {
+#pragma unroll
+            for (int half = 0; half < 2 && k < Rotary::kSteps; half++) {
+              Rotary::template turn<MathElement>(key[0][i][half], key[alone ? 0 : 1][i][half], k, half, anew(lane & 3),
+                                                 position + (j * kLoadTiles + i) * 8, angles);
+            }
+#pragma unroll
+            for (int m = 0; m < kSlabs; m++) {
+              multiply(s[m], kLoadTiles * j + i, query[0][m], key[0][i]);
+              if (!alone) multiply(s[m], kLoadTiles * j + i, query[1][m], key[1][i]);
+            }
           }
         }
       }

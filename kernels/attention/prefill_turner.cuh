@@ -20,7 +20,7 @@ struct PrefillTurner {
   using Tile = PrefillTile<Shape>;
   using Hooks = typename Shape::Hooks;
   using Element = typename Shape::Element;
-  using Pairs = RotaryPairs<typename Shape::Variant, Shape::kHeadDim>;
+  using Pairs = RotaryPairs<typename Shape::Variant, Shape::kHeadDim, 8>;
 
   static constexpr int kThreads = 128;
   // In whole rounds; of the lanes that share a row some may have no part of it.
@@ -69,11 +69,11 @@ struct PrefillTurner {
           for (int round = kRounds; round > 0; round -= kTogether) {
             first -= kTogether * kRoundBytes;
             const u32 second = second_of<Layout::kColumnStride>(first, slot());
-            int4 x[kTogether], y[kTogether];
+            u32 x[kTogether][4], y[kTogether][4];
 #pragma unroll
             for (int i = kTogether - 1; i >= 0; i--) {
-              x[i] = load_shared(first + i * kRoundBytes);
-              y[i] = load_shared(second + i * kRoundBytes);
+              load_shared(x[i], first + i * kRoundBytes);
+              load_shared(y[i], second + i * kRoundBytes);
             }
 #pragma unroll
             for (int i = kTogether - 1; i >= 0; i--) {
@@ -123,7 +123,9 @@ struct PrefillTurner {
         last = token;
         const u32 x = chunk(base + row * Shape::kRowBytes, Layout::kQueryColumnBytes, row, part());
         const u32 y = second_of<Layout::kQueryColumnBytes>(x, row);
-        int4 a = load_shared(x), b = load_shared(y);
+        u32 a[4], b[4];
+        load_shared(a, x);
+        load_shared(b, y);
         Pairs::template turn<Element>(a, b, angles);
         store_shared(x, a);
         store_shared(y, b);

@@ -91,10 +91,11 @@ struct PrefillShape {
   }
 
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
-  // fast with headDim 64; with 128, where their registers are enough for 64 keys, 1.0 to 1.07, but slower where a tile of one
-  // head rounds short sequences up. Else 128 x 128 up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q
-  // and the output's staging leave room for 80 and 64 keys, with shorter values for 112. Two consumers and a turner have
-  // registers for 96, and for 80 where Q lies in shared memory.
+  // fast with headDim 64; with 96, 0.92 (full attention over 512) to 1.15 for 112 keys, with a variant registers are enough for
+  // 96; with 128, for 64 keys, 1.0 to 1.07; but slower where a tile of one head rounds short sequences up. Else 128 x 128 up to
+  // headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q and the output's staging leave room for 80 and 64
+  // keys, with shorter values for 112. Two consumers and a turner have registers for 96, and for 80 where Q lies in shared
+  // memory.
   // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
   // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
   // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
@@ -128,8 +129,8 @@ struct PrefillShape {
       2 * (kPortableRows * kHeadDim * 2 + kMostTokens * kTokenBytes + kStateBytes + 2048) <= kSharedPerSm ? kMostTokens
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
-  static constexpr bool kWide128 = kWiderDim == 128 && kGroup > 1;
-  static constexpr int kHopperRows = !kDecodes && !Hooks::kRotates && (kWiderDim == 64 || kWide128) ? 192 : 128;
+  static constexpr bool kWideGroup = kWiderDim <= 128 && kGroup > 1;
+  static constexpr int kHopperRows = !kDecodes && !Hooks::kRotates && (kWiderDim == 64 || kWideGroup) ? 192 : 128;
   static constexpr int kMostRows = kHopper ? kHopperRows : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kDecodes ? Config::kQueryTokens : kMostRows / kPack;
@@ -138,7 +139,8 @@ struct PrefillShape {
   static constexpr int kHeadTiles = kHeads / kPack;
   static constexpr int kTurningTokens = kWiderDim <= 64 ? 128 : kWiderDim <= 128 ? 96 : 80;
   static constexpr int kHopperTokens = Hooks::kRotates                        ? kTurningTokens
-                                       : kHopperRows == 192 && kWiderDim > 64 ? 64
+                                       : kHopperRows == 192 && kWiderDim > 96 ? 64
+                                       : kHopperRows == 192 && kWiderDim > 64 ? (Hooks::kShapes ? 96 : 112)
                                        : kWiderDim <= 128                     ? 128
                                        : kHeadDim <= 192 && kValueDim <= 128  ? 112
                                        : kWiderDim <= 192                     ? 80

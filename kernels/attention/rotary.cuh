@@ -19,17 +19,21 @@ __device__ __forceinline__ float2 cosine_sine(u32 phase) {
 }
 
 // For Q and K as operands of the matrix product: steps of 16 elements of headDim, of which a register has two, in the first or
-// the second half of the step. Of a pair the second element is the neighbour (kNeighbours), or stands kHalf steps behind.
+// the second half of the step. Of a pair the second element is the neighbour (kNeighbours), or stands kHalf steps behind, or, if that
+// is not a whole number (kApart), anywhere in the row, most likely in another lane.
 // 8-bit elements come four neighbours to a register, so that their order in a step is another one.
 template <typename Variant, int kHeadDim, bool kQuantised>
 struct Rotary {
   using Arguments = typename Variant::Arguments;
 
-  static constexpr int kDim = Variant::kRotaryDim > 0 ? Variant::kRotaryDim : kHeadDim;
   static constexpr bool kNeighbours = Variant::kTurnsNeighbours;
-  static constexpr int kSteps = kDim / 16;  // that turn
+  static constexpr int kGiven = Variant::kRotaryDim > 0 ? Variant::kRotaryDim : kHeadDim;
+  // Pairs of neighbours behind the last do not turn: their angles are zeros.
+  static constexpr int kDim = kNeighbours ? round_up(kGiven, 32) : kGiven;
+  static constexpr bool kApart = kDim % 32 != 0;
+  static constexpr int kSteps = (kDim + 15) / 16;  // that turn
   static constexpr int kHalf = kSteps / 2;
-  static_assert(kDim % 32 == 0 && kDim <= kHeadDim, "whole steps turn, by pairs");
+  static_assert(kDim % 8 == 0 && kDim <= kHeadDim, "pairs of whole registers turn");
 
   // Whether a step turns with one before it.
   static __device__ __forceinline__ bool is_second(int step) { return !kNeighbours && step >= kHalf && step < kSteps; }
@@ -42,7 +46,7 @@ struct Rotary {
   template <typename Element>
   static __device__ __forceinline__ void turn(u32& first, u32& second, int step, int half, int quad, u32 position,
                                               const Arguments& arguments) {
-    const int element = step * 16 + (kQuantised ? quad * 4 + half * 2 : half * 8 + quad * 2);
+    const int element = element_of(step, half, quad);
     const float2 x = Element::unpack(first);
     if constexpr (kNeighbours) {
       const float2 a = cosine_sine(position * Variant::angle(element / 2, arguments));
@@ -56,46 +60,63 @@ struct Rotary {
     }
   }
 
-  // Turns a part of a row in shared memory, one of kChunks: 16 bytes at address(step, half), a register for each lane of a quad,
-  // and those that turn with them.
-  static constexpr int kChunks = kNeighbours ? 2 * kSteps : 2 * kHalf;
-  template <typename Element, typename Address>
-  static __device__ __forceinline__ void turn_chunk(int chunk, Address address, u32 position,
-                                                    const Arguments& arguments) {
-    const int step = chunk / 2, half = chunk % 2;
-    const u32 first = address(step, half), second = address(second_of(step), half);
-    u32 x[4], y[4];
-    load(x, first);
-    load(y, second);
-#pragma unroll
-    for (int quad = 0; quad < 4; quad++) turn<Element>(x[quad], y[quad], step, half, quad, position, arguments);
-    store_shared(first, make_int4(x[0], x[1], x[2], x[3]));
-    if constexpr (!kNeighbours) store_shared(second, make_int4(y[0], y[1], y[2], y[3]));
+  // With kApart: what becomes of the register, where at(step, half) is what was in one. By whole warps.
+  template <typename Element, typename At>
+  static __device__ __forceinline__ u32 turned(const At& at, int step, int half, int quad, u32 position,
+                                               const Arguments& arguments) {
+    const int element = element_of(step, half, quad);
+    const u32 ahead = moved(at, step, half, quad, kShift), behind = moved(at, step, half, quad, -kShift);
+    const bool is_first = element < kDim / 2;
+    const float2 x = Element::unpack(at(step, half)), y = Element::unpack(is_first ? ahead : behind);
+    const int pair = is_first ? element : element - kDim / 2;
+    const float2 a = cosine_sine(position * Variant::angle(pair, arguments));
+    const float2 b = cosine_sine(position * Variant::angle(pair + 1, arguments));
+    const float sign = is_first ? -1.f : 1.f;
+    const u32 made = Element::pack(x.x * a.x + sign * (y.x * a.y), x.y * b.x + sign * (y.y * b.y));
+    return element < kDim ? made : at(step, half);
   }
 
  private:
-  static __device__ __forceinline__ void load(u32 (&x)[4], u32 address) {
-    const int4 words = load_shared(address);
-    x[0] = words.x;
-    x[1] = words.y;
-    x[2] = words.z;
-    x[3] = words.w;
+  static __device__ __forceinline__ int element_of(int step, int half, int quad) {
+    return step * 16 + (kQuantised ? quad * 4 + half * 2 : half * 8 + quad * 2);
+  }
+
+  // The second element of a pair is so many lanes of a quad behind the first, counted over its registers.
+  static constexpr int kShift = kDim / 2 / (kQuantised ? 4 : 2);
+
+  // The register that lies so many lanes further on: that of another lane, which sends it to this one.
+  template <typename At>
+  static __device__ __forceinline__ u32 moved(const At& at, int step, int half, int quad, int shift) {
+    const int group = kQuantised ? step : 2 * step + half, groups = kQuantised ? kSteps : 2 * kSteps;
+    const int low = group + (shift >> 2);
+    const auto sent = [&](int from) {
+      if (from < 0 || from >= groups) return 0u;
+      return kQuantised ? at(from, half) : at(from / 2, from % 2);
+    };
+    const int receiver = (quad - shift) & 3;
+    const u32 mine = receiver + (shift & 3) < 4 ? sent(low) : sent(low + 1);
+    return __shfl_sync(~0u, mine, (lane_now() & ~3) | ((quad + shift) & 3));
   }
 };
 
-// For rows in shared memory: a thread's part of one is two chunks of 8 elements, kParts chunks apart, and eight pairs in them.
-// Either the two elements of a pair stand at one place of the two chunks, or four pairs of neighbours in each.
-template <typename Variant, int kHeadDim>
+// For rows in shared memory: a thread's part of one is two vectors of kVector elements, half of what turns apart, and as many pairs
+// in them: the two elements of a pair at one place of the two vectors, or pairs of neighbours in each.
+template <typename Variant, int kHeadDim, int kVector>
 struct RotaryPairs {
   using Arguments = typename Variant::Arguments;
 
-  static constexpr int kDim = Variant::kRotaryDim > 0 ? Variant::kRotaryDim : kHeadDim;
   static constexpr bool kNeighbours = Variant::kTurnsNeighbours;
-  static constexpr int kParts = kDim / 16;
-  static constexpr int kPairs = 8;
+  static constexpr int kGiven = Variant::kRotaryDim > 0 ? Variant::kRotaryDim : kHeadDim;
+  static constexpr int kDim = kNeighbours ? round_up(kGiven, 16) : kGiven;  // as above
+  static constexpr int kApart = kDim / 2;                                   // elements
+  static constexpr int kParts = kApart / kVector;
+  static constexpr int kPairs = kVector;
+  static_assert(kApart % kVector == 0, "vectors turn as a whole");
 
   static __device__ __forceinline__ u32 angle(int part, int i, const Arguments& arguments) {
-    return Variant::angle(kNeighbours ? (part + i / 4 * kParts) * 4 + i % 4 : part * 8 + i, arguments);
+    const int first = part * kVector, second = first + kApart;
+    const int neighbours = i < kPairs / 2 ? first / 2 + i : second / 2 + i - kPairs / 2;
+    return Variant::angle(kNeighbours ? neighbours : first + i, arguments);
   }
 
   // Cosines and sines at a position.
@@ -106,13 +127,13 @@ struct RotaryPairs {
   }
 
   template <typename Element>
-  static __device__ __forceinline__ void turn(int4& first, int4& second, const float2 (&angles)[kPairs]) {
-    int x[4] = {first.x, first.y, first.z, first.w}, y[4] = {second.x, second.y, second.z, second.w};
+  static __device__ __forceinline__ void turn(u32 (&x)[kVector / 2], u32 (&y)[kVector / 2],
+                                              const float2 (&angles)[kPairs]) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < kVector / 2; i++) {
       const float2 a = Element::unpack(x[i]), b = Element::unpack(y[i]);
       if constexpr (kNeighbours) {
-        const float2 turned_a = times(a, angles[i]), turned_b = times(b, angles[4 + i]);
+        const float2 turned_a = times(a, angles[i]), turned_b = times(b, angles[kPairs / 2 + i]);
         x[i] = Element::pack(turned_a.x, turned_a.y);
         y[i] = Element::pack(turned_b.x, turned_b.y);
       } else {
@@ -122,8 +143,6 @@ struct RotaryPairs {
         y[i] = Element::pack(low.y, high.y);
       }
     }
-    first = make_int4(x[0], x[1], x[2], x[3]);
-    second = make_int4(y[0], y[1], y[2], y[3]);
   }
 
  private:

@@ -161,6 +161,35 @@ __device__ __forceinline__ void store_shared(u32 address, u32 v) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
 }
 
+// 1, 2 or 4 words.
+template <int N>
+__device__ __forceinline__ void load_shared(u32 (&v)[N], u32 address) {
+  if constexpr (N == 4) {
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                 : "r"(address)
+                 : "memory");
+  } else if constexpr (N == 2) {
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address) : "memory");
+  } else {
+    static_assert(N == 1, "shared memory comes in 1, 2 or 4 words");
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v[0]) : "r"(address) : "memory");
+  }
+}
+
+template <int N>
+__device__ __forceinline__ void store_shared(u32 address, const u32 (&v)[N]) {
+  if constexpr (N == 4) {
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
+  } else if constexpr (N == 2) {
+    asm volatile("st.shared.v2.u32 [%0], {%1,%2};" ::"r"(address), "r"(v[0]), "r"(v[1]) : "memory");
+  } else {
+    static_assert(N == 1, "shared memory comes in 1, 2 or 4 words");
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(v[0]) : "memory");
+  }
+}
+
 // Barriers 1 to 15 of a block: sync waits until `threads` threads have come, those that only arrive included.
 __device__ __forceinline__ void named_barrier_sync(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");

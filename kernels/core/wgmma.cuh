@@ -122,6 +122,8 @@ __device__ __forceinline__ void wgmma(float (&d)[kRegisters], u64 a, u64 b, int 
     FI_WGMMA(64, "%34", "%32, %33, p, 1, 1, 0, %35", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
   } else if constexpr (kRegisters == 40) {
     FI_WGMMA(80, "%42", "%40, %41, p, 1, 1, 0, %43", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
+  } else if constexpr (kRegisters == 48) {
+    FI_WGMMA(96, "%50", "%48, %49, p, 1, 1, 0, %51", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
   } else if constexpr (kRegisters == 56) {
     FI_WGMMA(112, "%58", "%56, %57, p, 1, 1, 0, %59", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
   } else if constexpr (kRegisters == 64) {

@@ -55,7 +55,7 @@ public sealed class AttentionConfigAttribute(int heads, int kvHeads, int headDim
 
     /// <summary>
     /// How many of a head's elements turn with the position, from the first on, where <see cref="Options"/> has
-    /// <see cref="AttentionOptions.Rope"/> or <see cref="AttentionOptions.RopeInterleaved"/>: a multiple of 32; all of them when not given.
+    /// <see cref="AttentionOptions.Rope"/> or <see cref="AttentionOptions.RopeInterleaved"/>: a multiple of 8; all of them when not given.
     /// </summary>
     public int RotaryDim { get; set; }
 }

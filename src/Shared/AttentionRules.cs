@@ -150,14 +150,14 @@ internal static class AttentionRules
                 "RotaryDim",
                 static s =>
                     s.RotaryDim == 0
-                    || ((s.Options & OptionUnits.Ropes) != 0 && s.RotaryDim >= 0 && s.RotaryDim <= s.HeadDim && s.RotaryDim % 32 == 0),
+                    || ((s.Options & OptionUnits.Ropes) != 0 && s.RotaryDim >= 0 && s.RotaryDim <= s.HeadDim && s.RotaryDim % 8 == 0),
                 static s =>
                     (s.Options & OptionUnits.Ropes) == 0
                         ? Text(
                             $"RotaryDim is {s.RotaryDim}, but nothing turns: Options has neither Rope nor RopeInterleaved. Add one of them."
                         )
                         : Text(
-                            $"RotaryDim is {s.RotaryDim}; expected a multiple of 32 up to headDim, {s.HeadDim}. Leave it out when all elements of a head turn."
+                            $"RotaryDim is {s.RotaryDim}; expected a multiple of 8 up to headDim, {s.HeadDim}. Leave it out when all elements of a head turn."
                         )
             ),
         };

@@ -219,16 +219,16 @@ public sealed class RuleDiagnosticTests
         );
 
     [Theory]
-    [InlineData(80)]
-    [InlineData(160)]
-    [InlineData(-32)]
+    [InlineData(20)]
+    [InlineData(136)]
+    [InlineData(-8)]
     public void FI0017_rotaryDim(int rotaryDim) =>
         Reports(
             $"heads: 32, kvHeads: 8, headDim: 128, pageSize: 16, dtype: DType.BFloat16, Options = AttentionOptions.Rope, RotaryDim = {rotaryDim}",
             (
                 "FI0017",
                 $"RotaryDim = {rotaryDim}",
-                $"RotaryDim is {rotaryDim}; expected a multiple of 32 up to headDim, 128. Leave it out when all elements of a head turn."
+                $"RotaryDim is {rotaryDim}; expected a multiple of 8 up to headDim, 128. Leave it out when all elements of a head turn."
             )
         );
 

@@ -48,7 +48,7 @@ internal sealed class OptionCase : VariantCase
         [
             .. _lengths.Select((length, i) => Enumerable.Range(0, length * _queryTokens[i]).Select(_ => random.Next(3) != 0).ToArray()),
         ];
-        _rotaryDim = Has(Ropes) && random.Next(2) == 0 ? 32 * random.Next(1, (of.HeadDim / 32) + 1) : 0;
+        _rotaryDim = Has(Ropes) && random.Next(2) == 0 ? 8 * random.Next(1, (of.HeadDim / 8) + 1) : 0;
         int turning = _rotaryDim == 0 ? of.HeadDim : _rotaryDim;
         _frequencies =
             random.Next(2) == 0

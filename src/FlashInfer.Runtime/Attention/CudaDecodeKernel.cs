@@ -29,8 +29,11 @@ internal sealed class CudaDecodeKernel(CudaBackend backend, CudaKernel kernel, A
     public override int MinChunk => 64;
 
     /// <inheritdoc/>
-    public override double MergeCost =>
-        DecodePlanner.MergeCost * ColumnsPerUnit / KvTensorMap.UnitHeads(spec, UnitsPerItem) / spec.KvDtype.Size();
+    public override double PartCost =>
+        DecodePlanner.PartCost * DecodePlanner.PartCostBytes / (2 * UnitHeads * spec.HeadDim * spec.KvDtype.Size());
+
+    /// <inheritdoc/>
+    public override double MergeCost => DecodePlanner.MergeCost * ColumnsPerUnit / UnitHeads / spec.KvDtype.Size();
 
     /// <inheritdoc/>
     public override int MaxClusters(int blocks) => kernel.MaxClusters(blocks);
@@ -41,6 +44,8 @@ internal sealed class CudaDecodeKernel(CudaBackend backend, CudaKernel kernel, A
 
     /// <inheritdoc/>
     public override bool Run(in DecodeParams args, in ListLaunch launch, CudaStream? stream) => kernel.Launch(args, launch, stream);
+
+    private int UnitHeads => KvTensorMap.UnitHeads(spec, UnitsPerItem);
 
     /// <inheritdoc/>
     public override void Dispose() => kernel.Dispose();

@@ -44,7 +44,8 @@ internal static unsafe class RotaryRows<TSimd, TVector>
     /// <summary>Turns the vectors (x, y) by angles of which cosine and sine are given.</summary>
     private static void Turn(float* x, float* y, float* cosine, float* sine, int count)
     {
-        for (int i = 0; i < count; i += TSimd.Count)
+        int i = 0;
+        for (; i <= count - TSimd.Count; i += TSimd.Count)
         {
             TVector a = TSimd.Load(x + i);
             TVector b = TSimd.Load(y + i);
@@ -52,6 +53,11 @@ internal static unsafe class RotaryRows<TSimd, TVector>
             TVector s = TSimd.Load(sine + i);
             TSimd.Store(TSimd.Subtract(TSimd.Multiply(a, c), TSimd.Multiply(b, s)), x + i);
             TSimd.Store(TSimd.MultiplyAdd(b, c, TSimd.Multiply(a, s)), y + i);
+        }
+
+        for (; i < count; i++)
+        {
+            (x[i], y[i]) = ((x[i] * cosine[i]) - (y[i] * sine[i]), (y[i] * cosine[i]) + (x[i] * sine[i]));
         }
     }
 

@@ -17,7 +17,7 @@ internal static class ChunkChooser
 
     // In tokens that a block reads at its fair share of the bandwidth; measured on an H100, like the shape of the model.
     private const double UnitCost = 16; // a unit's start and the merge of its warps
-    public const double SplitCost = 64; // and out of it, at the very end, of a few parts
+    private const double SplitCost = 64; // and out of it, at the very end, of a few parts
     private const double AloneShare = 3.1; // what one block can draw at most, in fair shares
     private const double ImbalanceCost = 0.3; // of what the busiest block has above the mean
 

@@ -118,6 +118,7 @@ internal ref struct PrefillEmitter
     public void Emit(scoped ref int first, scoped ref int row, int head, PrefillKind kind, long tokens)
     {
         _places.Clear();
+        int items = 0;
         int end = first;
         for (; end < _batch.Lengths.Length; end++)
         {
@@ -129,11 +130,13 @@ internal ref struct PrefillEmitter
                     break;
                 }
 
-                Count(end);
+                items += Count(end);
             }
         }
 
-        Place(ref kind == PrefillKind.Streaming ? ref _streamed : ref _reused);
+        ref int placed = ref kind == PrefillKind.Streaming ? ref _streamed : ref _reused;
+        placed += items;
+        Order(placed);
         for (; first < end; first++)
         {
             int queryTokens = _batch.QueryTokens[first];
@@ -172,12 +175,14 @@ internal ref struct PrefillEmitter
     }
 
     /// <summary>Notes where the number of items of a bucket differs from that of the bucket before.</summary>
-    private readonly void Count(int sequence)
+    /// <returns>Items of the sequence.</returns>
+    private readonly int Count(int sequence)
     {
         Span<int> differences = _places;
         int queryTokens = _batch.QueryTokens[sequence];
         if (!IsWhole(sequence))
         {
+            int items = 0;
             for (int token = 0; token < queryTokens; token += _limits.TileTokens)
             {
                 (int begin, int end) = _batch.Range(sequence, token, _limits);
@@ -185,9 +190,10 @@ internal ref struct PrefillEmitter
                 int bucket = Bucket(end - begin, parts);
                 differences[bucket] += parts;
                 differences[bucket + 1] -= parts;
+                items += parts;
             }
 
-            return;
+            return items;
         }
 
         int tiles = _tileTokens.Ceiling(queryTokens);
@@ -198,7 +204,7 @@ internal ref struct PrefillEmitter
         {
             differences[first] += tiles;
             differences[first + 1] -= tiles;
-            return;
+            return tiles;
         }
 
         // Some in the first bucket, as many as fit in those between, and the others in the last.
@@ -209,27 +215,18 @@ internal ref struct PrefillEmitter
         differences[first + 1] += most - some;
         differences[last] += others - most;
         differences[last + 1] -= others;
+        return tiles;
     }
 
-    /// <summary>Turns differences into where the items of each bucket begin, the longest first, behind those placed already.</summary>
-    private readonly void Place(ref int placed)
+    /// <summary>Turns differences into where the items of each bucket begin, the longest first and all before the end.</summary>
+    private readonly void Order(int end)
     {
-        Span<int> places = _places;
         int count = 0;
-        int total = placed;
-        foreach (int difference in places)
+        foreach (ref int place in _places)
         {
-            count += difference;
-            total += count;
-        }
-
-        placed = total;
-        count = 0;
-        for (int bucket = 0; bucket < places.Length; bucket++)
-        {
-            count += places[bucket];
-            total -= count;
-            places[bucket] = total;
+            count += place;
+            end -= count;
+            place = end;
         }
     }
 

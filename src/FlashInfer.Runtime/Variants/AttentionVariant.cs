@@ -20,7 +20,7 @@ public abstract class AttentionVariant
 
     /// <summary>The library's own options as a variant, for a configuration made at run time; null for none.</summary>
     /// <param name="options">The options; of the two forms of masks and of the two of RoPE one at most.</param>
-    /// <param name="rotaryDim">With <see cref="AttentionOptions.Rope"/> or <see cref="AttentionOptions.RopeInterleaved"/>, how many of a head's elements turn, from the first on: a multiple of 32, or 0 for all of them.</param>
+    /// <param name="rotaryDim">With <see cref="AttentionOptions.Rope"/> or <see cref="AttentionOptions.RopeInterleaved"/>, how many of a head's elements turn, from the first on: a multiple of 8, or 0 for all of them.</param>
     public static AttentionVariant? Of(AttentionOptions options, int rotaryDim = 0) =>
         options == AttentionOptions.None && rotaryDim == 0 ? null : new OptionVariant(options, rotaryDim);
 

@@ -74,6 +74,7 @@ internal static partial class KernelConfigurations
         Paged(Turning(12, 4, 128, 5, AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow | AttentionOptions.LogitsSoftCap)),
         Paged(Turning(32, 2, 64, 64, AttentionOptions.Rope)),
         Paged(Turning(8, 2, 96, 1, AttentionOptions.Rope)),
+        Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24)),
     ];
 
     /// <summary>Prefill over ragged keys and values, of one head dimension and of two.</summary>
@@ -129,6 +130,8 @@ internal static partial class KernelConfigurations
         .. Specs.Skip(1).Take(2).Select(spec => spec.DecodeUnitFor(isChecked: true)),
         Specs[2].DecodeUnitFor(teamUnits: true),
         Specs[2].DecodeUnitFor(queryTokens: 4),
+        new AttentionSpec(32, 8, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope)).DecodeUnit,
+        new AttentionSpec(64, 16, 96, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope, 24)).DecodeUnit,
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
         new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
@@ -190,8 +193,8 @@ internal static partial class KernelConfigurations
     private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype, DType? kvDtype = null) =>
         new(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, KvLayout.Nhd);
 
-    private static AttentionShape Turning(int heads, int kvHeads, int headDim, int pageSize, AttentionOptions options) =>
-        new AttentionSpec(heads, kvHeads, headDim, pageSize, DType.BFloat16, variant: AttentionVariant.Of(options)).Shape;
+    private static AttentionShape Turning(int heads, int kvHeads, int headDim, int pageSize, AttentionOptions options, int rotaryDim = 0) =>
+        new AttentionSpec(heads, kvHeads, headDim, pageSize, DType.BFloat16, variant: AttentionVariant.Of(options, rotaryDim)).Shape;
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));

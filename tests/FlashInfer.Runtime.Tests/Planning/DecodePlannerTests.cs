@@ -279,8 +279,11 @@ public class DecodePlannerTests
     [Theory]
     [InlineData(170, 15)] // 10.3 rounds of 16.5: five are left over, and three parts of each are nearly a round
     [InlineData(165, 0)]
-    [InlineData(173, 0)] // .48 of a round: two parts of each would be more than one
-    public void What_whole_rounds_leave_over_is_cut_where_it_is_less_than_half_a_round(int batch, int parts)
+    [InlineData(171, 0)] // .36: two parts of each are as much less than a round
+    [InlineData(173, 16)] // .48: two parts
+    [InlineData(176, 33)] // .67: three parts, in two rounds
+    [InlineData(178, 0)] // .79
+    public void What_whole_rounds_leave_over_is_cut_where_its_parts_fill_rounds(int batch, int parts)
     {
         DecodePlanLimits limits = new(132, 8, 64, DecodePlanner.SlotsFor(132, 8));
         (DecodePlan plan, WorkItem[] items) = Make([.. Enumerable.Repeat(2048, batch)], limits);

@@ -45,7 +45,7 @@ public class RopeTests
 
     [Theory]
     [InlineData(AttentionOptions.Sinks, 64)]
-    [InlineData(AttentionOptions.Rope, 48)]
+    [InlineData(AttentionOptions.Rope, 20)]
     [InlineData(AttentionOptions.RopeInterleaved, 96)]
     [InlineData(AttentionOptions.None, 32)]
     public void A_rotaryDim_that_does_not_fit_is_refused(AttentionOptions options, int rotaryDim) =>
