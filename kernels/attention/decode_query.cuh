@@ -185,15 +185,14 @@ struct QueryFragments : ColumnPlaces<Shape>, DecodeRotary<Shape> {
     return index / kVectors * Shape::kMergeRow + index % kVectors * Shape::kVector;
   }
 
-  // A lane turns whole chunks, with those that turn with them.
+  // A lane turns parts of rows.
   __device__ __forceinline__ void turn_in_place(float* output, const DecodeUnit<Shape>& unit, int lane) const {
-    using Rotary = typename DecodeRotary<Shape>::Rotary;
+    using Row = RotaryRow<typename Shape::Variant, Shape::kHeadDim, Shape::KvElement::kBytes == 1>;
 #pragma unroll 1
-    for (int index = lane; index < Shape::kUnitColumns * Rotary::kChunks; index += 32) {
-      const int column = index / Rotary::kChunks, seen = nearest(column, max(unit.head_columns() - 1, 0));
-      Rotary::template turn_chunk<MathElement>(
-          index % Rotary::kChunks,
-          [&](int step, int half) { return shared_address(output + place_of(column * kChunks + step * 2 + half)); },
+    for (int index = lane; index < Shape::kUnitColumns * Row::kParts; index += 32) {
+      const int column = index / Row::kParts, seen = nearest(column, max(unit.head_columns() - 1, 0));
+      Row::template turn<MathElement>(
+          index % Row::kParts, [&](int chunk) { return shared_address(output + place_of(column * kChunks + chunk)); },
           this->position + unit.token_of(seen), this->angles);
     }
     __syncwarp();

@@ -232,13 +232,14 @@ struct DecodeAccumulator {
 #pragma unroll
       for (int step = 0; step < kSteps; step++) {
         if (step >= kTurning && step % kAtOnce == 0) load(step);
+        const int quad = anew(lane & 3);  // else angles would stay in registers that are not there
         u32 key[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {  // as above
           key[i] = step >= Rotary::kSteps ? at(step, i)
                                           : Rotary::template turned<MathElement>(
                                                 [&](int of, int half) { return at(of, half * 2 + (i & 1)); }, step,
-                                                i >> 1, lane & 3, position + (lane >> 2) + (i & 1) * 8, q.angles);
+                                                i >> 1, quad, position + (lane >> 2) + (i & 1) * 8, q.angles);
         }
         multiply_step(s, key, q, head, step, lane);
       }

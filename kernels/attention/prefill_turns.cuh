@@ -14,11 +14,7 @@ struct PortableTurns {
   using Tile = PrefillTile<Shape>;
   using Hooks = typename Shape::Hooks;
   using MathElement = typename Shape::MathElement;
-  // Q beside quantised keys has their order of headDim, in which only two neighbours lie side by side.
-  static constexpr int kVector = Shape::kQuantised                                                          ? 2
-                                 : Shape::Variant::kTurnsNeighbours || Shape::Variant::kRotaryDim % 16 == 0 ? 8
-                                                                                                            : 4;
-  using Pairs = RotaryPairs<typename Shape::Variant, Shape::kHeadDim, kVector>;
+  using Row = RotaryRow<typename Shape::Variant, Shape::kHeadDim, Shape::kQuantised>;
 
   const PrefillParams& params;
   u32 base;
@@ -29,7 +25,7 @@ struct PortableTurns {
   __device__ __forceinline__ void turn_query(const Tile& tile, const ItemContext& context) const {
     constexpr int kRows = Shape::kSlabs * 16;
 #pragma unroll 1
-    for (int at = Layout::thread_index() % 32; at < kRows * Pairs::kParts; at += 32) {
+    for (int at = Layout::thread_index() % 32; at < kRows * Row::kParts; at += 32) {
       const int row = Layout::first_row(0) + at % kRows;
       const int token = Tile::token_of(min(row, tile.rows() - 1));
       turn<Layout::kQueryColumnBytes>(base, row, at / kRows, Hooks::position(context, tile.item.row + token));
@@ -41,7 +37,7 @@ struct PortableTurns {
   __device__ __forceinline__ void turn_keys(const Tile& tile, int n) const {
     constexpr int kRows = Shape::kBlockTokens;
 #pragma unroll 1
-    for (int at = Layout::thread_index(); at < kRows * Pairs::kParts; at += Layout::kThreads) {
+    for (int at = Layout::thread_index(); at < kRows * Row::kParts; at += Layout::kThreads) {
       turn<kRows * Shape::kRowBytes>(base + Layout::keys_of(n), at % kRows, at / kRows,
                                      tile.item.begin + tile.start_of(n) + at % kRows);
     }
@@ -50,25 +46,11 @@ struct PortableTurns {
  private:
   template <int kColumnBytes>
   __device__ __forceinline__ void turn(u32 rows, int row, int part, u32 position) const {
-    const u32 first = address<kColumnBytes>(rows, row, part * kVector);
-    const u32 second = address<kColumnBytes>(rows, row, part * kVector + Pairs::kApart);
-    float2 angle[Pairs::kPairs];
-    Pairs::set(angle, part, position, angles());
-    u32 x[kVector / 2], y[kVector / 2];
-    load_shared(x, first);
-    load_shared(y, second);
-    Pairs::template turn<MathElement>(x, y, angle);
-    store_shared(first, x);
-    store_shared(second, y);
-  }
-
-  // Where an element of a row is.
-  template <int kColumnBytes>
-  static __device__ __forceinline__ u32 address(u32 rows, int row, int element) {
-    const int chunk = Shape::kQuantised ? element / 16 * 2 + element % 4 / 2 : element / 8;
-    const int word = Shape::kQuantised ? element % 16 / 4 : element % 8 / 2;
-    return rows + chunk / Shape::kRowChunks * kColumnBytes + row * Shape::kRowBytes +
-           Shape::swizzled(chunk % Shape::kRowChunks, row) * 16 + word * 4;
+    const auto chunk_at = [=](int chunk) {
+      return rows + chunk / Shape::kRowChunks * kColumnBytes + row * Shape::kRowBytes +
+             Shape::swizzled(chunk % Shape::kRowChunks, row) * 16;
+    };
+    Row::template turn<MathElement>(part, chunk_at, position, angles());
   }
 };
 

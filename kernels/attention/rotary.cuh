@@ -152,6 +152,37 @@ struct RotaryPairs {
   }
 };
 
+// Turns parts of rows in shared memory, wherever their chunks of 8 elements are. Q beside quantised keys has their order of headDim, in
+// which only two neighbours lie side by side.
+template <typename Variant, int kHeadDim, bool kQuantised>
+struct RotaryRow {
+  static constexpr int kVector = kQuantised ? 2 : Variant::kTurnsNeighbours || Variant::kRotaryDim % 16 == 0 ? 8 : 4;
+  using Pairs = RotaryPairs<Variant, kHeadDim, kVector>;
+  static constexpr int kParts = Pairs::kParts;
+
+  // chunk_at(i): where chunk i of the row is.
+  template <typename Element, typename ChunkAt>
+  static __device__ __forceinline__ void turn(int part, const ChunkAt& chunk_at, u32 position,
+                                              const typename Pairs::Arguments& arguments) {
+    const u32 first = address(chunk_at, part * kVector), second = address(chunk_at, part * kVector + Pairs::kApart);
+    float2 angles[Pairs::kPairs];
+    Pairs::set(angles, part, position, arguments);
+    u32 x[kVector / 2], y[kVector / 2];
+    load_shared(x, first);
+    load_shared(y, second);
+    Pairs::template turn<Element>(x, y, angles);
+    store_shared(first, x);
+    store_shared(second, y);
+  }
+
+ private:
+  template <typename ChunkAt>
+  static __device__ __forceinline__ u32 address(const ChunkAt& chunk_at, int element) {
+    return kQuantised ? chunk_at(element / 16 * 2 + element % 4 / 2) + element % 16 / 4 * 4
+                      : chunk_at(element / 8) + element % 8 / 2 * 4;
+  }
+};
+
 // Angles of a part's pairs from row to row, towards the sequence's begin, without sines and cosines: what comes next is 2 cos(step)
 // times what is now, less what was before. Errors grow with the square of the steps.
 template <typename Pairs>

@@ -131,7 +131,7 @@ internal static partial class KernelConfigurations
         Specs[2].DecodeUnitFor(teamUnits: true),
         Specs[2].DecodeUnitFor(queryTokens: 4),
         new AttentionSpec(32, 8, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope)).DecodeUnit,
-        new AttentionSpec(64, 16, 96, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope, 24)).DecodeUnit,
+        new AttentionSpec(32, 8, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope, 24)).DecodeUnit,
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
         new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),

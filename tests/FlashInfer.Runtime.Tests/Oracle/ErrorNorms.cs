@@ -19,8 +19,8 @@ internal static class ErrorNorms
         return Ratio(Math.Sqrt(error), Math.Sqrt(norm));
     }
 
-    /// <summary>The worst row's largest error over that row's largest absolute value.</summary>
-    public static double WorstRow(ReadOnlySpan<float> actual, ReadOnlySpan<double> expected, int rowLength)
+    /// <summary>The worst row's largest error over that row's largest absolute value, or over <paramref name="floor"/> where that is more.</summary>
+    public static double WorstRow(ReadOnlySpan<float> actual, ReadOnlySpan<double> expected, int rowLength, double floor = 0)
     {
         CheckLengths(actual, expected);
         double worst = 0;
@@ -34,7 +34,7 @@ internal static class ErrorNorms
                 largest = Math.Max(largest, Math.Abs(expected[i]));
             }
 
-            worst = Math.Max(worst, Ratio(error, largest));
+            worst = Math.Max(worst, Ratio(error, Math.Max(largest, floor)));
         }
 
         return worst;

@@ -16,6 +16,8 @@ public class ErrorNormsTests
         Assert.Equal(0.5, ErrorNorms.Relative([3f, 6f], [2, 4]), 12);
         Assert.Equal(0.25, ErrorNorms.WorstRow([100f, 100f, 5f, 1f], [100, 100, 4, 1], 2), 12);
         Assert.Equal(double.PositiveInfinity, ErrorNorms.WorstRow([1f], [0], 1));
+        Assert.Equal(0.5, ErrorNorms.WorstRow([3f, 0f], [2, 0], 2, floor: 2), 12);
+        Assert.Equal(0.25, ErrorNorms.WorstRow([1f, 0f], [0, 0], 2, floor: 4), 12);
     }
 
     [Theory]
