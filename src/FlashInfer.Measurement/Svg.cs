@@ -10,7 +10,10 @@ internal static class Svg
     /// <summary>Told apart also by those who see colours otherwise (Okabe and Ito).</summary>
     public static readonly string[] Colors = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333"];
 
-    /// <summary>A white sheet with a title.</summary>
+    // Of a subtitle, at 12 points in the width of a plot and its legend.
+    private const int LineLength = 125;
+
+    /// <summary>A white sheet with a title, and a subtitle of one line or two.</summary>
     public static void Begin(StringBuilder svg, double width, double height, double left, string title, string subtitle)
     {
         Line(
@@ -19,7 +22,12 @@ internal static class Svg
         );
         Line(svg, $"""<rect width="{width}" height="{height}" fill="#ffffff"/>""");
         Line(svg, $"""<text x="{left}" y="30" font-size="17" font-weight="bold">{Escape(title)}</text>""");
-        Line(svg, $"""<text x="{left}" y="52" fill="#555555">{Escape(subtitle)}</text>""");
+        int end = subtitle.Length > LineLength ? subtitle.LastIndexOf("; ", LineLength, StringComparison.Ordinal) + 1 : 0;
+        string[] lines = end > 0 ? [subtitle[..end], subtitle[(end + 1)..]] : [subtitle];
+        for (int i = 0; i < lines.Length; i++)
+        {
+            Line(svg, $"""<text x="{left}" y="{52 + (i * 16)}" fill="#555555">{Escape(lines[i])}</text>""");
+        }
     }
 
     public static string Marker(int shape, double x, double y) =>

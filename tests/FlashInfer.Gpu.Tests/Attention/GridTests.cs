@@ -55,6 +55,9 @@ public class GridTests
     public void Odd_groups() => Check("odd groups");
 
     [Fact]
+    public void HeadDim_512() => Check("headDim 512");
+
+    [Fact]
     public void Every_grid_has_its_method() =>
         Assert.Equal(
             Grid.All.Select(grid => grid.Name.Replace(' ', '_')).Order(StringComparer.OrdinalIgnoreCase),

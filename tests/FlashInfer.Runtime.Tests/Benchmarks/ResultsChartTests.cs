@@ -116,6 +116,22 @@ public sealed class ResultsChartTests
     }
 
     [Fact]
+    public void A_long_subtitle_takes_two_lines()
+    {
+        XElement svg = XElement.Parse(ResultsChart.Draw(Prefill.Replace("\"GPU\"", "\"A GPU of a long name\"", StringComparison.Ordinal)));
+        XNamespace ns = "http://www.w3.org/2000/svg";
+        string[] texts = [.. svg.Descendants(ns + "text").Select(text => text.Value)];
+
+        Assert.Equal(
+            [
+                "A GPU of a long name, 2026-01-02, commit abc1234; dashed: cuDNN 9.19 on contiguous keys and values;",
+                "a matrix product reaches 750 TFLOP/s",
+            ],
+            texts[1..3]
+        );
+    }
+
+    [Fact]
     public void The_culture_of_the_machine_does_not_matter()
     {
         string before = ResultsChart.Draw(Rows(Small));
