@@ -42,7 +42,8 @@ for s in $steps; do
     tests)
       # Most of their time is compiling and the oracle, on one core each. So many processes take methods of the attention tests, one
       # after the other, the longest first; not more of them: pools of freed memory add up, and eight ran out of it.
-      [[ -n ${TEST_METHODS:-} ]] || step tests-cuda $tests -namespace FlashInfer.Gpu.Tests.Cuda &
+      [[ -n ${TEST_METHODS:-} ]] || step tests-cuda $tests -namespace FlashInfer.Gpu.Tests.Cuda \
+        -namespace FlashInfer.Gpu.Tests.Variants &
       $tests -list methods | grep '\.Attention\.' | grep -E "${TEST_METHODS:-.}" |
         awk '{ print (/Random|GridTests|Every|Usual|sample/ ? 0 : 1), $0 }' | sort -s -k1,1n | cut -d' ' -f2 |
         xargs -P $(($(nproc) > 6 ? 6 : $(nproc))) -I{} bash -c 'step "tests-$(cut -d. -f5- <<<"$1")" $tests -method "$1"' _ {}
