@@ -44,6 +44,9 @@ internal static partial class KernelConfigurations
         new(8, 1, 512, 16, DType.BFloat16, DType.Float8E4M3),
     ];
 
+    /// <summary>Prefill whose keys turn by pairs that Hopper's kernel can't turn: its RotaryDim is no multiple of 16.</summary>
+    public static readonly TranslationUnit TurningByPairs = Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24));
+
     /// <summary>
     /// Prefill over pages: every head dimension with pages that the copy engine takes, whole and in pieces, and with pages whose tokens
     /// are gathered; checked where registers are scarcest; every head dimension over a quantised cache; and keys that turn.
@@ -74,7 +77,7 @@ internal static partial class KernelConfigurations
         Paged(Turning(12, 4, 128, 5, AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow | AttentionOptions.LogitsSoftCap)),
         Paged(Turning(32, 2, 64, 64, AttentionOptions.Rope)),
         Paged(Turning(8, 2, 96, 1, AttentionOptions.Rope)),
-        Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24)),
+        TurningByPairs,
     ];
 
     /// <summary>Prefill over ragged keys and values, of one head dimension and of two.</summary>
@@ -132,6 +135,7 @@ internal static partial class KernelConfigurations
         Specs[2].DecodeUnitFor(queryTokens: 4),
         new AttentionSpec(32, 8, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope)).DecodeUnit,
         new AttentionSpec(32, 8, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope, 24)).DecodeUnit,
+        new AttentionSpec(8, 2, 512, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope)).DecodeUnit,
         Specs[3].DecodeUnitFor(queryTokens: 8, teamUnits: true),
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16).DecodeUnitFor(queryTokens: 2),
         new AttentionSpec(8, 1, 192, 1, DType.BFloat16, DType.Float8E4M3).DecodeUnitFor(queryTokens: 4),
