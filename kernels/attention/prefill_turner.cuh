@@ -109,12 +109,13 @@ struct PrefillTurner {
 #pragma unroll 1
     for (int query = 0; query < Layout::kQueryParts; query++) {
       mbarrier_wait(Layout::query_full(base, query), number & 1);
+      // A part may have fewer rows than are turned at once.
       const int first = query * Layout::kQueryPartRows + slot() * kRows;
       int last = -1;
 #pragma unroll 1
       for (int row = first; turns() && row < first + kRows; row++) {
         const Tile tile = Layout::tile(base, number);
-        if (row >= tile.rows()) break;
+        if (row >= min(tile.rows(), (query + 1) * Layout::kQueryPartRows)) break;
         const int token = Tile::token_of(row);
         if (token != last) {
           Pairs::set(angles, part(), Hooks::position(Layout::context(base, number), tile.item.row + token),
