@@ -22,6 +22,8 @@ jq -r '
   table("append"; "| append | µs | GB/s | of the copy ceiling |"; "| \(.case) | \(rate) |"),
   table("merge"; "| merge | µs | GB/s | of the copy ceiling |"; "| \(.case) | \(rate) |"),
   table("cascade"; "| cascade | µs | against | relative error |"; "| \(.case) | \(time) | \(.peer as $peer | .ratioToPeer | times($peer)) | \(error) |"),
+  table("single"; "| one sequence, no plan | µs | against | relative error |"; "| \(.case) | \(time) | \(.peer as $peer | .ratioToPeer | times($peer)) | \(error) |"),
+  table("options"; "| options | µs | against |"; "| \(.case) | \(time) | \(.peer as $peer | .ratioToPeer | times($peer)) |"),
   table("plan"; "| host | µs | allocated |"; "| \(.case) | \(.us | number(1)) | \(.allocatedBytes) B |"),
   table("compile"; "| compile | ms |"; "| \(.case) | \(.us / 1000 | number(1)) |")
 ' "$1"
