@@ -46,8 +46,8 @@ internal sealed record DecodeCase(
     public DecodeCase With(TestVariant variant) => With(new TestVariantCase(variant, this));
 
     /// <summary>The case with options and arguments drawn for them, but those given.</summary>
-    public DecodeCase With(AttentionOptions options, float? cap = null, int? window = null) =>
-        With(new OptionCase(options, this, cap, window));
+    public DecodeCase With(AttentionOptions options, float? cap = null, int? window = null, int? rotaryDim = null) =>
+        With(new OptionCase(options, this, cap, window, rotaryDim));
 
     /// <summary>
     /// Beside a sink logits stay small: else there are rows whose outputs are all below the smallest half. Where keys turn, too: what is lost

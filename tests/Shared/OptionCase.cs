@@ -34,7 +34,7 @@ internal sealed class OptionCase : VariantCase
     // Of each sequence's tokens behind the prefix.
     private readonly int[][] _places;
 
-    public OptionCase(AttentionOptions options, DecodeCase of, float? cap = null, int? window = null)
+    public OptionCase(AttentionOptions options, DecodeCase of, float? cap = null, int? window = null, int? rotaryDim = null)
     {
         Random random = new(of.Seed * 43);
         _options = options;
@@ -48,7 +48,7 @@ internal sealed class OptionCase : VariantCase
         [
             .. _lengths.Select((length, i) => Enumerable.Range(0, length * _queryTokens[i]).Select(_ => random.Next(3) != 0).ToArray()),
         ];
-        _rotaryDim = Has(Ropes) && random.Next(2) == 0 ? 8 * random.Next(1, (of.HeadDim / 8) + 1) : 0;
+        _rotaryDim = rotaryDim ?? (Has(Ropes) && random.Next(2) == 0 ? 8 * random.Next(1, (of.HeadDim / 8) + 1) : 0);
         int turning = _rotaryDim == 0 ? of.HeadDim : _rotaryDim;
         _frequencies =
             random.Next(2) == 0

@@ -46,6 +46,16 @@ internal static class PrefillScenario
         };
     }
 
+    /// <summary>
+    /// Prompts and chunks of heads of which one thread turns all that turns: a row of the query for each thread, where a consumer has half
+    /// as many rows.
+    /// </summary>
+    public static DecodeCase FewElementsTurn(AttentionOptions rope, int headDim, int rotaryDim, int seed) =>
+        new DecodeCase(12, 4, headDim, 16, DType.BFloat16, KvLayout.Nhd, 1, [300, 64, 65, 129, 700], null, 1, seed)
+        {
+            QueryTokens = [300, 1, 65, 100, 250],
+        }.With(rope, rotaryDim: rotaryDim);
+
     /// <summary>Over the pages of a cache, appended to by the wrapper.</summary>
     /// <returns>The errors, and how many sequences the plan cut.</returns>
     public static (ScenarioErrors Errors, int SplitSequences) CheckPaged(Device device, DecodeCase prefillCase) =>

@@ -152,6 +152,20 @@ public class VariantTests
         }
     }
 
+    [Theory]
+    [InlineData(AttentionOptions.Rope, 64, 16)]
+    [InlineData(AttentionOptions.RopeInterleaved, 64, 8)]
+    [InlineData(AttentionOptions.RopeInterleaved, 128, 16)]
+    public void Few_elements_turn(AttentionOptions rope, int headDim, int rotaryDim)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        DecodeCase one = PrefillScenario.FewElementsTurn(rope, headDim, rotaryDim, Random.Shared.Next());
+
+        PrefillScenario.CheckPaged(device, one);
+        PrefillScenario.CheckRagged(device, one);
+    }
+
     [Fact]
     public void A_captured_step_replays_the_arguments_of_each_plan()
     {

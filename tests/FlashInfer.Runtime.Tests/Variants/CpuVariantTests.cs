@@ -61,5 +61,18 @@ public class CpuVariantTests
         PrefillScenario.CheckRagged(device, drawn);
     }
 
+    [Theory]
+    [InlineData(AttentionOptions.Rope, 64, 16)]
+    [InlineData(AttentionOptions.RopeInterleaved, 64, 8)]
+    [InlineData(AttentionOptions.RopeInterleaved, 128, 16)]
+    public void Few_elements_turn(AttentionOptions rope, int headDim, int rotaryDim)
+    {
+        using Device device = Device.OpenCpu();
+        DecodeCase one = PrefillScenario.FewElementsTurn(rope, headDim, rotaryDim, Random.Shared.Next());
+
+        PrefillScenario.CheckPaged(device, one);
+        PrefillScenario.CheckRagged(device, one);
+    }
+
     private static TestVariant Variant(string name) => TestVariant.All.Single(variant => variant.ToString() == name);
 }
