@@ -5,6 +5,8 @@ namespace FlashInfer.Attention;
 /// <summary>A prefill kernel on a GPU.</summary>
 internal sealed class CudaPrefillKernel : PrefillKernel
 {
+    private const long Reach = 32L << 30;
+
     private readonly CudaBackend _backend;
     private readonly CudaKernel _kernel;
     private readonly AttentionSpec _spec;
@@ -43,10 +45,21 @@ internal sealed class CudaPrefillKernel : PrefillKernel
     public override int BlockTokens => _kernel.Info.BlockTokens;
 
     /// <inheritdoc/>
-    public override TensorMap EncodeKvMap(PagedKvCache cache) =>
-        _maps is not null && _spec.PageSize % KvTensorMap.GroupTokens == 0
-            ? KvTensorMap.ForPrefill(_backend.Context, cache, BlockTokens)
-            : default;
+    public override TensorMap EncodeKvMap(PagedKvCache cache)
+    {
+        if (_maps is null)
+        {
+            return default;
+        }
+
+        if (_spec.PageSize % KvTensorMap.GroupTokens == 0)
+        {
+            return KvTensorMap.ForPrefill(_backend.Context, cache, BlockTokens);
+        }
+
+        CheckReach(_spec, cache.TotalPages);
+        return default;
+    }
 
     /// <inheritdoc/>
     public override bool Run(ref PrefillParams args, in ListLaunch launch, CudaStream? stream)
@@ -57,4 +70,16 @@ internal sealed class CudaPrefillKernel : PrefillKernel
 
     /// <inheritdoc/>
     public override void Dispose() => _kernel.Dispose();
+
+    /// <summary>Threads that gather tokens count 16 bytes of a layer's keys in 31 bits (prefill_gather.cuh).</summary>
+    internal static void CheckReach(AttentionSpec spec, int pages)
+    {
+        long bytes = (long)pages * spec.PageSize * spec.KvHeads * spec.HeadDim * spec.KvDtype.Size();
+        if (bytes > Reach)
+        {
+            throw new FlashInferException(
+                $"Prefill on this GPU reaches {Reach >> 30} GiB of a layer's keys where pageSize is no multiple of {KvTensorMap.GroupTokens}; pageSize is {spec.PageSize}, and the keys of {pages} pages take {bytes} bytes. Make the cache with fewer pages, or the configuration with a pageSize that is a multiple of {KvTensorMap.GroupTokens}."
+            );
+        }
+    }
 }
