@@ -26,7 +26,7 @@ struct SoftCap : NoVariant {
                                                           const Arguments& a) {
     const float inverse = scale * reciprocal(a.cap);
 #pragma unroll
-    for (int i = 0; i < N; i++) asm("tanh.approx.f32 %0, %1;" : "=f"(s[i]) : "f"(s[i] * inverse));
+    for (int i = 0; i < N; i++) s[i] = tanh_fast(s[i] * inverse);
   }
   static __device__ __forceinline__ float score_scale(float, const Arguments& a) { return a.cap; }
 };

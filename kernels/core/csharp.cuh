@@ -3,7 +3,9 @@
 // tests compare it with C# without a GPU.
 #pragma once
 
-#ifndef __CUDACC__
+#ifdef __CUDACC__
+#include "core/ptx.cuh"
+#else
 #include <cmath>
 #include <cstring>
 #define __device__
@@ -202,9 +204,7 @@ __device__ __forceinline__ float tanh(float value) {
 // FastMath's, and .NET's estimates: an instruction or two.
 __device__ __forceinline__ float fast_exp2(float value) {
 #ifdef __CUDACC__
-  float power;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(value));
-  return power;
+  return exp2_fast(value);
 #else
   return exp2f(value);
 #endif
@@ -218,9 +218,7 @@ __device__ __forceinline__ float fast_exp(float value) {
 }
 __device__ __forceinline__ float fast_tanh(float value) {
 #ifdef __CUDACC__
-  float result;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(value));
-  return result;
+  return tanh_fast(value);
 #else
   return tanhf(value);
 #endif
@@ -234,9 +232,7 @@ __device__ __forceinline__ float fast_sigmoid(float value) {
 }
 __device__ __forceinline__ float reciprocal_estimate(float value) {
 #ifdef __CUDACC__
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
-  return result;
+  return reciprocal(value);
 #else
   return 1.f / value;
 #endif
