@@ -93,6 +93,17 @@ internal static partial class KernelConfigurations
         Ragged(Turning(16, 16, 192, 16, AttentionOptions.Rope) with { ValueDim = 128 }),
     ];
 
+    /// <summary>Decode over ragged keys and values, whose rows are no pages; rows that are short, long, or turn.</summary>
+    private static readonly TranslationUnit[] s_decodeRagged =
+    [
+        new AttentionSpec(32, 8, 128, 16, DType.BFloat16).DecodeRaggedUnit,
+        new AttentionSpec(12, 12, 64, 16, DType.Float16).DecodeRaggedUnit,
+        new AttentionSpec(8, 2, 96, 16, DType.BFloat16).DecodeRaggedUnit,
+        new AttentionSpec(8, 2, 192, 16, DType.BFloat16).DecodeRaggedUnit,
+        new AttentionSpec(8, 1, 256, 16, DType.Float16).DecodeRaggedUnit,
+        new AttentionSpec(32, 8, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope)).DecodeRaggedUnit,
+    ];
+
     /// <summary>
     /// Prefill with options, and with variants of the catalogue as the generator's snapshots have them: hooks take registers where these are
     /// scarcest. With the names that tell them apart.
@@ -167,6 +178,7 @@ internal static partial class KernelConfigurations
         .. Wide,
         .. PrefillPaged,
         .. PrefillRagged,
+        .. s_decodeRagged,
         .. Variants.Select(static variant => variant.Unit),
     ];
 
