@@ -8,6 +8,7 @@
 #pragma once
 
 #include "attention/merged_state.cuh"
+#include "attention/prefill_elements.cuh"
 #include "attention/prefill_softmax.cuh"
 #include "attention/prefill_work.cuh"
 
@@ -45,8 +46,8 @@ struct PrefillParts {
 
   // Says that the crew has stored its rows of this part, and merges rows [first, end), the crew's of this tile, if it was the last
   // one. By all threads of a crew, whether or not it has rows; `barrier` is a barrier that this crew has to itself.
-  static __device__ __forceinline__ void finish(const PrefillParams& params, const Tile& tile, int crew, int barrier,
-                                                int first, int end) {
+  static __device__ __forceinline__ void finish(const PrefillParams& params, const Tile& tile,
+                                                const ItemContext& context, int crew, int barrier, int first, int end) {
     named_barrier_sync(barrier, kCrewThreads);  // all of them have stored
     bool is_last = false;
     if (crew_thread() == 0) {
@@ -60,7 +61,7 @@ struct PrefillParts {
       if (is_last && kHalves) atomicSub(counter, static_cast<u32>(tile.item.parts) << half);
       if (is_last && !kHalves) *counter = 0;
     }
-    if (named_barrier_any(barrier, kCrewThreads, is_last)) merge(params, tile, first, end);
+    if (named_barrier_any(barrier, kCrewThreads, is_last)) merge(params, tile, context, first, end);
   }
 
  private:
@@ -71,7 +72,8 @@ struct PrefillParts {
   }
 
   // A row that has seen no token gives output 0 and LSE -inf, or its sink.
-  static __device__ __forceinline__ void merge(const PrefillParams& params, const Tile& tile, int first, int end) {
+  static __device__ __forceinline__ void merge(const PrefillParams& params, const Tile& tile,
+                                               const ItemContext& context, int first, int end) {
     const i64 next = static_cast<i64>(params.plan->heads) * Shape::kUsedRows;  // between the slots of two parts
     const int count = tile.item.parts;
 #pragma unroll 1
@@ -106,15 +108,17 @@ struct PrefillParts {
       }
       if constexpr (Shape::Hooks::kHasSink) merged.join(Shape::Hooks::sink(params.variant, tile.head_of(at)));
       const float inverse = merged.sum > 0.f ? reciprocal(merged.sum) : 0.f;
+#pragma unroll
+      for (int e = 0; e < kVector; e++) merged.o.at[e] *= inverse;
+      if constexpr (Shape::Hooks::kTransformsOutput) {
+        Shape::Hooks::transform_output(merged.o, PrefillElements<Shape>::place(tile, context, at), d, merged.lse(),
+                                       Shape::Hooks::arguments(params.variant));
+      }
       const i64 row = tile.item.row + tile.token_of(at);
       const int head = tile.head_of(at);
       *reinterpret_cast<uint2*>(params.output + row * params.output_row_stride + head * params.output_head_stride + d) =
-          make_uint2(Element::pack(merged.o.at[0] * inverse, merged.o.at[1] * inverse),
-                     Element::pack(merged.o.at[2] * inverse, merged.o.at[3] * inverse));
-      if (params.lse != nullptr && d == 0) {
-        params.lse[row * Shape::kHeads + head] =
-            merged.sum > 0.f ? merged.max + __log2f(merged.sum) : negative_infinity();
-      }
+          make_uint2(Element::pack(merged.o.at[0], merged.o.at[1]), Element::pack(merged.o.at[2], merged.o.at[3]));
+      if (params.lse != nullptr && d == 0) params.lse[row * Shape::kHeads + head] = merged.lse();
     }
   }
 };
