@@ -5,11 +5,7 @@ internal static class KernelTensor
 {
     private const int Alignment = 16;
 
-    /// <summary>Throws unless a tensor is [rows, heads, headDim] of the cache's device, with rows that 16-byte accesses can reach.</summary>
-    public static void Check(in TensorView tensor, string name, PagedKvCache cache, DType dtype, int rows, int heads) =>
-        Check(tensor, name, cache.Device, "cache", dtype, rows, heads, cache.Spec.HeadDim);
-
-    /// <summary>The same for any owner of the device, which messages name.</summary>
+    /// <summary>Throws unless a tensor is [rows, heads, headDim] of the device, with rows that 16-byte accesses can reach; messages name the device's owner.</summary>
     public static void Check(in TensorView tensor, string name, Device device, string owner, DType dtype, int rows, int heads, int headDim)
     {
         tensor.Expect(name, dtype, rows, heads, headDim);

@@ -104,9 +104,9 @@ internal sealed class PrefillCore : IDisposable
     }
 
     /// <summary>The factor of the logits that the list's header holds.</summary>
-    public float Scale(float? smScale)
+    public static float Scale(AttentionSpec spec, float? smScale)
     {
-        float scale = smScale ?? (1f / MathF.Sqrt(_spec.HeadDim));
+        float scale = smScale ?? (1f / MathF.Sqrt(spec.HeadDim));
         float log2 = scale * Log2E;
         return float.IsFinite(log2) && float.IsNormal(log2) && log2 > 0
             ? log2
