@@ -307,7 +307,17 @@ struct PrefillConsumer {
                               values.slot * (Shape::kValueBlockBytes / 16));
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
-      wgmma<Element, true>(o, p[k], advance(block, k * 2 * (Layout::kValueGroupStride / 16)), k > 0 ? 1 : adds);
+      const u64 value = advance(block, k * 2 * (Layout::kValueGroupStride / 16));
+      if constexpr (Layout::kHalvesOutput) {
+        constexpr int kHalf = kValueDim / 4;
+        float(&low)[kHalf] = *reinterpret_cast<float(*)[kHalf]>(o);
+        float(&high)[kHalf] = *reinterpret_cast<float(*)[kHalf]>(o + kHalf);
+        wgmma<Element, true>(low, p[k], value, k > 0 ? 1 : adds);
+        wgmma<Element, true>(high, p[k], advance(value, Shape::kValueColumns / 2 * (Layout::kColumnStride / 16)),
+                             k > 0 ? 1 : adds);
+      } else {
+        wgmma<Element, true>(o, p[k], value, k > 0 ? 1 : adds);
+      }
     }
     wgmma_commit();
   }
