@@ -345,14 +345,15 @@ struct PrefillConsumer {
   // What products are added to, if not to nothing.
   __device__ __forceinline__ auto line(u32 number) const {
     if constexpr (Hooks::kAddsLine) {
-      return PrefillLine<Shape>(params, Layout::tile(base, number), Layout::context(base, number), row, score_scale());
+      return PrefillLine<Shape>(params, Layout::tile(base, number), Layout::context(base, number), row, score_scale(),
+                                lane);
     } else {
       return NoHooks();
     }
   }
   template <typename TileLine>
   __device__ __forceinline__ void preset(const TileLine& line) {
-    if constexpr (Hooks::kAddsLine) line.preset(s, lane);
+    if constexpr (Hooks::kAddsLine) line.preset(s);
   }
 
   // Hides what rows do not see of block n, and lets the variant have its say. Returns what scores of the two rows still lack.
