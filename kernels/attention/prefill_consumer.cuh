@@ -33,6 +33,9 @@ struct PrefillConsumer {
   static constexpr int kValueSteps = kBlockTokens / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
 
+  // Whether scores without a mask between are often weighed at less cost.
+  static constexpr bool kWeighsSmall = Hooks::kHasCubic && !Shape::Variant::kMasksLogits && kBlockTokens % 16 == 0;
+
   enum Barrier { kZeroedValues = 1, kTurn = 2, kParts = kTurn + Layout::kConsumers };
 
   const PrefillParams& params;
@@ -43,6 +46,7 @@ struct PrefillConsumer {
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;
+  float unit;       // of kWeighsSmall: a score times this is the cubic's x
   float slack;      // 2^8 in terms of scores
   int seen_by_all;  // tokens of the tile's range that every row sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
@@ -73,6 +77,7 @@ struct PrefillConsumer {
       scale = Hooks::softmax_scale(score_scale(), params.variant);
       slack = __fdividef(8.f, scale);
     }
+    if constexpr (kWeighsSmall) unit = Shape::Variant::unit(score_scale(), Hooks::arguments(params.variant));
     softmax.clear();
   }
 
@@ -159,15 +164,18 @@ struct PrefillConsumer {
     multiply_values();
     adds = 1;
     end_turn();
-    const auto made = hooks(number, n, false);
+    const auto made = early_hooks(number, n);
     wgmma_wait<1>();
     keep(s);
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
-    const float2 height = shape(made, line, number, n, masked);
     float2 factor;
-    const bool raised = softmax.raise(s, scale, slack, factor, height);
-    softmax.weigh(s, scale, masked || Hooks::kVisits, height);
+    bool raised = false;
+    if (!weigh_small(masked)) {
+      const float2 height = shape(late_hooks(made, number, n), line, number, n, masked);
+      raised = softmax.raise(s, scale, slack, factor, height);
+      softmax.weigh(s, scale, masked || Hooks::kVisits, height);
+    }
     wgmma_wait<0>();
     keep(o);
     release_values();
@@ -342,6 +350,23 @@ struct PrefillConsumer {
     }
   }
 
+  // The same before it is known whether they are wanted, if mostly they are not; and then.
+  __device__ __forceinline__ auto early_hooks(u32 number, int n) {
+    if constexpr (kWeighsSmall) {
+      return NoHooks();
+    } else {
+      return hooks(number, n, false);
+    }
+  }
+  template <typename Early>
+  __device__ __forceinline__ auto late_hooks(const Early& early, u32 number, int n) {
+    if constexpr (kWeighsSmall) {
+      return hooks(number, n, false);
+    } else {
+      return early;
+    }
+  }
+
   // What products are added to, if not to nothing.
   __device__ __forceinline__ auto line(u32 number) const {
     if constexpr (Hooks::kAddsLine) {
@@ -370,6 +395,15 @@ struct PrefillConsumer {
     if constexpr (Shape::Variant::kMasksBits) bits.hide(s, warp_row(), row, n);
     if (masked) mask(number, n);
     return height;
+  }
+
+  // Whether that, and weights from scores, could be done at less cost, and were.
+  __device__ __forceinline__ bool weigh_small(bool masked) {
+    if constexpr (kWeighsSmall) {
+      return !masked && softmax.template weigh_small<typename Shape::Variant>(s, unit, scale, slack);
+    } else {
+      return false;
+    }
   }
 
   __device__ __forceinline__ void mask(u32 number, int n) {
