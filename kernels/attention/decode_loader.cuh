@@ -8,7 +8,8 @@
 // Hopper, pages of 16 tokens or multiples: one lane issues a box a slab for K and one for V, completion on an mbarrier a
 //   stage. A box has always 16 rows: where the sequence has less, it ends at the sequence's end, so that its last rows are
 //   the tokens. Rows before the page come as zeros, unread; others hold earlier tokens.
-// Else: cp.async, 16 bytes a thread, one commit group a tile; rows behind the end become zeros.
+// Else: cp.async, 16 bytes a thread, one commit group a tile; rows behind the end become zeros. So are ragged keys and values
+//   copied, which have no pages.
 // Page ids are read a batch of tiles ahead, one for each lane, and handed out by shuffle.
 #pragma once
 
@@ -28,7 +29,7 @@ struct DecodeLoader {
   static constexpr int kKvBytes = Shape::KvElement::kBytes;
 
   // Page ids of a batch: one per slab when a slab lies in one page, else one per token.
-  static constexpr int kBatchTiles = (kPagePerSlab ? 32 : 2) / kSlabs;
+  static constexpr int kBatchTiles = (kPagePerSlab || !Shape::kPaged ? 32 : 2) / kSlabs;
 
   // How cp.async loads a tile: 16-byte chunks of token rows, as many at once as a warp has lanes.
   static constexpr int kHeadChunks = Shape::kRowBytes / 16;  // of a row
@@ -104,13 +105,15 @@ struct DecodeLoader {
   }
 
   __device__ __forceinline__ void read_pages() {
-    const int slab = kPagePerSlab ? crew.lane : crew.lane / kSlabTokens;  // of the batch
-    int token = first_token(ahead, next_batch + slab / kSlabs) + slab % kSlabs * kSlabTokens;
-    if (!kPagePerSlab) token += crew.lane % kSlabTokens;
-    next_pages = 0;
-    if (ahead.valid && token < ahead.item.end) {
-      const i32 page = load_ahead(params.pages + ahead.item.kv_start + token / kPageSize);
-      next_pages = checked_page<Shape::kChecked>(params, page, ahead.item.row, token);
+    if constexpr (Shape::kPaged) {
+      const int slab = kPagePerSlab ? crew.lane : crew.lane / kSlabTokens;  // of the batch
+      int token = first_token(ahead, next_batch + slab / kSlabs) + slab % kSlabs * kSlabTokens;
+      if (!kPagePerSlab) token += crew.lane % kSlabTokens;
+      next_pages = 0;
+      if (ahead.valid && token < ahead.item.end) {
+        const i32 page = load_ahead(params.pages + ahead.item.kv_start + token / kPageSize);
+        next_pages = checked_page<Shape::kChecked>(params, page, ahead.item.row, token);
+      }
     }
   }
 
@@ -170,18 +173,26 @@ struct DecodeLoader {
     for (int i = 0; i < kCopies; i++) {
       const int index = i * 32 + crew.lane;
       const int row = index / kChunks, chunk = index % kChunks, token = first + row;
-      const int lane = kPagePerSlab ? row / kSlabTokens : row % Shape::kTileTokens;  // who holds its page
-      const int page = __shfl_sync(~0u, pages, (tile - batch) * (kPagePerSlab ? kSlabs : Shape::kTileTokens) + lane);
-      const i64 offset = page * params.page_stride + (token % kPageSize) * params.token_stride + head +
-                         chunk / kHeadChunks * params.head_stride;
+      i64 key, value;  // elements to the row
+      if constexpr (Shape::kPaged) {
+        const int lane = kPagePerSlab ? row / kSlabTokens : row % Shape::kTileTokens;  // who holds its page
+        const int page = __shfl_sync(~0u, pages, (tile - batch) * (kPagePerSlab ? kSlabs : Shape::kTileTokens) + lane);
+        key = value = page * params.page_stride + (token % kPageSize) * params.token_stride + head +
+                      chunk / kHeadChunks * params.head_stride;
+      } else {
+        const i64 at = current.item.kv_start + min(token, current.item.end - 1);
+        const int kv_head = current.kv_head() + chunk / kHeadChunks;
+        key = at * params.token_stride + kv_head * params.head_stride;
+        value = at * params.key_page + kv_head * params.value_page;  // the values' own strides: there is no map
+      }
       if (Shape::kTileTokens * kChunks % 32 == 0 || row < Shape::kTileTokens) {
         // Rows behind the end become zeros: 0 * NaN would poison the output, and unused slots may hold anything.
         const u32 bytes = token < current.item.end ? 16 : 0;
         const u32 target = stage_address(stage) + row / kSlabTokens * Shape::kSlabBytes +
                            Shape::chunk_offset(row % kSlabTokens, chunk);
-        const i64 place = offset * kKvBytes + chunk % kHeadChunks * 16;
-        copy_async(target, params.key + place, bytes, policy);
-        copy_async(target + Shape::kTileBytes, params.value + place, bytes, policy);
+        const int within = chunk % kHeadChunks * 16;
+        copy_async(target, params.key + (key * kKvBytes + within), bytes, policy);
+        copy_async(target + Shape::kTileBytes, params.value + (value * kKvBytes + within), bytes, policy);
       }
     }
   }

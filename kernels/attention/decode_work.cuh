@@ -41,7 +41,8 @@ struct DecodeShape {
   static constexpr int kHeads = Config::kHeads;
   static constexpr int kKvHeads = Config::kKvHeads;
   static constexpr int kHeadDim = Config::kHeadDim;
-  static constexpr int kPageSize = Config::kPageSize;
+  static constexpr int kPageSize = Config::kPageSize;  // 0: keys and values are ragged, packed rows
+  static constexpr bool kPaged = kPageSize > 0;
   static constexpr int kQueryTokens = Config::kQueryTokens;
   static constexpr bool kTeamUnits = Config::kTeamUnits;
   static constexpr bool kWideUnits = Config::kWideUnits;    // for large batches: units of more KV heads
@@ -68,7 +69,7 @@ struct DecodeShape {
 
   static constexpr int kSlabTokens = 16;  // M of mma.m16n8k16
   // A slab that lies in one page is one box for the copy engine.
-  static constexpr bool kPagePerSlab = kPageSize % kSlabTokens == 0;
+  static constexpr bool kPagePerSlab = kPaged && kPageSize % kSlabTokens == 0;
   static constexpr bool kTensorCopy = kHopper && kPagePerSlab;
 
   // Tiles of 8 columns (N of the instruction) that a warp has registers for; of headDim 192 two, where the copy engine needs

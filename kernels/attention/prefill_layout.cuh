@@ -56,9 +56,13 @@ struct HopperLayout {
   // without.
   static constexpr int kPoolRegisters = kWarpgroups <= 3 ? 168 : 128;
   static constexpr int kConsumerRegisters = kTurns ? 208 : kConsumers <= 2 ? 232 : 160;
-  static constexpr int kTurnerRegisters = kTurns ? 72 : 0;
+  // Where blocks are skipped the producer needs 40, and the turner, with half as many pairs, 56.
+  static constexpr int kTurnerRegisters = !kTurns ? 0 : Shape::Hooks::kSkips ? 56 : 72;
   static constexpr int kProducerRegisters =
       kPoolRegisters * kWarpgroups - kConsumers * kConsumerRegisters - kTurnerRegisters;
+
+  // Of 512 threads none is compiled for a product of 256 columns, whose output is all of its 128 registers.
+  static constexpr bool kHalvesOutput = kTurns && Shape::kValueDim == 256;
 
   // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
   // pages leave groups of 8 tokens evenly spaced.

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "attention/merged_state.cuh"
+#include "attention/prefill_elements.cuh"
 #include "attention/prefill_softmax.cuh"
 #include "attention/prefill_work.cuh"
 
@@ -49,8 +50,8 @@ struct PrefillParts {
 
   // Says that the crew has stored its rows of this part, and merges rows [first, end), the crew's of this tile, if it was the last
   // one. By all threads of a crew, whether or not it has rows; `barrier` is a barrier that this crew has to itself.
-  static __device__ __forceinline__ void finish(const PrefillParams& params, const Tile& tile, int crew, int barrier,
-                                                int first, int end) {
+  static __device__ __forceinline__ void finish(const PrefillParams& params, const Tile& tile,
+                                                const ItemContext& context, int crew, int barrier, int first, int end) {
     named_barrier_sync(barrier, kCrewThreads);  // all of them have stored
     bool is_last = false;
     if (crew_thread() == 0) {
@@ -66,9 +67,9 @@ struct PrefillParts {
     }
     if (!named_barrier_any(barrier, kCrewThreads, is_last)) return;
     if (tile.item.parts <= kFewParts) {
-      merge<kFewParts, kTogether>(params, tile, first, end);
+      merge<kFewParts, kTogether>(params, tile, context, first, end);
     } else {
-      merge<kLoads, 1>(params, tile, first, end);
+      merge<kLoads, 1>(params, tile, context, first, end);
     }
   }
 
@@ -81,7 +82,8 @@ struct PrefillParts {
 
   // A thread merges so many parts at once of so many vectors. A row that has seen no token gives output 0 and LSE -inf, or its sink.
   template <int kParts, int kVectorsAtOnce>
-  static __device__ __forceinline__ void merge(const PrefillParams& params, const Tile& tile, int first, int end) {
+  static __device__ __forceinline__ void merge(const PrefillParams& params, const Tile& tile,
+                                               const ItemContext& context, int first, int end) {
     const i64 next = static_cast<i64>(params.plan->heads) * Shape::kUsedRows;  // between the slots of two parts
     const int count = tile.item.parts, vectors = (end - first) * kVectors;
 #pragma unroll 1
@@ -119,7 +121,9 @@ struct PrefillParts {
 #pragma unroll
       for (int k = 0; k < kVectorsAtOnce; k++) {
         const int vector = i + k * kCrewThreads;
-        if (vector < vectors) write(params, tile, first + vector / kVectors, vector % kVectors * kVector, merged[k]);
+        if (vector < vectors) {
+          write(params, tile, context, first + vector / kVectors, vector % kVectors * kVector, merged[k]);
+        }
       }
     }
   }
@@ -142,19 +146,22 @@ struct PrefillParts {
   }
 
   // Outputs of row `at` from the d-th on.
-  static __device__ __forceinline__ void write(const PrefillParams& params, const Tile& tile, int at, int d,
+  static __device__ __forceinline__ void write(const PrefillParams& params, const Tile& tile,
+                                               const ItemContext& context, int at, int d,
                                                MergedState<kVector>& merged) {
     if constexpr (Shape::Hooks::kHasSink) merged.join(Shape::Hooks::sink(params.variant, tile.head_of(at)));
     const float inverse = merged.sum > 0.f ? reciprocal(merged.sum) : 0.f;
+#pragma unroll
+    for (int e = 0; e < kVector; e++) merged.o.at[e] *= inverse;
+    if constexpr (Shape::Hooks::kTransformsOutput) {
+      Shape::Hooks::transform_output(merged.o, PrefillElements<Shape>::place(tile, context, at), d, merged.lse(),
+                                     Shape::Hooks::arguments(params.variant));
+    }
     const i64 row = tile.item.row + tile.token_of(at);
     const int head = tile.head_of(at);
     *reinterpret_cast<uint2*>(params.output + row * params.output_row_stride + head * params.output_head_stride + d) =
-        make_uint2(Element::pack(merged.o.at[0] * inverse, merged.o.at[1] * inverse),
-                   Element::pack(merged.o.at[2] * inverse, merged.o.at[3] * inverse));
-    if (params.lse != nullptr && d == 0) {
-      params.lse[row * Shape::kHeads + head] =
-          merged.sum > 0.f ? merged.max + __log2f(merged.sum) : negative_infinity();
-    }
+        make_uint2(Element::pack(merged.o.at[0], merged.o.at[1]), Element::pack(merged.o.at[2], merged.o.at[3]));
+    if (params.lse != nullptr && d == 0) params.lse[row * Shape::kHeads + head] = merged.lse();
   }
 };
 

@@ -64,12 +64,13 @@ struct PortableProducts {
     }
   }
 
-  // The same with 8-bit keys that turn in registers, the first of them at a position. A step comes with the one that turns
-  // with it.
+  // The same with 8-bit keys that turn in registers, the first of them at a position: of all tokens at once, by steps that turn together.
   template <typename Arguments>
   static __device__ __forceinline__ void multiply_turned_keys(float (&s)[kSlabs][kBlockTokens / 2], u32 query_tile,
                                                               u32 key_tile, int position, const Arguments& angles) {
+    static_assert(kBlockTokens == 8 * kLoadTiles, "one load of a step has all tokens");
     using Rotary = flashinfer::Rotary<typename Shape::Variant, Shape::kHeadDim, Shape::kQuantised>;
+    constexpr int kMost = Rotary::kApart ? Rotary::kSteps : 2;
     const int lane = Layout::thread_index() % 32, row = Layout::first_row(0) + (lane & 15);
     position += lane >> 2;
 #pragma unroll
@@ -77,74 +78,42 @@ struct PortableProducts {
 #pragma unroll
       for (int i = 0; i < kBlockTokens / 2; i++) s[m][i] = 0.f;
     }
-    const auto load_query = [&](u32(&query)[4], int step, int slab) {
-      ldmatrix(query, query_tile + step / kColumnSteps * Layout::kQueryColumnBytes +
-                          (row + slab * 16) * Shape::kRowBytes +
-                          Shape::swizzled(step % kColumnSteps * 2 + (lane >> 4), row) * 16);
-    };
-    const auto load_keys = [&](Operands& key, int step, int j) {
-      const int token = j * 8 * kLoadTiles + lane;
-      u32 loaded[4];
-      ldmatrix(loaded, key_tile + step / kColumnSteps * Layout::kKvColumnBytes + token * Layout::kKvRowBytes +
-                           Layout::template swizzled<Layout::kKvRowBytes>(step % kColumnSteps, token) * 16);
-      key_operands(key, loaded);
-    };
-    if constexpr (Rotary::kApart) {
 #pragma unroll
-      for (int j = 0; j < kBlockTokens / (8 * kLoadTiles); j++) {
-        Operands key[kQuerySteps];
+    for (int k = 0; k < kQuerySteps; k++) {
+      if (Rotary::turns_with_earlier(k)) continue;
+      const int count = Rotary::together(k);
+      Operands key[kMost];
 #pragma unroll
-        for (int k = 0; k < Rotary::kSteps; k++) load_keys(key[k], k, j);
+      for (int n = 0; n < count; n++) {
+        const int step = Rotary::step_of(k, n);
+        u32 loaded[4];
+        ldmatrix(loaded, key_tile + step / kColumnSteps * Layout::kKvColumnBytes + lane * Layout::kKvRowBytes +
+                             Layout::template swizzled<Layout::kKvRowBytes>(step % kColumnSteps, lane) * 16);
+        key_operands(key[n], loaded);
+      }
 #pragma unroll
-        for (int k = 0; k < kQuerySteps; k++) {
-          if (k >= Rotary::kSteps) load_keys(key[k], k, j);
-          u32 query[kSlabs][4];
+      for (int i = 0; i < kLoadTiles; i++) {
 #pragma unroll
-          for (int m = 0; m < kSlabs; m++) load_query(query[m], k, m);
+        for (int half = 0; half < 2 && k < Rotary::kSteps; half++) {
+          u32 x[kMost];
 #pragma unroll
-          for (int i = 0; i < kLoadTiles; i++) {
-            u32 turned[2] = {key[k][i][0], key[k][i][1]};
+          for (int n = 0; n < count; n++) x[n] = key[n][i][half];
+          Rotary::template turn_together<MathElement>(x, k, half, anew(lane & 3), position + i * 8, angles);
 #pragma unroll
-            for (int half = 0; half < 2 && k < Rotary::kSteps; half++) {
-              turned[half] =
-                  Rotary::template turned<MathElement>([&](int step, int of) { return key[step][i][of]; }, k, half,
-                                                       anew(lane & 3), position + (j * kLoadTiles + i) * 8, angles);
-            }
-#pragma unroll
-            for (int m = 0; m < kSlabs; m++) multiply(s[m], kLoadTiles * j + i, query[m], turned);
-          }
+          for (int n = 0; n < count; n++) key[n][i][half] = x[n];
         }
       }
-    } else {
 #pragma unroll
-      for (int k = 0; k < kQuerySteps; k++) {
-        if (Rotary::is_second(k)) continue;
-        const int steps[2] = {k, Rotary::second_of(k)};
-        const bool alone = steps[1] == k;
-        u32 query[2][kSlabs][4];
+      for (int n = 0; n < count; n++) {
+        const int step = Rotary::step_of(k, n);
 #pragma unroll
         for (int m = 0; m < kSlabs; m++) {
+          u32 query[4];
+          ldmatrix(query, query_tile + step / kColumnSteps * Layout::kQueryColumnBytes +
+                              (row + m * 16) * Shape::kRowBytes +
+                              Shape::swizzled(step % kColumnSteps * 2 + (lane >> 4), row) * 16);
 #pragma unroll
-          for (int i = 0; i < (alone ? 1 : 2); i++) load_query(query[i][m], steps[i], m);
-        }
-#pragma unroll
-        for (int j = 0; j < kBlockTokens / (8 * kLoadTiles); j++) {
-          Operands key[2];
-#pragma unroll
-          for (int i = 0; i < (alone ? 1 : 2); i++) load_keys(key[i], steps[i], j);
-#pragma unroll
-          for (int i = 0; i < kLoadTiles; i++) {
-#pragma unroll
-            for (int half = 0; half < 2 && k < Rotary::kSteps; half++) {
-              Rotary::template turn<MathElement>(key[0][i][half], key[alone ? 0 : 1][i][half], k, half, anew(lane & 3),
-                                                 position + (j * kLoadTiles + i) * 8, angles);
-            }
-#pragma unroll
-            for (int m = 0; m < kSlabs; m++) {
-              multiply(s[m], kLoadTiles * j + i, query[0][m], key[0][i]);
-              if (!alone) multiply(s[m], kLoadTiles * j + i, query[1][m], key[1][i]);
-            }
-          }
+          for (int i = 0; i < kLoadTiles; i++) multiply(s[m], i, query, key[n][i]);
         }
       }
     }

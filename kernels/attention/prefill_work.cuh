@@ -59,11 +59,8 @@ struct PrefillShape {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from; none of these
-  // can be under way around a loop. Beside the output of wider values no registers are left for whoever turns keys, and pairs
-  // that are not whole chunks apart are more than it can do.
-  static constexpr bool kTurnsOnHopper =
-      kHeadDim <= 192 && kValueDim <= 128 && (Variant::kTurnsNeighbours || Variant::kRotaryDim % 16 == 0);
-  static constexpr bool kHopper = !kQuantised && !Hooks::kHasLoops && (!Hooks::kRotates || kTurnsOnHopper);
+  // can be under way around a loop.
+  static constexpr bool kHopper = !kQuantised && !Hooks::kHasLoops;
 #else
   static constexpr bool kHopper = false;
 #endif
@@ -90,12 +87,17 @@ struct PrefillShape {
     return kQuantised ? pair / 2 * 16 + quad * 4 + pair % 2 * 2 : pair * 8 + quad * 2;
   }
 
+  // And where the two elements of a word of a 16-byte chunk of Q do: the order of headDim in a step is that of the keys' bytes.
+  static __device__ __forceinline__ int query_element(int chunk, int word) {
+    return kQuantised ? chunk / 2 * 16 + chunk % 2 * 2 + word * 4 : chunk * 8 + word * 2;
+  }
+
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
   // fast with headDim 64; with 96, 0.92 (full attention over 512) to 1.15 for 112 keys, with a variant registers are enough for
   // 96; with 128, for 64 keys, 1.0 to 1.07; but slower where a tile of one head rounds short sequences up. Else 128 x 128 up to
   // headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q and the output's staging leave room for 80 and 64
-  // keys, with shorter values for 112. Two consumers and a turner have registers for 96, and for 80 where Q lies in shared
-  // memory.
+  // keys, with shorter values for 112. Two consumers and a turner have registers for 96, and for 80 and 64 where Q lies in
+  // shared memory.
   // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
   // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
   // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
@@ -137,7 +139,7 @@ struct PrefillShape {
   static constexpr int kUsedRows = kPack * kTileTokens;
   static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
-  static constexpr int kTurningTokens = kWiderDim <= 64 ? 128 : kWiderDim <= 128 ? 96 : 80;
+  static constexpr int kTurningTokens = kWiderDim <= 64 ? 128 : kWiderDim <= 128 ? 96 : kWiderDim <= 192 ? 80 : 64;
   static constexpr int kHopperTokens = Hooks::kRotates                        ? kTurningTokens
                                        : kHopperRows == 192 && kWiderDim > 96 ? 64
                                        : kHopperRows == 192 && kWiderDim > 64 ? (Hooks::kShapes ? 96 : 112)

@@ -42,6 +42,17 @@ struct Rotary {
     return !kNeighbours && step < kHalf ? step + kHalf : step;
   }
 
+  // Steps that turn together: a step and its second, or all that turn where pairs are no whole steps apart. Of them step_of is the n-th.
+  static __device__ __forceinline__ bool turns_with_earlier(int step) {
+    return kApart ? step > 0 && step < kSteps : is_second(step);
+  }
+  static __device__ __forceinline__ int together(int step) {
+    return !kApart ? (second_of(step) == step ? 1 : 2) : step == 0 ? kSteps : 1;
+  }
+  static __device__ __forceinline__ int step_of(int step, int n) {
+    return kApart ? step + n : n == 0 ? step : second_of(step);
+  }
+
   // Turns the register of lane `quad` of a quad in half `half` of step `step`, and that of the step that turns with it.
   template <typename Element>
   static __device__ __forceinline__ void turn(u32& first, u32& second, int step, int half, int quad, u32 position,
@@ -74,6 +85,23 @@ struct Rotary {
     const float sign = is_first ? -1.f : 1.f;
     const u32 made = Element::pack(x.x * a.x + sign * (y.x * a.y), x.y * b.x + sign * (y.y * b.y));
     return element < kDim ? made : at(step, half);
+  }
+
+  // The registers of steps that turn together, the first of them `step`.
+  template <typename Element, int N>
+  static __device__ __forceinline__ void turn_together(u32 (&x)[N], int step, int half, int quad, u32 position,
+                                                       const Arguments& arguments) {
+    if constexpr (kApart) {
+      u32 made[N];
+#pragma unroll
+      for (int n = 0; n < N; n++) {
+        made[n] = turned<Element>([&](int at, int) { return x[at]; }, n, half, quad, position, arguments);
+      }
+#pragma unroll
+      for (int n = 0; n < N; n++) x[n] = made[n];
+    } else {
+      turn<Element>(x[0], x[N - 1], step, half, quad, position, arguments);
+    }
   }
 
  private:

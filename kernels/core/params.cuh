@@ -77,11 +77,11 @@ struct alignas(64) DecodeParams {
   i64 query_head_stride;
   i64 output_row_stride;
   i64 output_head_stride;
-  i64 page_stride;
-  i64 token_stride;
-  i64 head_stride;
-  i64 key_page;               // first page of this layer's keys in kv_map
-  i64 value_page;             // first page of this layer's values in kv_map
+  i64 page_stride;            // paged
+  i64 token_stride;           // ragged: of keys
+  i64 head_stride;            // as token_stride
+  i64 key_page;               // first page of this layer's keys in kv_map; ragged: values' token stride
+  i64 value_page;             // first page of this layer's values in kv_map; ragged: values' head stride
   const float* key_scales;    // [kvHeads]: what stored keys are multiplied by; null unless the cache is quantised
   const float* value_scales;  // as key_scales
   KernelFault* fault;         // checked mode: where the first violation goes

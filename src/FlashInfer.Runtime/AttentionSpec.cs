@@ -146,6 +146,7 @@ public sealed class AttentionSpec
                     KernelFamily.Append => AppendUnitFor(isChecked),
                     KernelFamily.Decode => DecodeUnitFor(kernel.QueryTokens, kernel.TeamUnits, isChecked),
                     KernelFamily.WideDecode => WideDecodeUnitFor(kernel.QueryTokens, isChecked),
+                    KernelFamily.DecodeRagged => DecodeRaggedUnit,
                     KernelFamily.MergeStates => MergeStatesUnit(Dtype),
                     _ => PrefillUnitFor(kernel.Family == KernelFamily.PrefillPaged, isChecked),
                 }
@@ -163,6 +164,9 @@ public sealed class AttentionSpec
     /// <summary>A unit of batch decode for many columns; parameters as <see cref="CudaUnits.WideDecode"/>.</summary>
     internal TranslationUnit WideDecodeUnitFor(int queryTokens = 1, bool isChecked = false) =>
         Unit(CudaUnits.WideDecodeName(Shape, queryTokens, isChecked), CudaUnits.WideDecode(Shape, queryTokens, isChecked));
+
+    /// <summary>The unit of decode over ragged keys and values; there is nothing that a checked one would check.</summary>
+    internal TranslationUnit DecodeRaggedUnit => Unit(CudaUnits.DecodeRaggedName(Shape), CudaUnits.DecodeRagged(Shape));
 
     /// <summary>The unit of append, with checks or without.</summary>
     internal TranslationUnit AppendUnitFor(bool isChecked) =>
@@ -237,6 +241,10 @@ public sealed class AttentionSpec
     /// <summary>The configuration in one line.</summary>
     public override string ToString() =>
         $"{Heads} heads, {KvHeads} kvHeads, headDim {HeadDim}, {(HasCache ? $"pageSize {PageSize}, {Dtype}, KV {KvDtype} {KvLayout}" : $"valueDim {ValueDim}, {Dtype}, no cache")}{(Variant is null ? "" : $", variant {Variant}")}";
+
+    /// <summary>The same over ragged keys and values, which have the query's type, whatever a cache holds.</summary>
+    internal AttentionSpec WithoutCache() =>
+        KvDtype == Dtype ? this : new(Heads, KvHeads, HeadDim, PageSize, Dtype, variant: Variant, valueDim: ValueDim);
 
     /// <summary>Throws unless there is a cache for it.</summary>
     internal void RequireCache(string parameter)

@@ -8,6 +8,7 @@ internal enum KernelFamily
     WideDecode,
     PrefillPaged,
     PrefillRagged,
+    DecodeRagged,
     MergeStates,
 }
 
@@ -22,7 +23,7 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
     {
         if (!shape.HasCache)
         {
-            kinds &= KernelKinds.PrefillRagged;
+            kinds &= KernelKinds.PrefillRagged | KernelKinds.SingleDecode;
         }
 
         if (!shape.HasPrefill)
@@ -58,7 +59,14 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
             yield return new KernelId(KernelFamily.PrefillPaged);
         }
 
-        if (kinds.HasFlag(KernelKinds.PrefillRagged))
+        bool single = kinds.HasFlag(KernelKinds.SingleDecode);
+        bool hasOwn = CudaUnits.HasRaggedDecode(shape);
+        if (single && hasOwn)
+        {
+            yield return new KernelId(KernelFamily.DecodeRagged);
+        }
+
+        if (kinds.HasFlag(KernelKinds.PrefillRagged) || (single && !hasOwn))
         {
             yield return new KernelId(KernelFamily.PrefillRagged);
         }

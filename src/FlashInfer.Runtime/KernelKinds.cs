@@ -31,6 +31,9 @@ public enum KernelKinds
     /// <summary>Merging of attention states, and multi-level cascade attention with it: batch prefill over the paged cache, and append.</summary>
     Cascade = PrefillPaged | 64,
 
+    /// <summary>Decode of one sequence without a cache; <see cref="PrefillRagged"/> where that does it.</summary>
+    SingleDecode = 128,
+
     /// <summary>All of them.</summary>
-    All = ShortDecode | SpeculativeDecode | PrefillPaged | PrefillRagged | Cascade,
+    All = ShortDecode | SpeculativeDecode | PrefillPaged | PrefillRagged | SingleDecode | Cascade,
 }

@@ -19,6 +19,8 @@ internal static class CudaUnits
 
     private const int WideRows = 128;
 
+    private const string PagedDecode = "batch decode over a paged KV cache";
+
     private const string AnyQueryTokensLine = "  static constexpr int kQueryTokens = 0;  // any number";
 
     /// <summary>Entry point of the decode kernel, and the name of its unit.</summary>
@@ -67,6 +69,13 @@ internal static class CudaUnits
         && queryTokens == 1
         && shape.Variant is null;
 
+    /// <summary>
+    /// Whether decode's own kernel is made for one sequence over ragged keys and values, too: but where prefill's decodes, as
+    /// <see cref="HasTileDecode"/> says of rows without pages.
+    /// </summary>
+    public static bool HasRaggedDecode(AttentionShape shape) =>
+        shape.HasCache && shape.HasPrefill && !HasTileDecode(WithoutCache(shape) with { PageSize = 1 }, 1);
+
     /// <summary>Entry point of the decode kernel for many columns, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string WideDecodeName(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
         "fi_decode_"
@@ -92,14 +101,50 @@ internal static class CudaUnits
     public static string PrefillRaggedName(AttentionShape shape) =>
         "fi_prefill_ragged_" + HeadSuffix(WithoutCache(shape)) + VariantSuffix(shape);
 
+    /// <summary>Entry point of the decode kernel over ragged keys and values; as <see cref="PrefillRaggedName"/>.</summary>
+    public static string DecodeRaggedName(AttentionShape shape) =>
+        "fi_decode_ragged_" + HeadSuffix(WithoutCache(shape)) + VariantSuffix(shape);
+
     /// <summary>The unit of batch decode over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
     public static string Decode(AttentionShape shape, int queryTokens = 1, bool teamUnits = false, bool isChecked = false) =>
-        DecodeUnit(shape, DecodeName(shape, queryTokens, teamUnits, isChecked), queryTokens, teamUnits, wideUnits: false, isChecked);
+        DecodeUnit(
+            shape,
+            PagedDecode,
+            DecodeName(shape, queryTokens, teamUnits, isChecked),
+            queryTokens,
+            teamUnits,
+            wideUnits: false,
+            isChecked
+        );
+
+    /// <summary>The unit of decode of one query token over ragged keys and values.</summary>
+    public static string DecodeRagged(AttentionShape shape) =>
+        DecodeUnit(
+            WithoutCache(shape) with
+            {
+                PageSize = 0,
+                KvLayout = KvLayout.Nhd,
+            },
+            "decode over ragged keys and values",
+            DecodeRaggedName(shape),
+            queryTokens: 1,
+            teamUnits: false,
+            wideUnits: false,
+            isChecked: false
+        );
 
     /// <summary>The unit of batch decode for many columns; parameters as <see cref="WideDecodeName"/>.</summary>
     public static string WideDecode(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
         HasWideUnits(shape, queryTokens)
-            ? DecodeUnit(shape, WideDecodeName(shape, queryTokens, isChecked), queryTokens, teamUnits: false, wideUnits: true, isChecked)
+            ? DecodeUnit(
+                shape,
+                PagedDecode,
+                WideDecodeName(shape, queryTokens, isChecked),
+                queryTokens,
+                teamUnits: false,
+                wideUnits: true,
+                isChecked
+            )
             : Unit(
                 shape,
                 "batch decode over a paged KV cache, many query heads a KV head",
@@ -177,10 +222,18 @@ internal static class CudaUnits
         return text.ToString();
     }
 
-    private static string DecodeUnit(AttentionShape shape, string name, int queryTokens, bool teamUnits, bool wideUnits, bool isChecked) =>
+    private static string DecodeUnit(
+        AttentionShape shape,
+        string what,
+        string name,
+        int queryTokens,
+        bool teamUnits,
+        bool wideUnits,
+        bool isChecked
+    ) =>
         Unit(
             shape,
-            "batch decode over a paged KV cache",
+            what,
             "attention/decode.cuh",
             name,
             "Decode",

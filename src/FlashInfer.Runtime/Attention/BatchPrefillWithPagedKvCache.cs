@@ -117,7 +117,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
             CheckStates(sequences, queryTokens);
         }
 
-        _scaleLog2 = _core.Scale(smScale);
+        _scaleLog2 = PrefillCore.Scale(Cache.Spec, smScale);
     }
 
     private protected override void PlanChecked(ReadOnlySpan<Sequence> sequences, bool given, bool causal, CudaStream? stream)

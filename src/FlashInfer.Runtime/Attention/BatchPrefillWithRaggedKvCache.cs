@@ -17,7 +17,7 @@ namespace FlashInfer;
 /// the one before it all but one. A wrapper belongs to one caller at a time. <c>Run</c> can be captured in a CUDA graph; a replay after a
 /// new <c>Plan</c> reads the new plan.
 /// </remarks>
-public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
+public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
 {
     private readonly UseGuard _guard = new(nameof(BatchPrefillWithRaggedKvCache));
     private readonly PrefillCore _core;
@@ -91,8 +91,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
         }
     }
 
-    /// <summary>As <see cref="PrefillCore.IsCaptured"/>.</summary>
-    internal bool IsCaptured => _core.IsCaptured;
+    bool IRaggedAttention.IsCaptured => _core.IsCaptured;
 
     /// <summary>What plans are made for; benchmarks change it before the first plan.</summary>
     internal PrefillPlanLimits Limits
@@ -239,7 +238,7 @@ public class BatchPrefillWithRaggedKvCache : IDisposable, IExplainsPlan
             );
         }
 
-        float scaleLog2 = _core.Scale(smScale);
+        float scaleLog2 = PrefillCore.Scale(Spec, smScale);
 
         // From here on only the variant's arguments can be wrong, which leaves the wrapper without a plan, as a failure of the device does.
         _planned = -1;

@@ -75,9 +75,6 @@ internal sealed class CascadeLevels : IDisposable
     /// <summary>Device memory of the workspace, which is one for all.</summary>
     public long WorkspaceBytes => _levels[0].Core.WorkspaceBytes;
 
-    /// <summary>As <see cref="PrefillCore.Scale"/>.</summary>
-    public float Scale(float? smScale) => _levels[0].Core.Scale(smScale);
-
     /// <summary>Where a level of a sequence begins; sequences without query tokens do not count.</summary>
     public int FirstPage(int level, int sequence) => level == 0 ? 0 : _ends[((level - 1) * _sequences) + sequence];
 

@@ -14,6 +14,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     private readonly KernelCompiler _compiler;
     private readonly KernelSlot<AppendKernels> _append;
     private readonly KernelSlot<DecodeKernel>[] _wideDecode;
+    private readonly KernelSlot<DecodeKernel> _raggedDecode;
 
     /// <summary>Loads nothing yet.</summary>
     public CudaAttentionKernels(AttentionSpec spec, CudaBackend backend, KernelCompiler compiler)
@@ -23,6 +24,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         _backend = backend;
         _compiler = compiler;
         _append = new(() => new AppendKernels(Load<AppendParams>(spec.AppendUnitFor(backend.IsChecked))));
+        _raggedDecode = new(() => new CudaDecodeKernel(backend, Load<DecodeParams>(spec.DecodeRaggedUnit), spec.WithoutCache()));
         _wideDecode = [.. CudaUnits.QueryTokens.Select(tokens => new KernelSlot<DecodeKernel>(() => LoadWideDecode(tokens)))];
     }
 
@@ -46,10 +48,14 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
+    public override DecodeKernel? RaggedDecode() => CudaUnits.HasRaggedDecode(_spec.Shape) ? _raggedDecode.Get() : null;
+
+    /// <inheritdoc/>
     public override void Dispose()
     {
         base.Dispose();
         _append.Dispose();
+        _raggedDecode.Dispose();
         foreach (KernelSlot<DecodeKernel> slot in _wideDecode)
         {
             slot.Dispose();

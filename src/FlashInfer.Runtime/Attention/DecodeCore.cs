@@ -13,6 +13,8 @@ internal sealed class DecodeCore : IDisposable
     private readonly Determinism _determinism;
     private readonly DecodePath _own;
     private readonly DecodePath? _wide;
+    private readonly TensorMap _ownMap;
+    private readonly TensorMap _wideMap;
 
     // Of each sequence that has query tokens: the tile of the first key that they see, and tokens from there on. Empty without a variant
     // that bounds keys.
@@ -35,14 +37,19 @@ internal sealed class DecodeCore : IDisposable
         _cache = cache;
         _maxQueryTokens = maxQueryTokens;
         _determinism = determinism;
-        _own = new DecodePath(cache, cache.Kernels.Decode(maxQueryTokens, teamUnits: false), maxSequences, determinism);
+        long kvTokens = (long)cache.TotalPages * cache.Spec.PageSize;
+        DecodeKernel own = cache.Kernels.Decode(maxQueryTokens, teamUnits: false);
+        _own = new DecodePath(cache.Device, cache.Spec, own, kvTokens, maxSequences, determinism);
         try
         {
             DecodeKernel? wide = cache.Kernels.WideDecode(maxQueryTokens);
             if (wide?.UnitsPerItem < _own.Kernel.UnitsPerItem)
             {
-                _wide = new DecodePath(cache, wide, maxSequences, determinism);
+                _wide = new DecodePath(cache.Device, cache.Spec, wide, kvTokens, maxSequences, determinism);
+                _wideMap = wide.EncodeKvMap(cache);
             }
+
+            _ownMap = own.EncodeKvMap(cache);
 
             int items = DecodePlanner.MaxItems(maxSequences, _own.Limits);
             items = _wide is null ? items : Math.Max(items, DecodePlanner.MaxItems(maxSequences, _wide.Limits));
@@ -195,65 +202,24 @@ internal sealed class DecodeCore : IDisposable
 
     private DecodeParams Arguments(int layer, in TensorView query, in TensorView output, in TensorView lse, int rows)
     {
-        AttentionSpec spec = _cache.Spec;
-        KernelTensor.Check(query, nameof(query), _cache, spec.Dtype, rows, spec.Heads);
-        KernelTensor.Check(output, nameof(output), _cache, spec.Dtype, rows, spec.Heads);
-        KernelTensor.CheckWritten(output, nameof(output));
-        KernelTensor.CheckLse(lse, _cache.Device, "cache", rows, spec.Heads);
-        return new DecodeParams
-        {
-            Query = query.Address,
-            Key = _cache.KeyAddress(layer),
-            Value = _cache.ValueAddress(layer),
-            Output = output.Address,
-            Lse = lse.IsEmpty ? 0 : lse.Address,
-            Pages = _cache.Table.Address,
-            Plan = List.Address,
-            PartialOutput = _path.Workspace.Output,
-            PartialState = _path.Workspace.State,
-            Counters = _path.Workspace.Counters,
-            QueryRowStride = query.Stride(0),
-            QueryHeadStride = query.Stride(1),
-            OutputRowStride = output.Stride(0),
-            OutputHeadStride = output.Stride(1),
-            PageStride = _cache.PageElements,
-            TokenStride = _cache.TokenElements,
-            HeadStride = _cache.HeadElements,
-            KeyPage = 2L * layer * _cache.TotalPages,
-            ValuePage = ((2L * layer) + 1) * _cache.TotalPages,
-            PageCount = _cache.TotalPages,
-            KeyScales = _cache.KeyScaleAddress(layer),
-            ValueScales = _cache.ValueScaleAddress(layer),
-            Variant = List.VariantAddress,
-            KvMap = _path.KvMap,
-        };
+        DecodeParams args = _path.Arguments(query, output, lse, rows, List, "cache");
+        args.Key = _cache.KeyAddress(layer);
+        args.Value = _cache.ValueAddress(layer);
+        args.Pages = _cache.Table.Address;
+        args.PageStride = _cache.PageElements;
+        args.TokenStride = _cache.TokenElements;
+        args.HeadStride = _cache.HeadElements;
+        args.KeyPage = 2L * layer * _cache.TotalPages;
+        args.ValuePage = args.KeyPage + _cache.TotalPages;
+        args.PageCount = _cache.TotalPages;
+        args.KeyScales = _cache.KeyScaleAddress(layer);
+        args.ValueScales = _cache.ValueScaleAddress(layer);
+        args.KvMap = _path == _own ? _ownMap : _wideMap;
+        return args;
     }
 
     /// <summary>What the last plan, that of the batch, looks like.</summary>
-    public PlanInfo Info(PlannedBatch batch)
-    {
-        // Planned once more, aside: the items themselves have gone to the device.
-        DecodePlanLimits limits = _path.Limits;
-        WorkItem[] items = new WorkItem[DecodePlanner.MaxItems(batch.Lengths.Length, limits)];
-        DecodePlan again = DecodePlanner.Plan(Describe(batch), limits, items);
-        long units = (long)_plan.Items * limits.UnitsPerItem;
-        long shared = _plan.TeamUnits ? (units + limits.Teams - 1) / limits.Teams : units * _plan.Cluster;
-        return new PlanInfo(
-            Kernel.Name,
-            batch.Planned,
-            batch.Rows,
-            _plan.TotalTokens,
-            _plan.Items,
-            units,
-            (int)Math.Min(shared, limits.Blocks),
-            _plan.Cluster,
-            _plan.TeamUnits ? limits.Teams : 1,
-            _plan.ChunkTokens,
-            _plan.SplitSequences,
-            DecodePlanner.Imbalance(items.AsSpan(0, again.Items), again, limits),
-            _determinism
-        );
-    }
+    public PlanInfo Info(PlannedBatch batch) => _path.Info(_plan, Kernel, Describe(batch), batch.Planned, batch.Rows);
 
     public void Dispose()
     {

@@ -139,13 +139,17 @@ internal struct DecodeParams
     public long OutputRowStride;
     public long OutputHeadStride;
     public long PageStride;
+
+    /// <summary>Ragged: of the keys.</summary>
     public long TokenStride;
+
+    /// <summary>Ragged: of the keys.</summary>
     public long HeadStride;
 
-    /// <summary>First page of this layer's keys in <see cref="KvMap"/>.</summary>
+    /// <summary>First page of this layer's keys in <see cref="KvMap"/>; ragged: elements between two tokens of the values.</summary>
     public long KeyPage;
 
-    /// <summary>First page of this layer's values in <see cref="KvMap"/>.</summary>
+    /// <summary>First page of this layer's values in <see cref="KvMap"/>; ragged: elements between two heads of the values.</summary>
     public long ValuePage;
 
     /// <summary>What this layer's stored keys are multiplied by, float [kvHeads]; 0 unless the cache is quantised.</summary>

@@ -155,7 +155,7 @@ public class MultiLevelCascadeAttention : PagedAttention
     private protected override void CheckStep(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens, float? smScale)
     {
         PlannedBatch.CheckRows(queryTokens, MaxQueryTokens, PrefillCore.Advice);
-        _scaleLog2 = _levels.Scale(smScale);
+        _scaleLog2 = PrefillCore.Scale(Cache.Spec, smScale);
         _scale = _decode.Scale(smScale);
         _path = _decode.Choose(sequences, _scale);
     }

@@ -7,7 +7,10 @@ namespace FlashInfer;
 /// Attention of one query token, a sequence's last, over keys and values that lie in two tensors: no cache and no plan. A long sequence is
 /// cut among all multiprocessors and merged. Generated configurations derive a typed one from it.
 /// </summary>
-/// <remarks>Plans, graphs and callers as of <see cref="SinglePrefill"/>.</remarks>
+/// <remarks>
+/// The kernel is decode's, without pages; where a group has so many query heads that batch decode has one of prefill's for them, and where
+/// keys and values differ in size, it is that of <see cref="SinglePrefill"/>. Plans, graphs and callers as there.
+/// </remarks>
 public class SingleDecode : IDisposable
 {
     private const int TokenRank = 3;
@@ -22,7 +25,13 @@ public class SingleDecode : IDisposable
     /// <exception cref="FlashInferException">The kernel can't be compiled or loaded, or the memory is not there.</exception>
     public SingleDecode(Device device, AttentionSpec spec, Determinism determinism = Determinism.Reproducible)
     {
-        _sequence = new SingleSequence(typeof(SingleDecode), device, spec, maxQueryTokens: 1, determinism);
+        ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(spec);
+        spec.RequirePrefill(nameof(spec));
+        IRaggedAttention batch = device.Kernels(spec).RaggedDecode() is { } kernel
+            ? new RaggedDecode(device, spec, kernel, determinism)
+            : new BatchPrefillWithRaggedKvCache(device, spec, maxSequences: 1, maxQueryTokens: 1, determinism);
+        _sequence = new SingleSequence(typeof(SingleDecode), batch);
     }
 
     /// <summary>The device that it runs on.</summary>

@@ -29,7 +29,8 @@ public class SinglePrefill : IDisposable
         Determinism determinism = Determinism.Reproducible
     )
     {
-        _sequence = new SingleSequence(typeof(SinglePrefill), device, spec, maxQueryTokens, determinism);
+        BatchPrefillWithRaggedKvCache batch = new(device, spec, maxSequences: 1, maxQueryTokens, determinism);
+        _sequence = new SingleSequence(typeof(SinglePrefill), batch);
     }
 
     /// <summary>The device that it runs on.</summary>

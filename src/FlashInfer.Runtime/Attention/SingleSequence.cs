@@ -4,8 +4,8 @@ using FlashInfer.KvCache;
 namespace FlashInfer.Attention;
 
 /// <summary>
-/// What <see cref="SinglePrefill"/> and <see cref="SingleDecode"/> share: ragged prefill of a batch of one, planned when a call differs from
-/// the one before it in more than its tensors' addresses.
+/// What <see cref="SinglePrefill"/> and <see cref="SingleDecode"/> share: attention of a batch of one, planned when a call differs from the
+/// one before it in more than its tensors' addresses.
 /// </summary>
 internal sealed class SingleSequence : IDisposable
 {
@@ -14,19 +14,21 @@ internal sealed class SingleSequence : IDisposable
 
     private readonly Type _type;
     private readonly UseGuard _guard;
-    private readonly BatchPrefillWithRaggedKvCache _batch;
+    private readonly IRaggedAttention _batch;
     private Step? _planned;
     private bool _disposed;
 
-    public SingleSequence(Type type, Device device, AttentionSpec spec, int maxQueryTokens, Determinism determinism)
+    /// <param name="type">Whose calls these are.</param>
+    /// <param name="batch">The batch of one; owned from here on.</param>
+    public SingleSequence(Type type, IRaggedAttention batch)
     {
         _type = type;
         _guard = new UseGuard(type.Name);
-        _batch = new BatchPrefillWithRaggedKvCache(device, spec, maxSequences: 1, maxQueryTokens, determinism);
+        _batch = batch;
     }
 
     /// <summary>The batch of one.</summary>
-    public BatchPrefillWithRaggedKvCache Batch => _batch;
+    public IRaggedAttention Batch => _batch;
 
     /// <summary>As <see cref="SinglePrefill.Run(TensorView, TensorView, TensorView, TensorView, TensorView, float?, bool, CudaStream?)"/>.</summary>
     public void Run(in SingleTensors tensors, float? smScale, bool causal, CudaStream? stream)
@@ -36,7 +38,7 @@ internal sealed class SingleSequence : IDisposable
         if (step != _planned)
         {
             Forget();
-            _batch.Plan([0, step.QueryTokens], [0, step.Tokens], smScale, causal, stream);
+            _batch.Plan<NoArguments>([0, step.QueryTokens], [0, step.Tokens], default, smScale, causal, stream);
             _planned = step;
         }
 
@@ -72,6 +74,7 @@ internal sealed class SingleSequence : IDisposable
     private UseGuard.Use Enter()
     {
         ObjectDisposedException.ThrowIf(_disposed, _type);
+        _batch.Device.ThrowIfDisposed();
         return _guard.Enter();
     }
 
@@ -84,7 +87,7 @@ internal sealed class SingleSequence : IDisposable
         if (queryTokens > _batch.MaxQueryTokens)
         {
             throw new ArgumentException(
-                _batch.MaxQueryTokens == 1
+                _type == typeof(SingleDecode)
                     ? $"query has {queryTokens} tokens; {_type.Name} takes 1. SinglePrefill takes any number."
                     : $"query has {queryTokens} tokens; expected at most {_batch.MaxQueryTokens}. The constructor of {_type.Name} takes a larger maxQueryTokens.",
                 s_query

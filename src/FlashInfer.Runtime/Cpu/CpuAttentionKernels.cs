@@ -94,20 +94,8 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
         new CpuDecodeKernel(_spec, _pool, _vectorBits, queryTokens);
 
     /// <inheritdoc/>
-    /// <remarks>Ragged keys and values have the query's type, whatever a cache holds.</remarks>
-    protected override PrefillKernel LoadPrefill(bool isPaged)
-    {
-        AttentionSpec ragged = new(
-            _spec.Heads,
-            _spec.KvHeads,
-            _spec.HeadDim,
-            _spec.PageSize,
-            _spec.Dtype,
-            variant: _spec.Variant,
-            valueDim: _spec.ValueDim
-        );
-        return new CpuPrefillKernel(isPaged ? _spec : ragged, _pool, _vectorBits);
-    }
+    protected override PrefillKernel LoadPrefill(bool isPaged) =>
+        new CpuPrefillKernel(isPaged ? _spec : _spec.WithoutCache(), _pool, _vectorBits);
 
     private void Check(CudaStream? stream)
     {

@@ -287,6 +287,9 @@ internal abstract class AttentionKernels : IDisposable
             case KernelFamily.MergeStates:
                 LoadMergeStates();
                 break;
+            case KernelFamily.DecodeRagged:
+                RaggedDecode();
+                break;
             default:
                 Prefill(kernel.Family == KernelFamily.PrefillPaged);
                 break;
@@ -305,6 +308,9 @@ internal abstract class AttentionKernels : IDisposable
     /// <summary>The decode kernel for many columns, or null where the configuration's own has room for all.</summary>
     /// <param name="queryTokens">As of <see cref="Decode"/>.</param>
     public virtual DecodeKernel? WideDecode(int queryTokens) => null;
+
+    /// <summary>The decode kernel for one query token over ragged keys and values, or null where prefill's does as well.</summary>
+    public virtual DecodeKernel? RaggedDecode() => null;
 
     /// <summary>Writes new keys and values into pages; as <see cref="DecodeKernel.Run"/>.</summary>
     public abstract bool Append(in AppendParams args, in ListLaunch launch, CudaStream? stream);

@@ -342,8 +342,8 @@ public partial class PagedKvCache : IDisposable
     internal AppendParams AppendArguments(int layer, int tokens, TensorView key, TensorView value, CudaStream? stream)
     {
         Device.CheckStream(stream);
-        KernelTensor.Check(key, nameof(key), this, Spec.Dtype, tokens, Spec.KvHeads);
-        KernelTensor.Check(value, nameof(value), this, Spec.Dtype, tokens, Spec.KvHeads);
+        KernelTensor.Check(key, nameof(key), Device, "cache", Spec.Dtype, tokens, Spec.KvHeads, Spec.HeadDim);
+        KernelTensor.Check(value, nameof(value), Device, "cache", Spec.Dtype, tokens, Spec.KvHeads, Spec.HeadDim);
         return new AppendParams
         {
             Key = key.Address,

@@ -110,8 +110,8 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
 
     /// <summary>
     /// On Hopper every prefill uses warpgroup products and the copy engine, beside which threads gather the tokens of pages that are no multiple
-    /// of 8, unless the cache is quantised or keys turn by pairs that lie apart; elsewhere neither. The copy engine stores where the heads of a group, neighbouring rows of a
-    /// tile, divide it.
+    /// of 8, unless the cache is quantised; elsewhere neither. The copy engine stores where the heads of a group, neighbouring rows of a tile,
+    /// divide it.
     /// </summary>
     [SkippableFact]
     public void Prefill_uses_the_instructions_that_its_architecture_has()
@@ -136,10 +136,7 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
             one =>
             {
                 (CompiledKernel kernel, string sass) = one;
-                bool isHopper =
-                    kernel.Architecture == "sm_90a"
-                    && !Quantised().IsMatch(kernel.Unit)
-                    && kernel.Unit != KernelConfigurations.TurningByPairs.Name;
+                bool isHopper = kernel.Architecture == "sm_90a" && !Quantised().IsMatch(kernel.Unit);
                 bool gathers = !isHopper || OddPages().IsMatch(kernel.Unit);
                 string where = $"{kernel.Unit} for {kernel.Architecture}";
                 Assert.True(isHopper == sass.Contains("HGMMA", StringComparison.Ordinal), $"{where}: warpgroup products");

@@ -44,9 +44,6 @@ internal static partial class KernelConfigurations
         new(8, 1, 512, 16, DType.BFloat16, DType.Float8E4M3),
     ];
 
-    /// <summary>Prefill whose keys turn by pairs that Hopper's kernel can't turn: its RotaryDim is no multiple of 16.</summary>
-    public static readonly TranslationUnit TurningByPairs = Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24));
-
     /// <summary>
     /// Prefill over pages: every head dimension with pages that the copy engine takes, whole and in pieces, and with pages whose tokens
     /// are gathered; checked where registers are scarcest; every head dimension over a quantised cache; and keys that turn.
@@ -77,7 +74,11 @@ internal static partial class KernelConfigurations
         Paged(Turning(12, 4, 128, 5, AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow | AttentionOptions.LogitsSoftCap)),
         Paged(Turning(32, 2, 64, 64, AttentionOptions.Rope)),
         Paged(Turning(8, 2, 96, 1, AttentionOptions.Rope)),
-        TurningByPairs,
+        Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24)),
+        Paged(Turning(8, 2, 192, 16, AttentionOptions.Rope)),
+        Paged(Turning(8, 1, 256, 1, AttentionOptions.RopeInterleaved)),
+        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope | AttentionOptions.MultiItemScoring)),
+        Paged(Turning(8, 8, 64, 16, AttentionOptions.Rope | AttentionOptions.PackedCustomMask | AttentionOptions.MultiItemScoring)),
     ];
 
     /// <summary>Prefill over ragged keys and values, of one head dimension and of two.</summary>
@@ -92,6 +93,17 @@ internal static partial class KernelConfigurations
         Ragged(Turning(16, 16, 192, 16, AttentionOptions.Rope) with { ValueDim = 128 }),
     ];
 
+    /// <summary>Decode over ragged keys and values, whose rows are no pages; rows that are short, long, or turn.</summary>
+    private static readonly TranslationUnit[] s_decodeRagged =
+    [
+        new AttentionSpec(32, 8, 128, 16, DType.BFloat16).DecodeRaggedUnit,
+        new AttentionSpec(12, 12, 64, 16, DType.Float16).DecodeRaggedUnit,
+        new AttentionSpec(8, 2, 96, 16, DType.BFloat16).DecodeRaggedUnit,
+        new AttentionSpec(8, 2, 192, 16, DType.BFloat16).DecodeRaggedUnit,
+        new AttentionSpec(8, 1, 256, 16, DType.Float16).DecodeRaggedUnit,
+        new AttentionSpec(32, 8, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope)).DecodeRaggedUnit,
+    ];
+
     /// <summary>
     /// Prefill with options, and with variants of the catalogue as the generator's snapshots have them: hooks take registers where these are
     /// scarcest. With the names that tell them apart.
@@ -104,6 +116,8 @@ internal static partial class KernelConfigurations
         Catalogue("SoftCapAttention"),
         Catalogue("TemperatureAttention"),
         Catalogue("DocumentMaskAttention"),
+        Catalogue("QueryScaleAttention"),
+        Catalogue("GatedAttention"),
     ];
 
     /// <summary>Decode of more columns than a unit of its own has room for.</summary>
@@ -166,6 +180,7 @@ internal static partial class KernelConfigurations
         .. Wide,
         .. PrefillPaged,
         .. PrefillRagged,
+        .. s_decodeRagged,
         .. Variants.Select(static variant => variant.Unit),
     ];
 

@@ -17,10 +17,11 @@ public sealed class KernelIdTests
     )]
     [InlineData(KernelKinds.PrefillPaged, "append prefill_paged")]
     [InlineData(KernelKinds.PrefillRagged, "prefill_ragged")]
+    [InlineData(KernelKinds.SingleDecode, "decode_ragged")]
     [InlineData(KernelKinds.Cascade, "append prefill_paged merge_states_bf16")]
     [InlineData(
         KernelKinds.All,
-        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_wide decode_q8_team prefill_paged prefill_ragged merge_states_bf16"
+        "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_wide decode_q8_team prefill_paged decode_ragged prefill_ragged merge_states_bf16"
     )]
     public void A_kind_stands_for_these_units(KernelKinds kinds, string expected)
     {
@@ -62,6 +63,21 @@ public sealed class KernelIdTests
             spec.UnitsFor(KernelKinds.All).Where(static unit => unit.Name.EndsWith("_wide", StringComparison.Ordinal)).Count(),
             wide.Count()
         );
+    }
+
+    [Theory]
+    [InlineData(32, 8, 128, 128, "decode_ragged")]
+    [InlineData(32, 1, 128, 128, "prefill_ragged")] // prefill's kernel reads keys and values once for all heads of the group
+    [InlineData(71, 1, 64, 64, "prefill_ragged")]
+    [InlineData(16, 1, 192, 192, "prefill_ragged")] // without pages there is room for 8 columns only
+    [InlineData(16, 16, 192, 128, "prefill_ragged")] // decode has no values of another size
+    public void One_sequence_alone_has_a_kernel(int heads, int kvHeads, int headDim, int valueDim, string expected)
+    {
+        AttentionSpec spec = new(heads, kvHeads, headDim, 16, DType.BFloat16, DType.BFloat16, valueDim: valueDim);
+
+        string name = spec.UnitsFor(KernelKinds.SingleDecode).Single().Name;
+
+        Assert.StartsWith($"fi_{expected}_bf16_h{heads}", name, StringComparison.Ordinal);
     }
 
     [Fact]

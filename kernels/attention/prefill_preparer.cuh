@@ -20,21 +20,27 @@ struct PrefillTurner {
   using Tile = PrefillTile<Shape>;
   using Hooks = typename Shape::Hooks;
   using Element = typename Shape::Element;
-  using Pairs = RotaryPairs<typename Shape::Variant, Shape::kHeadDim, 8>;
+  using Variant = typename Shape::Variant;
+
+  // Elements of a vector: of a chunk of 8, or half of one where pairs are no whole chunks apart or registers are short.
+  static constexpr bool kWholeChunks = !Hooks::kSkips && (Variant::kTurnsNeighbours || Variant::kRotaryDim % 16 == 0);
+  static constexpr int kVector = kWholeChunks ? 8 : 4;
+  using Pairs = RotaryPairs<Variant, Shape::kHeadDim, kVector>;
 
   static constexpr int kThreads = 128;
+  static constexpr int kWords = kVector / 2;
   // In whole rounds; of the lanes that share a row some may have no part of it.
   static constexpr int kRowsAtOnce = greatest_divisor(Shape::kBlockTokens, kThreads / power_of_two(Pairs::kParts));
   static constexpr int kLanes = kThreads / kRowsAtOnce;
   static constexpr int kRounds = Shape::kBlockTokens / kRowsAtOnce;
-  static constexpr int kRoundBytes = kRowsAtOnce / 8 * Layout::kKeyGroupStride;
-  // A part's second chunk is as far from the first in every row, or by an exclusive or.
-  static constexpr bool kColumnsApart = Pairs::kParts % Shape::kRowChunks == 0;
-  static constexpr bool kBitApart = Pairs::kParts < Shape::kRowChunks && power_of_two(Pairs::kParts) == Pairs::kParts;
-  // Rounds, so that latencies overlap, if there are registers.
-  static constexpr int kTogether = kRounds % 2 == 0 && (kColumnsApart || kBitApart) ? 2 : 1;
+  // A part's second vector is as far from the first in every row.
+  static constexpr bool kColumnsApart = Pairs::kApart % Shape::kColumn == 0;
+  // Rows 4 apart are swizzled differently: then rounds go by two. Else for latencies to overlap.
+  static constexpr bool kHalfGroups = kRowsAtOnce == 4;
+  static constexpr int kTogether = kRounds % 2 == 0 ? 2 : 1;
+  static constexpr int kStepBytes = kTogether * kRowsAtOnce / 8 * Layout::kKeyGroupStride;
   static constexpr int kExactBlocks = 4;
-  static_assert(kRowsAtOnce % 8 == 0, "a thread's chunks lie alike in every round");
+  static_assert(kTogether * kRowsAtOnce % 8 == 0, "a thread's vectors lie alike in every step");
 
   const PrefillParams& params;
   u32 base;
@@ -64,16 +70,17 @@ struct PrefillTurner {
         if (turns()) {
           const u32 row = base + Layout::kKeyOffset + keys.slot * Shape::kBlockBytes +
                           slot() / 8 * Layout::kKeyGroupStride + slot() % 8 * Shape::kRowBytes;
-          u32 first = chunk(row, Layout::kColumnStride, slot(), part()) + kRounds * kRoundBytes;
+          u32 first = vector(row, Layout::kColumnStride, slot(), part() * kVector) + kRounds / kTogether * kStepBytes;
+          const u32 apart = distance(Layout::kColumnStride, slot());
 #pragma unroll 1
           for (int round = kRounds; round > 0; round -= kTogether) {
-            first -= kTogether * kRoundBytes;
-            const u32 second = second_of<Layout::kColumnStride>(first, slot());
-            u32 x[kTogether][4], y[kTogether][4];
+            first -= kStepBytes;
+            const u32 second = first + apart;
+            u32 x[kTogether][kWords], y[kTogether][kWords];
 #pragma unroll
             for (int i = kTogether - 1; i >= 0; i--) {
-              load_shared(x[i], first + i * kRoundBytes);
-              load_shared(y[i], second + i * kRoundBytes);
+              load_shared(x[i], in_round(first, i));
+              load_shared(y[i], in_round(second, i));
             }
 #pragma unroll
             for (int i = kTogether - 1; i >= 0; i--) {
@@ -82,8 +89,8 @@ struct PrefillTurner {
             }
 #pragma unroll
             for (int i = kTogether - 1; i >= 0; i--) {
-              store_shared(first + i * kRoundBytes, x[i]);
-              store_shared(second + i * kRoundBytes, y[i]);
+              store_shared(in_round(first, i), x[i]);
+              store_shared(in_round(second, i), y[i]);
             }
           }
         }
@@ -122,9 +129,9 @@ struct PrefillTurner {
                      arguments());
         }
         last = token;
-        const u32 x = chunk(base + row * Shape::kRowBytes, Layout::kQueryColumnBytes, row, part());
-        const u32 y = second_of<Layout::kQueryColumnBytes>(x, row);
-        u32 a[4], b[4];
+        const u32 x = vector(base + row * Shape::kRowBytes, Layout::kQueryColumnBytes, row, part() * kVector);
+        const u32 y = x + distance(Layout::kQueryColumnBytes, row);
+        u32 a[kWords], b[kWords];
         load_shared(a, x);
         load_shared(b, y);
         Pairs::template turn<Element>(a, b, angles);
@@ -135,22 +142,24 @@ struct PrefillTurner {
     }
   }
 
-  // Chunk `at` of a row of columns so many bytes apart.
-  static __device__ __forceinline__ u32 chunk(u32 address, u32 column_bytes, int row, int at) {
-    return address + at / Shape::kRowChunks * column_bytes + Shape::swizzled(at % Shape::kRowChunks, row) * 16;
+  // The vector from an element on, of a row of columns so many bytes apart.
+  static __device__ __forceinline__ u32 vector(u32 address, u32 column_bytes, int row, int element) {
+    const int chunk = element / 8;
+    return address + chunk / Shape::kRowChunks * column_bytes + Shape::swizzled(chunk % Shape::kRowChunks, row) * 16 +
+           element % 8 * 2;
   }
 
-  // The other chunk of this thread's part of a row.
-  template <int kColumnBytes>
-  static __device__ __forceinline__ u32 second_of(u32 first, int row) {
-    constexpr int kParts = Pairs::kParts;
-    if constexpr (kColumnsApart) {
-      return first + kParts / Shape::kRowChunks * kColumnBytes;
-    } else if constexpr (kBitApart) {
-      return first ^ kParts * 16;
-    } else {
-      return first + chunk(0, kColumnBytes, row, part() + kParts) - chunk(0, kColumnBytes, row, part());
-    }
+  // From this thread's first vector of a row to the second: alike in rows that are swizzled alike.
+  static __device__ __forceinline__ u32 distance(u32 column_bytes, int row) {
+    if constexpr (kColumnsApart) return Pairs::kApart / Shape::kColumn * column_bytes;
+    const int element = part() * kVector;
+    return vector(0, column_bytes, row, element + Pairs::kApart) - vector(0, column_bytes, row, element);
+  }
+
+  // A vector's place in round i of those together.
+  static __device__ __forceinline__ u32 in_round(u32 first, int i) {
+    if constexpr (kHalfGroups) return i == 0 ? first : (first ^ Shape::kRowBytes / 2) + 4 * Shape::kRowBytes;
+    return first + i * (kStepBytes / kTogether);
   }
 
   // What this warp has turned is there for products.
