@@ -25,6 +25,7 @@ struct PrefillConsumer {
   using Parts = PrefillParts<Shape>;
   using Hooks = typename Shape::Hooks;
   using Element = typename Shape::Element;
+  using MathElement = typename Shape::MathElement;
 
   static constexpr int kHeadDim = Shape::kHeadDim;
   static constexpr int kValueDim = Shape::kValueDim;
@@ -46,9 +47,9 @@ struct PrefillConsumer {
   int thread = threadIdx.x & 127;
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
-  float scale;
-  float unit;       // of kWeighsSmall: a score times this is the cubic's x
-  float slack;      // 2^8 in terms of scores
+  float scale;                                              // of the softmax; of a quantised cache, the tile's
+  float unit;                                               // of kWeighsSmall: a score times this is the cubic's x
+  float slack;                                              // 2^8 in terms of scores
   int seen_by_all;  // tokens of the tile's range that every row sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
@@ -74,11 +75,13 @@ struct PrefillConsumer {
     for (int i = 0; i < kBlockTokens / 2; i++) s[i] = 0.f;
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
-    if constexpr (Hooks::kRescales) {
-      scale = Hooks::softmax_scale(score_scale(), params.variant);
+    if constexpr (Hooks::kRescales && !Shape::kQuantised) {
+      scale = Hooks::softmax_scale(score_scale(0), params.variant);
       slack = __fdividef(8.f, scale);
     }
-    if constexpr (kWeighsSmall) unit = Shape::Variant::unit(score_scale(), Hooks::arguments(params.variant));
+    if constexpr (kWeighsSmall && !Shape::kQuantised) {
+      unit = Shape::Variant::unit(score_scale(0), Hooks::arguments(params.variant));
+    }
     softmax.clear();
   }
 
@@ -86,6 +89,7 @@ struct PrefillConsumer {
     wait_for_dependency();
     if (group == Layout::kConsumers - 1) end_turn();  // consumer 0 has the first turn
     for (u32 number = 0;; number++) {
+      const float scale_before = scale;
       const int blocks = take(number);
       const bool exists = blocks > 0;
 
@@ -100,7 +104,7 @@ struct PrefillConsumer {
         if (exists) release(Layout::query_empty(base, query_part()));
       }
       if (exists) wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
-      if (number > 0) wait_for_block(Layout::value_full(base, values.slot), values.phase);
+      if (number > 0) wait_for_block(Layout::value_ready(base, values.slot), values.phase);
       const auto line = this->line(number);
       preset(line);
       begin_turn();
@@ -125,7 +129,7 @@ struct PrefillConsumer {
       if (number > 0) release_values();
       round_probabilities();
       if (number > 0) {
-        write(number - 1, finished);
+        write(number - 1, finished, scale_before);
         mbarrier_arrive(Layout::item_empty(base, (number - 1) % Layout::kItems));
       }
       if (!exists) break;
@@ -162,7 +166,7 @@ struct PrefillConsumer {
     wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
     begin_turn();
     multiply_keys();
-    wait_for_block(Layout::value_full(base, values.slot), values.phase);
+    wait_for_block(Layout::value_ready(base, values.slot), values.phase);
     multiply_values();
     adds = 1;
     end_turn();
@@ -203,16 +207,16 @@ struct PrefillConsumer {
   // A block of K or V. What threads copied becomes visible to wgmma here.
   static __device__ __forceinline__ void wait_for_block(u32 barrier, u32 phase) {
     mbarrier_wait(barrier, phase);
-    if (Layout::kGathers) async_proxy_fence();
+    if (Layout::kGathers && !Layout::kWidens) async_proxy_fence();
   }
 
   __device__ __forceinline__ void release_keys() {
-    release(Layout::key_empty(base, keys.slot));
+    release(Layout::key_done(base, keys.slot));
     keys.next();
   }
 
   __device__ __forceinline__ void release_values() {
-    release(Layout::value_empty(base, values.slot));
+    release(Layout::value_done(base, values.slot));
     values.next();
   }
 
@@ -232,6 +236,16 @@ struct PrefillConsumer {
         not_seen = PrefillHooks<Shape>::first_key(tile, Layout::context(base, number), Shape::kTileRows - 1,
                                                   Hooks::arguments(params.variant)) -
                    tile.item.begin;
+      }
+    }
+    if constexpr (Shape::kQuantised) {
+      if (tile.exists()) {
+        scale = score_scale(number) * Hooks::kLog2E;
+        if constexpr (Hooks::kRescales) scale = Hooks::softmax_scale(score_scale(number), params.variant);
+        slack = __fdividef(8.f, scale);
+        if constexpr (kWeighsSmall) {
+          unit = Shape::Variant::unit(score_scale(number), Hooks::arguments(params.variant));
+        }
       }
     }
     return Layout::blocks_of(tile);
@@ -314,10 +328,10 @@ struct PrefillConsumer {
     for (int k = 0; k < kQuerySteps; k++) {
       const u64 key = advance(block, k / kColumnSteps * (Layout::kColumnStride / 16) + k % kColumnSteps * 2);
       if constexpr (Layout::kQueryInRegisters) {
-        wgmma<Element, false>(s, q[k], key, k > 0 || Hooks::kAddsLine);
+        wgmma<MathElement, false>(s, q[k], key, k > 0 || Hooks::kAddsLine);
       } else {
         const u32 at = k / kColumnSteps * (Layout::kQueryColumnBytes / 16) + k % kColumnSteps * 2;
-        wgmma<Element, false>(s, advance(query, at), key, k > 0 || Hooks::kAddsLine);
+        wgmma<MathElement, false>(s, advance(query, at), key, k > 0 || Hooks::kAddsLine);
       }
     }
     wgmma_commit();
@@ -335,20 +349,22 @@ struct PrefillConsumer {
         constexpr int kHalf = kValueDim / 4;
         float(&low)[kHalf] = *reinterpret_cast<float(*)[kHalf]>(o);
         float(&high)[kHalf] = *reinterpret_cast<float(*)[kHalf]>(o + kHalf);
-        wgmma<Element, true>(low, p[k], value, k > 0 ? 1 : adds);
-        wgmma<Element, true>(high, p[k], advance(value, Shape::kValueColumns / 2 * (Layout::kColumnStride / 16)),
-                             k > 0 ? 1 : adds);
+        wgmma<MathElement, true>(low, p[k], value, k > 0 ? 1 : adds);
+        wgmma<MathElement, true>(high, p[k], advance(value, Shape::kValueColumns / 2 * (Layout::kColumnStride / 16)),
+                                 k > 0 ? 1 : adds);
       } else {
-        wgmma<Element, true>(o, p[k], value, k > 0 ? 1 : adds);
+        wgmma<MathElement, true>(o, p[k], value, k > 0 ? 1 : adds);
       }
     }
     wgmma_commit();
   }
 
-  // For a variant that transforms logits, smScale: scale is then that of what it makes of them. Read again at each use, since
-  // registers are scarce.
-  __device__ __forceinline__ float score_scale() const {
-    return __int_as_float(load_ahead(reinterpret_cast<const i32*>(&params.plan->scale_log2))) * Hooks::kLn2;
+  // What turns a tile's scores into logits: smScale, and the scale of its keys. Where a variant transforms logits, scale is that of what it
+  // makes of them. Read again at each use, since registers are scarce.
+  __device__ __forceinline__ float score_scale(u32 number) const {
+    float scale = __int_as_float(load_ahead(reinterpret_cast<const i32*>(&params.plan->scale_log2))) * Hooks::kLn2;
+    if constexpr (Shape::kQuantised) scale *= __ldg(params.key_scales + Layout::tile(base, number).kv_head());
+    return scale;
   }
 
   // Whether a row of the tile may not see all of block n.
@@ -369,7 +385,7 @@ struct PrefillConsumer {
     if constexpr (Hooks::kVisits) {
       const Tile tile = Layout::tile(base, number);
       return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + tile.start_of(n),
-                                 score_scale(), lane);
+                                 score_scale(number), lane);
     } else {
       return NoHooks();
     }
@@ -395,8 +411,8 @@ struct PrefillConsumer {
   // What products are added to, if not to nothing.
   __device__ __forceinline__ auto line(u32 number) const {
     if constexpr (Hooks::kAddsLine) {
-      return PrefillLine<Shape>(params, Layout::tile(base, number), Layout::context(base, number), row, score_scale(),
-                                lane);
+      return PrefillLine<Shape>(params, Layout::tile(base, number), Layout::context(base, number), row,
+                                score_scale(number), lane);
     } else {
       return NoHooks();
     }
@@ -446,7 +462,7 @@ struct PrefillConsumer {
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) p[k][i] = Element::pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+      for (int i = 0; i < 4; i++) p[k][i] = MathElement::pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
     }
   }
 
@@ -463,7 +479,7 @@ struct PrefillConsumer {
   // Zeroes the rows of V behind the last token, in the stage of the tile's first block: they may hold NaN, and 0 * NaN is
   // NaN. Of K they are masked.
   __device__ __forceinline__ void zero_values(int first) {
-    mbarrier_wait(Layout::value_full(base, values.slot), values.phase);
+    mbarrier_wait(Layout::value_ready(base, values.slot), values.phase);
     const u32 block = base + Layout::kValueOffset + values.slot * Shape::kValueBlockBytes;
 #pragma unroll 1
     for (int i = first * Shape::kValueChunks + threadIdx.x - 128; i < kBlockTokens * Shape::kValueChunks;
@@ -479,8 +495,12 @@ struct PrefillConsumer {
 
   // O and log-sum-exp of a finished tile, each warp for itself: through shared memory, by the copy engine when all of its rows
   // are the item's. A part leaves its state in the workspace instead.
-  __device__ __forceinline__ void write(u32 number, PrefillSoftmax finished) {
+  __device__ __forceinline__ void write(u32 number, PrefillSoftmax finished, float scale) {
     const Tile tile = Layout::tile(base, number);
+    if constexpr (Shape::kQuantised) {
+      const float value_scale = __ldg(params.value_scales + tile.kv_head());
+      rescale(make_float2(value_scale, value_scale));
+    }
     ItemContext context = {};
     if constexpr (Hooks::kTransformsOutput) {
       context = Layout::context(base, number);

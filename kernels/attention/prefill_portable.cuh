@@ -1,5 +1,5 @@
 // Prefill on any sm_80 or later: cp.async, ldmatrix, mma.sync m16n8k16. Serves every page size, ragged keys and values, and
-// quantised ones, which nothing else does.
+// quantised ones.
 //
 // Grid: any number of blocks, persistent. Block: 4 or 8 warps, each kSlabs slabs of 16 rows of the tile; all load
 //   (prefill_copies.cuh), all compute (prefill_products.cuh). A warp without rows only loads.

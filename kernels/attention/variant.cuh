@@ -308,6 +308,9 @@ struct VariantHooks {
   static_assert(!kRotates || !kTransformsQuery, "queries turn as they come");
   static constexpr bool kWantsContext = kShapes || kRotates || kTransformsQuery || kTransformsOutput;
   static constexpr bool kVisits = kRescales || Variant::kMasksLogits;  // each block's scores, of which it may hide all
+  // Whether registers that it takes are many: of what hides keys, and something else.
+  static constexpr int kHides = kBounds + Variant::kMasksBits + kSkips;
+  static constexpr bool kHasMany = kHides > 0 && kHides + kTransforms + kHasSink > 1;
   static constexpr float kLog2E = 1.44269504f;
   static constexpr float kLn2 = 0.693147181f;
 
