@@ -90,7 +90,7 @@ struct PrefillShape {
 
   // And where the two elements of a word of a 16-byte chunk of Q do: the order of headDim in a step is that of the keys' bytes.
   static __device__ __forceinline__ int query_element(int chunk, int word) {
-    return kQuantised ? chunk / 2 * 16 + chunk % 2 * 2 + word * 4 : chunk * 8 + word * 2;
+    return kQuantised && !kHopper ? chunk / 2 * 16 + chunk % 2 * 2 + word * 4 : chunk * 8 + word * 2;
   }
 
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
