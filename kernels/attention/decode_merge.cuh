@@ -146,8 +146,8 @@ struct DecodeMerge {
     const i64 row = unit.item.row + unit.token_of(column);
     const int head = unit.head_of(column);
     u16* target = params.output + row * params.output_row_stride + head * params.output_head_stride + d;
-    *reinterpret_cast<uint2*>(target) = make_uint2(Element::pack(merged.o.at[0] * scale, merged.o.at[1] * scale),
-                                                   Element::pack(merged.o.at[2] * scale, merged.o.at[3] * scale));
+    store_kept(target, make_uint2(Element::pack(merged.o.at[0] * scale, merged.o.at[1] * scale),
+                                  Element::pack(merged.o.at[2] * scale, merged.o.at[3] * scale)));
     if (params.lse && d == 0) {
       params.lse[row * Shape::kHeads + head] =
           merged.sum > 0.f ? merged.max + __log2f(merged.sum) : negative_infinity();
