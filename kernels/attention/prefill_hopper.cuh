@@ -3,7 +3,7 @@
 // Grid: at most one block an SM, persistent. Block: 384 threads, 512 where three consumers have registers enough, or 256 where
 //   64 rows are enough. Warpgroup 0 produces: two warps copy K, two V; they also read the items and copy Q
 //   (prefill_producer.cuh). The one to three others consume: 64 query rows each (prefill_consumer.cuh). Where queries and keys turn
-//   with their positions one more warpgroup does that, between the two (prefill_turner.cuh).
+//   with their positions one more warpgroup does that, between the two (prefill_preparer.cuh).
 // Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | output of each consumer warp | mbarriers | items.
 // mbarriers, each a pair of full (the arrival of the warp that copies, or of every thread that gathers, and the bytes copied) and
 //   empty (one arrival of each consumer warp): Q, every stage of K and of V, and every slot of items, which all producing warps
@@ -17,7 +17,7 @@
 
 #include "attention/prefill_consumer.cuh"
 #include "attention/prefill_producer.cuh"
-#include "attention/prefill_turner.cuh"
+#include "attention/prefill_preparer.cuh"
 
 namespace flashinfer {
 

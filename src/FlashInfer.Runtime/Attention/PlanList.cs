@@ -92,10 +92,12 @@ internal sealed class PlanList : IDisposable
         }
     }
 
-    /// <summary>The first keys of the planned sequences' query tokens, as the arguments taken say.</summary>
+    /// <summary>Which keys the planned sequences' query tokens do not see, as the arguments taken say.</summary>
     /// <param name="places">Place of each planned sequence in the batch; empty when they are all of it.</param>
     public KeyBounds Bounds(ReadOnlySpan<int> places) =>
-        _variant is not null && _variant.Does(VariantHooks.FirstKey) ? new KeyBounds(_variant, _arguments!.Reader, places) : default;
+        _variant is not null && (_variant.Does(VariantHooks.FirstKey) || _variant.SkipsKeys)
+            ? new KeyBounds(_variant, _arguments!.Reader, places)
+            : default;
 
     /// <summary>Room for the items, contents undefined, and for the arguments taken. There is no list until <see cref="Commit"/>.</summary>
     public Span<WorkItem> Begin()

@@ -1,6 +1,6 @@
 namespace FlashInfer.Planning;
 
-/// <summary>The first keys that query tokens see, where a variant of attention bounds them; else none are bounded.</summary>
+/// <summary>The first keys that query tokens see, and those that they skip, where a variant of attention says so; else they see all.</summary>
 /// <param name="variant">The variant.</param>
 /// <param name="arguments">Its arguments, in host memory.</param>
 /// <param name="places">Place of each sequence in the batch; empty when the sequences are all of it.</param>
@@ -10,7 +10,7 @@ internal readonly ref struct KeyBounds(AttentionVariant variant, VariantReader a
     private readonly VariantReader _arguments = arguments;
     private readonly ReadOnlySpan<int> _places = places;
 
-    /// <summary>Whether every query token sees the keys from the first on.</summary>
+    /// <summary>Whether every query token sees all keys.</summary>
     public bool IsEmpty => _variant is null;
 
     /// <summary>Where the keys of some query tokens of a sequence begin: at the tile that holds the first one's first key.</summary>
@@ -22,12 +22,25 @@ internal readonly ref struct KeyBounds(AttentionVariant variant, VariantReader a
     /// <param name="tileTokens">Tokens of a tile.</param>
     public int Begin(int sequence, int qoIndex, int qoLen, int kvLen, int end, int tileTokens)
     {
-        if (_variant is null)
+        if (_variant is null || !_variant.Does(VariantHooks.FirstKey))
         {
             return 0;
         }
 
-        LogitsContext at = new()
+        int first = _variant.FirstKey(Place(sequence, qoIndex, qoLen, kvLen), _arguments);
+        return Math.Clamp(first, 0, Math.Max(0, end - 1)) / tileTokens * tileTokens;
+    }
+
+    /// <summary>Keys between others that a query token of a sequence skips, and no later one sees; none where the end is not behind the first.</summary>
+    /// <param name="sequence">The sequence.</param>
+    /// <param name="qoIndex">The query token.</param>
+    /// <param name="qoLen">Query tokens of the sequence.</param>
+    /// <param name="kvLen">Tokens of the sequence.</param>
+    public (int First, int End) Skipped(int sequence, int qoIndex, int qoLen, int kvLen) =>
+        _variant is { SkipsKeys: true } ? _variant.Skipped(Place(sequence, qoIndex, qoLen, kvLen), _arguments) : default;
+
+    private LogitsContext Place(int sequence, int qoIndex, int qoLen, int kvLen) =>
+        new()
         {
             Sequence = _places.IsEmpty ? sequence : _places[sequence],
             QoIndex = qoIndex,
@@ -35,6 +48,4 @@ internal readonly ref struct KeyBounds(AttentionVariant variant, VariantReader a
             QoLen = qoLen,
             KvLen = kvLen,
         };
-        return Math.Clamp(_variant.FirstKey(at, _arguments), 0, Math.Max(0, end - 1)) / tileTokens * tileTokens;
-    }
 }

@@ -85,8 +85,7 @@ internal static class PrefillCut
         {
             for (int token = 0; token < batch.QueryTokens[i]; token += limits.TileTokens)
             {
-                (int begin, int end) = batch.Range(i, token, limits);
-                int range = end - begin;
+                int range = batch.Range(i, token, limits).Tokens;
                 int at = Classes - 1 - (range >> shift);
                 ranges[at] = Math.Max(ranges[at], range);
                 counts[at]++;

@@ -185,9 +185,9 @@ internal ref struct PrefillEmitter
             int items = 0;
             for (int token = 0; token < queryTokens; token += _limits.TileTokens)
             {
-                (int begin, int end) = _batch.Range(sequence, token, _limits);
-                int parts = Parts(queryTokens, end - begin);
-                int bucket = Bucket(end - begin, parts);
+                int range = _batch.Range(sequence, token, _limits).Tokens;
+                int parts = Parts(queryTokens, range);
+                int bucket = Bucket(range, parts);
                 differences[bucket] += parts;
                 differences[bucket + 1] -= parts;
                 items += parts;
@@ -242,22 +242,21 @@ internal ref struct PrefillEmitter
         for (int token = 0; token < queryTokens; token += tileTokens)
         {
             int tokens = Math.Min(tileTokens, queryTokens - token);
-            (int begin, int last) = _batch.Range(sequence, token, _limits);
-            int range = last - begin;
-            int parts = Parts(queryTokens, range);
-            ref int place = ref _places[Bucket(range, parts)];
+            TileRange range = _batch.Range(sequence, token, _limits);
+            int parts = Parts(queryTokens, range.Tokens);
+            ref int place = ref _places[Bucket(range.Tokens, parts)];
             int at = place;
             place += parts;
             int visible = before + ((token + 1) * _step);
-            int blocks = _blockTokens.Ceiling(range);
+            int blocks = _blockTokens.Ceiling(range.Tokens);
 
             // The sequence's tokens behind what is seen, but in the last block, belong to the range: a kernel must clear what is no token's.
-            last = Math.Min(_batch.Lengths[sequence], begin + (blocks * _limits.BlockTokens));
-            int first = begin;
+            int last = Math.Min(_batch.Lengths[sequence], range.EndOf(blocks * _limits.BlockTokens));
+            int begin = range.Begin;
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
-                int end = part == parts - 1 ? last : first + ((int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens);
+                int end = part == parts - 1 ? last : range.EndOf((int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens);
                 ref WorkItem item = ref items[kind == PrefillKind.Streaming ? StreamingPlace(at) : Place(at)];
                 at++;
                 item.Row = row + token;
@@ -374,8 +373,7 @@ internal ref struct PrefillEmitter
         {
             if (Takes(_batch.QueryTokens[i], PrefillKind.Streaming))
             {
-                (int begin, int end) = _batch.Range(i, 0, _limits);
-                items += Parts(_batch.QueryTokens[i], end - begin);
+                items += Parts(_batch.QueryTokens[i], _batch.Range(i, 0, _limits).Tokens);
             }
         }
 

@@ -7,7 +7,7 @@ namespace FlashInfer.Planning;
 /// <param name="lengths">Tokens of each sequence, 0 allowed, also fewer than its query tokens.</param>
 /// <param name="starts">Where each sequence's keys and values start, as <see cref="WorkItem.KvStart"/>.</param>
 /// <param name="causal">Whether a query token sees no token behind itself.</param>
-/// <param name="bounds">The first keys that query tokens see.</param>
+/// <param name="bounds">Which keys query tokens do not see.</param>
 internal readonly ref struct PrefillBatch(
     ReadOnlySpan<int> queryTokens,
     ReadOnlySpan<int> lengths,
@@ -28,19 +28,42 @@ internal readonly ref struct PrefillBatch(
     /// </summary>
     public int Before(int sequence) => Causal ? Lengths[sequence] - QueryTokens[sequence] : Lengths[sequence];
 
-    /// <summary>Whether every query token sees its sequence from the first token on.</summary>
+    /// <summary>Whether every query token sees its sequence from the first token on, all of it.</summary>
     public bool SeesBeginnings => _bounds.IsEmpty;
 
-    /// <summary>The range of tokens that a tile of a sequence's query tokens sees; it begins at a block.</summary>
+    /// <summary>The tokens that a tile of a sequence's query tokens walks.</summary>
     /// <param name="sequence">The sequence.</param>
     /// <param name="token">The tile's first query token.</param>
     /// <param name="limits">Says how long tiles and blocks are.</param>
-    public (int Begin, int End) Range(int sequence, int token, in PrefillPlanLimits limits)
+    public TileRange Range(int sequence, int token, in PrefillPlanLimits limits)
     {
         int queryTokens = QueryTokens[sequence];
+        int length = Lengths[sequence];
+        int block = limits.BlockTokens;
         int end = Math.Max(0, Before(sequence) + (Causal ? Math.Min(token + limits.TileTokens, queryTokens) : 0));
-        return (_bounds.Begin(sequence, token, queryTokens, Lengths[sequence], end, limits.BlockTokens), end);
+        int begin = _bounds.Begin(sequence, token, queryTokens, length, end, block);
+
+        // As PrefillTile::skipped_by: whole blocks that the tile's first row does not see, but one at least.
+        (int first, int seen) = _bounds.Skipped(sequence, token, queryTokens, length);
+        int blocks = (end - begin + block - 1) / block;
+        int before = Math.Max(0, first - begin + block - 1) / block;
+        int skipped = Math.Min(Math.Min(blocks, Math.Max(0, seen - begin) / block) - before, blocks - 1);
+        return new TileRange(begin, end, before * block, Math.Max(0, skipped) * block);
     }
+}
+
+/// <summary>Tokens that a tile of query tokens walks.</summary>
+/// <param name="Begin">The first, where a block begins.</param>
+/// <param name="End">Behind the last that is seen.</param>
+/// <param name="Before">Tokens before those that are left out.</param>
+/// <param name="Skipped">Tokens that are left out between others, whole blocks of them.</param>
+internal readonly record struct TileRange(int Begin, int End, int Before, int Skipped)
+{
+    /// <summary>Tokens that are walked.</summary>
+    public int Tokens => End - Begin - Skipped;
+
+    /// <summary>Where so many of them, whole blocks, end.</summary>
+    public int EndOf(int tokens) => Begin + tokens + (tokens > Before ? Skipped : 0);
 }
 
 /// <summary>What the planner must know of the machine and the kernel.</summary>
@@ -307,7 +330,12 @@ internal readonly record struct PrefillWork(
             tiles += own;
             if (own == 1)
             {
-                length -= batch.SeesBeginnings ? 0 : batch.Range(i, 0, limits).Begin;
+                if (!batch.SeesBeginnings)
+                {
+                    TileRange range = batch.Range(i, 0, limits);
+                    length -= range.Begin + range.Skipped;
+                }
+
                 streaming++;
                 total += length;
                 longest = Math.Max(longest, length);
@@ -330,9 +358,9 @@ internal readonly record struct PrefillWork(
                 total += length - batch.Range(i, 0, limits).Begin;
                 for (int token = 0; token < queryTokens; token += limits.TileTokens)
                 {
-                    (int begin, int end) = batch.Range(i, token, limits);
-                    longest = Math.Max(longest, end - begin);
-                    work += end - begin;
+                    int range = batch.Range(i, token, limits).Tokens;
+                    longest = Math.Max(longest, range);
+                    work += range;
                 }
             }
         }

@@ -59,10 +59,30 @@ public abstract class AttentionVariant
     /// <param name="arguments">The plan's arguments.</param>
     public virtual int FirstKey(LogitsContext at, VariantReader arguments) => 0;
 
+    /// <summary>Whether it hides keys between others, as <see cref="Skipped"/> says, so that prefill leaves out whole blocks of them.</summary>
+    internal virtual bool SkipsKeys => false;
+
+    /// <summary>Keys from the first on, before the end, that a query token skips, and no later one of its sequence sees.</summary>
+    /// <param name="at">As for <see cref="FirstKey"/>.</param>
+    /// <param name="arguments">The plan's arguments.</param>
+    internal virtual (int First, int End) Skipped(LogitsContext at, VariantReader arguments) => default;
+
     /// <summary>The logit without a value that joins a head's softmax.</summary>
     /// <param name="head">The query head.</param>
     /// <param name="arguments">The plan's arguments.</param>
     public virtual float Sink(int head, VariantReader arguments) => float.NegativeInfinity;
+
+    /// <summary>Replaces neighbouring elements of a query token's head. Called on several threads.</summary>
+    /// <param name="elements">The elements.</param>
+    /// <param name="first">Where the first of them stands.</param>
+    /// <param name="arguments">The plan's arguments.</param>
+    public virtual void TransformQuery(Span<float> elements, QueryContext first, VariantReader arguments) { }
+
+    /// <summary>Replaces neighbouring elements of a query token's and head's output. Called on several threads.</summary>
+    /// <param name="elements">The elements, divided by the sum of weights.</param>
+    /// <param name="first">Where the first of them stands.</param>
+    /// <param name="arguments">The plan's arguments.</param>
+    public virtual void TransformOutput(Span<float> elements, OutputContext first, VariantReader arguments) { }
 
     /// <summary>How queries and keys turn with their positions before their product.</summary>
     /// <param name="arguments">The plan's arguments.</param>

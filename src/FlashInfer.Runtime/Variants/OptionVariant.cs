@@ -60,14 +60,10 @@ internal sealed class OptionVariant(AttentionOptions options, int rotaryDim)
             }
         }
 
-        int behind = Has(AttentionOptions.MultiItemScoring) ? first.QoPosition - values.PrefixLengths[first.Sequence] : -1;
-        if (behind >= 0)
-        {
-            int delimiter = first.QoPosition - values.ItemPositions[values.ItemStarts[first.Sequence] + behind];
-            int begin = Math.Max(0, values.PrefixLengths[first.Sequence] - first.KvPosition);
-            int end = Math.Min(logits.Length, delimiter + 1 - first.KvPosition);
-            logits[Math.Min(begin, Math.Max(end, 0))..Math.Max(end, 0)].Fill(float.NegativeInfinity);
-        }
+        (int skipped, int seen) = Skipped(first, values);
+        int begin = Math.Max(0, skipped - first.KvPosition);
+        int end = Math.Max(0, Math.Min(logits.Length, seen - first.KvPosition));
+        logits[Math.Min(begin, end)..end].Fill(float.NegativeInfinity);
     }
 
     public override int FirstKey(LogitsContext at, VariantReader arguments)
@@ -75,6 +71,11 @@ internal sealed class OptionVariant(AttentionOptions options, int rotaryDim)
         int left = new Values(options, arguments).WindowLeft;
         return left < 0 ? 0 : at.QoPosition - left;
     }
+
+    internal override bool SkipsKeys => Has(AttentionOptions.MultiItemScoring);
+
+    internal override (int First, int End) Skipped(LogitsContext at, VariantReader arguments) =>
+        Skipped(at, new Values(options, arguments));
 
     public override float Sink(int head, VariantReader arguments) => new Values(options, arguments).Sinks[head];
 
@@ -163,6 +164,15 @@ internal sealed class OptionVariant(AttentionOptions options, int rotaryDim)
     public override int GetHashCode() => HashCode.Combine(Options, RotaryDim);
 
     public override string ToString() => RotaryDim == 0 ? Options.ToString() : $"{Options}, {RotaryDim} elements turn";
+
+    /// <summary>The keys between the prefix and the query token's item, with the item's delimiter.</summary>
+    private (int First, int End) Skipped(LogitsContext at, in Values values)
+    {
+        int prefix = SkipsKeys ? values.PrefixLengths[at.Sequence] : int.MaxValue;
+        return at.QoPosition < prefix
+            ? default
+            : (prefix, at.QoPosition + 1 - values.ItemPositions[values.ItemStarts[at.Sequence] + at.QoPosition - prefix]);
+    }
 
     private static VariantHooks HooksOf(AttentionOptions options)
     {

@@ -301,6 +301,36 @@ public class PrefillPlannerTests
     }
 
     [Fact]
+    public void Keys_that_are_skipped_cost_nothing()
+    {
+        const int Prefix = 4096;
+        const int Item = 128;
+        static int Walked(in WorkItem item) => item.End - item.Begin - (Math.Max(0, item.Row - Prefix) / Item * Item);
+
+        // Behind the prefix a tile walks the prefix and its own item, wherever it stands: none is ahead of the others in the list.
+        (PrefillPlan plan, WorkItem[] items) = Make([(16_384, 16_384)], s_h100, variant: new ItemsVariant(Prefix, Item));
+        Assert.All(items, item => Assert.InRange(Walked(item), 1, Prefix + Item));
+        for (int i = 1; i < items.Length / (s_h100.HeadTiles / plan.Heads); i++)
+        {
+            Assert.True(Walked(items[i]) <= Walked(items[i - 1]) + s_h100.TileTokens, $"{i}: {items[i]}");
+        }
+
+        // Parts are cut between what is walked: all of it once, as much each, to a block.
+        const int Gap = 30_080;
+        const int Behind = 49_920;
+        (plan, items) = Make([(8, 60_000)], s_h100, variant: new ItemsVariant(30_000, 20_000));
+        WorkItem[] parts = [.. items.Where(item => item.Head == 0).OrderBy(item => item.Part)];
+        int[] walked =
+        [
+            .. parts.Select(part => part.End - part.Begin - Math.Max(0, Math.Min(part.End, Behind) - Math.Max(part.Begin, Gap))),
+        ];
+        Assert.True(parts.Length > 4, $"{plan}");
+        Assert.Equal((0, 60_000), (parts[0].Begin, parts[^1].End));
+        Assert.All(parts.Zip(parts.Skip(1)), pair => Assert.Equal(pair.First.End, pair.Second.Begin));
+        Assert.InRange(walked.Max() - walked.Min(), 0, s_h100.BlockTokens);
+    }
+
+    [Fact]
     public void A_step_without_query_tokens_is_empty()
     {
         (PrefillPlan plan, WorkItem[] items) = Make([(0, 500), (0, 0)], s_h100);
@@ -382,9 +412,11 @@ public class PrefillPlannerTests
         (int QueryTokens, int Length)[] sequences,
         PrefillPlanLimits limits,
         bool causal = true,
-        int? window = null
+        int? window = null,
+        AttentionVariant? variant = null
     )
     {
+        variant ??= window is { } tokens ? new WindowVariant(tokens) : null;
         limits = limits.MaxItems == 0 ? Fit(sequences, limits) : limits;
         // Whatever lay in the list before.
         WorkItem[] items = new WorkItem[limits.MaxItems];
@@ -395,7 +427,7 @@ public class PrefillPlannerTests
             [.. sequences.Select(s => s.Length)],
             starts,
             causal,
-            window is { } tokens ? new KeyBounds(new WindowVariant(tokens), default, default) : default
+            variant is null ? default : new KeyBounds(variant, default, default)
         );
         PrefillPlan plan = PrefillPlanner.Plan(batch, limits, items);
         Assert.DoesNotContain(items[..plan.Items], item => item.Row < 0);
