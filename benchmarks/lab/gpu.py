@@ -139,12 +139,12 @@ class Buffer:
 
 
 def tensor_map(address, kind, extents, strides, box, target):
-    """Encodes a map into target. kind: the driver's name of a 2-byte element; strides in elements, of all but the first dimension."""
-    rank = len(extents)
-    swizzle = {128: 3, 64: 2}[box[0] * 2]
+    """Encodes a map into target. kind: the driver's name of an element, 0 for one of a byte; strides in elements, of all but the first dimension."""
+    rank, size = len(extents), 2 if kind else 1
+    swizzle = {128: 3, 64: 2}.get(box[0] * size, 0)
     check(driver.cuTensorMapEncodeTiled(
         ctypes.c_void_p(target), kind, rank, ctypes.c_void_p(address), (ctypes.c_uint64 * rank)(*extents),
-        (ctypes.c_uint64 * (rank - 1))(*[s * 2 for s in strides]), (ctypes.c_uint32 * rank)(*box),
+        (ctypes.c_uint64 * (rank - 1))(*[s * size for s in strides]), (ctypes.c_uint32 * rank)(*box),
         (ctypes.c_uint32 * rank)(*[1] * rank), 0, swizzle, 2, 0), f"tensor map {extents} {strides} {box}")
 
 

@@ -29,7 +29,8 @@ import gpu
 LAUNCH_TOKENS = 16384
 GRAPH_US = 1500.0  # a graph is at least this long, so that launching it does not count
 WORDS = 32  # of PrefillParams, before its four tensor maps
-VARIANT_WORD = 28
+SCALES_WORD, VARIANT_WORD = 24, 28
+QUANTISED = {"e4m3": (torch.float8_e4m3fn, "flashinfer::Float8E4M3"), "e5m2": (torch.float8_e5m2, "flashinfer::Float8E5M2")}
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,14 @@ class Config:
     dtype: str = "bf16"
     hnd: bool = False
     query_tokens: int = 0  # of a sequence, at most; 0: any number
+    kv_dtype: str = ""  # of a quantised cache: e4m3 or e5m2
     variant: str = "using Variant = flashinfer::NoVariant;"
 
     @property
     def name(self):
         dims = f"d{self.dim}" + (f"/{self.value_dim}" if self.value_dim != self.dim else "")
         cache = f"page {self.page} {'HND' if self.hnd else 'NHD'}" if self.page else "ragged"
-        return f"{self.heads}/{self.kv_heads} {dims} {cache} {self.dtype}"
+        return f"{self.heads}/{self.kv_heads} {dims} {cache} {self.dtype}" + (f" {self.kv_dtype}" if self.kv_dtype else "")
 
     def unit(self, entry):
         """As the generator writes it (src/Shared/CudaUnits.cs)."""
@@ -60,7 +62,7 @@ namespace {{
 {self.variant}
 struct Config {{
   using Element = {element};
-  using KvElement = {element};
+  using KvElement = {QUANTISED[self.kv_dtype][1] if self.kv_dtype else element};
   static constexpr int kHeads = {self.heads};
   static constexpr int kKvHeads = {self.kv_heads};
   static constexpr int kHeadDim = {self.dim};
@@ -107,13 +109,20 @@ class Data:
                 for at, n in zip(first(lengths), lengths):
                     k[at:at + n] *= torch.linspace(4.0, 0.25, n, device="cuda")[:, None, None].to(dtype)
             # Row by row for the oracle and PyTorch; the kernel's tensors beside them.
-            self.sets.append((q, k, v, *(self.cached(x) if config.page else x for x in (k, v)),
+            stored = (k, v)
+            self.scales = [torch.linspace(low, 1.5, config.kv_heads, device="cuda") for low in (0.5, 0.8)]
+            if config.kv_dtype:
+                stored = [(x / s[:, None]).to(QUANTISED[config.kv_dtype][0]) for x, s in zip(stored, self.scales)]
+                k, v = (x.float() * s[:, None] for x, s in zip(stored, self.scales))
+            self.sets.append((q, k, v, *(self.cached(x) if config.page else x for x in stored),
                               torch.full((rows, config.heads, config.value_dim), float("nan"), device="cuda", dtype=dtype),
                               torch.full((rows, config.heads), float("nan"), device="cuda")))
 
     def cached(self, rows):
         c = self.config
-        cache = torch.full((self.pages * c.page, *rows.shape[1:]), float("nan"), device="cuda", dtype=rows.dtype)
+        if c.kv_dtype:  # PyTorch moves bytes; 0x7f is NaN
+            rows = rows.view(torch.uint8)
+        cache = torch.full((self.pages * c.page, *rows.shape[1:]), 0x7F if c.kv_dtype else float("nan"), device="cuda", dtype=rows.dtype)
         at = 0
         for start, n in zip(self.starts, self.lengths):
             token = torch.arange(n, device="cuda")
@@ -207,6 +216,7 @@ class Launch:
                               page_groups | head_groups << 32])
         self.variant = torch.frombuffer(bytearray(struct.pack("<qq", self.contexts.data_ptr(), 0) + arguments + bytes(16)), dtype=torch.uint8).cuda()
         self.params.words(VARIANT_WORD * 8, [self.variant.data_ptr()])
+        self.params.words(SCALES_WORD * 8, [x.data_ptr() for x in data.scales])
         if info["features"] & 1:
             self.maps(q, k, v, o, (kt, kh), (vt, vh), info)
 
@@ -230,8 +240,9 @@ class Launch:
                                [column, block, dim // column, 1], target)
             elif c.page % 8 == 0:
                 groups = x.shape[0] * (c.page // 8) * (c.kv_heads if c.hnd else 1)
-                gpu.tensor_map(x.data_ptr(), kind, [column, 8, dim // column, 1 if c.hnd else c.kv_heads, groups],
-                               [token, column, head, 8 * token], [column, 8, dim // column, 1, math.gcd(c.page, block) // 8], target)
+                strip = c.dim if c.kv_dtype else column
+                gpu.tensor_map(x.data_ptr(), 0 if c.kv_dtype else kind, [strip, 8, dim // strip, 1 if c.hnd else c.kv_heads, groups],
+                               [token, strip, head, 8 * token], [strip, 8, dim // strip, 1, math.gcd(c.page, block) // 8], target)
             else:
                 ctypes.memmove(target, at[0], 128)
 
@@ -299,7 +310,10 @@ CHECKS = [Config(), Config(page=16), Config(page=1), Config(page=64, hnd=True), 
           Config(dim=64, value_dim=64), Config(16, 2, 64, 64, page=16), Config(4, 4, 64, 64, page=1), Config(8, 2, 96, 96, page=16),
           Config(8, 2, 96, 96, page=1), Config(8, 2, 192, 192), Config(8, 2, 192, 192, page=3), Config(8, 2, 256, 256, page=16),
           Config(8, 2, 256, 256, page=1), Config(8, 2, 192, 128), Config(16, 1, page=16),
-          Config(32, 4, 64, 64, page=8, hnd=True)]
+          Config(32, 4, 64, 64, page=8, hnd=True),
+          *(Config(*h, d, d, page=p, dtype=t, kv_dtype=k, hnd=p == 64) for h, d, p, t, k in (
+              ((32, 8), 128, 16, "bf16", "e4m3"), ((12, 4), 128, 5, "f16", "e5m2"), ((8, 8), 64, 64, "f16", "e4m3"), ((71, 1), 64, 1, "bf16", "e5m2"),
+              ((8, 2), 96, 24, "bf16", "e4m3"), ((8, 2), 96, 1, "f16", "e4m3"), ((8, 2), 256, 16, "bf16", "e4m3")))]
 
 
 def versions_of(arguments):

@@ -205,6 +205,7 @@ VARIANTS = {
     "user mask": Variant(hook("", "kMasksLogits", KEEP, "return (at.kv_position & 63) < 32 || at.qo_position - at.kv_position < 128;"), None,
                          lambda x, c: x.masked_fill(((c.k % 64 >= 32) & (c.position - c.k >= 128))[None], -math.inf)),
     "items": Variant(using("MultiItem"), item_arguments, itemised),
+    "cap packed": Variant(using("SoftCap", "PackedMask"), lambda d, c: [CAP, None, *packed_mask(d, c)], lambda x, c: cap(x, c).masked_fill(~c.mask[None], -math.inf), causal=False),
     "items packed cap": Variant(using("SoftCap", "PackedMask", "MultiItem"), lambda d, c: [CAP, None, *packed_mask(d, c), None, *item_arguments(d, c)],
                                 lambda x, c: itemised(cap(x, c).masked_fill(~c.mask[None], -math.inf), c), causal=False),
     "items window": Variant(using("SlidingWindow", "MultiItem"), lambda d, c: [WINDOW, None, *item_arguments(d, c)], lambda x, c: itemised(windowed(x, c), c), window=WINDOW),
@@ -216,6 +217,8 @@ VARIANTS = {
     "rope 24": rope(24),
     "rope 40 neighbours": rope(40, True),
     "rope 48": rope(48),
+    "rope 88": rope(88),
+    "rope 184": rope(184),
     "rope 64 neighbours": rope(64, True),
     "rope cap window": rope(0, False, ("SoftCap", "SlidingWindow"), lambda d, _: [CAP, None, WINDOW], shape=lambda x, c: windowed(cap(x, c), c), window=WINDOW),
     "rope alibi": rope(0, True, ("Alibi",), lambda d, _: [slopes(d)], shape=alibi),
@@ -248,7 +251,7 @@ def oracle(variant, data, causal):
         qs = q[row:row + queries].transpose(0, 1)
         ks, vs = (x[token:token + length].repeat_interleave(c.heads // c.kv_heads, 1).transpose(0, 1) for x in (k, v))
         if variant.turn:
-            dtype = gpu.DTYPES[c.dtype][0]
+            dtype = torch.float16 if c.kv_dtype else gpu.DTYPES[c.dtype][0]
             qs = turned(qs.transpose(0, 1), length - queries, dtype, *variant.turn).transpose(0, 1)
             ks = turned(ks.transpose(0, 1), 0, dtype, *variant.turn).transpose(0, 1)
         x = qs @ ks.transpose(1, 2) / math.sqrt(c.dim)
@@ -303,14 +306,15 @@ def check_kernel(kernel, config, variant, parts=(1, 3), blocks=(None, 3)):
 
 
 def parse_cases(text):
-    """heads/kvHeads x headDim [p pageSize] [f for fp16]"""
+    """heads/kvHeads x headDim [p pageSize] [f for fp16] [: type of a quantised cache]"""
     found = []
     for case in text.split(","):
+        case, _, kv_dtype = case.partition(":")
         heads, rest = case.split("x")
         half = rest.endswith("f")
         dim, _, page = rest.rstrip("f").partition("p")
         h, k = map(int, heads.split("/"))
-        found.append(Config(h, k, int(dim), int(dim), page=int(page or 0), dtype="f16" if half else "bf16"))
+        found.append(Config(h, k, int(dim), int(dim), page=int(page or 0), dtype="f16" if half else "bf16", kv_dtype=kv_dtype))
     return found
 
 

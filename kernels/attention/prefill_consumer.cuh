@@ -25,6 +25,7 @@ struct PrefillConsumer {
   using Parts = PrefillParts<Shape>;
   using Hooks = typename Shape::Hooks;
   using Element = typename Shape::Element;
+  using MathElement = typename Shape::MathElement;
 
   static constexpr int kHeadDim = Shape::kHeadDim;
   static constexpr int kValueDim = Shape::kValueDim;
@@ -33,6 +34,9 @@ struct PrefillConsumer {
   static constexpr int kQuerySteps = kHeadDim / 16;
   static constexpr int kValueSteps = kBlockTokens / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
+
+  // Whether scores without a mask between are often weighed at less cost.
+  static constexpr bool kWeighsSmall = Hooks::kHasCubic && !Shape::Variant::kMasksLogits && kBlockTokens % 16 == 0;
 
   enum Barrier { kZeroedValues = 1, kTurn = 2, kParts = kTurn + Layout::kConsumers };
 
@@ -43,8 +47,9 @@ struct PrefillConsumer {
   int thread = threadIdx.x & 127;
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
-  float scale;
-  float slack;      // 2^8 in terms of scores
+  float scale;                                              // of the softmax; of a quantised cache, the tile's
+  float unit;                                               // of kWeighsSmall: a score times this is the cubic's x
+  float slack;                                              // 2^8 in terms of scores
   int seen_by_all;  // tokens of the tile's range that every row sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
@@ -70,9 +75,12 @@ struct PrefillConsumer {
     for (int i = 0; i < kBlockTokens / 2; i++) s[i] = 0.f;
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
-    if constexpr (Hooks::kRescales) {
-      scale = Hooks::softmax_scale(score_scale(), params.variant);
+    if constexpr (Hooks::kRescales && !Shape::kQuantised) {
+      scale = Hooks::softmax_scale(score_scale(0), params.variant);
       slack = __fdividef(8.f, scale);
+    }
+    if constexpr (kWeighsSmall && !Shape::kQuantised) {
+      unit = Shape::Variant::unit(score_scale(0), Hooks::arguments(params.variant));
     }
     softmax.clear();
   }
@@ -81,6 +89,7 @@ struct PrefillConsumer {
     wait_for_dependency();
     if (group == Layout::kConsumers - 1) end_turn();  // consumer 0 has the first turn
     for (u32 number = 0;; number++) {
+      const float scale_before = scale;
       const int blocks = take(number);
       const bool exists = blocks > 0;
 
@@ -95,7 +104,7 @@ struct PrefillConsumer {
         if (exists) release(Layout::query_empty(base, query_part()));
       }
       if (exists) wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
-      if (number > 0) wait_for_block(Layout::value_full(base, values.slot), values.phase);
+      if (number > 0) wait_for_block(Layout::value_ready(base, values.slot), values.phase);
       const auto line = this->line(number);
       preset(line);
       begin_turn();
@@ -120,7 +129,7 @@ struct PrefillConsumer {
       if (number > 0) release_values();
       round_probabilities();
       if (number > 0) {
-        write(number - 1, finished);
+        write(number - 1, finished, scale_before);
         mbarrier_arrive(Layout::item_empty(base, (number - 1) % Layout::kItems));
       }
       if (!exists) break;
@@ -157,19 +166,22 @@ struct PrefillConsumer {
     wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
     begin_turn();
     multiply_keys();
-    wait_for_block(Layout::value_full(base, values.slot), values.phase);
+    wait_for_block(Layout::value_ready(base, values.slot), values.phase);
     multiply_values();
     adds = 1;
     end_turn();
-    const auto made = hooks(number, n, false);
+    const auto made = early_hooks(number, n);
     wgmma_wait<1>();
     keep(s);
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
-    const float2 height = shape(made, line, number, n, masked);
     float2 factor;
-    const bool raised = softmax.raise(s, scale, slack, factor, height);
-    softmax.weigh(s, scale, masked || Hooks::kVisits, height);
+    bool raised = false;
+    if (!weigh_small(masked)) {
+      const float2 height = shape(late_hooks(made, number, n), line, number, n, masked);
+      raised = softmax.raise(s, scale, slack, factor, height);
+      softmax.weigh(s, scale, masked || Hooks::kVisits, height);
+    }
     wgmma_wait<0>();
     keep(o);
     release_values();
@@ -195,16 +207,16 @@ struct PrefillConsumer {
   // A block of K or V. What threads copied becomes visible to wgmma here.
   static __device__ __forceinline__ void wait_for_block(u32 barrier, u32 phase) {
     mbarrier_wait(barrier, phase);
-    if (Layout::kGathers) async_proxy_fence();
+    if (Layout::kGathers && !Layout::kWidens) async_proxy_fence();
   }
 
   __device__ __forceinline__ void release_keys() {
-    release(Layout::key_empty(base, keys.slot));
+    release(Layout::key_done(base, keys.slot));
     keys.next();
   }
 
   __device__ __forceinline__ void release_values() {
-    release(Layout::value_empty(base, values.slot));
+    release(Layout::value_done(base, values.slot));
     values.next();
   }
 
@@ -224,6 +236,16 @@ struct PrefillConsumer {
         not_seen = PrefillHooks<Shape>::first_key(tile, Layout::context(base, number), Shape::kTileRows - 1,
                                                   Hooks::arguments(params.variant)) -
                    tile.item.begin;
+      }
+    }
+    if constexpr (Shape::kQuantised) {
+      if (tile.exists()) {
+        scale = score_scale(number) * Hooks::kLog2E;
+        if constexpr (Hooks::kRescales) scale = Hooks::softmax_scale(score_scale(number), params.variant);
+        slack = __fdividef(8.f, scale);
+        if constexpr (kWeighsSmall) {
+          unit = Shape::Variant::unit(score_scale(number), Hooks::arguments(params.variant));
+        }
       }
     }
     return Layout::blocks_of(tile);
@@ -306,10 +328,10 @@ struct PrefillConsumer {
     for (int k = 0; k < kQuerySteps; k++) {
       const u64 key = advance(block, k / kColumnSteps * (Layout::kColumnStride / 16) + k % kColumnSteps * 2);
       if constexpr (Layout::kQueryInRegisters) {
-        wgmma<Element, false>(s, q[k], key, k > 0 || Hooks::kAddsLine);
+        wgmma<MathElement, false>(s, q[k], key, k > 0 || Hooks::kAddsLine);
       } else {
         const u32 at = k / kColumnSteps * (Layout::kQueryColumnBytes / 16) + k % kColumnSteps * 2;
-        wgmma<Element, false>(s, advance(query, at), key, k > 0 || Hooks::kAddsLine);
+        wgmma<MathElement, false>(s, advance(query, at), key, k > 0 || Hooks::kAddsLine);
       }
     }
     wgmma_commit();
@@ -327,20 +349,22 @@ struct PrefillConsumer {
         constexpr int kHalf = kValueDim / 4;
         float(&low)[kHalf] = *reinterpret_cast<float(*)[kHalf]>(o);
         float(&high)[kHalf] = *reinterpret_cast<float(*)[kHalf]>(o + kHalf);
-        wgmma<Element, true>(low, p[k], value, k > 0 ? 1 : adds);
-        wgmma<Element, true>(high, p[k], advance(value, Shape::kValueColumns / 2 * (Layout::kColumnStride / 16)),
-                             k > 0 ? 1 : adds);
+        wgmma<MathElement, true>(low, p[k], value, k > 0 ? 1 : adds);
+        wgmma<MathElement, true>(high, p[k], advance(value, Shape::kValueColumns / 2 * (Layout::kColumnStride / 16)),
+                                 k > 0 ? 1 : adds);
       } else {
-        wgmma<Element, true>(o, p[k], value, k > 0 ? 1 : adds);
+        wgmma<MathElement, true>(o, p[k], value, k > 0 ? 1 : adds);
       }
     }
     wgmma_commit();
   }
 
-  // For a variant that transforms logits, smScale: scale is then that of what it makes of them. Read again at each use, since
-  // registers are scarce.
-  __device__ __forceinline__ float score_scale() const {
-    return __int_as_float(load_ahead(reinterpret_cast<const i32*>(&params.plan->scale_log2))) * Hooks::kLn2;
+  // What turns a tile's scores into logits: smScale, and the scale of its keys. Where a variant transforms logits, scale is that of what it
+  // makes of them. Read again at each use, since registers are scarce.
+  __device__ __forceinline__ float score_scale(u32 number) const {
+    float scale = __int_as_float(load_ahead(reinterpret_cast<const i32*>(&params.plan->scale_log2))) * Hooks::kLn2;
+    if constexpr (Shape::kQuantised) scale *= __ldg(params.key_scales + Layout::tile(base, number).kv_head());
+    return scale;
   }
 
   // Whether a row of the tile may not see all of block n.
@@ -361,23 +385,41 @@ struct PrefillConsumer {
     if constexpr (Hooks::kVisits) {
       const Tile tile = Layout::tile(base, number);
       return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + tile.start_of(n),
-                                 score_scale(), lane);
+                                 score_scale(number), lane);
     } else {
       return NoHooks();
+    }
+  }
+
+  // The same before it is known whether they are wanted, if mostly they are not; and then.
+  __device__ __forceinline__ auto early_hooks(u32 number, int n) {
+    if constexpr (kWeighsSmall) {
+      return NoHooks();
+    } else {
+      return hooks(number, n, false);
+    }
+  }
+  template <typename Early>
+  __device__ __forceinline__ auto late_hooks(const Early& early, u32 number, int n) {
+    if constexpr (kWeighsSmall) {
+      return hooks(number, n, false);
+    } else {
+      return early;
     }
   }
 
   // What products are added to, if not to nothing.
   __device__ __forceinline__ auto line(u32 number) const {
     if constexpr (Hooks::kAddsLine) {
-      return PrefillLine<Shape>(params, Layout::tile(base, number), Layout::context(base, number), row, score_scale());
+      return PrefillLine<Shape>(params, Layout::tile(base, number), Layout::context(base, number), row,
+                                score_scale(number), lane);
     } else {
       return NoHooks();
     }
   }
   template <typename TileLine>
   __device__ __forceinline__ void preset(const TileLine& line) {
-    if constexpr (Hooks::kAddsLine) line.preset(s, lane);
+    if constexpr (Hooks::kAddsLine) line.preset(s);
   }
 
   // Hides what rows do not see of block n, and lets the variant have its say. Returns what scores of the two rows still lack.
@@ -397,6 +439,15 @@ struct PrefillConsumer {
     return height;
   }
 
+  // Whether that, and weights from scores, could be done at less cost, and were.
+  __device__ __forceinline__ bool weigh_small(bool masked) {
+    if constexpr (kWeighsSmall) {
+      return !masked && softmax.template weigh_small<typename Shape::Variant>(s, unit, scale, slack);
+    } else {
+      return false;
+    }
+  }
+
   __device__ __forceinline__ void mask(u32 number, int n) {
     const Tile tile = Layout::tile(base, number);
     const int first = tile.item.begin + tile.start_of(n);
@@ -411,7 +462,7 @@ struct PrefillConsumer {
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) p[k][i] = Element::pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+      for (int i = 0; i < 4; i++) p[k][i] = MathElement::pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
     }
   }
 
@@ -428,7 +479,7 @@ struct PrefillConsumer {
   // Zeroes the rows of V behind the last token, in the stage of the tile's first block: they may hold NaN, and 0 * NaN is
   // NaN. Of K they are masked.
   __device__ __forceinline__ void zero_values(int first) {
-    mbarrier_wait(Layout::value_full(base, values.slot), values.phase);
+    mbarrier_wait(Layout::value_ready(base, values.slot), values.phase);
     const u32 block = base + Layout::kValueOffset + values.slot * Shape::kValueBlockBytes;
 #pragma unroll 1
     for (int i = first * Shape::kValueChunks + threadIdx.x - 128; i < kBlockTokens * Shape::kValueChunks;
@@ -444,8 +495,12 @@ struct PrefillConsumer {
 
   // O and log-sum-exp of a finished tile, each warp for itself: through shared memory, by the copy engine when all of its rows
   // are the item's. A part leaves its state in the workspace instead.
-  __device__ __forceinline__ void write(u32 number, PrefillSoftmax finished) {
+  __device__ __forceinline__ void write(u32 number, PrefillSoftmax finished, float scale) {
     const Tile tile = Layout::tile(base, number);
+    if constexpr (Shape::kQuantised) {
+      const float value_scale = __ldg(params.value_scales + tile.kv_head());
+      rescale(make_float2(value_scale, value_scale));
+    }
     ItemContext context = {};
     if constexpr (Hooks::kTransformsOutput) {
       context = Layout::context(base, number);

@@ -18,13 +18,13 @@ struct PrefillGather {
   using Layout = HopperLayout<Shape>;
 
   static constexpr int kWarps = Layout::kTeamWarps;
-  static constexpr int kLanes = Shape::kRowChunks;              // of a token
+  using Copied = typename Layout::template Copied<kValues>;
+  static constexpr int kLanes = Copied::kRowBytes / 16;         // of a token
   static constexpr int kAtOnce = 32 / kLanes;                   // tokens of a warp
   static constexpr int kTokens = Shape::kBlockTokens / kWarps;  // of a block, for each warp
   static constexpr int kRounds = kTokens / kAtOnce;
   static constexpr int kTogether = 4;  // rounds, so that latencies overlap
-  static constexpr int kColumns = kValues ? Shape::kValueColumns : Shape::kColumns;
-  static constexpr int kGroupStride = kValues ? Layout::kValueGroupStride : Layout::kKeyGroupStride;
+  static constexpr int kGroupStride = Copied::kGroupStride;
   // The warps take tokens in turn, so a lane's tokens lie whole groups of 8 apart: their rows are swizzled alike.
   static constexpr int kRoundStride = kAtOnce * kWarps / 8 * kGroupStride;
   static_assert(!Layout::kGathers || kRounds * kAtOnce == kTokens, "every lane copies as many chunks");
@@ -40,8 +40,9 @@ struct PrefillGather {
   __device__ __forceinline__ void turn_to(const PrefillParams& params, int head, int warp) {
     const int lane = lane_now(), chunk = lane % kLanes, token = lane / kLanes * kWarps + warp;
     source = reinterpret_cast<u64>(kValues ? params.value : params.key) +
-             head * (kValues ? params.value_head_stride : params.key_head_stride) * 2 + chunk * 16;
-    place = (token >> 3) * kGroupStride + (token & 7) * Shape::kRowBytes + Shape::swizzled(chunk, token) * 16;
+             head * (kValues ? params.value_head_stride : params.key_head_stride) * Copied::kElementBytes + chunk * 16;
+    place = (token >> 3) * kGroupStride + (token & 7) * Copied::kRowBytes +
+            swizzled_chunk<Copied::kRowBytes>(chunk, token) * 16;
   }
 
   // This warp's share of a block: the page of each of this lane's tokens, and the place in the sequence of the first. Keys behind the
@@ -70,7 +71,9 @@ struct PrefillGather {
  private:
   static constexpr u32 kNothing = 1u << 31;  // instead of where a token begins: it does not
 
-  static __device__ __forceinline__ u32 chunks(i64 elements) { return static_cast<u32>(elements >> 3); }
+  static __device__ __forceinline__ u32 chunks(i64 elements) {
+    return static_cast<u32>(elements >> (Copied::kElementBytes == 1 ? 4 : 3));
+  }
 
   template <bool kEnds, int kWords>
   __device__ __forceinline__ void copy(const u32 (&mine)[kWords], u32 target) const {
@@ -85,9 +88,9 @@ struct PrefillGather {
       for (int k = 0; k < kTogether && i + k < kRounds; k++) {
         const u64 begin = source + static_cast<u64>(kEnds ? from[k] & ~kNothing : from[k]) * 16;
 #pragma unroll
-        for (int c = 0; c < kColumns; c++) {
-          const u32 to = target + (i + k) * kRoundStride + c * Layout::kColumnStride;
-          const u64 chunk = begin + c * Shape::kRowBytes;
+        for (int c = 0; c < Copied::kColumns; c++) {
+          const u32 to = target + (i + k) * kRoundStride + c * Copied::kColumnStride;
+          const u64 chunk = begin + c * Copied::kRowBytes;
           if constexpr (kEnds) {
             copy_async(to, reinterpret_cast<const void*>(chunk), from[k] & kNothing ? 0 : 16);
           } else {

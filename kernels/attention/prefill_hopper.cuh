@@ -3,12 +3,12 @@
 // Grid: at most one block an SM, persistent. Block: 384 threads, 512 where three consumers have registers enough, or 256 where
 //   64 rows are enough. Warpgroup 0 produces: two warps copy K, two V; they also read the items and copy Q
 //   (prefill_producer.cuh). The one to three others consume: 64 query rows each (prefill_consumer.cuh). Where queries and keys turn
-//   with their positions one more warpgroup does that, between the two (prefill_turner.cuh).
-// Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | output of each consumer warp | mbarriers | items.
+//   with their positions, or are quantised, one more warpgroup does what that takes, between the two (prefill_preparer.cuh).
+// Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | both with 8 bits | output of each consumer warp | mbarriers | items.
 // mbarriers, each a pair of full (the arrival of the warp that copies, or of every thread that gathers, and the bytes copied) and
 //   empty (one arrival of each consumer warp): Q, every stage of K and of V, and every slot of items, which all producing warps
-//   but the first, and the turner, read too. Of Q and K a third one says that they have been turned (an arrival of each of the
-//   turner's warps).
+//   but the first, and the preparer, read too. Of Q and K, and V that is widened, one more says that it is prepared (an arrival of each of
+//   the preparer's warps), and of what is widened one that consumers have read it: empty is then the preparer's word.
 //   For items every thread arrives: racecheck does not see that __syncwarp orders the others' accesses before one's arrival.
 // Named barriers: 1 zeroed rows of V, all consumers; for each consumer its turn on the tensor cores, and its partial states.
 // Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale; of decode also items,
@@ -16,8 +16,8 @@
 #pragma once
 
 #include "attention/prefill_consumer.cuh"
+#include "attention/prefill_preparer.cuh"
 #include "attention/prefill_producer.cuh"
-#include "attention/prefill_turner.cuh"
 
 namespace flashinfer {
 
@@ -46,12 +46,12 @@ struct HopperPrefill {
     if (threadIdx.x < 128) {
       if (Layout::kConsumers > 1) yield_registers<Layout::kProducerRegisters>();
       if (threadIdx.x < Layout::kProducerWarps * 32) PrefillProducer<Shape>(params, base).run();
-    } else if (!Layout::kTurns || threadIdx.x < 128 + PrefillConsumer<Shape>::kThreads) {
+    } else if (!Layout::kPrepares || threadIdx.x < 128 + PrefillConsumer<Shape>::kThreads) {
       if (Layout::kConsumers > 1) take_registers<Layout::kConsumerRegisters>();
       PrefillConsumer<Shape>(params, base).run();
-    } else if constexpr (Layout::kTurns) {
-      if (Layout::kConsumers > 1) yield_registers<Layout::kTurnerRegisters>();
-      PrefillTurner<Shape>(params, base).run();
+    } else if constexpr (Layout::kPrepares) {
+      if (Layout::kConsumers > 1) yield_registers<Layout::kPreparerRegisters>();
+      PrefillPreparer<Shape>(params, base).run();
     }
   }
 };

@@ -29,6 +29,29 @@ struct RingPlace {
   }
 };
 
+// Where in its row of so many bytes a 16-byte chunk lies, as the copy engine swizzles.
+template <int kRowBytes>
+__device__ __forceinline__ u32 swizzled_chunk(u32 chunk, u32 row) {
+  return power_of_two(kRowBytes) == kRowBytes ? chunk ^ (row * kRowBytes / 128 % (kRowBytes / 16)) : chunk;
+}
+
+// K or V of a block as it is copied, elements of 16 bits or 8. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column]
+// [8 tokens][kRowBytes], so that boxes of whole pages leave groups of 8 tokens evenly spaced.
+template <typename Shape, int kDim, bool kGathers>
+struct CopiedBlock {
+  static constexpr int kElementBytes = Shape::KvElement::kBytes;
+  // Of 96 bytes the copy engine takes all at once: rows of 32 are as many as it can do, or more. Gathering threads take a power of two.
+  static constexpr int kBothBytes = greatest_divisor(Shape::kHeadDim, Shape::kValueDim) * kElementBytes;
+  static constexpr int kRowBytes = kBothBytes % 128 == 0           ? 128
+                                   : kBothBytes % 64 == 0          ? 64
+                                   : kBothBytes == 96 && !kGathers ? 96
+                                                                   : 32;
+  static constexpr int kColumns = kDim * kElementBytes / kRowBytes;
+  static constexpr int kBytes = Shape::kBlockTokens * kDim * kElementBytes;
+  static constexpr int kColumnStride = (Shape::kPaged ? 8 : Shape::kBlockTokens) * kRowBytes;
+  static constexpr int kGroupStride = Shape::kPaged ? 8 * kRowBytes * kColumns : 8 * kRowBytes;
+};
+
 template <typename Shape>
 struct HopperLayout {
   static constexpr int kConsumers = Shape::kTileRows / 64;  // warpgroups
@@ -47,25 +70,28 @@ struct HopperLayout {
   static constexpr int kQueryParts = kWholeRows ? kConsumers : 1;
   static constexpr int kQueryPartRows = kWholeRows ? 64 : Shape::kTileTokens * Shape::kPack;
 
-  // A warpgroup of its own turns queries and keys.
-  static constexpr bool kTurns = Shape::Hooks::kRotates;
-  static constexpr int kWarpgroups = 1 + kConsumers + kTurns;
-  static constexpr int kTurnerWarps = kTurns ? 4 : 0;
+  // A warpgroup of its own turns queries and keys, and widens keys and values of 8 bits, which come to a place of their own.
+  static constexpr bool kWidens = Shape::kQuantised;
+  static constexpr bool kPrepares = Shape::kPrepares;
+  static constexpr bool kPreparesQuery =
+      Shape::Hooks::kRotates || !IsSame<typename Shape::Element, typename Shape::MathElement>::value;
+  static constexpr int kWarpgroups = 1 + kConsumers + kPrepares;
+  static constexpr int kPreparerWarps = kPrepares ? 4 : 0;
 
   // The pool is what the launch allocated: 168 registers for each of 384 threads, or 128 for 512; with one consumer all have enough
   // without.
   static constexpr int kPoolRegisters = kWarpgroups <= 3 ? 168 : 128;
-  static constexpr int kConsumerRegisters = kTurns ? 208 : kConsumers <= 2 ? 232 : 160;
-  // Where blocks are skipped the producer needs 40, and the turner, with half as many pairs, 56.
-  static constexpr int kTurnerRegisters = !kTurns ? 0 : Shape::Hooks::kSkips ? 56 : 72;
+  static constexpr int kConsumerRegisters = kPrepares ? 208 : kConsumers <= 2 ? 232 : 160;
+  // Where blocks are skipped the producer needs 40, and the preparer, with half as many pairs, 56.
+  static constexpr bool kFewPairs = Shape::Hooks::kSkips || kWidens;
+  static constexpr int kPreparerRegisters = !kPrepares ? 0 : kFewPairs ? 56 : 72;
   static constexpr int kProducerRegisters =
-      kPoolRegisters * kWarpgroups - kConsumers * kConsumerRegisters - kTurnerRegisters;
+      kPoolRegisters * kWarpgroups - kConsumers * kConsumerRegisters - kPreparerRegisters;
 
   // Of 512 threads none is compiled for a product of 256 columns, whose output is all of its 128 registers.
-  static constexpr bool kHalvesOutput = kTurns && Shape::kValueDim == 256;
+  static constexpr bool kHalvesOutput = kPrepares && Shape::kValueDim == 256;
 
-  // K and V. Ragged: [column][token][kRowBytes]. Paged: [token / 8][column][8 tokens][kRowBytes], so that boxes of whole
-  // pages leave groups of 8 tokens evenly spaced.
+  // K and V, as CopiedBlock of 16 bits.
   static constexpr int kGroupBytes = 8 * Shape::kRowBytes;
   static constexpr int kColumnStride = Shape::kPaged ? kGroupBytes : Shape::kBlockTokens * Shape::kRowBytes;
   static constexpr int kKeyGroupStride = Shape::kPaged ? kGroupBytes * Shape::kColumns : kGroupBytes;
@@ -94,20 +120,32 @@ struct HopperLayout {
   static constexpr int kBarrierBytes = 1024;  // and items
   static constexpr int kBlockRoom = 227 * 1024 - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes;
   // Decode waits for memory: about 128 KB under way were the fastest, fewer and more lost 1 to 3 %.
-  static constexpr int kPairBytes = Shape::kBlockBytes + Shape::kValueBlockBytes;
+  template <bool kValues>
+  using Copied = CopiedBlock<Shape, kValues ? Shape::kValueDim : Shape::kHeadDim, kGathers>;
+  static constexpr int kNarrowBytes = kWidens ? Copied<false>::kBytes : 0;  // of K, where there are two of a stage
+  static constexpr int kNarrowValueBytes = kWidens ? Copied<true>::kBytes : 0;
+  static constexpr int kValueStageBytes = Shape::kValueBlockBytes + kNarrowValueBytes;
+  static constexpr int kPairBytes = Shape::kBlockBytes + kNarrowBytes + kValueStageBytes;
   static constexpr int kKeyStages = Shape::kDecodes                ? (128 * 1024 + kPairBytes / 2) / kPairBytes
                                     : 4 * kPairBytes <= kBlockRoom ? 4
                                     : 3 * kPairBytes <= kBlockRoom ? 3
                                                                    : 2;
   static constexpr int kValueStages =
-      !Shape::kDecodes && kKeyStages == 2 && kPairBytes * 2 + Shape::kValueBlockBytes <= kBlockRoom ? 3 : kKeyStages;
+      !Shape::kDecodes && kKeyStages == 2 && kPairBytes * 2 + kValueStageBytes <= kBlockRoom ? 3 : kKeyStages;
 
   static constexpr int kKeyOffset = Shape::kQueryBytes;
   static constexpr int kValueOffset = kKeyOffset + kKeyStages * Shape::kBlockBytes;
-  static constexpr int kOutputOffset = kValueOffset + kValueStages * Shape::kValueBlockBytes;
+  static constexpr int kNarrowOffset = kValueOffset + kValueStages * Shape::kValueBlockBytes;
+  static constexpr int kNarrowValueOffset = kNarrowOffset + kKeyStages * kNarrowBytes;
+  static constexpr int kOutputOffset = kNarrowValueOffset + kValueStages * kNarrowValueBytes;
+  template <bool kValues>
+  static constexpr int kCopiedOffset = kWidens   ? (kValues ? kNarrowValueOffset : kNarrowOffset)
+                                       : kValues ? kValueOffset
+                                                 : kKeyOffset;
   static constexpr int kBarrierOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
-  static constexpr int kBarriers =
-      2 * (kQueryParts + kItems + kKeyStages + kValueStages) + (kTurns ? kQueryParts + kKeyStages : 0);
+  static constexpr int kBarriers = 2 * (kQueryParts + kItems + kKeyStages + kValueStages) +
+                                   (kPrepares ? kQueryParts + kKeyStages : 0) +
+                                   (kWidens ? kKeyStages + 2 * kValueStages : 0);
   static constexpr int kItemOffset = kBarrierOffset + round_up(kBarriers * 8, 16);
   static constexpr int kSkippedPlace = PrefillTile<Shape>::kWords * 4;  // of a slot, where a variant skips keys
   static constexpr int kContextPlace = 48;                              // and where it wants the item's context
@@ -140,40 +178,62 @@ struct HopperLayout {
     return value_full(base, stage) + kValueStages * 8;
   }
 
-  // Behind the pairs, where there is a turner: every part of Q and every stage of K has been turned.
-  static __device__ __forceinline__ u32 query_turned(u32 base, u32 part) {
+  // Behind the pairs, where there is a preparer: what of Q, K and V is prepared, and where it widens, which stages it may write.
+  static __device__ __forceinline__ u32 query_prepared(u32 base, u32 part) {
     return value_full(base, part) + 2 * kValueStages * 8;
   }
-  static __device__ __forceinline__ u32 key_turned(u32 base, u32 stage) {
-    return query_turned(base, stage) + kQueryParts * 8;
+  static __device__ __forceinline__ u32 key_prepared(u32 base, u32 stage) {
+    return query_prepared(base, stage) + kQueryParts * 8;
   }
-  // What consumers wait for.
+  static __device__ __forceinline__ u32 value_prepared(u32 base, u32 stage) {
+    return key_prepared(base, stage) + kKeyStages * 8;
+  }
+  static __device__ __forceinline__ u32 key_free(u32 base, u32 stage) {
+    return value_prepared(base, stage) + kValueStages * 8;
+  }
+  static __device__ __forceinline__ u32 value_free(u32 base, u32 stage) {
+    return key_free(base, stage) + kKeyStages * 8;
+  }
+  // What consumers wait for, and what they say when they have read a stage.
   static __device__ __forceinline__ u32 query_ready(u32 base, u32 part) {
-    return kTurns ? query_turned(base, part) : query_full(base, part);
+    return kPreparesQuery ? query_prepared(base, part) : query_full(base, part);
   }
   static __device__ __forceinline__ u32 key_ready(u32 base, u32 stage) {
-    return kTurns ? key_turned(base, stage) : key_full(base, stage);
+    return kPrepares ? key_prepared(base, stage) : key_full(base, stage);
+  }
+  static __device__ __forceinline__ u32 value_ready(u32 base, u32 stage) {
+    return kWidens ? value_prepared(base, stage) : value_full(base, stage);
+  }
+  static __device__ __forceinline__ u32 key_done(u32 base, u32 stage) {
+    return kWidens ? key_free(base, stage) : key_empty(base, stage);
+  }
+  static __device__ __forceinline__ u32 value_done(u32 base, u32 stage) {
+    return kWidens ? value_free(base, stage) : value_empty(base, stage);
   }
 
   static __device__ __forceinline__ void init_barriers(u32 base) {
     constexpr int kArrivals = kGathers ? kTeamWarps * 32 : 1;  // of what is gathered, every thread's copies arrive
+    constexpr int kReaders = kWidens ? kPreparerWarps : kConsumerWarps;  // of what was copied
     for (int i = 0; i < kQueryParts; i++) {
       mbarrier_init(query_full(base, i), 1);
       mbarrier_init(query_empty(base, i), kConsumerWarps / kQueryParts);
-      if (kTurns) mbarrier_init(query_turned(base, i), kTurnerWarps);
+      if (kPreparesQuery) mbarrier_init(query_prepared(base, i), kPreparerWarps);
     }
     for (int i = 0; i < kItems; i++) {
       mbarrier_init(item_full(base, i), 32);
-      mbarrier_init(item_empty(base, i), 32 * (kConsumerWarps + kProducerWarps - 1 + kTurnerWarps));
+      mbarrier_init(item_empty(base, i), 32 * (kConsumerWarps + kProducerWarps - 1 + kPreparerWarps));
     }
     for (int i = 0; i < kKeyStages; i++) {
       mbarrier_init(key_full(base, i), kArrivals);
-      mbarrier_init(key_empty(base, i), kConsumerWarps);
-      if (kTurns) mbarrier_init(key_turned(base, i), kTurnerWarps);
+      mbarrier_init(key_empty(base, i), kReaders);
+      if (kPrepares) mbarrier_init(key_prepared(base, i), kPreparerWarps);
+      if (kWidens) mbarrier_init(key_free(base, i), kConsumerWarps);
     }
     for (int i = 0; i < kValueStages; i++) {
       mbarrier_init(value_full(base, i), kArrivals);
-      mbarrier_init(value_empty(base, i), kConsumerWarps);
+      mbarrier_init(value_empty(base, i), kReaders);
+      if (kWidens) mbarrier_init(value_prepared(base, i), kPreparerWarps);
+      if (kWidens) mbarrier_init(value_free(base, i), kConsumerWarps);
     }
     mbarrier_init_fence();
   }

@@ -26,9 +26,9 @@ struct PrefillRing {
   static constexpr int kBlockTokens = Shape::kBlockTokens;
   static constexpr int kTurns = Layout::kGathers ? 1 : Layout::kTeamWarps;    // blocks between two of a warp's turns
   static constexpr int kSharers = Layout::kGathers ? Layout::kTeamWarps : 1;  // warps that share a block
-  static constexpr int kBytes = kValues ? Shape::kValueBlockBytes : Shape::kBlockBytes;
+  static constexpr int kBytes = Layout::template Copied<kValues>::kBytes;
   static constexpr int kBoxBytes = kBytes / Layout::kBoxes;
-  static constexpr u32 kOffset = kValues ? Layout::kValueOffset : Layout::kKeyOffset;
+  static constexpr u32 kOffset = Layout::template kCopiedOffset<kValues>;
   static constexpr int kStages = kValues ? Layout::kValueStages : Layout::kKeyStages;
   // Decode reads keys and values once: 2 % faster than if they pushed others out of the L2.
   static constexpr u64 kPolicy = Shape::kDecodes ? kEvictFirst : kEvictLast;

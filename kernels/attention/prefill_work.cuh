@@ -58,9 +58,10 @@ struct PrefillShape {
   static_assert(is_dim(kValueDim), "the values' headDim must be 64, 96, 128, 192 or 256");
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  // Quantised keys and values are widened in registers, which warpgroup matrix products do not take them from; none of these
-  // can be under way around a loop.
-  static constexpr bool kHopper = !kQuantised && !Hooks::kHasLoops;
+  // Warpgroup matrix products can't be under way around a loop. Quantised keys and values are widened in shared memory, which has no
+  // room for wide ones twice; decode waits for memory, and has registers to widen them in.
+  static constexpr bool kHopper =
+      !Hooks::kHasLoops && (!kQuantised || (kHeadDim <= 128 && kValueDim <= 128 && !kDecodes));
 #else
   static constexpr bool kHopper = false;
 #endif
@@ -84,12 +85,12 @@ struct PrefillShape {
   // Where in headDim the pairs of outputs that a thread of a quad accumulates stand; two of them are neighbours when
   // quantised values came four to a register.
   static __device__ __forceinline__ int pair_element(int pair, int quad) {
-    return kQuantised ? pair / 2 * 16 + quad * 4 + pair % 2 * 2 : pair * 8 + quad * 2;
+    return kQuantised && !kHopper ? pair / 2 * 16 + quad * 4 + pair % 2 * 2 : pair * 8 + quad * 2;
   }
 
   // And where the two elements of a word of a 16-byte chunk of Q do: the order of headDim in a step is that of the keys' bytes.
   static __device__ __forceinline__ int query_element(int chunk, int word) {
-    return kQuantised ? chunk / 2 * 16 + chunk % 2 * 2 + word * 4 : chunk * 8 + word * 2;
+    return kQuantised && !kHopper ? chunk / 2 * 16 + chunk % 2 * 2 + word * 4 : chunk * 8 + word * 2;
   }
 
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
@@ -132,7 +133,8 @@ struct PrefillShape {
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
   static constexpr bool kWideGroup = kWiderDim <= 128 && kGroup > 1;
-  static constexpr int kHopperRows = !kDecodes && !Hooks::kRotates && (kWiderDim == 64 || kWideGroup) ? 192 : 128;
+  static constexpr bool kPrepares = Hooks::kRotates || kQuantised;  // Hopper: a warpgroup does that
+  static constexpr int kHopperRows = !kDecodes && !kPrepares && (kWiderDim == 64 || kWideGroup) ? 192 : 128;
   static constexpr int kMostRows = kHopper ? kHopperRows : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);
   static constexpr int kTileTokens = kDecodes ? Config::kQueryTokens : kMostRows / kPack;
@@ -140,13 +142,14 @@ struct PrefillShape {
   static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
   static constexpr int kTurningTokens = kWiderDim <= 64 ? 128 : kWiderDim <= 128 ? 96 : kWiderDim <= 192 ? 80 : 64;
-  static constexpr int kHopperTokens = Hooks::kRotates                        ? kTurningTokens
-                                       : kHopperRows == 192 && kWiderDim > 96 ? 64
-                                       : kHopperRows == 192 && kWiderDim > 64 ? (Hooks::kShapes ? 96 : 112)
-                                       : kWiderDim <= 128                     ? 128
-                                       : kHeadDim <= 192 && kValueDim <= 128  ? 112
-                                       : kWiderDim <= 192                     ? 80
-                                                                              : 64;
+  static constexpr int kHopperTokens = kPrepares                               ? kTurningTokens
+                                       : kHopperRows == 192 && kWiderDim > 96  ? 64
+                                       : kHopperRows == 192 && kWiderDim > 64  ? (Hooks::kShapes ? 96 : 112)
+                                       : kHopperRows == 192 && Hooks::kHasMany ? 96
+                                       : kWiderDim <= 128                      ? 128
+                                       : kHeadDim <= 192 && kValueDim <= 128   ? 112
+                                       : kWiderDim <= 192                      ? 80
+                                                                               : 64;
   static constexpr int kBlockTokens = kHopper ? kHopperTokens : kPortableTokens;
   static constexpr int kQueryBytes = kTileRows * kRowTotalBytes;
   static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K of one step

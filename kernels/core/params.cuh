@@ -132,7 +132,7 @@ struct alignas(64) PrefillParams {
   // For KernelInfo's kTensorMap. c = 64 columns, or 32 where headDim is no multiple of 64, swizzled over 2c bytes; b =
   // KernelInfo's block_tokens; p, t = its pack and tile_tokens. Keys and values ragged: {c, tokens, headDim/c, kvHeads}, box
   // {c, b, headDim/c, 1}; paged, pages of 8 tokens or multiples: {c, 8, headDim/c, kvHeads (NHD) or 1 (HND), 8-token groups
-  // of all pages}, box {c, 8, headDim/c, 1, gcd(pageSize, b) / 8}.
+  // of all pages}, box {c, 8, headDim/c, 1, gcd(pageSize, b) / 8}; quantised, c = headDim.
   // query_map: {c, heads, rows, headDim/c}, box {c, min(p, 64), max(1, 64/p), 1} where p is a power of two, else {c, p, t, 1}.
   TensorMap query_map;
   TensorMap output_map;  // as query_map, box {c, min(p, 16), max(1, 16/p), headDim/c, but 2 of 4}; p a power of two

@@ -46,12 +46,12 @@ internal static class KvTensorMap
 
     /// <summary>For prefill, as <see cref="PrefillParams.KeyMap"/> says, of pages of whole groups of 8 tokens.</summary>
     /// <param name="context">The device's context.</param>
-    /// <param name="cache">The cache, not quantised.</param>
+    /// <param name="cache">The cache.</param>
     /// <param name="blockTokens">Tokens that a step of the kernel takes.</param>
     public static TensorMap ForPrefill(CudaContext context, PagedKvCache cache, int blockTokens)
     {
         AttentionSpec spec = cache.Spec;
-        int column = PrefillTensorMaps.Column(spec.HeadDim);
+        int column = spec.KvDtype.Size() == 1 ? spec.HeadDim : PrefillTensorMaps.Column(spec.HeadDim);
         int columns = spec.HeadDim / column;
         int pageGroups = spec.PageSize / GroupTokens;
         bool headsFirst = spec.KvLayout == KvLayout.Hnd;

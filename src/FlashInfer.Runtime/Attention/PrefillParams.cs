@@ -104,7 +104,8 @@ internal struct PrefillParams
 
     /// <summary>
     /// With b = <see cref="KernelInfo.BlockTokens"/>. Ragged: {c, tokens, headDim / c, kvHeads}, box {c, b, headDim / c, 1}. Paged: {c, 8,
-    /// headDim / c, kvHeads (NHD) or 1 (HND), 8-token groups of all pages}, box {c, 8, headDim / c, 1, gcd(pageSize, b) / 8}.
+    /// headDim / c, kvHeads (NHD) or 1 (HND), 8-token groups of all pages}, box {c, 8, headDim / c, 1, gcd(pageSize, b) / 8}; of a
+    /// quantised cache c is headDim, where there are maps.
     /// </summary>
     public TensorMap KeyMap;
 

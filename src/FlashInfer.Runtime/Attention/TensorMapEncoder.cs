@@ -19,7 +19,7 @@ internal static unsafe class TensorMapEncoder
     private const int Float16 = 6;
     private const int BFloat16 = 9;
 
-    /// <summary>Makes a map whose boxes are swizzled over the width of their innermost dimension: 128, 64 or 32 bytes.</summary>
+    /// <summary>Makes a map whose boxes are swizzled over the width of their innermost dimension if that is 128, 64 or 32 bytes.</summary>
     /// <param name="context">The device's context.</param>
     /// <param name="dtype">The element type.</param>
     /// <param name="address">The first element, at a multiple of 16 bytes.</param>
@@ -63,7 +63,8 @@ internal static unsafe class TensorMapEncoder
         {
             128 => 3,
             64 => 2,
-            _ => 1,
+            32 => 1,
+            _ => 0,
         };
 
         // The driver wants the map itself at a multiple of 64 bytes; the kernel's argument is, the stack need not be.

@@ -87,35 +87,66 @@ public class VariantTests
         }
     }
 
-    /// <summary>Each option alone, all pairs that go together, and all at once.</summary>
-    [Fact]
-    public void Options_agree_with_the_oracle()
+    /// <summary>
+    /// Each option alone, all pairs that go together, and all at once: over the usual cache, and over caches of all kinds, of which each option
+    /// meets most, those of pages whose tokens are gathered and of 8-bit elements among them. One sequence is split.
+    /// </summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Options_agree_with_the_oracle(bool anyCache)
     {
         using CudaContext context = Gpu.Require();
         int seed = Random.Shared.Next();
-        foreach (AttentionOptions[] sets in OptionCase.Sets.Chunk(8))
+        List<(DecodeCase Case, int Split)> done = [];
+        foreach ((AttentionOptions Options, int Index)[] sets in OptionCase.Sets.Select((set, i) => (set, i)).Chunk(8))
         {
             using Device device = Device.FromCuda(context);
             DecodeCase[] cases =
             [
-                .. sets.Select(
-                    (options, i) =>
-                        new DecodeCase(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, 1, [5000, 300, 129, 0, 64], null, 1, seed + i)
-                        {
-                            QueryTokens = [3, 300, 100, 1, 1],
-                        }.With(options)
-                ),
+                .. sets.Select(set =>
+                {
+                    DecodeCase usual = new(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, 1, [5000, 300, 129, 0, 64], null, 1, seed + set.Index)
+                    {
+                        QueryTokens = [3, 300, 100, 1, 1],
+                    };
+                    return (anyCache ? OfAnyCache(usual) : usual).With(set.Options);
+                }),
             ];
             Gpu.Load(device, cases, static (kernels, _) => kernels.Decode(4));
             Gpu.Load(device, cases, static (kernels, _) => kernels.Prefill(isPaged: true));
             Gpu.Load(device, cases, static (kernels, _) => kernels.Prefill(isPaged: false));
-            foreach ((DecodeCase one, AttentionOptions options) in cases.Zip(sets))
+            foreach ((DecodeCase one, (AttentionOptions options, _)) in cases.Zip(sets))
             {
-                PrefillScenario.CheckPaged(device, one);
+                done.Add((one, PrefillScenario.CheckPaged(device, one).SplitSequences));
                 PrefillScenario.CheckRagged(device, one);
                 DecodeScenario.Check(device, (one with { QueryTokens = [3, 4, 2, 1, 1] }).With(options));
             }
         }
+
+        foreach ((DecodeCase one, int split) in done)
+        {
+            TestContext.Current.TestOutputHelper?.WriteLine($"{one}, {split} split");
+        }
+
+        Assert.Contains(done, one => one.Split > 0);
+    }
+
+    /// <summary>The case over another cache.</summary>
+    private static DecodeCase OfAnyCache(DecodeCase of)
+    {
+        Random random = new(of.Seed);
+        return of with
+        {
+            HeadDim = Of(64, 96, 128, 192, 256),
+            PageSize = Of(1, 5, 16, 24, 64),
+            Dtype = Of(DType.Float16, DType.BFloat16),
+            KvLayout = Of(KvLayout.Nhd, KvLayout.Hnd),
+            KvDtype = Of<DType?>(null, DType.Float8E4M3, DType.Float8E5M2),
+            Determinism = Of(Determinism.Reproducible, Determinism.BatchInvariant),
+        };
+
+        T Of<T>(params T[] all) => all[random.Next(all.Length)];
     }
 
     /// <summary>Variants in decode of more columns than its own kernel holds, which is prefill's kernel.</summary>
@@ -123,7 +154,7 @@ public class VariantTests
     [InlineData(71, 1, 1, null)]
     [InlineData(32, 8, 8, null)]
     [InlineData(24, 1, 2, null)]
-    [InlineData(71, 1, 1, DType.Float8E4M3)] // the portable one
+    [InlineData(71, 1, 1, DType.Float8E4M3)] // the portable kernel
     public void Many_columns_agree_with_the_oracle(int heads, int kvHeads, int queryTokens, DType? kvDtype)
     {
         using CudaContext context = Gpu.Require();

@@ -78,6 +78,10 @@ internal static partial class KernelConfigurations
         Paged(Turning(8, 2, 192, 16, AttentionOptions.Rope)),
         Paged(Turning(8, 1, 256, 1, AttentionOptions.RopeInterleaved)),
         Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope | AttentionOptions.MultiItemScoring)),
+        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope, kvDtype: DType.Float8E4M3)),
+        Paged(Turning(12, 4, 64, 1, AttentionOptions.RopeInterleaved, kvDtype: DType.Float8E5M2)),
+        Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24, kvDtype: DType.Float8E4M3)),
+        Paged(Turning(8, 2, 192, 16, AttentionOptions.Rope, kvDtype: DType.Float8E4M3)),
         Paged(Turning(8, 8, 64, 16, AttentionOptions.Rope | AttentionOptions.PackedCustomMask | AttentionOptions.MultiItemScoring)),
     ];
 
@@ -212,8 +216,8 @@ internal static partial class KernelConfigurations
     private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype, DType? kvDtype = null) =>
         new(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, KvLayout.Nhd);
 
-    private static AttentionShape Turning(int heads, int kvHeads, int headDim, int pageSize, AttentionOptions options, int rotaryDim = 0) =>
-        new AttentionSpec(heads, kvHeads, headDim, pageSize, DType.BFloat16, variant: AttentionVariant.Of(options, rotaryDim)).Shape;
+    private static AttentionShape Turning(int heads, int kvHeads, int headDim, int pageSize, AttentionOptions options, int rotaryDim = 0, DType? kvDtype = null) =>
+        new AttentionSpec(heads, kvHeads, headDim, pageSize, DType.BFloat16, kvDtype, variant: AttentionVariant.Of(options, rotaryDim)).Shape;
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
