@@ -114,22 +114,41 @@ int main() {
   measure("event record", 32, [&] { check(cuEventRecord(event, stream)); });
   measure("event query", 1000, [&] { cuEventQuery(event); });
 
-  char name[64];
-  for (int bytes : {64, 1 << 10, 4 << 10, 8 << 10, 16 << 10, 24 << 10, 28 << 10, 32 << 10, 64 << 10, 96 << 10}) {
-    std::snprintf(name, sizeof name, "copy of %d B, page-locked", bytes);
-    measure(name, 1, [&] { check(cuMemcpyHtoDAsync(target, pinned, bytes, stream)); });
-    std::snprintf(name, sizeof name, "  pageable");
-    measure(name, 1, [&] { check(cuMemcpyHtoDAsync(target, pageable.data(), bytes, stream)); });
-    std::vector<double> times;
-    for (int round = 0; round < 500; round++) {
-      void* read_arguments[] = {&target, &sink};
-      const double start = now();
-      check(cuMemcpyHtoDAsync(target, pinned, bytes, stream));
-      check(cuLaunchKernel(reader, 1, 1, 1, 16, 1, 1, 0, stream, read_arguments, nullptr));
-      while (cuStreamQuery(stream) == CUDA_ERROR_NOT_READY) {
+  // Copies take turns: their times go up and down together, for a second or two, by half.
+  struct Copy {
+    int bytes;
+    std::vector<double> calls, ends, pageable;
+  };
+  std::vector<Copy> copies;
+  for (int kilobytes : {1, 4, 8, 16, 24, 28, 32, 40, 48, 64, 96}) copies.push_back({kilobytes << 10, {}, {}, {}});
+  for (int repeat = 0; repeat < 9; repeat++) {
+    for (Copy& copy : copies) {
+      std::vector<double> calls, ends, pageables;
+      for (int round = 0; round < 101; round++) {
+        void* read_arguments[] = {&target, &sink};
+        double start = now();
+        check(cuMemcpyHtoDAsync(target, pinned, copy.bytes, stream));
+        calls.push_back(now() - start);
+        check(cuLaunchKernel(reader, 1, 1, 1, 16, 1, 1, 0, stream, read_arguments, nullptr));
+        while (cuStreamQuery(stream) == CUDA_ERROR_NOT_READY) {
+        }
+        ends.push_back(now() - start);
+        start = now();
+        check(cuMemcpyHtoDAsync(target, pageable.data(), copy.bytes, stream));
+        pageables.push_back(now() - start);
+        check(cuCtxSynchronize());
       }
-      times.push_back(now() - start);
+      copy.calls.push_back(median(calls));
+      copy.ends.push_back(median(ends));
+      copy.pageable.push_back(median(pageables));
     }
-    std::printf("%-48s %6.2f us\n", "  until a kernel behind the copy has ended", median(times));
+  }
+  for (Copy& copy : copies) {
+    const double call = median(copy.calls), end = median(copy.ends);
+    std::printf(
+        "copy of %5d B: %5.2f us (%.2f to %.2f), until a kernel behind it has ended %5.2f us (%.2f to %.2f), "
+        "from pageable memory %5.2f us\n",
+        copy.bytes, call, copy.calls.front(), copy.calls.back(), end, copy.ends.front(), copy.ends.back(),
+        median(copy.pageable));
   }
 }
