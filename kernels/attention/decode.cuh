@@ -62,6 +62,7 @@ struct Decode {
     int stage = Shape::kStages - 1;
     u32 phase = 0;  // flips when the first call wraps to stage 0, and again when the ring is full
     do {
+      if constexpr (Shape::Hooks::kTransformsOutput) merge.context = cursor.contexts.unit();
       const DecodeUnit<Shape> following = cursor.next();
       DecodeAccumulator<Shape> accumulator;
       accumulator.clear();
@@ -98,6 +99,7 @@ struct Decode {
       unit = following;
       tile = crew.place();
       if (unit.valid) {
+        if constexpr (Shape::Hooks::kTransformsQuery) query.transform(params, unit, cursor.contexts.unit(), crew);
         query.put(merge.warp_output(crew.index() * Shape::kCrewWarps), crew);
         crew.sync();  // and the place to merge in and the verdict may be overwritten
         query.take(merge.warp_output(crew.warp), unit, crew.lane);

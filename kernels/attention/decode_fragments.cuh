@@ -64,6 +64,11 @@ struct KvFragments {
     }
   }
 
+  // Where in headDim the two elements of one of its words stand.
+  static __device__ __forceinline__ int query_element(int chunk, int word) {
+    return kIs8Bit ? chunk / 2 * 16 + chunk % 2 * 2 + word * 4 : chunk * 8 + word * 2;
+  }
+
   // Where in headDim row lane / 4 + 8 * half of a step's output stands.
   static __device__ __forceinline__ int output_element(int step, int half, int lane) {
     return step * 16 + (kIs8Bit ? (lane >> 2) * 2 + half : (lane >> 2) + half * 8);

@@ -15,8 +15,16 @@
 
 namespace flashinfer {
 
+// For a variant that transforms the output, the context of the unit that is merged: the cursor is one ahead.
+template <bool kWanted>
+struct MergeContext {};
+template <>
+struct MergeContext<true> {
+  ItemContext context;
+};
+
 template <typename Shape>
-struct DecodeMerge {
+struct DecodeMerge : MergeContext<Shape::Hooks::kTransformsOutput> {
   using Unit = DecodeUnit<Shape>;
   using Element = typename Shape::Element;
   using State = MergedState<Shape::kVector>;
@@ -143,15 +151,19 @@ struct DecodeMerge {
       if (column >= i * Shape::kUnitHeadColumns) scale = value_scale.at[i];
     }
     scale = merged.sum > 0.f ? scale * reciprocal(merged.sum) : 0.f;
+#pragma unroll
+    for (int e = 0; e < kVector; e++) merged.o.at[e] *= scale;
     const i64 row = unit.item.row + unit.token_of(column);
     const int head = unit.head_of(column);
-    u16* target = params.output + row * params.output_row_stride + head * params.output_head_stride + d;
-    *reinterpret_cast<uint2*>(target) = make_uint2(Element::pack(merged.o.at[0] * scale, merged.o.at[1] * scale),
-                                                   Element::pack(merged.o.at[2] * scale, merged.o.at[3] * scale));
-    if (params.lse && d == 0) {
-      params.lse[row * Shape::kHeads + head] =
-          merged.sum > 0.f ? merged.max + __log2f(merged.sum) : negative_infinity();
+    if constexpr (Shape::Hooks::kTransformsOutput) {
+      Shape::Hooks::transform_output(
+          merged.o, Shape::Hooks::element_place(this->context, static_cast<i32>(row), head, head / Shape::kGroup), d,
+          merged.lse(), Shape::Hooks::arguments(params.variant));
     }
+    u16* target = params.output + row * params.output_row_stride + head * params.output_head_stride + d;
+    *reinterpret_cast<uint2*>(target) =
+        make_uint2(Element::pack(merged.o.at[0], merged.o.at[1]), Element::pack(merged.o.at[2], merged.o.at[3]));
+    if (params.lse && d == 0) params.lse[row * Shape::kHeads + head] = merged.lse();
   }
 
   // Puts this part's state into the workspace.

@@ -117,6 +117,30 @@ struct QueryFragments : ColumnPlaces<Shape>, DecodeRotary<Shape> {
     }
   }
 
+  // What a variant makes of what this thread fetched.
+  __device__ __forceinline__ void transform(const DecodeParams& params, const DecodeUnit<Shape>& unit,
+                                            const ItemContext& context, const DecodeCrew<Shape>& crew) {
+    using Hooks = typename Shape::Hooks;
+    const typename Hooks::Arguments arguments = Hooks::arguments(params.variant);
+    const int last = max(unit.head_columns() - 1, 0);
+#pragma unroll
+    for (int i = 0; i < kFetches; i++) {
+      const int index = crew.thread() + i * Shape::kCrewThreads;
+      if (kUnitChunks % Shape::kCrewThreads == 0 || index < kUnitChunks) {
+        const int column = nearest(index / kChunks, last), head = unit.head_of(column);
+        const QueryContext at =
+            Hooks::element_place(context, unit.item.row + unit.token_of(column), head, head / Shape::kGroup);
+        u32 words[4] = {fetched[i].x, fetched[i].y, fetched[i].z, fetched[i].w};
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+          const int element = Fragments::query_element(index % kChunks, w);
+          words[w] = Hooks::template transform_query<Element>(words[w], at, element, arguments);
+        }
+        fetched[i] = make_uint4(words[0], words[1], words[2], words[3]);
+      }
+    }
+  }
+
   // Puts what this thread fetched into the places of the crew's warps: chunk i where the merge has its vector i.
   __device__ __forceinline__ void put(float* first_output, const DecodeCrew<Shape>& crew) const {
 #pragma unroll

@@ -37,6 +37,9 @@ struct MergedState {
     sum += exp2_fast(sink - finite(max));
   }
 
+  // Base-2 log-sum-exp.
+  __device__ __forceinline__ float lse() const { return sum > 0.f ? max + __log2f(sum) : negative_infinity(); }
+
   // -inf minus -inf would be NaN; -inf minus anything else is as empty as it should be.
   static __device__ __forceinline__ float finite(float high) { return high > negative_infinity() ? high : 0.f; }
 };

@@ -7,6 +7,7 @@
 // All warpgroups run this one body: a second copy would not fit the instruction cache beside it.
 #pragma once
 
+#include "attention/prefill_elements.cuh"
 #include "attention/prefill_hooks.cuh"
 #include "attention/prefill_layout.cuh"
 #include "attention/prefill_parts.cuh"
@@ -89,6 +90,7 @@ struct PrefillConsumer {
       if (exists) {
         mbarrier_wait(Layout::query_ready(base, query_part()), number & 1);
         if (idle) clear_idle_rows(number);
+        if constexpr (Hooks::kTransformsQuery) transform_query(number);
       }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
@@ -120,7 +122,7 @@ struct PrefillConsumer {
       if (number > 0) release_values();
       round_probabilities();
       if (number > 0) {
-        write(Layout::tile(base, number - 1), finished, scale_before);
+        write(number - 1, finished, scale_before);
         mbarrier_arrive(Layout::item_empty(base, (number - 1) % Layout::kItems));
       }
       if (!exists) break;
@@ -261,6 +263,19 @@ struct PrefillConsumer {
     __syncwarp();
   }
 
+  // Lets the variant have its say on this warp's rows of Q.
+  __device__ __forceinline__ void transform_query(u32 number) const {
+    const Tile tile = Layout::tile(base, number);
+    const int end = min(warp_row() + 16, tile.rows());
+    PrefillElements<Shape>::transform_query(
+        params, tile, Layout::context(base, number), warp_row(), end, [&](int row, int chunk) {
+          return base + chunk / Shape::kRowChunks * Layout::kQueryColumnBytes + row * Shape::kRowBytes +
+                 Shape::swizzled(chunk % Shape::kRowChunks, row) * 16;
+        });
+    async_proxy_fence();  // before products, or the next Q's copy
+    __syncwarp();
+  }
+
   // This warp's 16 rows of Q as operands. The slot may only be released when they have arrived: without the dependency on
   // all of them the copy of the next Q overtakes the reads.
   __device__ __forceinline__ void load_query() {
@@ -382,12 +397,13 @@ struct PrefillConsumer {
   __device__ __forceinline__ float2 shape(const Made& made, const TileLine& line, u32 number, int n, bool masked) {
     float2 height = make_float2(0.f, 0.f);
     if constexpr (Hooks::kAddsLine) height = line.height(start_of(number, n));
-    if constexpr (Hooks::kAddsLine && Hooks::kRescales) {
+    if constexpr (Hooks::kAddsLine && Hooks::kRescales && !Hooks::kScalesLine) {
 #pragma unroll
       for (int i = 0; i < kBlockTokens / 2; i++) s[i] += i / 2 % 2 == 0 ? height.x : height.y;
       height = make_float2(0.f, 0.f);
     }
     if constexpr (Hooks::kVisits) made.shape(s);
+    if constexpr (Hooks::kScalesLine) height = made.shape(height);
     if constexpr (Shape::Variant::kMasksBits) bits.hide(s, warp_row(), row, n);
     if (masked) mask(number, n);
     return height;
@@ -440,14 +456,19 @@ struct PrefillConsumer {
 
   // O and log-sum-exp of a finished tile, each warp for itself: through shared memory, by the copy engine when all of its rows
   // are the item's. A part leaves its state in the workspace instead.
-  __device__ __forceinline__ void write(const Tile& tile, PrefillSoftmax finished, float scale) {
+  __device__ __forceinline__ void write(u32 number, PrefillSoftmax finished, float scale) {
+    const Tile tile = Layout::tile(base, number);
     if constexpr (Shape::kQuantised) {
       const float value_scale = __ldg(params.value_scales + tile.kv_head());
       rescale(make_float2(value_scale, value_scale));
     }
+    ItemContext context = {};
+    if constexpr (Hooks::kTransformsOutput) {
+      context = Layout::context(base, number);
+    }
     if (tile.item.parts > 1) {
       Parts::store(params, tile, row, o, finished, scale);
-      Parts::finish(params, tile, group, kParts + group, group * 64, min(tile.rows(), group * 64 + 64));
+      Parts::finish(params, tile, context, group, kParts + group, group * 64, min(tile.rows(), group * 64 + 64));
       return;
     }
     const int warp = group * 4 + (thread >> 5), first = warp * Layout::kWarpRows;
@@ -460,7 +481,16 @@ struct PrefillConsumer {
         finished.join(r, sinks[r], scale);
       }
     }
-    const float inverse0 = finished.inverse(0), inverse1 = finished.inverse(1);
+    const auto log_sum_exp = [&](int r) {
+      return Hooks::kHasSink ? fmaxf(finished.lse(r, scale), sinks[r]) : finished.lse(r, scale);
+    };
+    float inverse0 = finished.inverse(0), inverse1 = finished.inverse(1);
+    if constexpr (Hooks::kTransformsOutput) {
+      rescale(make_float2(inverse0, inverse1));
+      PrefillElements<Shape>::transform_output(o, params, tile, context, row,
+                                               make_float2(log_sum_exp(0), log_sum_exp(1)));
+      inverse0 = inverse1 = 1.f;
+    }
     const u32 staged = base + Layout::kOutputOffset + warp * Layout::kOutputBytes;
     const int at = lane & 15;
 #pragma unroll
@@ -498,11 +528,8 @@ struct PrefillConsumer {
       }
     }
     if (params.lse != nullptr && (lane & 3) == 0) {
-      const auto value = [&](int r) {
-        return Hooks::kHasSink ? fmaxf(finished.lse(r, scale), sinks[r]) : finished.lse(r, scale);
-      };
-      if (row < first + rows) *lse(tile, row) = value(0);
-      if (row + 8 < first + rows) *lse(tile, row + 8) = value(1);
+      if (row < first + rows) *lse(tile, row) = log_sum_exp(0);
+      if (row + 8 < first + rows) *lse(tile, row + 8) = log_sum_exp(1);
     }
   }
 };

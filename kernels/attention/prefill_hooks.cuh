@@ -55,6 +55,12 @@ struct PrefillHooks {
     Hooks::shape(s, scale, at, arguments);
   }
 
+  // A line's height, as shape leaves scores.
+  __device__ __forceinline__ float2 shape(float2 height) const {
+    const float factor = score_share(Variant::line_scale(scale, arguments));
+    return make_float2(height.x * factor, height.y * factor);
+  }
+
   // Hides what rows do not see of the block because of its limits.
   template <int N>
   static __device__ __forceinline__ void mask(float (&s)[N], const PrefillParams& params, const Tile& tile,
@@ -157,9 +163,9 @@ struct PrefillLine {
                                          const ItemContext& context, int row, float scale) {
 #pragma unroll
     for (int r = 0; r < (kOneSlope ? 1 : 2); r++) {
-      const Line line = Shape::Variant::line(PrefillHooks<Shape>::place(tile, context, row + 8 * r),
-                                             Hooks::arguments(params.variant));
-      slope[r] = line.slope * reciprocal(scale);
+      const typename Hooks::Arguments arguments = Hooks::arguments(params.variant);
+      const Line line = Shape::Variant::line(PrefillHooks<Shape>::place(tile, context, row + 8 * r), arguments);
+      slope[r] = line.slope * reciprocal(Shape::Variant::line_scale(scale, arguments));
       distance[r] = tile.item.begin - line.zero;
     }
   }

@@ -147,6 +147,9 @@ struct PortablePrefill {
       if constexpr (Hooks::kRotates) {
         if (n == blocks - 1) turns.turn_query(unit_tile(), Layout::context_at(place));
       }
+      if constexpr (Hooks::kTransformsQuery) {
+        if (n == blocks - 1) transform_query();
+      }
       if constexpr (Hooks::kRotates && Shape::kQuantised) {
         Products::multiply_turned_keys(s, base, base + Layout::keys_of(n),
                                        unit_tile().item.begin + unit_tile().start_of(n), turns.angles());
@@ -217,6 +220,17 @@ struct PortablePrefill {
       }
       copy_async_commit();
     }
+  }
+
+  // Lets the variant have its say on this warp's rows of Q.
+  __device__ __forceinline__ void transform_query() const {
+    const int first = Layout::first_row(0);
+    PrefillElements<Shape>::transform_query(
+        params, unit_tile(), Layout::context_at(place), first, first + kSlabs * 16, [&](int row, int chunk) {
+          return base + chunk / Shape::kRowChunks * Layout::kQueryColumnBytes + row * Shape::kRowBytes +
+                 Shape::swizzled(chunk % Shape::kRowChunks, row) * 16;
+        });
+    __syncwarp();
   }
 
   // Whether a row of this warp does not see all of block n: the first row sees the fewest tokens, and the last one's first
@@ -314,7 +328,9 @@ struct PortablePrefill {
       const int crew = threadIdx.x / Parts::kCrewThreads;
       constexpr int kCrewRows = Shape::kTileRows / (Layout::kThreads / Parts::kCrewThreads);
       const int end = min((crew + 1) * kCrewRows, tile.rows());
-      if (crew * kCrewRows < end) Parts::finish(params, tile, crew, 1 + crew, crew * kCrewRows, end);
+      if (crew * kCrewRows < end) {
+        Parts::finish(params, tile, output_context(), crew, 1 + crew, crew * kCrewRows, end);
+      }
     }
   }
 
@@ -346,10 +362,29 @@ struct PortablePrefill {
       }
     }
     if (whole) {
+      if constexpr (Hooks::kTransformsOutput) {
+        const int row = Layout::own_row(slab);
+        const float2 lse =
+            make_float2(log_sum_exp(tile, softmax, 0, row, scale), log_sum_exp(tile, softmax, 1, row, scale));
+        PrefillElements<Shape>::transform_output(o, params, tile, output_context(), row, lse);
+      }
       write_rows(tile, slab, o, softmax, scale);
     } else {
       Parts::store(params, tile, Layout::own_row(slab), o, softmax, scale);
     }
+  }
+
+  // Of row `row` + 8 r, in base 2.
+  __device__ __forceinline__ float log_sum_exp(const Tile& tile, const PrefillSoftmax& softmax, int r, int row,
+                                               float scale) const {
+    const float lse = softmax.lse(r, scale);
+    if constexpr (Hooks::kHasSink) return fmaxf(lse, Hooks::sink(params.variant, tile.head_of(row + 8 * r)));
+    return lse;
+  }
+
+  __device__ __forceinline__ ItemContext output_context() const {
+    if constexpr (Hooks::kTransformsOutput) return Layout::context_at(place);
+    return {};
   }
 
   // A slab's output and log-sum-exp, by way of the warp's own rows of Q: 16 bytes a thread.
@@ -386,8 +421,7 @@ struct PortablePrefill {
       for (int r = 0; r < 2; r++) {
         const int at = row + 8 * r;
         if (at < tile.rows()) {
-          float lse = softmax.lse(r, scale);
-          if constexpr (Hooks::kHasSink) lse = fmaxf(lse, Hooks::sink(params.variant, tile.head_of(at)));
+          const float lse = log_sum_exp(tile, softmax, r, row, scale);
           // Below 2^32: the query has a hundred times as many bytes.
           params.lse[static_cast<u32>(tile.item.row + Tile::token_of(at)) * Shape::kHeads + tile.head_of(at)] = lse;
         }

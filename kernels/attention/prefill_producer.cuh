@@ -20,8 +20,7 @@ struct PrefillProducer {
 
   static constexpr int kTeam = Layout::kTeamWarps;
   static constexpr int kItemWords = sizeof(WorkItem) / 4;
-  // Beside two consumers there are no registers for it, and nothing was gained.
-  static constexpr bool kStartsEarly = Shape::kDecodes && !Layout::kGathers && Layout::kConsumers == 1;
+  static constexpr bool kStartsEarly = Shape::kDecodes && !Layout::kGathers;
 
   const PrefillParams& params;
   u32 base;

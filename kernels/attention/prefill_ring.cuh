@@ -93,8 +93,23 @@ struct PrefillRing {
   }
 
   // Copies the block of this turn, and goes to that of the next.
-  template <Copies kCopies = Copies::kAll>
-  __device__ __forceinline__ void copy(int settled = 0) {
+  __device__ __forceinline__ void copy() {
+    issue<Copies::kAll>(0);
+    advance();
+  }
+
+  // The first turn, while the kernel before still runs; tokens from `settled` on, which it may be writing, wait for it.
+  __device__ __forceinline__ void start(int settled) {
+    if (n >= 0) issue<Copies::kSettled>(settled);
+    wait_for_dependency();
+    if (n < 0) return;
+    issue<Copies::kFresh>(settled);
+    advance();
+  }
+
+ private:
+  template <Copies kCopies>
+  __device__ __forceinline__ void issue(int settled) {
     if constexpr (Shape::kPaged) {
 #pragma unroll
       for (int i = 0; i < kWords; i++) {
@@ -133,6 +148,9 @@ struct PrefillRing {
         copy_tensor(target(), kValues ? params.value_map : params.key_map, full(), 0, first, 0, head, kPolicy);
       }
     }
+  }
+
+  __device__ __forceinline__ void advance() {
     place.skip(kTurns);
     n -= kTurns;
     first -= kTurns * kBlockTokens;
@@ -146,23 +164,6 @@ struct PrefillRing {
     }
   }
 
-  // The first turn, while the kernel before still runs; tokens from `settled` on, which it may be writing, wait for it.
-  __device__ __forceinline__ void start(int settled) {
-    if (n < 0) {
-      wait_for_dependency();
-      return;
-    }
-    const PrefillRing before = *this;
-    copy<Copies::kSettled>(settled);
-    wait_for_dependency();
-    place = before.place;
-    n = before.n;
-    first = before.first;
-    for (int i = 0; i < kWords; i++) pages[i] = before.pages[i];
-    copy<Copies::kFresh>(settled);
-  }
-
- private:
   static constexpr int kNowhere = -(1 << 30);
   static constexpr i32 kNoPage =
       Layout::kGathers && !kValues ? 0 : -1;  // keys that are gathered may be any behind the end

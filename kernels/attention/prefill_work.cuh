@@ -88,6 +88,11 @@ struct PrefillShape {
     return kQuantised && !kHopper ? pair / 2 * 16 + quad * 4 + pair % 2 * 2 : pair * 8 + quad * 2;
   }
 
+  // And where the two elements of a word of a 16-byte chunk of Q do: the order of headDim in a step is that of the keys' bytes.
+  static __device__ __forceinline__ int query_element(int chunk, int word) {
+    return kQuantised && !kHopper ? chunk / 2 * 16 + chunk % 2 * 2 + word * 4 : chunk * 8 + word * 2;
+  }
+
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
   // fast with headDim 64; with 96, 0.92 (full attention over 512) to 1.15 for 112 keys, with a variant registers are enough for
   // 96; with 128, for 64 keys, 1.0 to 1.07; but slower where a tile of one head rounds short sequences up. Else 128 x 128 up to

@@ -41,6 +41,17 @@ struct LogitsContext {
   i32 kv_len;       // tokens of the sequence, the query tokens' own included
 };
 
+// Where an element of a query stands.
+struct QueryContext {
+  i32 head, kv_head, sequence, qo_index, qo_position, qo_len, kv_len;  // as of a logit
+  i32 element;                                                         // of the head
+};
+
+// Where an element of the output stands.
+struct OutputContext : QueryContext {
+  float lse2;  // base-2 log-sum-exp of the row
+};
+
 // Keys from `first` on, before `end`.
 struct KeyRange {
   i32 first;
@@ -61,12 +72,15 @@ struct NoVariant {
   static constexpr bool kTransformsLogits = false;
   static constexpr bool kTransformsScores = false;
   static constexpr bool kAddsLine = false;
+  static constexpr bool kScalesLine = false;  // what a line is added to is only multiplied
   static constexpr bool kMasksLogits = false;
   static constexpr bool kMasksBits = false;
   static constexpr bool kBoundsKeys = false;
   static constexpr bool kSkipsKeys = false;
   static constexpr bool kHasSink = false;
   static constexpr bool kRotates = false;
+  static constexpr bool kTransformsQuery = false;
+  static constexpr bool kTransformsOutput = false;
   static constexpr bool kHasLoops = false;  // any hook: warpgroup products cannot be under way around a loop
 
   // The logit that takes this one's place.
@@ -75,10 +89,15 @@ struct NoVariant {
     return logit;
   }
   // Prefill asks for the same in parts where it can, for all of a thread's scores with a block at once.
-  // With kAddsLine, a line over positions of keys is added before all else: its products start from it.
+  // With kAddsLine, a line over positions of keys is added before all else: its products start from it, in scores, of which line_scale
+  // makes logits.
   template <typename A>
   static __device__ __forceinline__ Line line(const LogitsContext&, const A&) {
     return {0.f, 0};
+  }
+  template <typename A>
+  static __device__ __forceinline__ float line_scale(float scale, const A&) {
+    return scale;
   }
   // With kTransformsScores, what scores become, where score * scale is the logit; and what turns that into a logit, the same for
   // all, above 0. s[4 j + 2 r + e] is row r's with the key 8 j + e behind that of at[r].
@@ -130,7 +149,32 @@ struct NoVariant {
   static __device__ __forceinline__ u32 angle(i32, const A&) {
     return 0;
   }
+  // What takes an element's place: of the query before its products, as they take it; of the output when all parts are merged, before it
+  // is rounded.
+  template <typename A>
+  static __device__ __forceinline__ float transform_query(float element, const QueryContext&, const A&) {
+    return element;
+  }
+  template <typename A>
+  static __device__ __forceinline__ float transform_output(float element, const OutputContext&, const A&) {
+    return element;
+  }
 };
+
+// Of a factor of all scores, what the softmax can multiply by: by 0 or less the largest score would not be the largest logit.
+__device__ __forceinline__ float softmax_share(float factor) {
+  return factor > 0x1p-64f && factor < 0x1p64f ? factor : 1.f;
+}
+
+// And the rest of it.
+__device__ __forceinline__ float score_share(float factor) { return softmax_share(factor) == factor ? 1.f : factor; }
+template <int N>
+__device__ __forceinline__ void multiply_scores(float (&s)[N], float factor) {
+  if (softmax_share(factor) != factor) {
+#pragma unroll
+    for (int i = 0; i < N; i++) s[i] *= factor;
+  }
+}
 
 // A variant whose transform is after(a) * bend(before(at, a) * logit), its base: of these the softmax takes after for nothing, and one
 // multiplication before is needed anyway. What it leaves out is 1 or does nothing.
@@ -171,16 +215,11 @@ struct TransformInParts : NoVariant {
         s[i] = Variant::bend(s[i] * factors[r], here, a);
       }
     }
-    const float factor = left(scale, a);
-    if (!scales(factor)) {
-#pragma unroll
-      for (int i = 0; i < N; i++) s[i] *= factor;
-    }
+    multiply_scores(s, left(scale, a));
   }
   template <typename A>
   static __device__ __forceinline__ float score_scale(float scale, const A& a) {
-    const float factor = left(scale, a);
-    return scales(factor) ? factor : 1.f;
+    return softmax_share(left(scale, a));
   }
 
  private:
@@ -189,8 +228,6 @@ struct TransformInParts : NoVariant {
   static __device__ __forceinline__ float left(float scale, const A& a) {
     return Variant::kBends ? Variant::after(a) : scale * Variant::after(a);
   }
-  // Whether it can be the softmax's: by 0 or less the largest score would not be the largest logit.
-  static __device__ __forceinline__ bool scales(float factor) { return factor > 0x1p-64f && factor < 0x1p64f; }
 };
 
 // A variant that adds a line, its base.
@@ -206,6 +243,33 @@ struct TransformByLine : NoVariant {
   }
 };
 
+// A variant that adds a line to after(a) * logit, its base.
+template <typename Variant>
+struct TransformByScaledLine : TransformByLine<Variant> {
+  static constexpr bool kTransformsScores = true;
+  static constexpr bool kScalesLine = true;
+
+  template <typename A>
+  static __device__ __forceinline__ float transform(float logit, const LogitsContext& at, const A& a) {
+    return TransformByLine<Variant>::transform(Variant::after(a) * logit, at, a);
+  }
+  template <int N, typename A>
+  static __device__ __forceinline__ void transform_scores(float (&s)[N], float scale, const LogitsContext (&)[2],
+                                                          const A& a) {
+    multiply_scores(s, line_scale(scale, a));
+  }
+  template <typename A>
+  static __device__ __forceinline__ float score_scale(float scale, const A& a) {
+    return softmax_share(line_scale(scale, a));
+  }
+  // Lines are divided by it.
+  template <typename A>
+  static __device__ __forceinline__ float line_scale(float scale, const A& a) {
+    const float factor = scale * Variant::after(a);
+    return fabsf(factor) > 0x1p-64f ? factor : 0x1p-64f;
+  }
+};
+
 // How kernels call a variant. Decode asks only about keys that the query token sees; prefill also about others in the blocks at the
 // border, even past the sequence's end, and drops what it is told.
 template <typename Variant>
@@ -214,6 +278,7 @@ struct VariantHooks {
 
   static constexpr bool kTransforms = Variant::kTransformsLogits;
   static constexpr bool kAddsLine = Variant::kAddsLine;
+  static constexpr bool kScalesLine = Variant::kScalesLine;
   static constexpr bool kTransformsEach = kTransforms && !kAddsLine && !Variant::kTransformsScores;
   static constexpr bool kRescales = kTransformsEach || Variant::kTransformsScores;
   static constexpr bool kBounds = Variant::kBoundsKeys;
@@ -223,7 +288,10 @@ struct VariantHooks {
   // Whether scores are its business: then it wants an item's context, and a row may see none of its keys.
   static constexpr bool kShapes = kTransforms || Variant::kMasksLogits || kBounds;
   static constexpr bool kRotates = Variant::kRotates;
-  static constexpr bool kWantsContext = kShapes || kRotates;
+  static constexpr bool kTransformsQuery = Variant::kTransformsQuery;
+  static constexpr bool kTransformsOutput = Variant::kTransformsOutput;
+  static_assert(!kRotates || !kTransformsQuery, "queries turn as they come");
+  static constexpr bool kWantsContext = kShapes || kRotates || kTransformsQuery || kTransformsOutput;
   static constexpr bool kVisits = kRescales || Variant::kMasksLogits;  // each block's scores, of which it may hide all
   // Whether registers that it takes are many: of what hides keys, and something else.
   static constexpr int kHides = kBounds + Variant::kMasksBits + kSkips;
@@ -252,6 +320,36 @@ struct VariantHooks {
   static __device__ __forceinline__ LogitsContext place(const ItemContext& item, i32 row, i32 head, i32 kv_head) {
     const i32 index = row - item.first_row;
     return {head, kv_head, item.sequence, index, position(item, row), 0, item.qo_len, item.kv_len};
+  }
+
+  // The same for the elements of its query and its output.
+  static __device__ __forceinline__ QueryContext element_place(const ItemContext& item, i32 row, i32 head,
+                                                               i32 kv_head) {
+    const i32 index = row - item.first_row;
+    return {head, kv_head, item.sequence, index, position(item, row), item.qo_len, item.kv_len, 0};
+  }
+
+  // Two neighbours of a query, from `element` on, of a type of 16 bits.
+  template <typename Element>
+  static __device__ __forceinline__ u32 transform_query(u32 two, QueryContext at, i32 element, const Arguments& a) {
+    float2 v = Element::unpack(two);
+    at.element = element;
+    v.x = Variant::transform_query(v.x, at, a);
+    at.element = element + 1;
+    v.y = Variant::transform_query(v.y, at, a);
+    return Element::pack(v.x, v.y);
+  }
+
+  // Elements of an output side by side, from `element` on.
+  template <int N>
+  static __device__ __forceinline__ void transform_output(FloatVector<N>& v, const QueryContext& place, i32 element,
+                                                          float lse2, const Arguments& a) {
+    OutputContext at = {place, lse2};
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+      at.element = element + e;
+      v.at[e] = Variant::transform_output(v.at[e], at, a);
+    }
   }
 
   // Decode: what becomes of a logit if kTransforms, else of a score; -inf if hidden.

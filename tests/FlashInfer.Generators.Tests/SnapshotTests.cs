@@ -172,6 +172,12 @@ public sealed partial class SnapshotTests
 
                 [AttentionSink]
                 private static float Sink(int head, in Arguments a) => a.Slopes[head];
+
+                [QueryTransform]
+                private static float Scale(float element, in QueryContext at) => element * (at.Element < HeadDim / 2 ? 1.5f : 0.5f);
+
+                [OutputTransform]
+                private static float Gate(float element, in OutputContext at, in Arguments a) => element * a.Slopes[at.Head] / (1 + MathF.Exp(-at.Lse2));
             }
             """,
             [

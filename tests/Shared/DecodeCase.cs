@@ -37,32 +37,32 @@ internal sealed record DecodeCase(
     /// <summary>A variant of attention.</summary>
     public VariantCase? Variant { get; init; }
 
-    /// <summary>Whether queries and keys are rounded to 16 bits once more before their product: a GPU turns them first.</summary>
-    public bool RoundsTwice(Device device) => device.Kind == DeviceKind.Cuda && Variant is { Variant.Rotates: true };
+    /// <summary>Whether queries or keys are rounded to 16 bits once more before their product, or logits are not much better than that.</summary>
+    public bool RoundsTwice(Device device) =>
+        Variant is { Variant: var variant, IsApproximate: var isApproximate }
+        && ((device.Kind == DeviceKind.Cuda && (variant.Rotates || isApproximate)) || variant.Hooks.HasFlag(VariantHooks.QueryTransform));
 
     public AttentionSpec Spec => new(Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, Variant?.Variant, ValueDim);
 
     /// <summary>The case with a variant and arguments drawn for it.</summary>
     public DecodeCase With(TestVariant variant) => With(new TestVariantCase(variant, this));
 
+    /// <summary>The case with a variant of the catalogue and arguments drawn for it.</summary>
+    public DecodeCase WithCatalogue(string name) => With(CatalogueCase.Of(name, this));
+
     /// <summary>The case with options and arguments drawn for them, but those given.</summary>
     public DecodeCase With(AttentionOptions options, float? cap = null, int? window = null, int? rotaryDim = null) =>
         With(new OptionCase(options, this, cap, window, rotaryDim));
 
     /// <summary>
-    /// Beside a sink logits stay small: else there are rows whose outputs are all below the smallest half. Where keys turn, too: what is lost
-    /// when they are rounded once more grows with the logits.
+    /// Beside a sink, or a gate that follows the log-sum-exp, logits stay small: else there are rows whose outputs are all below the smallest
+    /// half. Where keys turn or queries are replaced, too: what is lost when they are rounded once more grows with the logits.
     /// </summary>
     private DecodeCase With(VariantCase variant)
     {
         DecodeCase varied = this with { Variant = variant, Causal = Causal && !variant.ReplacesCausality };
-        return variant.Variant.Hooks.HasFlag(VariantHooks.Sink) || variant.Variant.Rotates
-            ? varied with
-            {
-                Amplitude = 1,
-                SmScale = null,
-            }
-            : varied;
+        const VariantHooks Small = VariantHooks.Sink | VariantHooks.QueryTransform | VariantHooks.OutputTransform;
+        return (variant.Variant.Hooks & Small) != 0 || variant.Variant.Rotates ? varied with { Amplitude = 1, SmScale = null } : varied;
     }
 
     /// <summary>Draws a case whose sequences have about this many tokens together.</summary>

@@ -38,7 +38,18 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
 
     /// <summary>Every variant.</summary>
     public static IReadOnlyList<TestVariant> All { get; } =
-    [new Sloped(), new Dilated(), new Window(), new Started(), new Sinks(), new Tree(), new Counted(), new Everything()];
+    [
+        new Sloped(),
+        new Dilated(),
+        new Window(),
+        new Started(),
+        new Sinks(),
+        new Tree(),
+        new Counted(),
+        new Queried(),
+        new Gated(),
+        new Everything(),
+    ];
 
     public virtual double Transform(double logit, in LogitsContext at, in TestArguments a) => logit;
 
@@ -47,6 +58,11 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
     public virtual int FirstKey(in LogitsContext at, in TestArguments a) => 0;
 
     public virtual double Sink(int head, in TestArguments a) => double.NegativeInfinity;
+
+    public virtual double Query(double element, in QueryContext at, in TestArguments a) => element;
+
+    /// <summary>The log-sum-exp is given beside the context, whose own is a float.</summary>
+    public virtual double Output(double element, in OutputContext at, double lse2, in TestArguments a) => element;
 
     public override string ToString() => name;
 
@@ -73,6 +89,24 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
     public override int FirstKey(LogitsContext at, VariantReader arguments) => FirstKey(at, Read(arguments));
 
     public override float Sink(int head, VariantReader arguments) => (float)Sink(head, Read(arguments));
+
+    public override void TransformQuery(Span<float> elements, QueryContext first, VariantReader arguments)
+    {
+        TestArguments a = Read(arguments);
+        for (int i = 0; i < elements.Length; i++)
+        {
+            elements[i] = (float)Query(elements[i], first with { Element = first.Element + i }, a);
+        }
+    }
+
+    public override void TransformOutput(Span<float> elements, OutputContext first, VariantReader arguments)
+    {
+        TestArguments a = Read(arguments);
+        for (int i = 0; i < elements.Length; i++)
+        {
+            elements[i] = (float)Output(elements[i], first with { Element = first.Element + i }, first.Lse2, a);
+        }
+    }
 
     private static TestArguments Read(VariantReader reader) =>
         new()
@@ -197,10 +231,61 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
         public override bool Keep(in LogitsContext at, in TestArguments a) => int.PopCount(at.KvPosition + a.Window) % 3 != 0;
     }
 
+    /// <summary>Asks for all that it is told, since each kernel finds an element's place in its own way.</summary>
+    private sealed class Queried()
+        : TestVariant(
+            nameof(Queried),
+            VariantHooks.QueryTransform,
+            """
+              static constexpr bool kTransformsQuery = true;
+              static __device__ __forceinline__ float transform_query(float element, const flashinfer::QueryContext& at, const Arguments& a) {
+                const bool moves = (at.element + at.qo_index + at.kv_len) % 5 == (at.sequence + at.kv_head + at.qo_len) % 5;
+                return element * a.temperature + (moves ? a.slopes[at.head] : float(at.qo_position % 2) / 8.f);
+              }
+            """
+        )
+    {
+        public override double Query(double element, in QueryContext at, in TestArguments a) =>
+            (element * a.Temperature)
+            + (
+                (at.Element + at.QoIndex + at.KvLen) % 5 == (at.Sequence + at.KvHead + at.QoLen) % 5
+                    ? a.Slopes[at.Head]
+                    : at.QoPosition % 2 / 8.0
+            );
+    }
+
+    /// <summary>As <see cref="Queried"/>; what rows that see no key get, too.</summary>
+    private sealed class Gated()
+        : TestVariant(
+            nameof(Gated),
+            VariantHooks.OutputTransform,
+            """
+              static constexpr bool kTransformsOutput = true;
+              static __device__ __forceinline__ float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a) {
+                const bool moves = (at.element + at.qo_index + at.kv_len) % 5 == (at.sequence + at.kv_head + at.qo_len) % 5;
+                return element / (1.f + exp2f(-at.lse2)) + (moves ? a.slopes[at.head] : float(at.qo_position % 2) / 8.f);
+              }
+            """
+        )
+    {
+        public override double Output(double element, in OutputContext at, double lse2, in TestArguments a) =>
+            (element / (1 + Math.Pow(2, -lse2)))
+            + (
+                (at.Element + at.QoIndex + at.KvLen) % 5 == (at.Sequence + at.KvHead + at.QoLen) % 5
+                    ? a.Slopes[at.Head]
+                    : at.QoPosition % 2 / 8.0
+            );
+    }
+
     private sealed class Everything()
         : TestVariant(
             nameof(Everything),
-            VariantHooks.Transform | VariantHooks.Mask | VariantHooks.FirstKey | VariantHooks.Sink,
+            VariantHooks.Transform
+                | VariantHooks.Mask
+                | VariantHooks.FirstKey
+                | VariantHooks.Sink
+                | VariantHooks.QueryTransform
+                | VariantHooks.OutputTransform,
             """
               static constexpr bool kTransformsLogits = true;
               static constexpr bool kMasksLogits = true;
@@ -216,6 +301,14 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
                 return at.qo_position - 2 * a.window;
               }
               static __device__ __forceinline__ float sink(flashinfer::i32 head, const Arguments& a) { return a.slopes[head]; }
+              static constexpr bool kTransformsQuery = true;
+              static __device__ __forceinline__ float transform_query(float element, const flashinfer::QueryContext& at, const Arguments& a) {
+                return at.element % 2 == at.qo_index % 2 ? element * a.temperature : -element;
+              }
+              static constexpr bool kTransformsOutput = true;
+              static __device__ __forceinline__ float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a) {
+                return element + a.slopes[at.head];
+              }
             """
         )
     {
@@ -227,5 +320,10 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
         public override int FirstKey(in LogitsContext at, in TestArguments a) => at.QoPosition - (2 * a.Window);
 
         public override double Sink(int head, in TestArguments a) => a.Slopes[head];
+
+        public override double Query(double element, in QueryContext at, in TestArguments a) =>
+            at.Element % 2 == at.QoIndex % 2 ? element * a.Temperature : -element;
+
+        public override double Output(double element, in OutputContext at, double lse2, in TestArguments a) => element + a.Slopes[at.Head];
     }
 }

@@ -11,6 +11,9 @@ internal abstract class VariantCase
     /// <summary>Whether a mask says what is seen, instead of causality.</summary>
     public virtual bool ReplacesCausality => false;
 
+    /// <summary>Whether a GPU computes it by instructions that are right to ten bits or so.</summary>
+    public virtual bool IsApproximate => false;
+
     /// <summary>Plans with the arguments, and the query tokens given, or without, where null.</summary>
     public abstract void Plan(IPagedWrapper wrapper, Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal);
 
@@ -87,9 +90,41 @@ internal sealed class TestVariantCase(TestVariant variant, DecodeCase of) : Vari
                 TestArguments a = Values;
                 return token >= variant.FirstKey(row, a) && variant.Keep(at, a) ? variant.Transform(logit, at, a) : double.NegativeInfinity;
             },
-            head => variant.Sink(head, Values)
+            head => variant.Sink(head, Values),
+            Query: variant.Hooks.HasFlag(VariantHooks.QueryTransform)
+                ? (element, head, d) => variant.Query(element, Query(row, head, group, d), Values)
+                : null,
+            Output: variant.Hooks.HasFlag(VariantHooks.OutputTransform)
+                ? (element, head, d, lse2) => variant.Output(element, Output(row, head, group, d), lse2, Values)
+                : null
         );
     }
+
+    public static QueryContext Query(LogitsContext row, int head, int group, int element) =>
+        new()
+        {
+            Head = head,
+            KvHead = head / group,
+            Sequence = row.Sequence,
+            QoIndex = row.QoIndex,
+            QoPosition = row.QoPosition,
+            QoLen = row.QoLen,
+            KvLen = row.KvLen,
+            Element = element,
+        };
+
+    public static OutputContext Output(LogitsContext row, int head, int group, int element) =>
+        new()
+        {
+            Head = head,
+            KvHead = head / group,
+            Sequence = row.Sequence,
+            QoIndex = row.QoIndex,
+            QoPosition = row.QoPosition,
+            QoLen = row.QoLen,
+            KvLen = row.KvLen,
+            Element = element,
+        };
 
     public override string ToString() =>
         $"{variant} (temperature {_temperature}, window {_window}, starts [{string.Join(", ", _starts)}], flips {_flips})";

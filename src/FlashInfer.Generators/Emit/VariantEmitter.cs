@@ -45,6 +45,8 @@ internal static class VariantEmitter
             """
         );
         Apply(code, text, variant);
+        Elements(code, text, variant, VariantHookKind.QueryTransform, "TransformQuery", "QueryContext");
+        Elements(code, text, variant, VariantHookKind.OutputTransform, "TransformOutput", "OutputContext");
         FirstKeyAndSink(code, text, variant);
         Arguments(code, variant);
 
@@ -85,6 +87,37 @@ internal static class VariantEmitter
                     {
                         logit = {{logit}};
                         at = at with { KvPosition = at.KvPosition + 1 };
+                    }
+                }
+            """
+        );
+    }
+
+    private static void Elements(CodeWriter code, ConfigText text, VariantModel variant, VariantHookKind kind, string name, string context)
+    {
+        if (Call(text, variant, kind, "element, at") is not { } transform)
+        {
+            return;
+        }
+
+        code.Block(
+            $$"""
+
+                public override void {{name}}(global::System.Span<float> elements, global::FlashInfer.{{context}} at, global::FlashInfer.VariantReader arguments)
+                {
+            """
+        );
+        if (Reads(variant, kind))
+        {
+            code.Line($"        {variant.ArgumentsType} a = Read(arguments);");
+        }
+
+        code.Block(
+            $$"""
+                    foreach (ref float element in elements)
+                    {
+                        element = {{transform}};
+                        at = at with { Element = at.Element + 1 };
                     }
                 }
             """

@@ -17,7 +17,8 @@ internal sealed class CudaNames(CudaNames? taken = null)
             + "reinterpret_cast return short signed sizeof static static_assert static_cast struct switch template this thread_local throw "
             + "true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq assert errno linux unix "
             // Of the struct that the text becomes a part of, and what its text itself calls.
-            + "flashinfer csharp transform before bend after line keep first_key sink fabsf floorf ceilf truncf rintf expf exp2f powf fmaf fmodf copysignf"
+            + "flashinfer csharp transform transform_scores score_scale before bend after line line_scale factor keep keep_bits keep_rest first_key "
+            + "skipped sink angle transform_query transform_output fabsf floorf ceilf truncf rintf expf exp2f powf fmaf fmodf copysignf"
         ).Split(' ')
     );
 

@@ -108,7 +108,7 @@ internal sealed partial class MethodLowering
 
             if (parameter.Type.TypeKind != TypeKind.Error && variant.Types.Declare(parameter.Type) is null)
             {
-                return $"has the parameter {parameter.Name} of type {parameter.Type.ToDisplayString()}; expected int, uint, float, bool, LogitsContext, the arguments or a span of them";
+                return $"has the parameter {parameter.Name} of type {parameter.Type.ToDisplayString()}; expected int, uint, float, bool, a context, the arguments or a span of them";
             }
         }
 

@@ -83,7 +83,7 @@ internal sealed partial class MethodLowering
     {
         ITypeSymbol? owner = reference.Instance?.Type;
         string name = reference.Property.Name;
-        if (variant.Types.IsContext(owner) && VariantTypes.ContextMembers.TryGetValue(name, out Expression? member))
+        if (VariantTypes.IsContext(owner) && VariantTypes.ContextMembers.TryGetValue(name, out Expression? member))
         {
             if (name is "KvPosition" or "Head" or "KvHead")
             {

@@ -157,7 +157,7 @@ internal sealed partial class MethodLowering
             : type.TypeKind == TypeKind.Enum ? "convert it to int, or use constants"
             : type.TypeKind == TypeKind.Array ? "use a ReadOnlySpan of the [VariantArguments]"
             : type.TypeKind == TypeKind.Pointer ? "use a ReadOnlySpan of the [VariantArguments]"
-            : variant.Types.IsContext(type) || variant.Types.IsArguments(type) ? "read it through the parameter, where it is needed"
+            : VariantTypes.IsContext(type) || variant.Types.IsArguments(type) ? "read it through the parameter, where it is needed"
             : "kernels have int, uint, float, bool, and ReadOnlySpan of those and of byte";
         variant.Problems.Report(Descriptors.VariantType, syntax.GetLocation(), type.ToDisplayString(), instead);
     }

@@ -172,7 +172,7 @@ internal sealed partial class MethodLowering(VariantLowering variant, CudaNames 
             return null;
         }
 
-        bool isReference = variant.Types.IsContext(local.Type) || variant.Types.IsArguments(local.Type);
+        bool isReference = VariantTypes.IsContext(local.Type) || variant.Types.IsArguments(local.Type);
         if (isReference || variant.Types.Declare(local.Type) is not { } type)
         {
             // A construct that makes such a value says more than its type does.

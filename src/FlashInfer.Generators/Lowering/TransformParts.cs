@@ -19,26 +19,21 @@ internal enum Varies
 internal readonly record struct Factor(IOperation Value, bool Divides);
 
 /// <summary>
-/// A transform in the parts that prefill takes for less than the whole: <c>after * bend(before * logit)</c>, or a logit and a line over the
-/// keys' positions. Recognised in a method of declarations and one return.
+/// A transform in the parts that prefill takes for less than the whole: <c>after * bend(before * logit)</c>, or <c>after * logit</c> and a line
+/// over the keys' positions. Recognised in a method of declarations and one return.
 /// </summary>
 internal sealed class TransformParts
 {
-    private readonly VariantTypes _types;
     private readonly IParameterSymbol _logit;
     private readonly List<IVariableDeclaratorOperation> _locals = [];
     private readonly Dictionary<ISymbol, Varies> _varies = new(SymbolEqualityComparer.Default);
 
-    private TransformParts(VariantTypes types, IParameterSymbol logit)
-    {
-        _types = types;
-        _logit = logit;
-    }
+    private TransformParts(IParameterSymbol logit) => _logit = logit;
 
     /// <summary>Factors of the logit that do not change with the key.</summary>
     public List<Factor> Before { get; } = [];
 
-    /// <summary>Factors of the whole that change with the plan only.</summary>
+    /// <summary>Factors of the whole, or of a logit beside a line, that change with the plan only.</summary>
     public List<Factor> After { get; } = [];
 
     /// <summary>What lies between; null when it is the logit.</summary>
@@ -57,9 +52,9 @@ internal sealed class TransformParts
     public IOperation? Zero { get; private set; }
 
     /// <summary>The parts of a transform; null when it is a whole.</summary>
-    public static TransformParts? Of(IMethodSymbol method, IMethodBodyOperation? body, VariantTypes types)
+    public static TransformParts? Of(IMethodSymbol method, IMethodBodyOperation? body)
     {
-        TransformParts parts = new(types, method.Parameters[0]);
+        TransformParts parts = new(method.Parameters[0]);
         return (body?.BlockBody ?? body?.ExpressionBody) is { } block && parts.Value(block) is { } value && parts.Divide(value)
             ? parts
             : null;
@@ -118,6 +113,11 @@ internal sealed class TransformParts
     private bool Divide(IOperation value)
     {
         Peel(ref value, Varies.WithPlan, After);
+        if (IsLine(value))
+        {
+            return true;
+        }
+
         IOperation[] logits = [.. value.DescendantsAndSelf().Where(IsLogit)];
         if (logits.Length == 0)
         {
@@ -134,7 +134,7 @@ internal sealed class TransformParts
 
         Bend = scaled == value ? null : value;
         Scaled = Before.Count > 0 ? scaled : null;
-        return After.Count > 0 || Before.Count > 0 || IsLine(value);
+        return After.Count > 0 || Before.Count > 0;
     }
 
     /// <summary>Takes factors off a product that change no more often than given.</summary>
@@ -168,7 +168,10 @@ internal sealed class TransformParts
         return IsProduct(product) && (isLeft || !divides) && Of(other) <= Varies.WithQuery ? new Factor(other, divides) : null;
     }
 
-    /// <summary>Whether a value is the logit plus a slope times the distance of the key from the query token.</summary>
+    /// <summary>
+    /// Whether a value is the logit, or a product of it, plus a slope times the distance of the key from the query token. Then
+    /// <see cref="After"/>, until now factors of the whole, has those of the logit.
+    /// </summary>
     private bool IsLine(IOperation value)
     {
         if (
@@ -185,12 +188,13 @@ internal sealed class TransformParts
         }
 
         bool isSum = sum.OperatorKind == BinaryOperatorKind.Add;
-        IOperation term = IsLogit(sum.LeftOperand) ? sum.RightOperand : sum.LeftOperand;
-        if (!IsLogit(sum.LeftOperand) && !(isSum && IsLogit(sum.RightOperand)))
+        bool isFirst = IsScaledLogit(sum.LeftOperand, out List<Factor> factors);
+        if (!isFirst && !(isSum && IsScaledLogit(sum.RightOperand, out factors)))
         {
             return false;
         }
 
+        IOperation term = isFirst ? sum.RightOperand : sum.LeftOperand;
         List<Factor> slope = [];
         Falls = !isSum;
         Peel(ref term, Varies.WithHead, slope);
@@ -226,8 +230,17 @@ internal sealed class TransformParts
         }
 
         Falls ^= !startsAtKey;
-        Slope = slope;
+        Slope = [.. slope, .. After];
+        After.AddRange(factors);
         return true;
+    }
+
+    /// <summary>Whether a value is the logit times factors that change with the plan only.</summary>
+    private bool IsScaledLogit(IOperation value, out List<Factor> factors)
+    {
+        factors = [];
+        Peel(ref value, Varies.WithPlan, factors);
+        return IsLogit(value);
     }
 
     private static IOperation? Negated(IOperation operation) =>
@@ -248,8 +261,10 @@ internal sealed class TransformParts
     private bool IsLogit(IOperation operation) =>
         operation is IParameterReferenceOperation parameter && SymbolEqualityComparer.Default.Equals(parameter.Parameter, _logit);
 
-    private string? Member(IOperation operation) =>
-        operation is IPropertyReferenceOperation property && _types.IsContext(property.Instance?.Type) ? property.Property.Name : null;
+    private static string? Member(IOperation operation) =>
+        operation is IPropertyReferenceOperation property && VariantTypes.IsContext(property.Instance?.Type)
+            ? property.Property.Name
+            : null;
 
     private Varies Of(IOperation operation) => operation.DescendantsAndSelf().Max(OfOne);
 
@@ -259,8 +274,8 @@ internal sealed class TransformParts
             ILocalReferenceOperation local => _varies.TryGetValue(local.Local, out Varies varies) ? varies : Varies.WithLogit,
             IParameterReferenceOperation when IsLogit(operation) => Varies.WithLogit,
             // A method that gets the context may read all of it.
-            IParameterReferenceOperation when _types.IsContext(operation.Type) && operation.Parent is not IPropertyReferenceOperation =>
-                Varies.WithKey,
+            IParameterReferenceOperation
+                when VariantTypes.IsContext(operation.Type) && operation.Parent is not IPropertyReferenceOperation => Varies.WithKey,
             IPropertyReferenceOperation when Member(operation) is { } name => name switch
             {
                 "KvPosition" => Varies.WithKey,

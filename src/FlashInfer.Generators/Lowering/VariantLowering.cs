@@ -44,13 +44,14 @@ internal sealed class VariantLowering(
         text.Line("namespace csharp = flashinfer::csharp;");
         text.Line();
         // Kernels pay for a transform, also for one that does nothing.
-        hooks = hooks.Where(hook => hook.Kind != VariantHookKind.Transform || !ReturnsItsLogit(hook.Method)).ToList();
+        hooks = hooks.Where(hook => !hook.Kind.Replaces() || !ReturnsItsParameter(hook.Method)).ToList();
         IMethodSymbol? transform = hooks.FirstOrDefault(static hook => hook.Kind == VariantHookKind.Transform).Method;
-        TransformParts? parts = transform is null ? null : TransformParts.Of(transform, DeclarationOf(transform), types);
+        TransformParts? parts = transform is null ? null : TransformParts.Of(transform, DeclarationOf(transform));
         string parent = parts switch
         {
             null => "NoVariant",
-            { Slope: not null } => "TransformByLine<Variant>",
+            { Slope: not null, After.Count: 0 } => "TransformByLine<Variant>",
+            { Slope: not null } => "TransformByScaledLine<Variant>",
             _ => "TransformInParts<Variant>",
         };
         text.Open($"struct Variant : flashinfer::{parent}");
@@ -107,7 +108,6 @@ internal sealed class VariantLowering(
             MethodLowering line = new(this, _methods, isFirstKey: false);
             text.Line();
             line.WriteLine(text, $"flashinfer::Line line({Context(line)}, {Arguments(line)})", parts);
-            return;
         }
 
         if (parts.Before.Count > 0 || parts.Bend is not null)
@@ -199,7 +199,7 @@ internal sealed class VariantLowering(
         return body;
     }
 
-    private bool ReturnsItsLogit(IMethodSymbol transform) =>
+    private bool ReturnsItsParameter(IMethodSymbol transform) =>
         DeclarationOf(transform) is { } body
         && (body.BlockBody ?? body.ExpressionBody)
             is { Operations: [IReturnOperation { ReturnedValue: IParameterReferenceOperation { Parameter.Ordinal: 0 } }] };
@@ -236,6 +236,8 @@ internal sealed class VariantLowering(
             VariantHookKind.Transform => "kTransformsLogits",
             VariantHookKind.Mask => "kMasksLogits",
             VariantHookKind.FirstKey => "kBoundsKeys",
+            VariantHookKind.QueryTransform => "kTransformsQuery",
+            VariantHookKind.OutputTransform => "kTransformsOutput",
             _ => "kHasSink",
         };
 
@@ -243,8 +245,7 @@ internal sealed class VariantLowering(
     private static string Signature(VariantHookKind kind, IMethodSymbol method, MethodLowering body)
     {
         List<string> parameters = method.Parameters.Select(parameter => body.Declare(parameter)).ToList();
-        int own = kind == VariantHookKind.Transform ? 2 : 1;
-        if (parameters.Count == own)
+        if (parameters.Count == kind.OwnParameters())
         {
             parameters.Add("const Arguments&");
         }
@@ -254,6 +255,8 @@ internal sealed class VariantLowering(
             VariantHookKind.Transform => "float transform",
             VariantHookKind.Mask => "bool keep",
             VariantHookKind.FirstKey => "int first_key",
+            VariantHookKind.QueryTransform => "float transform_query",
+            VariantHookKind.OutputTransform => "float transform_output",
             _ => "float sink",
         };
         return $"{function}({string.Join(", ", parameters)})";

@@ -1,18 +1,22 @@
 using System.Collections.Generic;
+using FlashInfer.Generators.Model;
 using Microsoft.CodeAnalysis;
 
 namespace FlashInfer.Generators.Lowering;
 
-/// <summary>The types beside scalars that hooks see: the context of a logit, their own arguments, and spans in these.</summary>
+/// <summary>The types beside scalars that hooks see: the contexts of what they are asked for, their own arguments, and spans in these.</summary>
 /// <param name="Class">The configuration.</param>
-/// <param name="Context"><c>FlashInfer.LogitsContext</c>; null when the runtime is not referenced.</param>
 /// <param name="Arguments">The struct with <c>[VariantArguments]</c>; null when there is none.</param>
-internal sealed record VariantTypes(INamedTypeSymbol Class, INamedTypeSymbol? Context, INamedTypeSymbol? Arguments)
+internal sealed record VariantTypes(INamedTypeSymbol Class, INamedTypeSymbol? Arguments)
 {
+    private const string Logits = "LogitsContext";
+    private const string Query = "QueryContext";
+    private const string Output = "OutputContext";
+
     // Sequences are shorter than 2^30 tokens, so that differences of positions fit an int.
     private const long MaxTokens = (1 << 30) - 1;
 
-    /// <summary>Members of the context in CUDA, and what they may be.</summary>
+    /// <summary>Members of contexts in CUDA, and what they may be.</summary>
     public static readonly IReadOnlyDictionary<string, Expression> ContextMembers = new Dictionary<string, Expression>
     {
         ["Head"] = Expression.Primary("head", new Interval(0, AttentionRules.MaxHeads - 1)),
@@ -24,9 +28,21 @@ internal sealed record VariantTypes(INamedTypeSymbol Class, INamedTypeSymbol? Co
         ["KvPosition"] = Expression.Primary("kv_position", new Interval(0, MaxTokens)),
         ["QoLen"] = Expression.Primary("qo_len", new Interval(0, MaxTokens)),
         ["KvLen"] = Expression.Primary("kv_len", new Interval(0, MaxTokens)),
+        ["Element"] = Expression.Primary("element", new Interval(0, AttentionRules.HeadDims[AttentionRules.HeadDims.Count - 1] - 1)),
+        ["Lse2"] = Expression.Primary("lse2"),
     };
 
-    public bool IsContext(ITypeSymbol? type) => Context is not null && SymbolEqualityComparer.Default.Equals(type, Context);
+    public static bool IsContext(ITypeSymbol? type) => ContextName(type) is not null;
+
+    /// <summary>Whether a type is the context of what a hook is asked for.</summary>
+    public static bool IsContextOf(VariantHookKind kind, ITypeSymbol? type) =>
+        ContextName(type)
+        == kind switch
+        {
+            VariantHookKind.QueryTransform => Query,
+            VariantHookKind.OutputTransform => Output,
+            _ => Logits,
+        };
 
     public bool IsArguments(ITypeSymbol? type) => Arguments is not null && SymbolEqualityComparer.Default.Equals(type, Arguments);
 
@@ -36,9 +52,20 @@ internal sealed record VariantTypes(INamedTypeSymbol Class, INamedTypeSymbol? Co
     public string? Declare(ITypeSymbol type) =>
         Scalars.Of(type) is not Scalar.None and var scalar ? Scalars.Cuda(scalar)
         : Scalars.ElementOf(type) is not Scalar.None and var element ? Span(element)
-        : IsContext(type) ? "const flashinfer::LogitsContext&"
+        : ContextName(type) is { } context ? $"const flashinfer::{context}&"
         : IsArguments(type) ? "const Arguments&"
         : null;
+
+    /// <summary>The name of a context, in C# and in CUDA; null of another type.</summary>
+    private static string? ContextName(ITypeSymbol? type) =>
+        type
+            is {
+                Name: Logits or Query or Output,
+                ContainingType: null,
+                ContainingNamespace: { Name: "FlashInfer", ContainingNamespace.IsGlobalNamespace: true }
+            }
+            ? type.Name
+            : null;
 
     /// <summary>A span in CUDA.</summary>
     public static string Span(Scalar element) => $"flashinfer::Span<{Scalars.Cuda(element)}>";

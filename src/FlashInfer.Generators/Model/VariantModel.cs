@@ -71,4 +71,17 @@ internal enum VariantHookKind
     Mask,
     FirstKey,
     Sink,
+    QueryTransform,
+    OutputTransform,
+}
+
+/// <summary>What follows from what a method is asked for.</summary>
+internal static class VariantHookKinds
+{
+    /// <summary>Whether it replaces its first parameter.</summary>
+    public static bool Replaces(this VariantHookKind kind) =>
+        kind is VariantHookKind.Transform or VariantHookKind.QueryTransform or VariantHookKind.OutputTransform;
+
+    /// <summary>How many parameters it has beside the arguments: what it replaces, if it does, and where that stands.</summary>
+    public static int OwnParameters(this VariantHookKind kind) => kind.Replaces() ? 2 : 1;
 }

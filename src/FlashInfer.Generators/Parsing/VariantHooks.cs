@@ -16,6 +16,8 @@ internal static class VariantHooks
         ("LogitsMask", VariantHookKind.Mask),
         ("FirstKey", VariantHookKind.FirstKey),
         ("AttentionSink", VariantHookKind.Sink),
+        ("QueryTransform", VariantHookKind.QueryTransform),
+        ("OutputTransform", VariantHookKind.OutputTransform),
     };
 
     /// <summary>Whether an attribute of this library marks a symbol.</summary>
@@ -88,15 +90,15 @@ internal static class VariantHooks
         }
 
         SpecialType result = Result(kind);
-        int own = kind == VariantHookKind.Transform ? 2 : 1;
+        int own = kind.OwnParameters();
         bool isRight =
             method.ReturnType.SpecialType == result
             && method.Parameters.Length >= own
-            && (kind != VariantHookKind.Transform || method.Parameters[0].Type.SpecialType == SpecialType.System_Single)
+            && (!kind.Replaces() || method.Parameters[0].Type.SpecialType == SpecialType.System_Single)
             && (
                 kind == VariantHookKind.Sink
                     ? method.Parameters[0].Type.SpecialType == SpecialType.System_Int32
-                    : types.IsContext(method.Parameters[own - 1].Type)
+                    : VariantTypes.IsContextOf(kind, method.Parameters[own - 1].Type)
             )
             && (method.Parameters.Length == own || (method.Parameters.Length == own + 1 && types.IsArguments(method.Parameters[own].Type)));
         if (!isRight)
@@ -147,6 +149,8 @@ internal static class VariantHooks
             VariantHookKind.Transform => $"float {method.Name}(float logit, in LogitsContext at{arguments})",
             VariantHookKind.Mask => $"bool {method.Name}(in LogitsContext at{arguments})",
             VariantHookKind.FirstKey => $"int {method.Name}(in LogitsContext at{arguments})",
+            VariantHookKind.QueryTransform => $"float {method.Name}(float element, in QueryContext at{arguments})",
+            VariantHookKind.OutputTransform => $"float {method.Name}(float element, in OutputContext at{arguments})",
             _ => $"float {method.Name}(int head{arguments})",
         };
     }

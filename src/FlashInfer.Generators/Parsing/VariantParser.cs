@@ -78,7 +78,7 @@ internal static class VariantParser
         VariantArgument[] arguments = argumentsType is null
             ? Array.Empty<VariantArgument>()
             : VariantArgumentsReader.Read(argumentsType, problems);
-        VariantTypes types = new(type, compilation.GetTypeByMetadataName("FlashInfer.LogitsContext"), argumentsType);
+        VariantTypes types = new(type, argumentsType);
         List<(VariantHookKind Kind, IMethodSymbol Method)> hooks = VariantHooks.Find(types, problems);
         string cuda = new VariantLowering(types, arguments, compilation, problems, cancellationToken).Lower(hooks);
 

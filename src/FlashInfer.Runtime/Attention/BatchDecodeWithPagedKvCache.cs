@@ -44,7 +44,7 @@ public class BatchDecodeWithPagedKvCache : PagedAttention
             throw new ArgumentOutOfRangeException(
                 nameof(maxQueryTokens),
                 maxQueryTokens,
-                $"Decode serves 1 to {most} query tokens a sequence; append longer stretches of a prompt to the cache in several steps."
+                $"Decode serves 1 to {most} query tokens a sequence; {(cache.Spec.HasPrefill ? "BatchPrefillWithPagedKvCache takes any number" : "take longer stretches of a prompt in several steps")}."
             );
         }
 

@@ -55,10 +55,7 @@ internal sealed class DecodePath : IDisposable
     /// <param name="owner">What the device is asked of, for messages.</param>
     public DecodeParams Arguments(in TensorView query, in TensorView output, in TensorView lse, int rows, PlanList list, string owner)
     {
-        KernelTensor.Check(query, nameof(query), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
-        KernelTensor.Check(output, nameof(output), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
-        KernelTensor.CheckWritten(output, nameof(output));
-        KernelTensor.CheckLse(lse, _device, owner, rows, _spec.Heads);
+        KernelTensor.CheckStep(query, output, lse, rows, _spec, _device, owner);
         return new DecodeParams
         {
             Query = query.Address,

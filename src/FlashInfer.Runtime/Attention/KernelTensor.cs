@@ -5,7 +5,27 @@ internal static class KernelTensor
 {
     private const int Alignment = 16;
 
-    /// <summary>Throws unless a tensor is [rows, heads, headDim] of the device, with rows that 16-byte accesses can reach; messages name the device's owner.</summary>
+    /// <summary>
+    /// Throws unless query and output are [rows, heads, headDim] and [rows, heads, valueDim], and an LSE, where one is wanted, is float [rows,
+    /// heads], all of the device; messages name its owner.
+    /// </summary>
+    public static void CheckStep(
+        in TensorView query,
+        in TensorView output,
+        in TensorView lse,
+        int rows,
+        AttentionSpec spec,
+        Device device,
+        string owner
+    )
+    {
+        Check(query, nameof(query), device, owner, spec.Dtype, rows, spec.Heads, spec.HeadDim);
+        Check(output, nameof(output), device, owner, spec.Dtype, rows, spec.Heads, spec.ValueDim);
+        CheckWritten(output, nameof(output));
+        CheckLse(lse, device, owner, rows, spec.Heads);
+    }
+
+    /// <summary>Throws unless a tensor is [rows, heads, headDim] of the device, with rows that 16-byte accesses can reach.</summary>
     public static void Check(in TensorView tensor, string name, Device device, string owner, DType dtype, int rows, int heads, int headDim)
     {
         tensor.Expect(name, dtype, rows, heads, headDim);
@@ -32,8 +52,7 @@ internal static class KernelTensor
         }
     }
 
-    /// <summary>Throws unless an LSE, where one is wanted, is a contiguous float [rows, heads] of the device.</summary>
-    public static void CheckLse(in TensorView lse, Device device, string owner, int rows, int heads)
+    private static void CheckLse(in TensorView lse, Device device, string owner, int rows, int heads)
     {
         if (lse.IsEmpty)
         {
@@ -89,8 +108,9 @@ internal static class KernelTensor
     {
         if (tensor.Device != device)
         {
+            string alike = tensor.Device.ToString() == device.ToString() ? " (opened twice)" : "";
             throw new ArgumentException(
-                $"{name} lies on {tensor.Device}, the {owner} on {device}; allocate it on the {owner}'s device.",
+                $"{name} lies on {tensor.Device}, the {owner} on {device}{alike}; allocate it on the {owner}'s device.",
                 name
             );
         }

@@ -95,8 +95,9 @@ internal sealed class PlannedBatch : IDisposable
         _start = Telemetry.StartPlan(Cache.Device.Log);
         if (sequences.Length == 0 || sequences.Length > _sequences.Length)
         {
+            string advice = sequences.Length == 0 ? "Skip a step that has none." : "The wrapper's constructor takes a larger maxSequences.";
             throw new ArgumentException(
-                $"{sequences.Length} sequences were given; expected 1 to {_sequences.Length}. The wrapper's constructor takes a larger maxSequences.",
+                $"{sequences.Length} sequences were given; expected 1 to {_sequences.Length}. {advice}",
                 nameof(sequences)
             );
         }
@@ -247,7 +248,7 @@ internal sealed class PlannedBatch : IDisposable
             if (_sequences[i].Revision != _revisions[i])
             {
                 throw new StalePlanException(
-                    $"The plan is stale: {_sequences[i]} has begun a forward, abandoned one or a part of it, or was freed since it was planned. Call Plan again."
+                    $"The plan is stale: a sequence of it ({_sequences[i]}) has begun a forward, abandoned one or a part of it, or was freed since it was planned. Call Plan again."
                 );
             }
         }

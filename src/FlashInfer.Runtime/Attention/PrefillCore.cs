@@ -153,10 +153,7 @@ internal sealed class PrefillCore : IDisposable
     /// <param name="owner">What the device is asked of, for messages.</param>
     public PrefillParams Arguments(in TensorView query, in TensorView output, in TensorView lse, int rows, string owner)
     {
-        KernelTensor.Check(query, nameof(query), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.HeadDim);
-        KernelTensor.Check(output, nameof(output), _device, owner, _spec.Dtype, rows, _spec.Heads, _spec.ValueDim);
-        KernelTensor.CheckWritten(output, nameof(output));
-        KernelTensor.CheckLse(lse, _device, owner, rows, _spec.Heads);
+        KernelTensor.CheckStep(query, output, lse, rows, _spec, _device, owner);
         return new PrefillParams
         {
             Query = query.Address,

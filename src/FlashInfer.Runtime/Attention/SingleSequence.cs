@@ -87,7 +87,7 @@ internal sealed class SingleSequence : IDisposable
         if (queryTokens > _batch.MaxQueryTokens)
         {
             throw new ArgumentException(
-                _batch.MaxQueryTokens == 1
+                _type == typeof(SingleDecode)
                     ? $"query has {queryTokens} tokens; {_type.Name} takes 1. SinglePrefill takes any number."
                     : $"query has {queryTokens} tokens; expected at most {_batch.MaxQueryTokens}. The constructor of {_type.Name} takes a larger maxQueryTokens.",
                 s_query

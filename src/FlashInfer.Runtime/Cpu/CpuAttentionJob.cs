@@ -63,11 +63,19 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
     private void LoadQuery(in PrefillParams p, in WorkItem item, int kvHead, in UnitVariant variant, float scale, float* query)
     {
         TVector factor = TSimd.Create(scale * Scale(p.KeyScales, kvHead));
+        byte* rounded = stackalloc byte[variant.TransformsQuery ? _headDim * TElement.Size : 0];
         for (int column = 0; column < item.QueryTokens * _group; column++, query += _headDim)
         {
             (int token, int head) = Math.DivRem(column, _group);
             long offset = ((item.Row + token) * p.QueryRowStride) + (((kvHead * _group) + head) * p.QueryHeadStride);
             TElement.Widen((byte*)p.Query + (offset * TElement.Size), query, _headDim);
+            if (variant.TransformsQuery)
+            {
+                variant.TransformQuery(new Span<float>(query, _headDim), item.Row + token, (kvHead * _group) + head);
+                TElement.Narrow(query, rounded, _headDim);
+                TElement.Widen(rounded, query, _headDim);
+            }
+
             for (int d = 0; d < _headDim; d += TSimd.Count)
             {
                 TSimd.Store(TSimd.Multiply(TSimd.Load(query + d), factor), query + d);
@@ -285,12 +293,18 @@ internal sealed unsafe class CpuAttentionJob<TSimd, TVector, TElement, TKvElemen
                 TSimd.Store(TSimd.Multiply(TSimd.Load(from + d), factor), from + d);
             }
 
+            float lse2 = sum == 0f ? float.NegativeInfinity : max + MathF.Log2(sum);
+            if (variant.TransformsOutput)
+            {
+                variant.TransformOutput(new Span<float>(from, _valueDim), item.Row + token, queryHead, lse2);
+            }
+
             long row = item.Row + token;
             long offset = (row * p.OutputRowStride) + (queryHead * p.OutputHeadStride);
             TElement.Narrow(from, (byte*)p.Output + (offset * TElement.Size), _valueDim);
             if (p.Lse != 0)
             {
-                ((float*)p.Lse)[(row * _heads) + queryHead] = sum == 0f ? float.NegativeInfinity : max + MathF.Log2(sum);
+                ((float*)p.Lse)[(row * _heads) + queryHead] = lse2;
             }
         }
     }

@@ -76,6 +76,52 @@ internal readonly unsafe struct UnitVariant
         }
     }
 
+    /// <summary>Whether elements of the query are replaced.</summary>
+    public bool TransformsQuery => Has(VariantHooks.QueryTransform);
+
+    /// <summary>Whether elements of the output are replaced.</summary>
+    public bool TransformsOutput => Has(VariantHooks.OutputTransform);
+
+    /// <summary>Replaces the elements of one query token and head.</summary>
+    /// <param name="elements">The elements.</param>
+    /// <param name="row">Row of the query token.</param>
+    /// <param name="head">The query head.</param>
+    public void TransformQuery(Span<float> elements, int row, int head)
+    {
+        QueryContext at = new()
+        {
+            Head = head,
+            KvHead = _kvHead,
+            Sequence = _context.Sequence,
+            QoIndex = row - _context.FirstRow,
+            QoPosition = Position(row),
+            QoLen = _context.QoLen,
+            KvLen = _context.KvLen,
+        };
+        _variant!.TransformQuery(elements, at, new VariantReader(_arguments));
+    }
+
+    /// <summary>Replaces the elements of the output of one query token and head.</summary>
+    /// <param name="elements">The elements.</param>
+    /// <param name="row">Row of the query token.</param>
+    /// <param name="head">The query head.</param>
+    /// <param name="lse2">Base-2 log-sum-exp of the row.</param>
+    public void TransformOutput(Span<float> elements, int row, int head, float lse2)
+    {
+        OutputContext at = new()
+        {
+            Head = head,
+            KvHead = _kvHead,
+            Sequence = _context.Sequence,
+            QoIndex = row - _context.FirstRow,
+            QoPosition = Position(row),
+            QoLen = _context.QoLen,
+            KvLen = _context.KvLen,
+            Lse2 = lse2,
+        };
+        _variant!.TransformOutput(elements, at, new VariantReader(_arguments));
+    }
+
     /// <summary>The logit without a value that joins a head's softmax.</summary>
     /// <param name="head">The query head.</param>
     public float Sink(int head) => _variant!.Sink(head, new VariantReader(_arguments));

@@ -33,14 +33,7 @@ public sealed unsafe class CudaEvent : IDisposable
 
     /// <summary>The CUevent.</summary>
     /// <exception cref="ObjectDisposedException">The event was disposed.</exception>
-    public nint Handle
-    {
-        get
-        {
-            ObjectDisposedException.ThrowIf(_handle.IsClosed, this);
-            return _handle.DangerousGetHandle();
-        }
-    }
+    public nint Handle => _handle.Value(this);
 
     /// <summary>Whether the work before the last record is done; true when nothing was recorded.</summary>
     /// <exception cref="CudaDriverException">That work failed, or a capture recorded the event.</exception>

@@ -24,14 +24,7 @@ public sealed class CudaGraph : IDisposable
 
     /// <summary>The CUgraphExec.</summary>
     /// <exception cref="ObjectDisposedException">The graph was disposed.</exception>
-    public nint Handle
-    {
-        get
-        {
-            ObjectDisposedException.ThrowIf(_handle.IsClosed, this);
-            return _handle.DangerousGetHandle();
-        }
-    }
+    public nint Handle => _handle.Value(this);
 
     /// <summary>Uses an executable graph of another owner, who has to keep it alive.</summary>
     /// <param name="context">The context that the graph runs in.</param>

@@ -49,6 +49,15 @@ internal abstract class CudaHandle : SafeHandle
 
     public override bool IsInvalid => handle == 0;
 
+    /// <summary>The native handle.</summary>
+    /// <param name="owner">Whose it is.</param>
+    /// <exception cref="ObjectDisposedException">The owner was disposed.</exception>
+    public nint Value(object owner)
+    {
+        ObjectDisposedException.ThrowIf(IsClosed, owner);
+        return DangerousGetHandle();
+    }
+
     protected sealed override bool ReleaseHandle()
     {
         // This may be the finalizer's thread, where no context is current. Codes are ignored: a lost context, or a driver that shuts

@@ -19,14 +19,7 @@ public sealed unsafe class CudaModule : IDisposable
 
     /// <summary>The CUmodule.</summary>
     /// <exception cref="ObjectDisposedException">The module was disposed.</exception>
-    public nint Handle
-    {
-        get
-        {
-            ObjectDisposedException.ThrowIf(_handle.IsClosed, this);
-            return _handle.DangerousGetHandle();
-        }
-    }
+    public nint Handle => _handle.Value(this);
 
     /// <summary>Loads a cubin.</summary>
     /// <param name="context">The context; it is kept until the module is gone.</param>

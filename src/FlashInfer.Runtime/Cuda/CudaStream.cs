@@ -36,14 +36,7 @@ public sealed unsafe class CudaStream : IDisposable
 
     /// <summary>The CUstream; 0 is the legacy default stream.</summary>
     /// <exception cref="ObjectDisposedException">The stream was disposed.</exception>
-    public nint Handle
-    {
-        get
-        {
-            ObjectDisposedException.ThrowIf(_handle.IsClosed, this);
-            return _handle.DangerousGetHandle();
-        }
-    }
+    public nint Handle => _handle.Value(this);
 
     /// <summary>Whether all work queued so far is done. Must not be asked of a stream that is being captured.</summary>
     /// <exception cref="CudaDriverException">That work failed.</exception>

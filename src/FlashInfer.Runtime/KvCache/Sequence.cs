@@ -71,5 +71,7 @@ public sealed class Sequence
     public override string ToString() =>
         IsFreed
             ? $"sequence {Id} (freed)"
-            : $"sequence {Id}: {Length} tokens{(IsInForward ? $" + {ForwardTokens} in forward" : "")}, {PageCount} pages";
+            : $"sequence {Id}: {Count(Length, "token")}{(IsInForward ? $" + {ForwardTokens} in forward" : "")}, {Count(PageCount, "page")}";
+
+    private static string Count(int number, string what) => $"{number} {what}{(number == 1 ? "" : "s")}";
 }

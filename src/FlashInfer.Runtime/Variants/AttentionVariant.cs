@@ -72,6 +72,18 @@ public abstract class AttentionVariant
     /// <param name="arguments">The plan's arguments.</param>
     public virtual float Sink(int head, VariantReader arguments) => float.NegativeInfinity;
 
+    /// <summary>Replaces neighbouring elements of a query token's head. Called on several threads.</summary>
+    /// <param name="elements">The elements.</param>
+    /// <param name="first">Where the first of them stands.</param>
+    /// <param name="arguments">The plan's arguments.</param>
+    public virtual void TransformQuery(Span<float> elements, QueryContext first, VariantReader arguments) { }
+
+    /// <summary>Replaces neighbouring elements of a query token's and head's output. Called on several threads.</summary>
+    /// <param name="elements">The elements, divided by the sum of weights.</param>
+    /// <param name="first">Where the first of them stands.</param>
+    /// <param name="arguments">The plan's arguments.</param>
+    public virtual void TransformOutput(Span<float> elements, OutputContext first, VariantReader arguments) { }
+
     /// <summary>How queries and keys turn with their positions before their product.</summary>
     /// <param name="arguments">The plan's arguments.</param>
     internal virtual Rotation Rotation(VariantReader arguments) => default;

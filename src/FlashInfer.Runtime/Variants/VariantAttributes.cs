@@ -36,3 +36,17 @@ public sealed class FirstKeyAttribute : Attribute;
 /// </summary>
 [AttributeUsage(AttributeTargets.Method)]
 public sealed class AttentionSinkAttribute : Attribute;
+
+/// <summary>
+/// Marks the static method that replaces an element of the query: <c>float M(float element, in QueryContext at [, in Arguments a])</c>. The
+/// result is rounded to the query's type, as if it had come so.
+/// </summary>
+[AttributeUsage(AttributeTargets.Method)]
+public sealed class QueryTransformAttribute : Attribute;
+
+/// <summary>
+/// Marks the static method that replaces an element of the output: <c>float M(float element, in OutputContext at [, in Arguments a])</c>. The
+/// element is that of the whole row, before it is rounded; the log-sum-exp stays as it is.
+/// </summary>
+[AttributeUsage(AttributeTargets.Method)]
+public sealed class OutputTransformAttribute : Attribute;

@@ -18,4 +18,10 @@ public enum VariantHooks
 
     /// <summary>It adds a logit without a value to each head's softmax; see <see cref="AttentionSinkAttribute"/>.</summary>
     Sink = 8,
+
+    /// <summary>It replaces elements of the query; see <see cref="QueryTransformAttribute"/>.</summary>
+    QueryTransform = 16,
+
+    /// <summary>It replaces elements of the output; see <see cref="OutputTransformAttribute"/>.</summary>
+    OutputTransform = 32,
 }

@@ -33,6 +33,8 @@ partial class SlopedAttention
       static constexpr bool kMasksLogits = true;
       static constexpr bool kBoundsKeys = true;
       static constexpr bool kHasSink = true;
+      static constexpr bool kTransformsQuery = true;
+      static constexpr bool kTransformsOutput = true;
 
       static __device__ __forceinline__ float transform(float logit, const flashinfer::LogitsContext& at, const Arguments& a) {
         return (a.sharp != 0 ? 2.f * logit : logit) + a.slopes[at.head] * float(at.kv_position - at.qo_position);
@@ -48,6 +50,14 @@ partial class SlopedAttention
 
       static __device__ __forceinline__ float sink(int head, const Arguments& a) {
         return a.slopes[head];
+      }
+
+      static __device__ __forceinline__ float transform_query(float element, const flashinfer::QueryContext& at, const Arguments&) {
+        return element * (at.element < 64 ? 1.5f : 0.5f);
+      }
+
+      static __device__ __forceinline__ float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a) {
+        return csharp::divide(element * a.slopes[at.head], 1.f + expf(-at.lse2));
       }
     };
 
@@ -70,10 +80,10 @@ partial class SlopedAttention
 
     }  // namespace
 
-    extern "C" __constant__ flashinfer::KernelInfo fi_decode_bf16_h32_kv8_d128_p16_vd86258be_info = Kernel::info();
+    extern "C" __constant__ flashinfer::KernelInfo fi_decode_bf16_h32_kv8_d128_p16_vf0ee10d9_info = Kernel::info();
 
     extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
-        fi_decode_bf16_h32_kv8_d128_p16_vd86258be(const __grid_constant__ flashinfer::DecodeParams params) {
+        fi_decode_bf16_h32_kv8_d128_p16_vf0ee10d9(const __grid_constant__ flashinfer::DecodeParams params) {
       Kernel::run(params);
     }
 

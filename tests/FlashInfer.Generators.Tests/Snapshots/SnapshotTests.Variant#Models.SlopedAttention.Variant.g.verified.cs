@@ -12,7 +12,7 @@ partial class SlopedAttention
     private sealed class Variant : global::FlashInfer.AttentionVariant<global::Models.SlopedAttention.Arguments>
     {
         public Variant()
-            : base(global::FlashInfer.VariantHooks.Transform | global::FlashInfer.VariantHooks.Mask | global::FlashInfer.VariantHooks.FirstKey | global::FlashInfer.VariantHooks.Sink, Text, "Slopes, Window, Sharp") { }
+            : base(global::FlashInfer.VariantHooks.Transform | global::FlashInfer.VariantHooks.Mask | global::FlashInfer.VariantHooks.FirstKey | global::FlashInfer.VariantHooks.Sink | global::FlashInfer.VariantHooks.QueryTransform | global::FlashInfer.VariantHooks.OutputTransform, Text, "Slopes, Window, Sharp") { }
 
         public override void Apply(global::System.Span<float> logits, global::FlashInfer.LogitsContext at, global::FlashInfer.VariantReader arguments)
         {
@@ -21,6 +21,25 @@ partial class SlopedAttention
             {
                 logit = global::Models.SlopedAttention.Keep(at) ? global::Models.SlopedAttention.Transform(logit, at, a) : float.NegativeInfinity;
                 at = at with { KvPosition = at.KvPosition + 1 };
+            }
+        }
+
+        public override void TransformQuery(global::System.Span<float> elements, global::FlashInfer.QueryContext at, global::FlashInfer.VariantReader arguments)
+        {
+            foreach (ref float element in elements)
+            {
+                element = global::Models.SlopedAttention.Scale(element, at);
+                at = at with { Element = at.Element + 1 };
+            }
+        }
+
+        public override void TransformOutput(global::System.Span<float> elements, global::FlashInfer.OutputContext at, global::FlashInfer.VariantReader arguments)
+        {
+            global::Models.SlopedAttention.Arguments a = Read(arguments);
+            foreach (ref float element in elements)
+            {
+                element = global::Models.SlopedAttention.Gate(element, at, a);
+                at = at with { Element = at.Element + 1 };
             }
         }
 
@@ -59,6 +78,8 @@ partial class SlopedAttention
       static constexpr bool kMasksLogits = true;
       static constexpr bool kBoundsKeys = true;
       static constexpr bool kHasSink = true;
+      static constexpr bool kTransformsQuery = true;
+      static constexpr bool kTransformsOutput = true;
 
       static __device__ __forceinline__ float transform(float logit, const flashinfer::LogitsContext& at, const Arguments& a) {
         return (a.sharp != 0 ? 2.f * logit : logit) + a.slopes[at.head] * float(at.kv_position - at.qo_position);
@@ -74,6 +95,14 @@ partial class SlopedAttention
 
       static __device__ __forceinline__ float sink(int head, const Arguments& a) {
         return a.slopes[head];
+      }
+
+      static __device__ __forceinline__ float transform_query(float element, const flashinfer::QueryContext& at, const Arguments&) {
+        return element * (at.element < 64 ? 1.5f : 0.5f);
+      }
+
+      static __device__ __forceinline__ float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a) {
+        return csharp::divide(element * a.slopes[at.head], 1.f + expf(-at.lse2));
       }
     };
 

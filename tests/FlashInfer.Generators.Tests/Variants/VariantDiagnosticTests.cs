@@ -26,6 +26,21 @@ public sealed class VariantDiagnosticTests
     [InlineData("LogitsMask", "static int [|M|](in LogitsContext at) => 0;", "bool M(in LogitsContext at, in Arguments a)")]
     [InlineData("FirstKey", "static bool [|M|](in LogitsContext at) => true;", "int M(in LogitsContext at, in Arguments a)")]
     [InlineData("AttentionSink", "static float [|M|](in LogitsContext at) => 0;", "float M(int head, in Arguments a)")]
+    [InlineData(
+        "QueryTransform",
+        "static float [|M|](float element, in LogitsContext at) => 0;",
+        "float M(float element, in QueryContext at, in Arguments a)"
+    )]
+    [InlineData(
+        "QueryTransform",
+        "static float [|M|](in QueryContext at) => 0;",
+        "float M(float element, in QueryContext at, in Arguments a)"
+    )]
+    [InlineData(
+        "OutputTransform",
+        "static float [|M|](float element, in QueryContext at) => 0;",
+        "float M(float element, in OutputContext at, in Arguments a)"
+    )]
     public void FI0201_others_name_the_arguments(string attribute, string method, string expected) =>
         VariantAssert.Members(
             "FI0201",
@@ -38,6 +53,8 @@ public sealed class VariantDiagnosticTests
     [InlineData("[LogitsMask] internal static bool M(in LogitsContext at, Arguments a) => a.Flag;")]
     [InlineData("[FirstKey] protected static int M(in LogitsContext at, in Arguments a) => a.Count;")]
     [InlineData("[AttentionSink] static float M(int head) => head;")]
+    [InlineData("[QueryTransform] static float M(float element, QueryContext at) => element * at.Element;")]
+    [InlineData("[OutputTransform] static float M(float element, in OutputContext at, in Arguments a) => element * a.Scale * at.Lse2;")]
     public void Signatures_that_are_right(string method) => VariantAssert.Members("", "", method);
 
     [Fact]
@@ -241,7 +258,7 @@ public sealed class VariantDiagnosticTests
         "return [|Text(null!)|];",
         "private static float Text(string x) => 0;",
         "Subject.Text",
-        "has the parameter x of type string; expected int, uint, float, bool, LogitsContext, the arguments or a span of them"
+        "has the parameter x of type string; expected int, uint, float, bool, a context, the arguments or a span of them"
     )]
     [InlineData(
         "[|Nothing()|]; return 0;",

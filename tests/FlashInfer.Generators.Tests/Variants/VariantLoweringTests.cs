@@ -277,6 +277,16 @@ public sealed partial class VariantLoweringTests
     [InlineData("=> logit - (at.QoIndex - at.KvPosition) * a.Scale / 2", "line: {a.scale / 2.f, at.qo_index}")]
     [InlineData("=> -(at.KvPosition - at.QoPosition) * a.Scale + logit", "line: {-a.scale, at.qo_position}")]
     [InlineData("=> logit + (at.KvPosition - at.QoPosition)", "line: {1.f, at.qo_position}")]
+    // With a factor of the plan, of which the softmax has its share, too.
+    [InlineData(
+        "=> logit / a.Scale + a.Slopes[at.Head] * (at.KvPosition - at.QoPosition)",
+        "line: {a.slopes[at.head], at.qo_position} after: csharp::divide(1.f, a.scale)"
+    )]
+    [InlineData(
+        "=> a.Scale * (2 * logit - a.Slopes[at.Head] * (at.KvPosition - at.QoIndex))",
+        "line: {-(a.slopes[at.head] * a.scale), at.qo_index} after: a.scale * 2.f"
+    )]
+    [InlineData("=> (at.KvPosition - at.QoPosition) + 3 * logit", "line: {1.f, at.qo_position} after: 3.f")]
     // Neither: of the key, not of the logit, or more than declarations and a return.
     [InlineData("=> logit + a.Scale", "transform")]
     [InlineData("=> 3 / logit", "transform")]

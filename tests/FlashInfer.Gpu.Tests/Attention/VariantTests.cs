@@ -69,6 +69,24 @@ public class VariantTests
         }
     }
 
+    public static TheoryData<string> Catalogue => [.. CatalogueCase.Names];
+
+    /// <summary>Variants as users write them, by the kernels of this device and by the portable ones.</summary>
+    [Theory]
+    [MemberData(nameof(Catalogue))]
+    public void The_catalogue_agrees_with_the_oracle(string name)
+    {
+        using CudaContext context = Gpu.Require();
+        int seed = Random.Shared.Next();
+        foreach (string? architecture in (string?[])[null, $"sm_{context.ComputeCapabilityMajor}{context.ComputeCapabilityMinor}"])
+        {
+            using Device device = Device.FromCuda(context, null, new DeviceOptions { Architecture = architecture });
+            DecodeScenario.Check(device, CatalogueCase.Decode(name, seed));
+            PrefillScenario.CheckPaged(device, CatalogueCase.Prefill(name, seed));
+            PrefillScenario.CheckRagged(device, CatalogueCase.Prefill(name, seed));
+        }
+    }
+
     /// <summary>
     /// Each option alone, all pairs that go together, and all at once: over the usual cache, and over caches of all kinds, of which each option
     /// meets most, those of pages whose tokens are gathered and of 8-bit elements among them. One sequence is split.

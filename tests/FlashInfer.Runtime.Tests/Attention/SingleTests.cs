@@ -87,6 +87,12 @@ public class SingleTests
             "query has 5 tokens; expected at most 4. The constructor of SinglePrefill takes a larger maxQueryTokens.",
             () => prefill.Run(query.View, key.View, key.View, output.View)
         );
+        using SinglePrefill one = new(device, s_spec, maxQueryTokens: 1);
+        Refused(
+            "query",
+            "expected at most 1. The constructor of SinglePrefill",
+            () => one.Run(query.View, key.View, key.View, output.View)
+        );
         Refused(
             "query",
             "query has 5 tokens; SingleDecode takes 1. SinglePrefill takes any number.",

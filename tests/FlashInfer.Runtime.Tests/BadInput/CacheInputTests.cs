@@ -179,7 +179,7 @@ public sealed class CacheInputTests : IDisposable
         using DeviceTensor<Half> tokens = _device.Allocate<Half>(1, 1, 64);
         Sequence foreign = other.NewSequence();
         other.BeginForward(foreign, 1);
-        const string Message = "1 pages) belongs to another cache; pass one that NewSequence of this cache made.";
+        const string Message = "1 page) belongs to another cache; pass one that NewSequence of this cache made.";
         foreach (Action<Sequence> call in Calls(decode, tokens.View))
         {
             Refused.Argument("sequence", Message, () => call(foreign));

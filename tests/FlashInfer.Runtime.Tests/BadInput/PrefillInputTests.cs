@@ -171,7 +171,7 @@ public sealed class PrefillInputTests : IDisposable
     {
         using Device other = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
         using DeviceTensor<Half> foreign = other.Allocate<Half>(10, KvHeads, Dim);
-        string message = $"lies on {other}, the wrapper on {_device}; allocate it on the wrapper's device.";
+        string message = $"lies on {other}, the wrapper on {_device} (opened twice); allocate it on the wrapper's device.";
         Refused.Argument("key", $"key {message}", () => _ragged.Run(Query, foreign.View, Keys, Output));
         Refused.Argument("value", $"value {message}", () => _ragged.Run(Query, Keys, foreign.View, Output));
     }

@@ -112,7 +112,7 @@ public sealed class TensorInputTests : IDisposable
         using DeviceTensor<Half> foreign = other.Allocate<Half>(Rows, Heads, Dim);
         using DeviceTensor<Half> tokens = other.Allocate<Half>(3, KvHeads, Dim);
         using DeviceTensor<float> lse = other.Allocate<float>(Rows, Heads);
-        string message = $"lies on {other}, the cache on {_device}; allocate it on the cache's device.";
+        string message = $"lies on {other}, the cache on {_device} (opened twice); allocate it on the cache's device.";
         Refused.Argument("query", $"query {message}", () => _decode.Run(0, foreign.View, _output.View));
         Refused.Argument("output", $"output {message}", () => _decode.Run(0, Query, foreign.View));
         Refused.Argument("lse", $"lse {message}", () => _decode.Run(0, Query, _output.View, lse.View));

@@ -120,6 +120,8 @@ internal static partial class KernelConfigurations
         Catalogue("SoftCapAttention"),
         Catalogue("TemperatureAttention"),
         Catalogue("DocumentMaskAttention"),
+        Catalogue("QueryScaleAttention"),
+        Catalogue("GatedAttention"),
     ];
 
     /// <summary>Decode of more columns than a unit of its own has room for.</summary>

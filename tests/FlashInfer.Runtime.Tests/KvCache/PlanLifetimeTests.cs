@@ -82,7 +82,7 @@ public class PlanLifetimeTests
 
         StalePlanException e = Stale(story, decode);
         Assert.Equal(
-            $"The plan is stale: {b} has begun a forward, abandoned one or a part of it, or was freed since it was planned. Call Plan again.",
+            $"The plan is stale: a sequence of it ({b}) has begun a forward, abandoned one or a part of it, or was freed since it was planned. Call Plan again.",
             e.Message
         );
         using DeviceTensor<Half> tokens = story.Device.Allocate<Half>(1, CacheStory.KvHeads, CacheStory.HeadDim);

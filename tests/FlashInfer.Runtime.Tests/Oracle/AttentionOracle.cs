@@ -5,11 +5,15 @@ namespace FlashInfer.Tests.Oracle;
 /// <param name="Sink">A head's logit without a value; -infinity for none.</param>
 /// <param name="Turn">Turns a head's row of the query or a key, at a position; null where nothing turns.</param>
 /// <param name="Position">Position of the query token.</param>
+/// <param name="Query">What takes an element's place, of a head and the element's place in it; null where none is replaced.</param>
+/// <param name="Output">The same of the output, and the row's base-2 LSE.</param>
 internal sealed record OracleVariant(
     Func<double, int, int, double> Logit,
     Func<int, double> Sink,
     Action<double[], int>? Turn = null,
-    int Position = 0
+    int Position = 0,
+    Func<double, int, int, double>? Query = null,
+    Func<double, int, int, double, double>? Output = null
 );
 
 /// <summary>Attention as a textbook writes it, in fp64, on one sequence's contiguous keys and values. Slow and dumb on purpose.</summary>
@@ -45,8 +49,8 @@ internal static class AttentionOracle
     {
         int width = valueDim ?? headDim;
         double[] logits = new double[kvLen];
-        double[][]? turnedQuery = Turned(query, 1, heads, headDim, variant, variant?.Position ?? 0);
-        double[][]? turnedKeys = Turned(keys, kvLen, kvHeads, headDim, variant, 0);
+        double[][]? queries = Replaced(query, 1, heads, headDim, variant, variant?.Query, variant?.Position ?? 0);
+        double[][]? replacedKeys = Replaced(keys, kvLen, kvHeads, headDim, variant, null, 0);
         for (int head = 0; head < heads; head++)
         {
             int kvHead = head / (heads / kvHeads);
@@ -55,11 +59,11 @@ internal static class AttentionOracle
             for (int token = 0; token < kvLen; token++)
             {
                 double dot = 0;
+                int key = (token * kvHeads) + kvHead;
                 for (int d = 0; d < headDim; d++)
                 {
-                    dot += turnedQuery is null
-                        ? (double)query[(head * headDim) + d] * keys[(((token * kvHeads) + kvHead) * headDim) + d]
-                        : turnedQuery[head][d] * turnedKeys![(token * kvHeads) + kvHead][d];
+                    double left = queries is null ? query[(head * headDim) + d] : queries[head][d];
+                    dot += left * (replacedKeys is null ? keys[(key * headDim) + d] : replacedKeys[key][d]);
                 }
 
                 logits[token] = variant?.Logit(dot * smScale, head, token) ?? dot * smScale;
@@ -80,19 +84,27 @@ internal static class AttentionOracle
                 }
             }
 
-            for (int d = 0; d < width && !seesNothing; d++)
-            {
-                row[d] /= sum;
-            }
-
             lse2[head] = seesNothing ? double.NegativeInfinity : (max + Math.Log(sum)) / Math.Log(2);
+            for (int d = 0; d < width; d++)
+            {
+                double element = seesNothing ? 0 : row[d] / sum;
+                row[d] = variant?.Output?.Invoke(element, head, d, lse2[head]) ?? element;
+            }
         }
     }
 
-    /// <summary>The rows of [tokens, heads, headDim], turned for positions from one on; null where nothing turns.</summary>
-    private static double[][]? Turned(ReadOnlySpan<float> values, int tokens, int heads, int headDim, OracleVariant? variant, int position)
+    /// <summary>The rows of [tokens, heads, headDim], replaced and then turned for positions from one on; null where they stay.</summary>
+    private static double[][]? Replaced(
+        ReadOnlySpan<float> values,
+        int tokens,
+        int heads,
+        int headDim,
+        OracleVariant? variant,
+        Func<double, int, int, double>? replace,
+        int position
+    )
     {
-        if (variant?.Turn is null)
+        if (variant?.Turn is null && replace is null)
         {
             return null;
         }
@@ -103,10 +115,11 @@ internal static class AttentionOracle
             rows[i] = new double[headDim];
             for (int d = 0; d < headDim; d++)
             {
-                rows[i][d] = values[(i * headDim) + d];
+                double element = values[(i * headDim) + d];
+                rows[i][d] = replace?.Invoke(element, i % heads, d) ?? element;
             }
 
-            variant.Turn(rows[i], position + (i / heads));
+            variant?.Turn?.Invoke(rows[i], position + (i / heads));
         }
 
         return rows;

@@ -46,6 +46,19 @@ public class CpuVariantTests
         }
     }
 
+    public static TheoryData<string> Catalogue => [.. CatalogueCase.Names];
+
+    [Theory]
+    [MemberData(nameof(Catalogue))]
+    public void The_catalogue_agrees_with_the_oracle(string name)
+    {
+        using Device device = Device.OpenCpu();
+        int seed = Random.Shared.Next();
+        DecodeScenario.Check(device, CatalogueCase.Decode(name, seed));
+        PrefillScenario.CheckPaged(device, CatalogueCase.Prefill(name, seed));
+        PrefillScenario.CheckRagged(device, CatalogueCase.Prefill(name, seed));
+    }
+
     /// <summary>Each option alone, all pairs that go together, and all at once.</summary>
     public static TheoryData<AttentionOptions> Options => [.. OptionCase.Sets];
 
