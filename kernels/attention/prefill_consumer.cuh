@@ -35,6 +35,9 @@ struct PrefillConsumer {
   static constexpr int kValueSteps = kBlockTokens / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
 
+  // Whether scores without a mask between are often weighed at less cost.
+  static constexpr bool kWeighsSmall = Hooks::kHasCubic && !Shape::Variant::kMasksLogits && kBlockTokens % 16 == 0;
+
   enum Barrier { kZeroedValues = 1, kTurn = 2, kParts = kTurn + Layout::kConsumers };
 
   const PrefillParams& params;
@@ -45,7 +48,8 @@ struct PrefillConsumer {
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;                                              // of the softmax; of a quantised cache, the tile's
-  float slack;                                              // 2^8 in terms of scores
+  float unit;       // of kWeighsSmall: a score times this is the cubic's x; as scale
+  float slack;      // 2^8 in terms of scores
   int seen_by_all;  // tokens of the tile's range that every row sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
@@ -71,10 +75,7 @@ struct PrefillConsumer {
     for (int i = 0; i < kBlockTokens / 2; i++) s[i] = 0.f;
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
-    if constexpr (Hooks::kRescales && !Shape::kQuantised) {
-      scale = Hooks::softmax_scale(score_scale(0), params.variant);
-      slack = __fdividef(8.f, scale);
-    }
+    if constexpr (Hooks::kRescales && !Shape::kQuantised) take_scale(score_scale(0));
     softmax.clear();
   }
 
@@ -163,15 +164,18 @@ struct PrefillConsumer {
     multiply_values();
     adds = 1;
     end_turn();
-    const auto made = hooks(number, n, false);
+    const auto made = early_hooks(number, n);
     wgmma_wait<1>();
     keep(s);
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
-    const float2 height = shape(made, line, number, n, masked);
     float2 factor;
-    const bool raised = softmax.raise(s, scale, slack, factor, height);
-    softmax.weigh(s, scale, masked || Hooks::kVisits, height);
+    bool raised = false;
+    if (!weigh_small(masked)) {
+      const float2 height = shape(late_hooks(made, number, n), line, number, n, masked);
+      raised = softmax.raise(s, scale, slack, factor, height);
+      softmax.weigh(s, scale, masked || Hooks::kVisits, height);
+    }
     wgmma_wait<0>();
     keep(o);
     release_values();
@@ -215,6 +219,13 @@ struct PrefillConsumer {
     if (lane == 0) mbarrier_arrive(barrier);
   }
 
+  // Of scores, times which they are logits.
+  __device__ __forceinline__ void take_scale(float scores) {
+    scale = Hooks::softmax_scale(scores, params.variant);
+    slack = __fdividef(8.f, scale);
+    if constexpr (kWeighsSmall) unit = Shape::Variant::unit(scores, Hooks::arguments(params.variant));
+  }
+
   // Waits for tile `number` and returns its blocks, or 0 at the end of the list.
   __device__ __forceinline__ int take(u32 number) {
     mbarrier_wait(Layout::item_full(base, number % Layout::kItems), (number / Layout::kItems) & 1);
@@ -229,11 +240,7 @@ struct PrefillConsumer {
       }
     }
     if constexpr (Shape::kQuantised) {
-      if (tile.exists()) {
-        scale = score_scale(number) * Hooks::kLog2E;
-        if constexpr (Hooks::kRescales) scale = Hooks::softmax_scale(score_scale(number), params.variant);
-        slack = __fdividef(8.f, scale);
-      }
+      if (tile.exists()) take_scale(score_scale(number));
     }
     return Layout::blocks_of(tile);
   }
@@ -378,18 +385,35 @@ struct PrefillConsumer {
     }
   }
 
+  // The same before it is known whether they are wanted, if mostly they are not; and then.
+  __device__ __forceinline__ auto early_hooks(u32 number, int n) {
+    if constexpr (kWeighsSmall) {
+      return NoHooks();
+    } else {
+      return hooks(number, n, false);
+    }
+  }
+  template <typename Early>
+  __device__ __forceinline__ auto late_hooks(const Early& early, u32 number, int n) {
+    if constexpr (kWeighsSmall) {
+      return hooks(number, n, false);
+    } else {
+      return early;
+    }
+  }
+
   // What products are added to, if not to nothing.
   __device__ __forceinline__ auto line(u32 number) const {
     if constexpr (Hooks::kAddsLine) {
       return PrefillLine<Shape>(params, Layout::tile(base, number), Layout::context(base, number), row,
-                                score_scale(number));
+                                score_scale(number), lane);
     } else {
       return NoHooks();
     }
   }
   template <typename TileLine>
   __device__ __forceinline__ void preset(const TileLine& line) {
-    if constexpr (Hooks::kAddsLine) line.preset(s, lane);
+    if constexpr (Hooks::kAddsLine) line.preset(s);
   }
 
   // Hides what rows do not see of block n, and lets the variant have its say. Returns what scores of the two rows still lack.
@@ -407,6 +431,15 @@ struct PrefillConsumer {
     if constexpr (Shape::Variant::kMasksBits) bits.hide(s, warp_row(), row, n);
     if (masked) mask(number, n);
     return height;
+  }
+
+  // Whether that, and weights from scores, could be done at less cost, and were.
+  __device__ __forceinline__ bool weigh_small(bool masked) {
+    if constexpr (kWeighsSmall) {
+      return !masked && softmax.template weigh_small<typename Shape::Variant>(s, unit, scale, slack);
+    } else {
+      return false;
+    }
   }
 
   __device__ __forceinline__ void mask(u32 number, int n) {

@@ -157,35 +157,32 @@ struct PrefillLine {
   static constexpr bool kOneSlope = 8 % Shape::kPack == 0;
 
   float slope[kOneSlope ? 1 : 2];   // in scores
-  int distance[kOneSlope ? 1 : 2];  // of the tile's range from where the line is 0
+  int distance[kOneSlope ? 1 : 2];  // from where the line is 0 to the thread's first column of the tile's range
 
   __device__ __forceinline__ PrefillLine(const PrefillParams& params, const PrefillTile<Shape>& tile,
-                                         const ItemContext& context, int row, float scale) {
+                                         const ItemContext& context, int row, float scale, int lane) {
 #pragma unroll
     for (int r = 0; r < (kOneSlope ? 1 : 2); r++) {
       const typename Hooks::Arguments arguments = Hooks::arguments(params.variant);
       const Line line = Shape::Variant::line(PrefillHooks<Shape>::place(tile, context, row + 8 * r), arguments);
       slope[r] = line.slope * reciprocal(Shape::Variant::line_scale(scale, arguments));
-      distance[r] = tile.item.begin - line.zero;
+      distance[r] = tile.item.begin - line.zero + (lane & 3) * 2;
     }
   }
 
-  // What the products with a block are added to: the line from the block's first token on. What it lacks is all the row's, and large
-  // where sequences are long: it would cost the products their last bits.
+  // What the products with a block are added to: the line from the thread's first column on. What it lacks is alike for all of the
+  // thread's scores of a row, and large where sequences are long: it would cost the products their last bits.
   template <int N>
-  __device__ __forceinline__ void preset(float (&s)[N], int lane) const {
-    const float first = static_cast<float>((lane & 3) * 2);
+  __device__ __forceinline__ void preset(float (&s)[N]) const {
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-      const float own = slope[kOneSlope ? 0 : i / 2 % 2];
-      s[i] = __fmaf_rn(own, static_cast<float>(i / 4 * 8 + i % 2), own * first);
-    }
+    for (int i = 0; i < N; i++) s[i] = slope[kOneSlope ? 0 : i / 2 % 2] * static_cast<float>(i / 4 * 8 + i % 2);
   }
+
   // Of a block so many tokens behind the range's first.
   __device__ __forceinline__ float2 height(int tokens) const {
-    const int other = kOneSlope ? distance[0] - 8 / Shape::kPack : distance[kOneSlope ? 0 : 1];
-    return make_float2(slope[0] * static_cast<float>(distance[0] + tokens),
-                       slope[kOneSlope ? 0 : 1] * static_cast<float>(other + tokens));
+    const float first = slope[0] * static_cast<float>(distance[0] + tokens);
+    if constexpr (kOneSlope) return make_float2(first, __fmaf_rn(slope[0], -8.f / Shape::kPack, first));
+    return make_float2(first, slope[kOneSlope ? 0 : 1] * static_cast<float>(distance[kOneSlope ? 0 : 1] + tokens));
   }
 };
 

@@ -266,10 +266,10 @@ struct PortablePrefill {
       const int row = Layout::own_row(m), block = tile.item.begin + tile.start_of(n), lane = threadIdx.x & 31;
       const float scale = unit_scale() * Hooks::kLn2;
       if constexpr (Hooks::kAddsLine) {
-        const PrefillLine<Shape> line(params, tile, context, row, scale);
+        const PrefillLine<Shape> line(params, tile, context, row, scale, lane);
         const float2 height = line.height(tile.start_of(n));
         float presets[kBlockTokens / 2];
-        line.preset(presets, lane);
+        line.preset(presets);
 #pragma unroll
         for (int i = 0; i < kBlockTokens / 2; i++) s[m][i] += presets[i] + (i / 2 % 2 == 0 ? height.x : height.y);
       }

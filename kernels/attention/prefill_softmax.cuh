@@ -39,7 +39,19 @@ struct PrefillSoftmax {
   template <int N>
   __device__ __forceinline__ bool raise(const float (&s)[N], float scale, float slack, float2& factor,
                                         float2 height = make_float2(0.f, 0.f)) {
-    const float low0 = max[0] - height.x, low1 = max[1] - height.y;
+#if __CUDA_ARCH__ >= 900
+    // As integers three numbers are compared at once, and come in order as far as they are not below 0: enough to see that none
+    // is above a bound that is not. From -1 on, which is above all bounds below 0.
+    int seen0 = -1, seen1 = -1;
+#pragma unroll
+    for (int j = 0; j < N / 4; j++) {
+      seen0 = ::max(::max(__float_as_int(s[4 * j]), __float_as_int(s[4 * j + 1])), seen0);
+      seen1 = ::max(::max(__float_as_int(s[4 * j + 2]), __float_as_int(s[4 * j + 3])), seen1);
+    }
+    const float bound0 = max[0] - height.x + slack, bound1 = max[1] - height.y + slack;
+    if (!__any_sync(~0u, seen0 > __float_as_int(bound0) || seen1 > __float_as_int(bound1))) return false;
+#endif
+    const float low0 = anew(max[0]) - height.x, low1 = anew(max[1]) - height.y;
     float high0 = low0, high1 = low1;
 #pragma unroll
     for (int j = 0; j < N / 4; j++) {
@@ -47,15 +59,18 @@ struct PrefillSoftmax {
       high1 = fmaxf(high1, fmaxf(s[4 * j + 2], s[4 * j + 3]));
     }
     if (!__any_sync(~0u, high0 > low0 + slack || high1 > low1 + slack)) return false;
-    high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 1));
-    high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 1));
-    high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, 2));
-    high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, 2));
+    high0 = fmaxf(high0 + height.x, max[0]);
+    high1 = fmaxf(high1 + height.y, max[1]);
+#pragma unroll
+    for (int step = 1; step < 4; step <<= 1) {
+      high0 = fmaxf(high0, __shfl_xor_sync(~0u, high0, step));
+      high1 = fmaxf(high1, __shfl_xor_sync(~0u, high1, step));
+    }
     // exp2(0) would do when the maximum stood still, but -inf - -inf is NaN.
-    factor.x = high0 != low0 ? exp2_fast((low0 - high0) * scale) : 1.f;
-    factor.y = high1 != low1 ? exp2_fast((low1 - high1) * scale) : 1.f;
-    if (high0 != low0) max[0] = high0 + height.x;
-    if (high1 != low1) max[1] = high1 + height.y;
+    factor.x = high0 != max[0] ? exp2_fast((max[0] - high0) * scale) : 1.f;
+    factor.y = high1 != max[1] ? exp2_fast((max[1] - high1) * scale) : 1.f;
+    max[0] = high0;
+    max[1] = high1;
     sum[0] *= factor.x;
     sum[1] *= factor.y;
     return true;
@@ -79,6 +94,37 @@ struct PrefillSoftmax {
       sum[0] += s[4 * j] + s[4 * j + 1];
       sum[1] += s[4 * j + 2] + s[4 * j + 3];
     }
+  }
+
+  // Instead of a variant's transform, raise and weigh, where all scores of the warp are so small that the transform is its cubic, and
+  // no maximum rises; else false, and nothing is done. Of two magnitudes their sum is looked at: that takes fewer instructions.
+  template <typename Variant, int N>
+  __device__ __forceinline__ bool weigh_small(float (&s)[N], float unit, float scale, float slack) {
+    int seen[2] = {};
+#pragma unroll
+    for (int i = 0; i < N; i += 8) {
+#pragma unroll
+      for (int r = 0; r < 4; r += 2) {
+        const float a = fabsf(s[i + r]) + fabsf(s[i + r + 1]), b = fabsf(s[i + r + 4]) + fabsf(s[i + r + 5]);
+        seen[r / 2] = ::max(::max(__float_as_int(a), __float_as_int(b)), seen[r / 2]);
+      }
+    }
+    const float over0 = __fmaf_rn(__int_as_float(seen[0]), unit, -fminf(Variant::kCubic.most, max[0] + slack));
+    const float over1 = __fmaf_rn(__int_as_float(seen[1]), unit, -fminf(Variant::kCubic.most, max[1] + slack));
+    if (!__all_sync(~0u, fmaxf(over0, over1) <= 0.f)) return false;
+    const float base0 = max[0] * scale, base1 = max[1] * scale;
+    const float first = unit * scale * Variant::kCubic.first,
+                third = unit * unit * unit * scale * Variant::kCubic.third;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      s[i] = exp2_fast(__fmaf_rn(s[i], __fmaf_rn(s[i] * s[i], third, first), i / 2 % 2 == 0 ? -base0 : -base1));
+    }
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      sum[0] += s[i] + s[i + 1];
+      sum[1] += s[i + 2] + s[i + 3];
+    }
+    return true;
   }
 
   // Sums over the quad; at the end.

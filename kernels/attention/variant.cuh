@@ -64,6 +64,13 @@ struct Line {
   i32 zero;
 };
 
+// A transform of scores that bends them: as x (first + third x^2) where |x| <= most, and nowhere to more than |x|.
+struct Cubic {
+  float most;
+  float first;
+  float third;
+};
+
 // Attention without a variant, and the base of all: a variant hides what it does by members of its own, the arguments among them.
 // Logits are smScale * q . k with all scales of keys, in natural units (not times log2 e), before and after transform.
 struct NoVariant {
@@ -71,6 +78,8 @@ struct NoVariant {
 
   static constexpr bool kTransformsLogits = false;
   static constexpr bool kTransformsScores = false;
+  static constexpr bool kHasCubic = false;
+  static constexpr Cubic kCubic = {};
   static constexpr bool kAddsLine = false;
   static constexpr bool kScalesLine = false;  // what a line is added to is only multiplied
   static constexpr bool kMasksLogits = false;
@@ -106,6 +115,11 @@ struct NoVariant {
   template <typename A>
   static __device__ __forceinline__ float score_scale(float scale, const A&) {
     return scale;
+  }
+  // With kHasCubic, transform_scores makes of a score what Cubic says, x being score * unit.
+  template <typename A>
+  static __device__ __forceinline__ float unit(float, const A&) {
+    return 1.f;
   }
   // Whether the query token sees the key; asked beside causality, not instead of it.
   template <typename A>
@@ -281,6 +295,7 @@ struct VariantHooks {
   static constexpr bool kScalesLine = Variant::kScalesLine;
   static constexpr bool kTransformsEach = kTransforms && !kAddsLine && !Variant::kTransformsScores;
   static constexpr bool kRescales = kTransformsEach || Variant::kTransformsScores;
+  static constexpr bool kHasCubic = Variant::kHasCubic;
   static constexpr bool kBounds = Variant::kBoundsKeys;
   static constexpr bool kSkips = Variant::kSkipsKeys;
   static constexpr bool kHasSink = Variant::kHasSink;

@@ -18,17 +18,22 @@ struct SoftCap : NoVariant {
     return a.cap * __fmaf_rn(-2.f, reciprocal(grown + 1.f), 1.f);
   }
 
-  // By an instruction that is right to 2^-11 of tanh, as FlashInfer's. Exponentials come from the same unit, but a polynomial takes
-  // more instructions than there is time for.
+  // By an instruction that is right to 2^-11 of tanh, as FlashInfer's. Exponentials come from the same unit, but a polynomial that is
+  // right everywhere takes more instructions than there is time for.
   static constexpr bool kTransformsScores = true;
   template <int N>
   static __device__ __forceinline__ void transform_scores(float (&s)[N], float scale, const LogitsContext (&)[2],
                                                           const Arguments& a) {
-    const float inverse = scale * reciprocal(a.cap);
+    const float inverse = unit(scale, a);
 #pragma unroll
     for (int i = 0; i < N; i++) s[i] = tanh_fast(s[i] * inverse);
   }
   static __device__ __forceinline__ float score_scale(float, const Arguments& a) { return a.cap; }
+
+  // Right to 4e-4 up to there, the instruction to 5e-4; and exponentials have their unit to themselves.
+  static constexpr bool kHasCubic = true;
+  static constexpr Cubic kCubic = {0.4f, 0.99960171f, -0.31317268f};
+  static __device__ __forceinline__ float unit(float scale, const Arguments& a) { return scale * reciprocal(a.cap); }
 };
 
 // A query token sees its own position and so many before it.
@@ -197,6 +202,8 @@ struct Compose : NoVariant {
       (!Rest::kTransformsLogits || (Rest::kAddsLine && !First::kTransformsLogits) || Rest::kTransformsScores);
   static constexpr bool kAddsLine = kInParts && (First::kAddsLine || Rest::kAddsLine);
   static constexpr bool kTransformsScores = kInParts && (First::kTransformsScores || Rest::kTransformsScores);
+  static constexpr bool kHasCubic =
+      (First::kHasCubic && !Rest::kTransformsLogits) || (Rest::kHasCubic && !First::kTransformsLogits);
   static constexpr bool kMasksLogits = First::kMasksLogits || Rest::kMasksLogits;
   static constexpr bool kMasksBits = First::kMasksBits || Rest::kMasksBits;
   static constexpr bool kBoundsKeys = First::kBoundsKeys || Rest::kBoundsKeys;
@@ -221,6 +228,10 @@ struct Compose : NoVariant {
   }
   static __device__ __forceinline__ float score_scale(float scale, const Arguments& a) {
     return Rest::score_scale(First::score_scale(scale, a.first), a.rest);
+  }
+  static constexpr Cubic kCubic = First::kHasCubic ? First::kCubic : Rest::kCubic;
+  static __device__ __forceinline__ float unit(float scale, const Arguments& a) {
+    return First::kHasCubic ? First::unit(scale, a.first) : Rest::unit(scale, a.rest);
   }
   static __device__ __forceinline__ Line line(const LogitsContext& at, const Arguments& a) {
     return First::kAddsLine ? First::line(at, a.first) : Rest::line(at, a.rest);

@@ -36,6 +36,8 @@ template <typename T>
 __device__ __forceinline__ T anew(T value) {
   if constexpr (sizeof(T) == 8) {
     asm volatile("" : "+l"(value));
+  } else if constexpr (IsSame<T, float>::value) {
+    asm volatile("" : "+f"(value));
   } else {
     asm volatile("" : "+r"(value));
   }
