@@ -60,7 +60,9 @@ struct KvFragments {
       const u32* source = reinterpret_cast<const u32*>(row + chunk / 2 * 16) + chunk % 2;
       return make_uint4(source[0], source[2], source[4], source[6]);
     } else {
-      return *reinterpret_cast<const uint4*>(row + chunk * 8);
+      // Of short sequences Q and the output are more than the L2 keeps: there it keeps the output.
+      const u16* source = row + chunk * 8;
+      return Shape::kTeamUnits ? *reinterpret_cast<const uint4*>(source) : load_kept(source);
     }
   }
 

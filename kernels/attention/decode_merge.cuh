@@ -161,8 +161,8 @@ struct DecodeMerge : MergeContext<Shape::Hooks::kTransformsOutput> {
           merged.lse(), Shape::Hooks::arguments(params.variant));
     }
     u16* target = params.output + row * params.output_row_stride + head * params.output_head_stride + d;
-    *reinterpret_cast<uint2*>(target) =
-        make_uint2(Element::pack(merged.o.at[0], merged.o.at[1]), Element::pack(merged.o.at[2], merged.o.at[3]));
+    store_kept(target, make_uint2(Element::pack(merged.o.at[0], merged.o.at[1]),
+                                  Element::pack(merged.o.at[2], merged.o.at[3])));
     if (params.lse && d == 0) params.lse[row * Shape::kHeads + head] = merged.lse();
   }
 

@@ -99,6 +99,28 @@ __device__ __forceinline__ u64 evict_first_policy() {
   return policy;
 }
 
+// Data that the kernel before has just written, or the one behind will read, should leave the L2 last.
+__device__ __forceinline__ u64 evict_last_policy() {
+  u64 policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+__device__ __forceinline__ uint4 load_kept(const void* from) {
+  uint4 x;
+  asm volatile("ld.global.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(from), "l"(evict_last_policy())
+               : "memory");
+  return x;
+}
+
+__device__ __forceinline__ void store_kept(void* to, uint2 x) {
+  asm volatile("st.global.L2::cache_hint.v2.u32 [%0], {%1,%2}, %3;" ::"l"(to), "r"(x.x), "r"(x.y),
+               "l"(evict_last_policy())
+               : "memory");
+}
+
 // Copies 16 bytes to shared memory without waiting; bytes = 0 writes zeros and reads nothing.
 __device__ __forceinline__ void copy_async(u32 shared, const void* global, u32 bytes, u64 policy) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;"
