@@ -27,10 +27,12 @@ CAP, WINDOW = 30.0, 1023  # a window sees so many tokens before the query token'
 
 
 class Variant:
-    """The CUDA text, as the runtime or the generator writes it; the arguments; and what the oracle does to logits of a sequence."""
+    """The CUDA text, as the runtime or the generator writes it; the arguments; and what the oracle does to logits of a sequence, and to its
+    query and output, [heads, tokens, dim]."""
 
-    def __init__(self, text, arguments=None, shape=None, causal=True, window=None, sinks=False, turn=None):
+    def __init__(self, text, arguments=None, shape=None, causal=True, window=None, sinks=False, turn=None, query=None, output=None):
         self.text, self.make, self.shape, self.causal, self.window, self.sinks, self.turn = text, arguments, shape, causal, window, sinks, turn
+        self.query, self.output = query, output
 
     def arguments(self, data, causal):
         """The bytes, and the tensors that they point at."""
@@ -151,6 +153,21 @@ def itemised(x, c):
     return x.masked_fill(((c.position >= prefix) & (c.k >= prefix) & (c.k <= delimiter))[None], -math.inf)
 
 
+def scales(config):
+    return torch.linspace(0.5, 1.5, config.heads * config.dim, device="cuda")
+
+
+def gates(data):
+    """[query tokens, heads]"""
+    rows = sum(data.queries)
+    return torch.sin(torch.arange(rows * data.config.heads, device="cuda").float()) * 3
+
+
+def gate_arguments(data, _):
+    starts = [sum(data.queries[:i]) for i in range(len(data.queries))]
+    return [gates(data), torch.tensor(starts, dtype=torch.int32, device="cuda"), data.config.heads]
+
+
 def frequencies(dim):
     return 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64, device="cuda") / dim)
 
@@ -194,7 +211,11 @@ VARIANTS = {
                         lambda d, _: [CAP, 1 / CAP], cap),
     "user alibi": Variant(hook("flashinfer::Span<float> slopes;", "kTransformsLogits", TRANSFORM,
                                "return logit + a.slopes[at.head] * float(at.kv_position - at.qo_index);"), lambda d, _: [slopes(d)], alibi),
-    "user fast cap": Variant(parts("float cap; float inverse;", before="a.inverse", bend="csharp::fast_tanh(logit)", after="a.cap"), lambda d, _: [CAP, 1 / CAP], cap),
+    "user fast cap": Variant(f"""struct Variant : flashinfer::TransformByCap<Variant> {{
+  struct Arguments {{ float cap; float inverse; }};
+  static __device__ __forceinline__ float before({AT}, {A}) {{ return a.inverse; }}
+  static __device__ __forceinline__ float after({A}) {{ return a.cap; }}
+}};""", lambda d, _: [CAP, 1 / CAP], cap),
     "user line": Variant(f"""struct Variant : flashinfer::TransformByLine<Variant> {{
   struct Arguments {{ flashinfer::Span<float> slopes; }};
   static __device__ __forceinline__ flashinfer::Line line({AT}, {A}) {{ return {{a.slopes[at.head], at.qo_index}}; }}
@@ -231,6 +252,26 @@ for name, factor in {"user temperature": 0.7, "user temperature below 0": -0.7, 
     VARIANTS[name] = Variant(parts("float sharpness;", after="a.sharpness"), lambda d, _, f=factor: [f],
                              lambda x, c, f=factor: x * f)
 VARIANTS["user cap below 0"] = Variant(VARIANTS["user fast cap"].text, lambda d, _: [-CAP, 1 / CAP], lambda x, c: -cap(x, c))
+for name, factor in {"user sloped": 0.7, "user sloped below 0": -0.7, "user sloped 0": 0.0}.items():
+    VARIANTS[name] = Variant(f"""struct Variant : flashinfer::TransformByScaledLine<Variant> {{
+  struct Arguments {{ flashinfer::Span<float> slopes; float sharpness; }};
+  static __device__ __forceinline__ flashinfer::Line line({AT}, {A}) {{ return {{a.slopes[at.head], at.qo_index}}; }}
+  static __device__ __forceinline__ float after({A}) {{ return a.sharpness; }}
+}};""", lambda d, _, f=factor: [slopes(d), f], lambda x, c, f=factor: alibi(x * f, c))
+VARIANTS["user sloped hook"] = Variant(parts("flashinfer::Span<float> slopes; float sharpness;", before="a.sharpness",
+                                             bend="logit + a.slopes[at.head] * float(at.kv_position - at.qo_index)"),
+                                       lambda d, _: [slopes(d), 0.7], lambda x, c: alibi(x * 0.7, c))
+VARIANTS["user scale"] = Variant(
+    hook("flashinfer::Span<float> scales; int dim;", "kTransformsQuery", "float transform_query(float element, const flashinfer::QueryContext& at, const Arguments& a)",
+         "return element * a.scales[csharp::add(csharp::multiply(at.head, a.dim), at.element)];"),
+    lambda d, _: [scales(d.config), d.config.dim], query=lambda q, c: q * scales(c.config).double().view(c.config.heads, 1, c.config.dim))
+OUTPUT = "float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a)"
+VARIANTS["user gate"] = Variant(
+    hook("flashinfer::Span<float> gates; flashinfer::Span<int> starts; int heads;", "kTransformsOutput", OUTPUT,
+         "return element * csharp::fast_sigmoid(a.gates[csharp::add(csharp::multiply(csharp::add(a.starts[at.sequence], at.qo_index), a.heads), at.head)]);"),
+    gate_arguments, output=lambda o, lse, c: o * torch.sigmoid(c.gates.double()).transpose(0, 1)[..., None])
+VARIANTS["user quiet"] = Variant(hook("", "kTransformsOutput", OUTPUT, "return csharp::divide(element, 1.f + csharp::fast_exp2(-at.lse2));"),
+                                 output=lambda o, lse, c: o * torch.sigmoid(lse)[..., None])
 
 
 class Context:
@@ -250,6 +291,9 @@ def oracle(variant, data, causal):
     for number, (queries, length) in enumerate(zip(data.queries, data.lengths)):
         qs = q[row:row + queries].transpose(0, 1)
         ks, vs = (x[token:token + length].repeat_interleave(c.heads // c.kv_heads, 1).transpose(0, 1) for x in (k, v))
+        at.config, at.gates = c, gates(data).view(-1, c.heads)[row:row + queries]
+        if variant.query:
+            qs = variant.query(qs, at).to(gpu.DTYPES[c.dtype][0]).double()
         if variant.turn:
             dtype = torch.float16 if c.kv_dtype else gpu.DTYPES[c.dtype][0]
             qs = turned(qs.transpose(0, 1), length - queries, dtype, *variant.turn).transpose(0, 1)
@@ -266,7 +310,8 @@ def oracle(variant, data, causal):
             x = torch.cat([x, sink[:, None, None].expand(-1, queries, 1)], 2)
         lse = torch.logsumexp(x, -1) if x.shape[2] else torch.full((c.heads, queries), -math.inf, device="cuda", dtype=torch.float64)
         weights = torch.where(lse[..., None] == -math.inf, torch.zeros_like(x), torch.exp(x - lse[..., None]))[..., :length]
-        outputs.append((weights @ vs).transpose(0, 1))
+        output = weights @ vs
+        outputs.append((variant.output(output, lse, at) if variant.output else output).transpose(0, 1))
         lses.append(lse.transpose(0, 1) * LOG2E)
         row, token = row + queries, token + length
     return torch.cat(outputs), torch.cat(lses)
@@ -298,8 +343,8 @@ def check_kernel(kernel, config, variant, parts=(1, 3), blocks=(None, 3)):
                     away = (lse.double() - wanted_lse)[~nothing].abs().max().item()
                     wrong = (~(lse[nothing] == -math.inf)).sum().item() + (o[nothing] != 0).sum().item()
                     worst, worst_lse = max(worst, error if error == error else math.inf), max(worst_lse, away)
-                    # An element that is turned onto the border of two 16-bit numbers goes to one here and to the other there.
-                    near = 1e-3 * wanted_lse[~nothing].abs().max().item() if variant.turn else 0.0
+                    # An element that is turned or scaled onto the border of two 16-bit numbers goes to one here and to the other there.
+                    near = 1e-3 * wanted_lse[~nothing].abs().max().item() if variant.turn or variant.query else 0.0
                     if not error < (6e-3 if config.dtype == "bf16" else 2e-3) or not away < max(1e-2, near) or wrong:
                         faults.append(f"batch {number} {'causal' if causal else 'full'} parts {cut} blocks {grid}: error {error:.2e}, lse off by {away:.2e}, {wrong} wrong of hidden rows")
     return worst, worst_lse, faults

@@ -71,6 +71,9 @@ struct Cubic {
   float third;
 };
 
+// Of tanh: right to 4e-4 up to there, the instruction to 5e-4; and exponentials have their unit to themselves.
+constexpr Cubic kTanhCubic = {0.4f, 0.99960171f, -0.31317268f};
+
 // Attention without a variant, and the base of all: a variant hides what it does by members of its own, the arguments among them.
 // Logits are smScale * q . k with all scales of keys, in natural units (not times log2 e), before and after transform.
 struct NoVariant {
@@ -241,6 +244,43 @@ struct TransformInParts : NoVariant {
   template <typename A>
   static __device__ __forceinline__ float left(float scale, const A& a) {
     return Variant::kBends ? Variant::after(a) : scale * Variant::after(a);
+  }
+};
+
+// A variant whose transform is after(a) * tanh(before(at, a) * logit), by the instruction, its base; before does not look where. tanh is odd,
+// so that the sign of after may be its argument's: then the largest score is the largest logit.
+template <typename Variant>
+struct TransformByCap : TransformInParts<Variant> {
+  static constexpr bool kBends = true;
+  template <typename A>
+  static __device__ __forceinline__ float bend(float logit, const LogitsContext&, const A&) {
+    return tanh_fast(logit);
+  }
+  template <int N, typename A>
+  static __device__ __forceinline__ void transform_scores(float (&s)[N], float scale, const LogitsContext (&)[2],
+                                                          const A& a) {
+    const float factor = argument(scale, a);
+#pragma unroll
+    for (int i = 0; i < N; i++) s[i] = tanh_fast(s[i] * factor);
+  }
+  template <typename A>
+  static __device__ __forceinline__ float score_scale(float, const A& a) {
+    return fmaxf(fabsf(Variant::after(a)), 0x1p-64f);
+  }
+
+  static constexpr bool kHasCubic = true;
+  static constexpr Cubic kCubic = kTanhCubic;
+  // No number where it is not above 0: nothing is small then.
+  template <typename A>
+  static __device__ __forceinline__ float unit(float scale, const A& a) {
+    const float factor = argument(scale, a);
+    return factor > 0.f ? factor : __int_as_float(0x7fffffff);
+  }
+
+ private:
+  template <typename A>
+  static __device__ __forceinline__ float argument(float scale, const A& a) {
+    return copysignf(scale, Variant::after(a)) * Variant::before(LogitsContext(), a);
   }
 };
 

@@ -30,9 +30,8 @@ struct SoftCap : NoVariant {
   }
   static __device__ __forceinline__ float score_scale(float, const Arguments& a) { return a.cap; }
 
-  // Right to 4e-4 up to there, the instruction to 5e-4; and exponentials have their unit to themselves.
   static constexpr bool kHasCubic = true;
-  static constexpr Cubic kCubic = {0.4f, 0.99960171f, -0.31317268f};
+  static constexpr Cubic kCubic = kTanhCubic;
   static __device__ __forceinline__ float unit(float scale, const Arguments& a) { return scale * reciprocal(a.cap); }
 };
 

@@ -42,6 +42,9 @@ internal sealed class TransformParts
     /// <summary>The product of the logit and <see cref="Before"/> in <see cref="Bend"/>; null when there are no such factors.</summary>
     public IOperation? Scaled { get; private set; }
 
+    /// <summary>Whether that is <c>FastMath.Tanh</c> of the scaled logit, and the scale changes with the plan only.</summary>
+    public bool IsCap { get; private set; }
+
     /// <summary>For a line its slope's factors; else null.</summary>
     public List<Factor>? Slope { get; private set; }
 
@@ -134,6 +137,11 @@ internal sealed class TransformParts
 
         Bend = scaled == value ? null : value;
         Scaled = Before.Count > 0 ? scaled : null;
+        IsCap =
+            value is IInvocationOperation { TargetMethod: { Name: "Tanh", ContainingType: var type }, Arguments: [{ Value: var argument }] }
+            && type.ToDisplayString() == "FlashInfer.FastMath"
+            && argument == scaled
+            && Before.All(factor => Of(factor.Value) <= Varies.WithPlan);
         return After.Count > 0 || Before.Count > 0;
     }
 

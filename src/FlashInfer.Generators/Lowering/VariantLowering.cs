@@ -52,6 +52,7 @@ internal sealed class VariantLowering(
             null => "NoVariant",
             { Slope: not null, After.Count: 0 } => "TransformByLine<Variant>",
             { Slope: not null } => "TransformByScaledLine<Variant>",
+            { IsCap: true } => "TransformByCap<Variant>",
             _ => "TransformInParts<Variant>",
         };
         text.Open($"struct Variant : flashinfer::{parent}");
@@ -110,7 +111,7 @@ internal sealed class VariantLowering(
             line.WriteLine(text, $"flashinfer::Line line({Context(line)}, {Arguments(line)})", parts);
         }
 
-        if (parts.Before.Count > 0 || parts.Bend is not null)
+        if (!parts.IsCap && (parts.Before.Count > 0 || parts.Bend is not null))
         {
             text.Line("static constexpr bool kBends = true;");
         }
@@ -122,7 +123,7 @@ internal sealed class VariantLowering(
             before.WriteProduct(text, $"float before({Context(before)}, {Arguments(before)})", parts, parts.Before);
         }
 
-        if (parts.Bend is not null)
+        if (!parts.IsCap && parts.Bend is not null)
         {
             MethodLowering bend = new(this, _methods, isFirstKey: false);
             string logit = bend.Declare(method.Parameters[0]);

@@ -264,10 +264,12 @@ public sealed partial class VariantLoweringTests
         "before: const float s = float(at.qo_position); const float t = s * 2.f; t"
     )]
     // Around something else.
-    [InlineData(
-        "=> a.Scale * FastMath.Tanh(logit / a.Scale)",
-        "before: csharp::divide(1.f, a.scale) bend: csharp::fast_tanh(logit) after: a.scale"
-    )]
+    [InlineData("=> FastMath.Tanh(logit * a.Slopes[at.Head])", "before: a.slopes[at.head] bend: csharp::fast_tanh(logit)")]
+    [InlineData("=> a.Scale * MathF.Tanh(logit / 3)", "before: csharp::divide(1.f, 3.f) bend: csharp::tanh(logit) after: a.scale")]
+    // A soft cap, which prefill takes for a cubic where logits are small.
+    [InlineData("=> a.Scale * FastMath.Tanh(logit / a.Scale)", "cap before: csharp::divide(1.f, a.scale) after: a.scale")]
+    [InlineData("=> FastMath.Tanh(logit) * 3", "cap after: 3.f")]
+    [InlineData("=> FastMath.Tanh(2 * logit)", "cap before: 2.f")]
     [InlineData("=> logit * a.Scale + a.Bytes[at.KvPosition]", "before: a.scale bend: logit + float(a.bytes[at.kv_position])")]
     [InlineData("=> 2 * MathF.Max(logit, -logit)", "bend: csharp::max(logit, -logit) after: 2.f")]
     [InlineData("=> a.Flag ? logit * 2 : 0", "before: 2.f bend: a.flag != 0 ? logit : 0.f")]
@@ -311,8 +313,10 @@ public sealed partial class VariantLoweringTests
             private static float Of(in LogitsContext at) => at.KvPosition;
             """
         );
+        bool caps = cuda.Contains("TransformByCap<", StringComparison.Ordinal);
         string[] found =
         [
+            .. caps ? ["cap"] : Array.Empty<string>(),
             .. PartFunction()
                 .Matches(cuda)
                 .Select(static part =>
@@ -329,7 +333,7 @@ public sealed partial class VariantLoweringTests
         Assert.Equal(parts == "transform", cuda.Contains("float transform(", StringComparison.Ordinal));
         Assert.Equal(parts == "transform" ? "" : parts, string.Join(' ', found));
         bool bends = parts.Contains("before", StringComparison.Ordinal) || parts.Contains("bend", StringComparison.Ordinal);
-        Assert.Equal(bends, cuda.Contains("kBends = true", StringComparison.Ordinal));
+        Assert.Equal(bends && !caps, cuda.Contains("kBends = true", StringComparison.Ordinal));
     }
 
     [Fact]
