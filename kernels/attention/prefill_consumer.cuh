@@ -48,8 +48,8 @@ struct PrefillConsumer {
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;                                              // of the softmax; of a quantised cache, the tile's
-  float unit;                                               // of kWeighsSmall: a score times this is the cubic's x
-  float slack;                                              // 2^8 in terms of scores
+  float unit;       // of kWeighsSmall: a score times this is the cubic's x; as scale
+  float slack;      // 2^8 in terms of scores
   int seen_by_all;  // tokens of the tile's range that every row sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
@@ -75,13 +75,7 @@ struct PrefillConsumer {
     for (int i = 0; i < kBlockTokens / 2; i++) s[i] = 0.f;
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
-    if constexpr (Hooks::kRescales && !Shape::kQuantised) {
-      scale = Hooks::softmax_scale(score_scale(0), params.variant);
-      slack = __fdividef(8.f, scale);
-    }
-    if constexpr (kWeighsSmall && !Shape::kQuantised) {
-      unit = Shape::Variant::unit(score_scale(0), Hooks::arguments(params.variant));
-    }
+    if constexpr (Hooks::kRescales && !Shape::kQuantised) take_scale(score_scale(0));
     softmax.clear();
   }
 
@@ -225,6 +219,13 @@ struct PrefillConsumer {
     if (lane == 0) mbarrier_arrive(barrier);
   }
 
+  // Of scores, times which they are logits.
+  __device__ __forceinline__ void take_scale(float scores) {
+    scale = Hooks::softmax_scale(scores, params.variant);
+    slack = __fdividef(8.f, scale);
+    if constexpr (kWeighsSmall) unit = Shape::Variant::unit(scores, Hooks::arguments(params.variant));
+  }
+
   // Waits for tile `number` and returns its blocks, or 0 at the end of the list.
   __device__ __forceinline__ int take(u32 number) {
     mbarrier_wait(Layout::item_full(base, number % Layout::kItems), (number / Layout::kItems) & 1);
@@ -239,14 +240,7 @@ struct PrefillConsumer {
       }
     }
     if constexpr (Shape::kQuantised) {
-      if (tile.exists()) {
-        scale = score_scale(number) * Hooks::kLog2E;
-        if constexpr (Hooks::kRescales) scale = Hooks::softmax_scale(score_scale(number), params.variant);
-        slack = __fdividef(8.f, scale);
-        if constexpr (kWeighsSmall) {
-          unit = Shape::Variant::unit(score_scale(number), Hooks::arguments(params.variant));
-        }
-      }
+      if (tile.exists()) take_scale(score_scale(number));
     }
     return Layout::blocks_of(tile);
   }
