@@ -224,6 +224,30 @@ public sealed partial class VariantLoweringTests
         Assert.Equal(isOne, text.Contains("kTransformsLogits", StringComparison.Ordinal));
     }
 
+    /// <summary>With helpers of their own context, and names that the struct has taken; one that does nothing is left out.</summary>
+    [Fact]
+    public void Queries_and_outputs()
+    {
+        string text = VariantHarness.Cuda(
+            """
+            [QueryTransform] private static float Query(float element, in QueryContext at) => element;
+            [OutputTransform] private static float Output(float element, in OutputContext at) => TransformOutput(element, at) * Last(at);
+            private static float TransformOutput(float element, in OutputContext at) => element * at.Lse2;
+            private static int Last(in OutputContext at) => at.Element + 1;
+            """
+        );
+        Assert.DoesNotContain("kTransformsQuery", text, StringComparison.Ordinal);
+        Assert.Contains("static constexpr bool kTransformsOutput = true;", text, StringComparison.Ordinal);
+        Assert.Contains(
+            "float transform_output(float element, const flashinfer::OutputContext& at, const Arguments&) {",
+            text,
+            StringComparison.Ordinal
+        );
+        Assert.Contains("return transform_output_2(element, at) * float(last(at));", text, StringComparison.Ordinal);
+        Assert.Contains("return element * at.lse2;", text, StringComparison.Ordinal);
+        Assert.Contains("return at.element + 1;", text, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void Constants_of_the_configuration_reach_into_fields_and_nested_classes()
     {
