@@ -214,9 +214,9 @@ struct PrefillConsumer {
     values.next();
   }
 
-  // One arrival of each warp.
+  // One arrival of each warp, or of each thread.
   __device__ __forceinline__ void release(u32 barrier) const {
-    if (lane == 0) mbarrier_arrive(barrier);
+    if (Layout::kConsumerArrivals > Layout::kConsumerWarps || lane == 0) mbarrier_arrive(barrier);
   }
 
   // Of scores, times which they are logits.

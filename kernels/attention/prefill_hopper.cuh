@@ -6,9 +6,9 @@
 //   with their positions, or are quantised, one more warpgroup does what that takes, between the two (prefill_preparer.cuh).
 // Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | both with 8 bits | output of each consumer warp | mbarriers | items.
 // mbarriers, each a pair of full (the arrival of the warp that copies, or of every thread that gathers, and the bytes copied) and
-//   empty (one arrival of each consumer warp): Q, every stage of K and of V, and every slot of items, which all producing warps
+//   empty (one arrival of each consumer warp, or thread): Q, every stage of K and of V, and every slot of items, which all producing warps
 //   but the first, and the preparer, read too. Of Q and K, and V that is widened, one more says that it is prepared (an arrival of each of
-//   the preparer's warps), and of what is widened one that consumers have read it: empty is then the preparer's word.
+//   the preparer's threads), and of what is widened one that consumers have read it: empty is then the preparer's word.
 //   For items every thread arrives: racecheck does not see that __syncwarp orders the others' accesses before one's arrival.
 // Named barriers: 1 zeroed rows of V, all consumers; for each consumer its turn on the tensor cores, and its partial states.
 // Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale; of decode also items,

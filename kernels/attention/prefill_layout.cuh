@@ -113,6 +113,12 @@ struct HopperLayout {
   static constexpr int kOutputColumnBytes = kWarpRows * Shape::kRowBytes;
   static constexpr int kOutputBytes = kOutputColumns * kOutputColumnBytes;
   static constexpr int kConsumerWarps = kConsumers * 4;
+
+  // Where threads write what the copy engine or others' products read, each of them arrives: racecheck does not see that __syncwarp
+  // orders the others' accesses before one's arrival.
+  static constexpr int kPreparerArrivals = 32 * kPreparerWarps;
+  static constexpr int kConsumerArrivals = (kWidens ? 32 : 1) * kConsumerWarps;
+
   static constexpr int kQueryColumnBytes = Shape::kTileRows * Shape::kRowBytes;
 
   // Blocks of K and of V there may be at once: at a tile's edge and with short sequences what the next steps need is under way
@@ -213,11 +219,11 @@ struct HopperLayout {
 
   static __device__ __forceinline__ void init_barriers(u32 base) {
     constexpr int kArrivals = kGathers ? kTeamWarps * 32 : 1;  // of what is gathered, every thread's copies arrive
-    constexpr int kReaders = kWidens ? kPreparerWarps : kConsumerWarps;  // of what was copied
+    constexpr int kReaders = kWidens ? kPreparerArrivals : kConsumerArrivals;  // of what was copied
     for (int i = 0; i < kQueryParts; i++) {
       mbarrier_init(query_full(base, i), 1);
-      mbarrier_init(query_empty(base, i), kConsumerWarps / kQueryParts);
-      if (kPreparesQuery) mbarrier_init(query_prepared(base, i), kPreparerWarps);
+      mbarrier_init(query_empty(base, i), kConsumerArrivals / kQueryParts);
+      if (kPreparesQuery) mbarrier_init(query_prepared(base, i), kPreparerArrivals);
     }
     for (int i = 0; i < kItems; i++) {
       mbarrier_init(item_full(base, i), 32);
@@ -226,14 +232,14 @@ struct HopperLayout {
     for (int i = 0; i < kKeyStages; i++) {
       mbarrier_init(key_full(base, i), kArrivals);
       mbarrier_init(key_empty(base, i), kReaders);
-      if (kPrepares) mbarrier_init(key_prepared(base, i), kPreparerWarps);
-      if (kWidens) mbarrier_init(key_free(base, i), kConsumerWarps);
+      if (kPrepares) mbarrier_init(key_prepared(base, i), kPreparerArrivals);
+      if (kWidens) mbarrier_init(key_free(base, i), kConsumerArrivals);
     }
     for (int i = 0; i < kValueStages; i++) {
       mbarrier_init(value_full(base, i), kArrivals);
       mbarrier_init(value_empty(base, i), kReaders);
-      if (kWidens) mbarrier_init(value_prepared(base, i), kPreparerWarps);
-      if (kWidens) mbarrier_init(value_free(base, i), kConsumerWarps);
+      if (kWidens) mbarrier_init(value_prepared(base, i), kPreparerArrivals);
+      if (kWidens) mbarrier_init(value_free(base, i), kConsumerArrivals);
     }
     mbarrier_init_fence();
   }

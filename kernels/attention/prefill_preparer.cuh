@@ -82,14 +82,14 @@ struct PrefillPreparer {
         }
         if constexpr (kWidens) widen<false, kRotates ? Pairs::kDim : 0>(keys.slot);
         finish(Layout::key_prepared(base, keys.slot));
-        if constexpr (kWidens) release(Layout::key_empty(base, keys.slot));
+        if constexpr (kWidens) mbarrier_arrive(Layout::key_empty(base, keys.slot));
         keys.next();
         if constexpr (kWidens) {
           mbarrier_wait(Layout::value_full(base, values.slot), values.phase);
           mbarrier_wait(Layout::value_free(base, values.slot), values.phase ^ 1);
           widen<true, 0>(values.slot);
           finish(Layout::value_prepared(base, values.slot));
-          release(Layout::value_empty(base, values.slot));
+          mbarrier_arrive(Layout::value_empty(base, values.slot));
           values.next();
         }
       }
@@ -307,14 +307,10 @@ struct PrefillPreparer {
     }
   }
 
-  // What this warp has prepared is there for products.
+  // What this thread has prepared is there for products.
   static __device__ __forceinline__ void finish(u32 barrier) {
     async_proxy_fence();
-    __syncwarp();
-    release(barrier);
-  }
-  static __device__ __forceinline__ void release(u32 barrier) {
-    if ((threadIdx.x & 31) == 0) mbarrier_arrive(barrier);
+    mbarrier_arrive(barrier);
   }
 };
 

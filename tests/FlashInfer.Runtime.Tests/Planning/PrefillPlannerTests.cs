@@ -374,6 +374,17 @@ public class PrefillPlannerTests
         }
     }
 
+    /// <summary>Short tiles enough for every share of the blocks would leave the long one whole, if only those were tried.</summary>
+    [Fact]
+    public void A_long_range_is_cut_also_among_many_short_ones()
+    {
+        (int, int)[] sequences = [(5, 9000), (40, 33)];
+        PrefillPlanLimits limits = Fit(sequences, Limits(264, 1, 1, 5, 64, 640));
+        PrefillPlan plan = PrefillPlanner.Plan(new PrefillBatch([5, 40], [9000, 33], [0, 9000]), limits, new WorkItem[limits.MaxItems]);
+        Assert.Equal(1, plan.SplitSequences);
+        Assert.InRange(plan.ChunkTokens, 500, 4500);
+    }
+
     [Theory]
     [InlineData(32, 512)]
     [InlineData(256, 64)]
