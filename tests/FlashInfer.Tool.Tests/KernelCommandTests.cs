@@ -7,7 +7,7 @@ namespace FlashInfer.Tests.Tools;
 /// <summary>modules, inspect, aot and warmup, on the configurations of the sandbox.</summary>
 public sealed class KernelCommandTests
 {
-    private const int Configs = 22;
+    private const int Configs = 26;
     private const int Appends = 9; // append units that differ: variants share them
     private const string Append = "fi_append_bf16_h32_kv8_d128_p16";
 

@@ -106,7 +106,19 @@ public class VariantTests
             [
                 .. sets.Select(set =>
                 {
-                    DecodeCase usual = new(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, 1, [5000, 300, 129, 0, 64], null, 1, seed + set.Index)
+                    DecodeCase usual = new(
+                        8,
+                        2,
+                        128,
+                        16,
+                        DType.BFloat16,
+                        KvLayout.Nhd,
+                        1,
+                        [5000, 300, 129, 0, 64],
+                        null,
+                        1,
+                        seed + set.Index
+                    )
                     {
                         QueryTokens = [3, 300, 100, 1, 1],
                     };

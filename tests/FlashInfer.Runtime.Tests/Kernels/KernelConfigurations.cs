@@ -216,8 +216,24 @@ internal static partial class KernelConfigurations
     private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype, DType? kvDtype = null) =>
         new(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, KvLayout.Nhd);
 
-    private static AttentionShape Turning(int heads, int kvHeads, int headDim, int pageSize, AttentionOptions options, int rotaryDim = 0, DType? kvDtype = null) =>
-        new AttentionSpec(heads, kvHeads, headDim, pageSize, DType.BFloat16, kvDtype, variant: AttentionVariant.Of(options, rotaryDim)).Shape;
+    private static AttentionShape Turning(
+        int heads,
+        int kvHeads,
+        int headDim,
+        int pageSize,
+        AttentionOptions options,
+        int rotaryDim = 0,
+        DType? kvDtype = null
+    ) =>
+        new AttentionSpec(
+            heads,
+            kvHeads,
+            headDim,
+            pageSize,
+            DType.BFloat16,
+            kvDtype,
+            variant: AttentionVariant.Of(options, rotaryDim)
+        ).Shape;
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
