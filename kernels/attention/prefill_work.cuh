@@ -97,7 +97,7 @@ struct PrefillShape {
   // fast with headDim 64; with 96, 0.92 (full attention over 512) to 1.15 for 112 keys, with a variant registers are enough for
   // 96; with 128, for 64 keys, 1.0 to 1.07; but slower where a tile of one head rounds short sequences up. Else 128 x 128 up to
   // headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q and the output's staging leave room for 80 and 64
-  // keys, with shorter values for 112. Two consumers and a turner have registers for 96, and for 80 and 64 where Q lies in
+  // keys, with shorter values for 112. Two consumers and a preparer have registers for 96, and for 80 and 64 where Q lies in
   // shared memory.
   // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
   // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
