@@ -33,6 +33,15 @@ struct IsSame<A, A> {
   static constexpr bool value = true;
 };
 
+template <bool kFirst, typename A, typename B>
+struct Choice {
+  using Type = A;
+};
+template <typename A, typename B>
+struct Choice<false, A, B> {
+  using Type = B;
+};
+
 template <int N>
 struct alignas(N * sizeof(float) > 16 ? 16 : N * sizeof(float)) FloatVector {
   float at[N];
