@@ -18,7 +18,9 @@ internal static class KernelBuild
     {
         (TranslationUnit Unit, string Architecture)[] work =
         [
-            .. architectures.SelectMany(architecture => units.Where(unit => unit.Serves(architecture)).Select(unit => (unit, architecture))),
+            .. architectures.SelectMany(architecture =>
+                units.Where(unit => unit.Serves(architecture)).Select(unit => (unit, architecture))
+            ),
         ];
         var kernels = new (TranslationUnit Unit, CompiledKernel Kernel)[work.Length];
         if (output.ShowsProgress)

@@ -96,7 +96,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         CudaKernel prefill = Load<PrefillParams>(unit);
         return new CudaStagedPrefillKernel(
             new CudaPrefillKernel(_backend, prefill, _spec),
-            prefill.GetKernel<StageParams>(CudaUnits.StageName)
+            prefill.GetKernel<StageParams>(CudaUnits.StageName(_spec.Shape, _backend.IsChecked))
         );
     }
 

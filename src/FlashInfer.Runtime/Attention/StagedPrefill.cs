@@ -90,6 +90,7 @@ internal sealed class StagedPrefill : IDisposable
     /// <returns>Whether the step is planned.</returns>
     public bool TryPlan(PlannedBatch batch, bool causal, float scaleLog2, bool? stages, CudaStream? stream)
     {
+        _check?.Before(stream);
         PrefillBatch paged = new(batch.QueryTokens, batch.Lengths, batch.PageOffsets, causal, List.Bounds(batch.Places));
         long tokens = PrefillStaging.Tokens(paged, _core.Limits);
         bool fits = tokens > 0 && tokens <= _maxTokens;
@@ -108,7 +109,15 @@ internal sealed class StagedPrefill : IDisposable
     }
 
     /// <summary>Stages a layer and attends to it; parameters as <see cref="DecodeCore.Run"/>.</summary>
-    public void Run(int layer, in TensorView query, in TensorView output, in TensorView lse, int rows, LaunchCheck? check, CudaStream? stream)
+    public void Run(
+        int layer,
+        in TensorView query,
+        in TensorView output,
+        in TensorView lse,
+        int rows,
+        LaunchCheck? check,
+        CudaStream? stream
+    )
     {
         PrefillParams args = _core.Arguments(query, output, lse, rows, "cache");
         AttentionSpec spec = _cache.Spec;
