@@ -10,6 +10,7 @@ internal sealed class StagedScenario : IDisposable
     private const int Layers = 2;
     private static readonly int[] s_lengths = [400, 1, 65, 0, 333];
     private readonly Device _device;
+    private readonly DecodeCase _case;
     private readonly PagedKvCache _cache;
     private readonly Sequence[] _sequences;
     private readonly PrefillWrapper _staging;
@@ -19,11 +20,17 @@ internal sealed class StagedScenario : IDisposable
     private readonly DeviceTensor<float> _lse;
     private readonly Random _random;
 
-    public StagedScenario(Device device, AttentionSpec spec)
+    /// <param name="device">The device.</param>
+    /// <param name="one">The configuration; lengths do not matter.</param>
+    /// <param name="options">Options of it that are the same for all query tokens.</param>
+    public StagedScenario(Device device, DecodeCase one, AttentionOptions options = AttentionOptions.None)
     {
         _device = device;
+        _case = one with { Lengths = s_lengths, QueryTokens = s_lengths };
+        _case = options == AttentionOptions.None ? _case : _case.With(options);
+        _random = new Random(one.Seed);
+        AttentionSpec spec = _case.Spec;
         int rows = s_lengths.Sum();
-        _random = new Random(Seed);
         _cache = new PagedKvCache(device, spec, Layers, s_lengths.Sum(length => (length + spec.PageSize - 1) / spec.PageSize) + 9);
         _sequences = [.. s_lengths.Select(_ => _cache.NewSequence())];
         _staging = new PrefillWrapper(_cache, 8, rows, Determinism.Reproducible);
@@ -43,14 +50,12 @@ internal sealed class StagedScenario : IDisposable
         _cache.EndForward(filled);
     }
 
-    private int Seed { get; } = Random.Shared.Next();
-
     /// <summary>Plans that stage and plans that do not, one after the other; on a GPU replayed by a graph that was captured with one of either kind.</summary>
-    public static void CheckPlans(Device device, AttentionSpec spec)
+    public static void CheckPlans(Device device, DecodeCase one, AttentionOptions options = AttentionOptions.None)
     {
         foreach (bool stagesFirst in (bool[])[true, false])
         {
-            using StagedScenario scenario = new(device, spec);
+            using StagedScenario scenario = new(device, one, options);
             using CudaGraph? graph = device.Stream is null ? null : scenario.Capture(stagesFirst);
             foreach (
                 (int[] queryTokens, bool stages) in ((int[], bool)[])
@@ -71,21 +76,21 @@ internal sealed class StagedScenario : IDisposable
     }
 
     /// <summary>In checked mode, what is said of a page table that something has written over.</summary>
-    public static void CheckPoisoned(Device device, AttentionSpec spec)
+    public static void CheckPoisoned(Device device, DecodeCase one)
     {
         Assert.True(device.IsChecked);
-        using StagedScenario scenario = new(device, spec);
+        using StagedScenario scenario = new(device, one);
         scenario.Check([128, 1, 65, 2, 9], stages: true, graph: null);
 
         Sequence sequence = scenario._sequences[2];
-        int token = 2 * spec.PageSize;
+        int token = 2 * one.PageSize;
         scenario.Poison(sequence, 2, -7);
         DeviceAssertException e = Assert.Throws<DeviceAssertException>(() => scenario.Check([128, 1, 65, 2, 9], stages: true, graph: null));
 
         Assert.Equal("BatchPrefillWithPagedKvCache.Run", e.Operation);
         Assert.Same(sequence, e.Sequence);
         Assert.Equal((0, -7), (e.Layer, e.Page));
-        Assert.InRange(e.Token!.Value, token, token + spec.PageSize - 1);
+        Assert.InRange(e.Token!.Value, token, token + one.PageSize - 1);
 
         // One violation is told once, and does not stay.
         scenario.Poison(sequence, 2, sequence.Pages[2]);
@@ -104,11 +109,11 @@ internal sealed class StagedScenario : IDisposable
 
     private void Check(int[] queryTokens, bool stages, CudaGraph? graph)
     {
-        string what = $"seed {Seed}, {_cache.Spec}, [{string.Join(", ", queryTokens)}], stages {stages}, graph {graph is not null}";
+        string what = $"{_case}: [{string.Join(", ", queryTokens)}], stages {stages}, graph {graph is not null}";
         long staged = s_lengths.Where((_, i) => queryTokens[i] > 0).Sum();
         _staging.Stages = stages;
-        _staging.Plan(_sequences, queryTokens);
-        _never.Plan(_sequences, queryTokens);
+        Plan(_staging, queryTokens);
+        Plan(_never, queryTokens);
         Assert.Equal(stages ? staged : 0, _staging.PlanInfo.StagedTokens);
         Assert.Equal(stages && staged > 0, _staging.Explain().EndsWith(" staged", StringComparison.Ordinal));
         Assert.Equal(0, _never.PlanInfo.StagedTokens);
@@ -130,11 +135,23 @@ internal sealed class StagedScenario : IDisposable
     private CudaGraph Capture(bool stages)
     {
         _staging.Stages = stages;
-        _staging.Plan(_sequences, s_lengths);
+        Plan(_staging, s_lengths);
         _staging.Run(0, _query.View, _output.View, _lse.View);
         _device.Stream!.BeginCapture();
         _staging.Run(0, _query.View, _output.View, _lse.View);
         return _device.Stream.EndCapture();
+    }
+
+    private void Plan(PrefillWrapper wrapper, int[] queryTokens)
+    {
+        if (_case.Variant is { } variant)
+        {
+            variant.Plan(wrapper, _sequences, queryTokens, null, true);
+        }
+        else
+        {
+            wrapper.Plan(_sequences, queryTokens, null, true);
+        }
     }
 
     private (float[] Output, float[] Lse) Run(int rows, Action<TensorView, TensorView, TensorView> run)

@@ -53,14 +53,14 @@ public sealed class StagedPrefillTests
     public void Plans_that_stage_and_plans_that_do_not_follow_each_other(int pageSize, DType? kvDtype)
     {
         using Device device = Device.OpenCpu();
-        StagedScenario.CheckPlans(device, new AttentionSpec(4, 2, 64, pageSize, DType.BFloat16, kvDtype));
+        StagedScenario.CheckPlans(device, Shape(pageSize, kvDtype));
     }
 
     [Fact]
     public void A_poisoned_page_table_is_told_with_call_layer_sequence_token_and_page()
     {
         using Device device = Device.OpenCpu(new DeviceOptions { IsChecked = true });
-        StagedScenario.CheckPoisoned(device, new AttentionSpec(4, 2, 64, 5, DType.BFloat16));
+        StagedScenario.CheckPoisoned(device, Shape(pageSize: 5));
     }
 
     [Fact]
@@ -92,4 +92,7 @@ public sealed class StagedPrefillTests
             return wrapper.PlanInfo.StagedTokens;
         }
     }
+
+    private static DecodeCase Shape(int pageSize, DType? kvDtype = null) =>
+        new(4, 2, 64, pageSize, DType.BFloat16, KvLayout.Nhd, 2, [], null, 1, Random.Shared.Next(), kvDtype);
 }
