@@ -107,6 +107,8 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     private sealed class CudaStagedPrefillKernel(CudaPrefillKernel prefill, CudaKernel stage) : StagedPrefillKernel(prefill)
     {
         public override bool Stage(in StageParams args, in ListLaunch launch, CudaStream? stream) => stage.Launch(args, launch, stream);
+
+        public override void Dispose() => Prefill.Dispose();
     }
 
     /// <summary>The two kernels of the append unit.</summary>

@@ -238,7 +238,7 @@ internal abstract class StagedPrefillKernel(PrefillKernel prefill) : IDisposable
     public abstract bool Stage(in StageParams args, in ListLaunch launch, CudaStream? stream);
 
     /// <inheritdoc/>
-    public virtual void Dispose() => prefill.Dispose();
+    public abstract void Dispose();
 }
 
 /// <summary>Merges states of attention of one element type, whatever their heads and head dimension.</summary>
