@@ -170,7 +170,7 @@ public sealed class StagedPrefillTests
 
     private static void Check(Device device, DecodeCase[] cases)
     {
-        Gpu.Load(device, cases, static (kernels, _) => kernels.Load(KernelKinds.PrefillPaged));
+        Gpu.Load(device, Gpu.By(cases, GridApi.Paged));
         foreach (DecodeCase one in cases)
         {
             Assert.True(PrefillScenario.CheckPaged(device, one).StagedTokens > 0, $"{one} stages nothing");
