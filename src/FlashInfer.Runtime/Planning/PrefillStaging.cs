@@ -11,10 +11,12 @@ internal static class PrefillStaging
     /// <summary>Tokens of an item at most.</summary>
     public const int ItemTokens = 64;
 
-    // How often a staged token has to be walked on average, for each KV head, measured on an H100: where tokens are only gathered from their
-    // pages, where they are prepared as well, and where that is done by the portable kernel.
-    private const int GatheredWalks = 24;
-    private const int PreparedWalks = 8;
+    // How often a staged token has to be walked on average, for each KV head, measured on an H100 with headDim 128: where tokens are only
+    // gathered from their pages, where they are widened, turned, or both, and where the portable kernel does that.
+    private const int GatheredWalks = 28;
+    private const int WidenedWalks = 8;
+    private const int TurnedWalks = 7;
+    private const int WidenedAndTurnedWalks = 6;
     private const int PortableWalks = 2;
 
     /// <summary>Items that a list may need.</summary>
@@ -27,7 +29,8 @@ internal static class PrefillStaging
     /// <param name="isHopper">Whether the kernel that prepares by itself is Hopper's.</param>
     public static int LeastWalks(AttentionShape shape, bool isHopper) =>
         !isHopper ? PortableWalks
-        : shape.IsQuantised || shape.Turns ? PreparedWalks
+        : shape.Turns ? (shape.IsQuantised ? WidenedAndTurnedWalks : TurnedWalks)
+        : shape.IsQuantised ? WidenedWalks
         : GatheredWalks;
 
     /// <summary>Tokens that would be staged.</summary>
