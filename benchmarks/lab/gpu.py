@@ -12,6 +12,8 @@ import statistics
 
 import torch
 
+import cuda
+
 KERNELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "kernels")
 KERNEL_INFO = ("abi_version params_bytes threads shared_bytes blocks_per_sm units_per_item features columns_per_unit crews "
                "teams pack tile_tokens block_tokens").split()
@@ -112,9 +114,15 @@ class Kernel:
         self.info = dict(zip(KERNEL_INFO, words))
         check(driver.cuFuncSetAttribute(self.function, 8, self.info["shared_bytes"]), "shared memory")  # 8: its maximum
 
-    def launch(self, params, blocks):
-        """params: one structure, in memory aligned as the kernel wants it."""
+    def launch(self, params, blocks, overlaps=False):
+        """params: one structure, in memory aligned as the kernel wants it. overlaps: may begin while the kernel before still runs, as in the library."""
         pointers = (ctypes.c_void_p * 1)(params)
+        if overlaps:
+            attribute = cuda.Attribute(cuda.OVERLAP, 0, (ctypes.c_int * 16)(1))
+            config = cuda.LaunchConfig((blocks, 1, 1), (self.info["threads"], 1, 1), self.info["shared_bytes"], torch.cuda.current_stream().cuda_stream,
+                                       ctypes.addressof(attribute), 1)
+            check(driver.cuLaunchKernelEx(ctypes.byref(config), self.function, pointers, None), "launch")
+            return
         check(driver.cuLaunchKernel(self.function, blocks, 1, 1, self.info["threads"], 1, 1, self.info["shared_bytes"],
                                     ctypes.c_void_p(torch.cuda.current_stream().cuda_stream), pointers, None), "launch")
 

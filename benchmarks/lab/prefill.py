@@ -194,10 +194,10 @@ def plan(data, info, causal, parts=1, section=None, window=None):
 class Launch:
     """A kernel with the arguments of one case, over one set of tensors. arguments: the bytes of a variant's."""
 
-    def __init__(self, kernel, data, which, causal, parts=1, blocks=None, section=None, arguments=b"", window=None):
+    def __init__(self, kernel, data, which, causal, parts=1, blocks=None, section=None, arguments=b"", window=None, overlaps=False):
         c, info = data.config, kernel.info
         q, _, _, k, v, o, lse = data.sets[which]
-        self.kernel, self.data = kernel, data
+        self.kernel, self.data, self.overlaps = kernel, data, overlaps
         self.list, units, states, self.contexts = plan(data, info, causal, parts, section, window)
         self.blocks = min(units, blocks or info["blocks_per_sm"] * torch.cuda.get_device_properties(0).multi_processor_count)
         rows = info["columns_per_unit"]
@@ -247,7 +247,7 @@ class Launch:
                 ctypes.memmove(target, at[0], 128)
 
     def __call__(self):
-        self.kernel.launch(self.params.address, self.blocks)
+        self.kernel.launch(self.params.address, self.blocks, self.overlaps)
 
 
 def oracle(data, which, causal):

@@ -278,8 +278,8 @@ class Context:
     pass
 
 
-def oracle(variant, data, causal):
-    """fp64; LSE in base 2. A row that sees nothing gives zeros and -inf."""
+def oracle(variant, data, causal, turned_dtype=None):
+    """fp64; LSE in base 2. A row that sees nothing gives zeros and -inf. turned_dtype: of what turned; if left out, the kernel's that prepares keys."""
     c = data.config
     q, k, v = (x.double() for x in data.sets[0][:3])
     at = Context()
@@ -295,7 +295,7 @@ def oracle(variant, data, causal):
         if variant.query:
             qs = variant.query(qs, at).to(gpu.DTYPES[c.dtype][0]).double()
         if variant.turn:
-            dtype = torch.float16 if c.kv_dtype else gpu.DTYPES[c.dtype][0]
+            dtype = turned_dtype or (torch.float16 if c.kv_dtype else gpu.DTYPES[c.dtype][0])
             qs = turned(qs.transpose(0, 1), length - queries, dtype, *variant.turn).transpose(0, 1)
             ks = turned(ks.transpose(0, 1), 0, dtype, *variant.turn).transpose(0, 1)
         x = qs @ ks.transpose(1, 2) / math.sqrt(c.dim)

@@ -18,9 +18,9 @@ struct PrefillKernel<Shape, true> {
 };
 #endif
 
-template <typename Config>
+template <typename Config, bool kStaged = false>
 struct Prefill {
-  using Shape = PrefillShape<Config>;
+  using Shape = PrefillShape<Config, kStaged>;
   using Kernel = typename PrefillKernel<Shape, Shape::kHopper>::Type;
 
   static constexpr int kThreads = Kernel::kThreads;

@@ -38,6 +38,10 @@ struct PrefillConsumer {
   // Whether scores without a mask between are often weighed at less cost.
   static constexpr bool kWeighsSmall = Hooks::kHasCubic && !Shape::Variant::kMasksLogits && kBlockTokens % 16 == 0;
 
+  // Where nobody else turns queries, the warps that take them do.
+  static constexpr bool kTurnsQuery = Hooks::kRotates && !Layout::kPrepares;
+  static constexpr bool kTransformsQuery = Hooks::kTransformsQuery || kTurnsQuery;
+
   enum Barrier { kZeroedValues = 1, kTurn = 2, kParts = kTurn + Layout::kConsumers };
 
   const PrefillParams& params;
@@ -75,7 +79,7 @@ struct PrefillConsumer {
     for (int i = 0; i < kBlockTokens / 2; i++) s[i] = 0.f;
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
-    if constexpr (Hooks::kRescales && !Shape::kQuantised) take_scale(score_scale(0));
+    if constexpr (Hooks::kRescales && !Shape::kHasScales) take_scale(score_scale(0));
     softmax.clear();
   }
 
@@ -91,7 +95,7 @@ struct PrefillConsumer {
       if (exists) {
         mbarrier_wait(Layout::query_ready(base, query_part()), number & 1);
         if (idle) clear_idle_rows(number);
-        if constexpr (Hooks::kTransformsQuery) transform_query(number);
+        if constexpr (kTransformsQuery) transform_query(number);
       }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
@@ -239,7 +243,7 @@ struct PrefillConsumer {
                    tile.item.begin;
       }
     }
-    if constexpr (Shape::kQuantised) {
+    if constexpr (Shape::kHasScales) {
       if (tile.exists()) take_scale(score_scale(number));
     }
     return Layout::blocks_of(tile);
@@ -270,15 +274,21 @@ struct PrefillConsumer {
     __syncwarp();
   }
 
-  // Lets the variant have its say on this warp's rows of Q.
+  // Lets the variant have its say on this warp's rows of Q, or turns them.
   __device__ __forceinline__ void transform_query(u32 number) const {
+    using Elements = PrefillElements<Shape>;
     const Tile tile = Layout::tile(base, number);
+    const ItemContext context = Layout::context(base, number);
     const int end = min(warp_row() + 16, tile.rows());
-    PrefillElements<Shape>::transform_query(
-        params, tile, Layout::context(base, number), warp_row(), end, [&](int row, int chunk) {
-          return base + chunk / Shape::kRowChunks * Layout::kQueryColumnBytes + row * Shape::kRowBytes +
-                 Shape::swizzled(chunk % Shape::kRowChunks, row) * 16;
-        });
+    const auto address = [&](int row, int chunk) {
+      return base + chunk / Shape::kRowChunks * Layout::kQueryColumnBytes + row * Shape::kRowBytes +
+             Shape::swizzled(chunk % Shape::kRowChunks, row) * 16;
+    };
+    if constexpr (kTurnsQuery) {
+      Elements::turn_query(params, tile, context, warp_row(), end, address);
+    } else {
+      Elements::transform_query(params, tile, context, warp_row(), end, address);
+    }
     async_proxy_fence();  // before products, or the next Q's copy
     __syncwarp();
   }
@@ -357,7 +367,7 @@ struct PrefillConsumer {
   // makes of them. Read again at each use, since registers are scarce.
   __device__ __forceinline__ float score_scale(u32 number) const {
     float scale = __int_as_float(load_ahead(reinterpret_cast<const i32*>(&params.plan->scale_log2))) * Hooks::kLn2;
-    if constexpr (Shape::kQuantised) scale *= __ldg(params.key_scales + Layout::tile(base, number).kv_head());
+    if constexpr (Shape::kHasScales) scale *= __ldg(params.key_scales + Layout::tile(base, number).kv_head());
     return scale;
   }
 
@@ -491,7 +501,7 @@ struct PrefillConsumer {
   // are the item's. A part leaves its state in the workspace instead.
   __device__ __forceinline__ void write(u32 number, PrefillSoftmax finished, float scale) {
     const Tile tile = Layout::tile(base, number);
-    if constexpr (Shape::kQuantised) {
+    if constexpr (Shape::kHasScales) {
       const float value_scale = __ldg(params.value_scales + tile.kv_head());
       rescale(make_float2(value_scale, value_scale));
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/prefill_work.cuh"
+#include "attention/rotary.cuh"
 
 namespace flashinfer {
 
@@ -34,6 +35,20 @@ struct PrefillElements {
         words[w] = Hooks::template transform_query<typename Shape::MathElement>(words[w], at, element, arguments);
       }
       store_shared(address(row, chunk), words);
+    }
+  }
+
+  // Turns them with their positions.
+  template <typename Address>
+  static __device__ __forceinline__ void turn_query(const PrefillParams& params, const Tile& tile,
+                                                    const ItemContext& context, int first, int end, Address address) {
+    using Row = RotaryRow<typename Shape::Variant, Shape::kHeadDim, false>;
+#pragma unroll 1
+    for (int i = first * Row::kParts + lane_now(); i < end * Row::kParts; i += 32) {
+      const int row = i / Row::kParts;
+      Row::template turn<typename Shape::MathElement>(
+          i % Row::kParts, [&](int chunk) { return address(row, chunk); },
+          Hooks::position(context, tile.item.row + Tile::token_of(row)), Hooks::arguments(params.variant));
     }
   }
 

@@ -74,7 +74,7 @@ struct HopperLayout {
   static constexpr bool kWidens = Shape::kQuantised;
   static constexpr bool kPrepares = Shape::kPrepares;
   static constexpr bool kPreparesQuery =
-      Shape::Hooks::kRotates || !IsSame<typename Shape::Element, typename Shape::MathElement>::value;
+      kPrepares && (Shape::Hooks::kRotates || !IsSame<typename Shape::Element, typename Shape::MathElement>::value);
   static constexpr int kWarpgroups = 1 + kConsumers + kPrepares;
   static constexpr int kPreparerWarps = kPrepares ? 4 : 0;
 

@@ -121,7 +121,7 @@ struct PortablePrefill {
     if (threadIdx.x == 0) {
       copies.fetch(place ^ Layout::kUnitBytes, atomicAdd(params.queue, 1) + gridDim.x);
       float scale = params.plan->scale_log2;
-      if constexpr (Shape::kQuantised) scale *= __ldg(params.key_scales + tile.kv_head());
+      if constexpr (Shape::kHasScales) scale *= __ldg(params.key_scales + tile.kv_head());
       store_shared(place + Layout::kScalePlace, __float_as_uint(scale));
     }
     copy_async_commit();
@@ -200,7 +200,7 @@ struct PortablePrefill {
       copies.copy_pages(unit_tile(), n - 1, copies.pages_of(n - 1));
     }
     copy_async_commit();
-    if constexpr (Hooks::kRotates && !Shape::kQuantised) {
+    if constexpr (Shape::kTurnsKeys && !Shape::kQuantised) {
       turns.turn_keys(unit_tile(), n);
       __syncthreads();
     }
@@ -338,7 +338,7 @@ struct PortablePrefill {
   __device__ __forceinline__ void write(const Tile& tile, int slab, float (&o)[kValueDim / 2], PrefillSoftmax& softmax,
                                         float scale) const {
     float value_scale = 1.f;
-    if constexpr (Shape::kQuantised) value_scale = __ldg(params.value_scales + tile.kv_head());
+    if constexpr (Shape::kHasScales) value_scale = __ldg(params.value_scales + tile.kv_head());
     softmax.gather();
     const bool whole = tile.item.parts <= 1;
     if constexpr (Hooks::kHasSink) {

@@ -27,17 +27,20 @@ constexpr __host__ __device__ int packed_heads(int group, int rows, int query_to
   return pack;
 }
 
-// All constants of a configuration on this architecture. Tuning numbers stand here, each with its reason.
-template <typename Config>
+// All constants of a configuration on this architecture. Tuning numbers stand here, each with its reason. kStaged: another kernel
+// (stage.cuh) has made ragged rows of the query's type of the cache's tokens, and turned the keys.
+template <typename Config, bool kStaged = false>
 struct PrefillShape {
   using Element = typename Config::Element;
-  using KvElement = typename Config::KvElement;
+  using KvElement = typename Choice<kStaged, Element, typename Config::KvElement>::Type;
   // Quantised keys and values become halves, which hold each of them exactly; so do query and weights then.
   using MathElement = typename KvElement::MathElement;
   static constexpr bool kQuantised = KvElement::kBytes == 1;
+  static constexpr bool kHasScales = Config::KvElement::kBytes == 1;  // of keys and values, whatever they became
   static_assert(kQuantised || IsSame<Element, KvElement>::value, "keys and values are of Q's type, or quantised");
   using Variant = typename Config::Variant;
   using Hooks = VariantHooks<Variant>;
+  static constexpr bool kTurnsKeys = Hooks::kRotates && !kStaged;
   static constexpr bool kChecked = Config::kChecked;
   // Decode of more columns than its own kernel reads keys and values once for: at most kQueryTokens of a sequence. Prefill
   // has any number of them, which 0 stands for.
@@ -45,9 +48,9 @@ struct PrefillShape {
 
   static constexpr int kHeads = Config::kHeads;
   static constexpr int kKvHeads = Config::kKvHeads;
-  static constexpr int kHeadDim = Config::kHeadDim;    // of Q and K
-  static constexpr int kValueDim = Config::kValueDim;  // of V and the output
-  static constexpr int kPageSize = Config::kPageSize;  // 0: keys and values are ragged, packed rows
+  static constexpr int kHeadDim = Config::kHeadDim;                  // of Q and K
+  static constexpr int kValueDim = Config::kValueDim;                // of V and the output
+  static constexpr int kPageSize = kStaged ? 0 : Config::kPageSize;  // 0: keys and values are ragged, packed rows
   static constexpr int kGroup = kHeads / kKvHeads;
   static constexpr bool kPaged = kPageSize > 0;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
@@ -133,7 +136,7 @@ struct PrefillShape {
       : kMostTokens > 32 ? kMostTokens / 2
                          : 32;
   static constexpr bool kWideGroup = kWiderDim <= 128 && kGroup > 1;
-  static constexpr bool kPrepares = Hooks::kRotates || kQuantised;  // Hopper: a warpgroup does that
+  static constexpr bool kPrepares = kTurnsKeys || kQuantised;  // Hopper: a warpgroup does that
   static constexpr int kHopperRows = !kDecodes && !kPrepares && (kWiderDim == 64 || kWideGroup) ? 192 : 128;
   static constexpr int kMostRows = kHopper ? kHopperRows : kPortableRows;
   static constexpr int kPack = packed_heads(kGroup, kMostRows, Config::kQueryTokens);

@@ -56,7 +56,7 @@ struct alignas(64) TensorMap {
 // The first violation that a checked kernel met; zero when there was none.
 struct KernelFault {
   i32 kind;   // 1: the page table names a page that the cache does not have
-  i32 row;    // of the query (decode, prefill) or of the new keys and values (append)
+  i32 row;    // of the query (decode, prefill), the new keys and values (append) or the staged ones
   i32 token;  // of the sequence, which the kernel was about to touch
   i32 value;  // what was wrong
 };
@@ -216,6 +216,32 @@ struct MergeStatesParams {
   i32 head_dim;
 };
 static_assert(sizeof(MergeStatesParams) == 24 * 8, "MergeStatesParams has 24 words on the host");
+
+// Up to 64 tokens of one sequence, which become rows for prefill.
+struct StageItem {
+  i32 row;          // of the first token among the staged keys and values
+  i32 count;        // tokens, 1 to 64
+  i32 position;     // of the first token in its sequence
+  i32 page_offset;  // where the sequence's pages start in the page table
+};
+static_assert(sizeof(StageItem) == 16, "StageItem is 16 bytes on the host");
+
+struct StageParams {
+  const u8* key;           // one layer: [pages, pageSize, kvHeads, headDim] (NHD) or HND
+  const u8* value;         // as key
+  u16* staged_key;         // [rows, kvHeads, headDim], contiguous
+  u16* staged_value;       // as staged_key
+  const i32* pages;        // page table
+  const ListHeader* plan;  // header and StageItems
+  i64 page_stride;
+  i64 token_stride;
+  i64 head_stride;
+  KernelFault* fault;  // checked mode: where the first violation goes
+  i32 page_count;      // checked mode: pages of the cache
+  i32 reserved0;
+  const VariantData* variant;  // as PrefillParams
+};
+static_assert(sizeof(StageParams) == 12 * 8, "StageParams has 12 words on the host");
 
 enum Feature { kTensorMap = 1, kClusters = 2 };
 

@@ -90,6 +90,11 @@ internal static class Gpu
                 break;
         }
 
+        if (api == GridApi.Paged)
+        {
+            yield return () => kernels.StagedPrefill();
+        }
+
         if (api is GridApi.Decode or GridApi.Paged)
         {
             // What a cache loads when it is made.

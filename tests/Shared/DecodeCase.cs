@@ -31,6 +31,9 @@ internal sealed record DecodeCase(
     /// <summary>Whether decode plans for the kernel of many columns, where there is one; null leaves the choice to it.</summary>
     public bool? Wide { get; init; }
 
+    /// <summary>Whether prefill over pages stages keys and values, where it can; null leaves the choice to it.</summary>
+    public bool? Stages { get; init; }
+
     /// <summary>Elements of a head of value and output; as many as of query and key when null.</summary>
     public int? ValueDim { get; init; }
 
@@ -129,5 +132,5 @@ internal sealed record DecodeCase(
         };
 
     public override string ToString() =>
-        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}{(Wide is { } wide ? $", wide {wide}" : "")}{(Variant is null ? "" : $", {Variant}")}";
+        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}{(Wide is { } wide ? $", wide {wide}" : "")}{(Stages is { } stages ? $", stages {stages}" : "")}{(Variant is null ? "" : $", {Variant}")}";
 }
