@@ -40,14 +40,20 @@ nvidia-smi >"$out/nvidia-smi.txt" 2>&1
 for s in $steps; do
   case $s in
     tests)
-      # Most of their time is compiling and the oracle, on one core each. So many processes take methods of the attention tests, one
-      # after the other, the longest first; not more of them: pools of freed memory add up, and eight ran out of it.
+      # A method compiles all its kernels at once, on all cores, and then checks them, on one. So many processes take methods of the
+      # attention tests, one after the other, the longest first; not more of them: pools of freed memory add up, and eight ran out of it.
+      start=$SECONDS
       [[ -n ${TEST_METHODS:-} ]] || step tests-cuda $tests -namespace FlashInfer.Gpu.Tests.Cuda \
         -namespace FlashInfer.Gpu.Tests.Variants &
       $tests -list methods | grep '\.Attention\.' | grep -E "${TEST_METHODS:-.}" |
         awk '{ print (/VariantTests/ ? 0 : /Random|GridTests|Every|Usual|sample/ ? 1 : 2), $0 }' | sort -s -k1,1n | cut -d' ' -f2 |
         xargs -P $(($(nproc) > 6 ? 6 : $(nproc))) -I{} bash -c 'step "tests-$(cut -d. -f5- <<<"$1")" $tests -method "$1"' _ {}
-      wait ;;
+      wait
+      # Which class to look at when they take too long; methods run at the same time.
+      sed -nE 's/^tests-([A-Za-z]+).*\(([0-9]+) s\) .*/\1 \2/p' "$summary" | awk -v wall=$((SECONDS - start)) '
+        { sum[$1] += $2; count[$1]++ }
+        END { for (c in sum) printf "%-22s %5d s in %d methods\n", c, sum[c], count[c]; printf "%-22s %5d s\n", "tests, in all", wall }' |
+        sort | tee -a "$summary" ;;
     sanitizer)
       # They do not slow each other down either: what takes long is the host's side of it.
       for tool in memcheck racecheck; do

@@ -64,8 +64,8 @@ internal static class SingleBench
             0,
             tensors.QueryTokens,
             IsCausal: true,
-            SampledError.Rows(tensors.Key(0), 0, tensors.Length),
-            SampledError.Rows(tensors.Value(0), 0, tensors.Length)
+            SampledError.Gather(tensors.Key(0), 0, tensors.Length),
+            SampledError.Gather(tensors.Value(0), 0, tensors.Length)
         );
         SampledError error = SampledError.Of(s_spec, tensors.Query(0), tensors.Output(0), [sequence]);
         using GraphRound with = new(device, gpu, Sets, single);

@@ -10,7 +10,7 @@ one line:
   {"matmul": 8192, "dtype": "bfloat16"}        -> {"us": 1500.2}    one product of two such square matrices
   anything that cannot be timed                -> {"error": "why"}
 
-backend is cudnn or flash. A time is the median of some replays of a CUDA graph. What a request needs stays prepared until a
+backend is cudnn or flash. A time is the median of some replays of a CUDA graph, after one that is not timed. What a request needs stays prepared until a
 request about other shapes comes, so that the caller can time several backends and itself in turn.
 """
 import json
@@ -24,8 +24,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 INPUT_SETS = 2  # used in turn: the second finds little of the first in the L2 cache
-GRAPH_US = 1000.0  # a graph is at least this long, so that launching it does not count
-SAMPLE_US = 10000.0  # replays of one request
+GRAPH_US = 10000.0  # a graph is about as long as ours
+SAMPLE_US = 20000.0  # replays of one request
 
 
 def elapsed_us(work):
@@ -51,10 +51,10 @@ class Prepared:
             for _ in range(rounds):
                 for one in inputs:
                     launch(*one)
-        self.graph.replay()
-        self.samples = min(max(round(SAMPLE_US / (once * self.launches)), 2), 10)
+        self.samples = min(max(int(SAMPLE_US / (once * self.launches)), 1), 10)
 
     def us(self):
+        self.graph.replay()  # not timed: the device has rested while the caller switched to this process
         return statistics.median(elapsed_us(self.graph.replay) for _ in range(self.samples)) / self.launches
 
 

@@ -126,24 +126,31 @@ internal enum Yardstick
 /// <summary>Cases that are timed in turn.</summary>
 internal sealed record PrefillGroup(Yardstick Yardstick, params PrefillCase[] Cases);
 
-/// <summary>
-/// The grid of the prefill benchmark: a few lengths of everything first, then the other lengths where they count, since a run on a budget
-/// leaves out what stands last.
-/// </summary>
+/// <summary>The grid of the prefill benchmark. What most figures are of stands first, since a run on a budget leaves out what stands last.</summary>
 internal static class PrefillCases
 {
-    /// <summary>16k tokens in all.</summary>
-    private static readonly (int Batch, int Length)[] s_fewLengths = [(32, 512), (8, 2048), (2, 8192)];
+    /// <summary>16k tokens in all, and one sequence of 32k.</summary>
+    private static readonly (int Batch, int Length)[] s_lengths =
+    [
+        (32, 512),
+        (16, 1024),
+        (8, 2048),
+        (4, 4096),
+        (2, 8192),
+        (1, 16384),
+        (1, 32768),
+    ];
 
-    /// <summary>The same at lengths between, and beyond, and one sequence of 32k.</summary>
-    private static readonly (int Batch, int Length)[] s_otherLengths = [(16, 1024), (4, 4096), (1, 16384), (1, 32768)];
+    /// <summary>Of these, what stands for all where the length matters less.</summary>
+    private static readonly (int Batch, int Length)[] s_fewLengths = [(32, 512), (8, 2048), (2, 8192)];
 
     public static IEnumerable<PrefillGroup> All =>
         [
-            .. Usual(s_fewLengths),
+            .. s_lengths.Select(size => Usual(size, causal: true)),
             Variable(),
             Chunked(),
-            .. ManyKvHeads(s_fewLengths, causal: true),
+            .. ManyKvHeads(s_lengths, causal: true),
+            .. s_lengths.Select(size => Usual(size, causal: false)),
             .. Few(32, 8, 64),
             .. Few(16, 4, 256),
             .. Few(16, 4, 192),
@@ -152,12 +159,7 @@ internal static class PrefillCases
             .. Few(32, 8, 128, DType.Float16),
             .. Portable(),
             .. ManyKvHeads(s_fewLengths, causal: false),
-            .. Usual(s_otherLengths),
-            .. ManyKvHeads(s_otherLengths, causal: true),
         ];
-
-    private static IEnumerable<PrefillGroup> Usual((int Batch, int Length)[] sizes) =>
-        [.. sizes.Select(size => Lengths(size, causal: true)), .. sizes.Select(size => Lengths(size, causal: false))];
 
     /// <summary>A KV head for each query head; over pages it is as the usual.</summary>
     private static IEnumerable<PrefillGroup> ManyKvHeads((int Batch, int Length)[] sizes, bool causal) =>
@@ -170,7 +172,7 @@ internal static class PrefillCases
         ));
 
     /// <summary>The default configuration, ragged and over pages; at a few lengths over all kinds of pages.</summary>
-    private static PrefillGroup Lengths((int Batch, int Length) size, bool causal)
+    private static PrefillGroup Usual((int Batch, int Length) size, bool causal)
     {
         PrefillCase ragged = PrefillCase.Square(32, 8, size.Batch, size.Length) with { IsCausal = causal };
         return causal && s_fewLengths.Contains(size)

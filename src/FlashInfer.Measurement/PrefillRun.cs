@@ -124,8 +124,8 @@ internal sealed class PrefillRun : IDisposable
                     firstRow,
                     Case.QueryTokens[sequence],
                     Case.IsCausal,
-                    SampledError.Rows(key[0].View, kvStarts[sequence], Case.Lengths[sequence]),
-                    SampledError.Rows(value[0].View, kvStarts[sequence], Case.Lengths[sequence])
+                    SampledError.Gather(key[0].View, kvStarts[sequence], Case.Lengths[sequence]),
+                    SampledError.Gather(value[0].View, kvStarts[sequence], Case.Lengths[sequence])
                 )
         );
     }

@@ -29,7 +29,7 @@ internal sealed record Row(string Bench, string Case, JsonObject Params)
 {
     public double? Us { get; init; }
 
-    /// <summary>The slowest of five rounds less the fastest, as a fraction of their median, which is <see cref="Us"/>.</summary>
+    /// <summary>The slowest round less the fastest, as a fraction of the median of all, which is <see cref="Us"/>.</summary>
     public double? Spread { get; init; }
     public double? GBps { get; init; }
     public double? Tflops { get; init; }

@@ -1,34 +1,55 @@
 namespace FlashInfer.Measurement;
 
-/// <summary>A time measured in five rounds.</summary>
+/// <summary>A time measured in some rounds.</summary>
 /// <param name="Us">Microseconds: the median of the rounds.</param>
 /// <param name="Spread">The slowest round less the fastest, as a fraction of the median.</param>
 internal readonly record struct Timing(double Us, double Spread)
 {
     private const int Rounds = 5;
-
-    // Of a round: each piece is timed so many times, now after one of the others, now after another.
-    private const int Passes = 2;
+    private const int LeastRoundsInTurn = 10;
 
     public static Timing OfFive(Func<double> round) => Of([.. Enumerable.Range(0, Rounds).Select(_ => round())]);
 
     /// <summary>
     /// Times several pieces of work in turn, round by round, so that whatever changes meanwhile, such as the clock of a warm device, meets
-    /// all of them; each time another one begins, which comes after a pause when a peer in another process was asked before.
+    /// all of them. Each stands equally often in every place of the turn and behind every other: a piece that always came next after a
+    /// peer in another process would find the device rested. A turn that does not count goes before: until then it has rested, too.
     /// </summary>
     public static Timing[] InTurn(params ReadOnlySpan<Func<double>> rounds)
     {
-        double[][] times = [.. Enumerable.Range(0, rounds.Length).Select(_ => new double[Rounds])];
-        for (int pass = 0; pass < Rounds * Passes; pass++)
+        int pieces = rounds.Length;
+        int cycle = 2 * pieces;
+        double[][] times = new double[pieces][];
+        for (int piece = 0; piece < pieces; piece++)
         {
-            for (int i = 0; i < rounds.Length; i++)
+            times[piece] = new double[(LeastRoundsInTurn + cycle - 1) / cycle * cycle];
+        }
+
+        foreach (Func<double> round in rounds)
+        {
+            round();
+        }
+
+        for (int turn = 0; turn < times[0].Length; turn++)
+        {
+            for (int place = 0; place < pieces; place++)
             {
-                int piece = (pass + i) % rounds.Length;
-                times[piece][pass / Passes] += rounds[piece]() / Passes;
+                int piece = Williams(turn, place, pieces);
+                times[piece][turn] = rounds[piece]();
             }
         }
 
         return [.. times.Select(Of)];
+    }
+
+    /// <summary>
+    /// The order of a turn, from a Williams design: 0, 1, -1, 2, -2 and so on from a start that moves on, and the other way round in every
+    /// other turn. Its steps are all different, so that within 2 * pieces turns each piece follows each other one twice.
+    /// </summary>
+    private static int Williams(int turn, int place, int pieces)
+    {
+        int away = (place + 1) / 2 * ((place + turn) % 2 == 0 ? -1 : 1);
+        return ((turn / 2) + away + pieces) % pieces;
     }
 
     /// <summary>The median; sorts the times.</summary>

@@ -72,26 +72,15 @@ internal sealed class Workload : IDisposable
 
     public void Dispose() => Cache.Dispose();
 
-    /// <summary>[tokens, kvHeads, headDim] of a sequence.</summary>
-    private float[] Gather(TensorView pages, Sequence sequence, int length)
-    {
-        float[] gathered = new float[length * Spec.KvHeads * Spec.HeadDim];
-        ReadOnlySpan<int> ids = sequence.Pages;
-        for (int token = 0; token < length; )
-        {
-            float[] page = SampledError.Rows(pages, ids[token / Spec.PageSize], 1);
-            for (int slot = 0; slot < Spec.PageSize && token < length; slot++, token++)
-            {
-                for (int head = 0; head < Spec.KvHeads; head++)
-                {
-                    int from = Spec.KvLayout == KvLayout.Nhd ? (slot * Spec.KvHeads) + head : (head * Spec.PageSize) + slot;
-                    page.AsSpan(from * Spec.HeadDim, Spec.HeadDim).CopyTo(gathered.AsSpan(((token * Spec.KvHeads) + head) * Spec.HeadDim));
-                }
-            }
-        }
-
-        return gathered;
-    }
+    private float[] Gather(TensorView pages, Sequence sequence, int length) =>
+        SampledError.Gather(
+            Spec.KvHeads,
+            Spec.HeadDim,
+            length,
+            Spec.PageSize,
+            Spec.KvLayout,
+            (first, _) => pages.WithRows(sequence.Pages[first / Spec.PageSize], 1, pages.Dtype.Size())
+        );
 
     private void Scatter()
     {

@@ -148,6 +148,7 @@ public sealed class AttentionSpec
                     KernelFamily.WideDecode => WideDecodeUnitFor(kernel.QueryTokens, isChecked),
                     KernelFamily.DecodeRagged => DecodeRaggedUnit,
                     KernelFamily.MergeStates => MergeStatesUnit(Dtype),
+                    KernelFamily.PrefillStaged => PrefillStagedUnitFor(isChecked),
                     _ => PrefillUnitFor(kernel.Family == KernelFamily.PrefillPaged, isChecked),
                 }
             );
@@ -177,6 +178,14 @@ public sealed class AttentionSpec
         !isPaged ? PrefillRaggedUnit
         : isChecked ? Unit(CudaUnits.PrefillPagedName(Shape, isChecked: true), CudaUnits.PrefillPaged(Shape, isChecked: true))
         : PrefillPagedUnit;
+
+    /// <summary>The unit of prefill over staged keys and values, with checks or without, for the one architecture that gains by it.</summary>
+    internal TranslationUnit PrefillStagedUnitFor(bool isChecked) =>
+        new(
+            CudaUnits.PrefillStagedName(Shape, isChecked),
+            Encoding.UTF8.GetBytes(CudaUnits.PrefillStaged(Shape, isChecked)),
+            CudaUnits.StagedArchitecture
+        );
 
     /// <summary>The unit that merges states of attention, of one element type: the same for all configurations.</summary>
     internal static TranslationUnit MergeStatesUnit(DType dtype) => Unit(CudaUnits.MergeStatesName(dtype), CudaUnits.MergeStates(dtype));

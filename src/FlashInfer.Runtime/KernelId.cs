@@ -7,6 +7,7 @@ internal enum KernelFamily
     Decode,
     WideDecode,
     PrefillPaged,
+    PrefillStaged,
     PrefillRagged,
     DecodeRagged,
     MergeStates,
@@ -57,6 +58,10 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
         if (kinds.HasFlag(KernelKinds.PrefillPaged))
         {
             yield return new KernelId(KernelFamily.PrefillPaged);
+            if (CudaUnits.HasStagedPrefill(shape))
+            {
+                yield return new KernelId(KernelFamily.PrefillStaged);
+            }
         }
 
         bool single = kinds.HasFlag(KernelKinds.SingleDecode);

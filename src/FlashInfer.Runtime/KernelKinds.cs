@@ -22,7 +22,7 @@ public enum KernelKinds
     /// <summary>Batch decode with 2, 4 and 8 query tokens a sequence; with <see cref="ShortDecode"/> also those for many short sequences.</summary>
     SpeculativeDecode = Decode | 8,
 
-    /// <summary>Batch prefill over the paged cache, and append.</summary>
+    /// <summary>Batch prefill over the paged cache, over keys and values staged from it where there is that, and append.</summary>
     PrefillPaged = Append | 16,
 
     /// <summary>Batch prefill over ragged keys and values.</summary>

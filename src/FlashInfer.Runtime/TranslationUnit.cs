@@ -5,6 +5,8 @@ namespace FlashInfer;
 /// <summary>A CUDA translation unit: what NVRTC compiles to one cubin. Its headers are the ones embedded in this assembly.</summary>
 public sealed class TranslationUnit
 {
+    private readonly string? _architecture;
+
     /// <summary>Makes a unit from its UTF-8 text.</summary>
     /// <param name="name">The name of the unit and of its kernel, a C identifier such as <c>fi_decode_bf16_h32_kv8_d128_p16</c>.</param>
     /// <param name="source">CUDA C++ text in UTF-8; copied.</param>
@@ -35,6 +37,10 @@ public sealed class TranslationUnit
         Source = source.ToArray();
     }
 
+    /// <summary>Makes a unit that is of use on one architecture only.</summary>
+    internal TranslationUnit(string name, ReadOnlySpan<byte> source, string architecture)
+        : this(name, source) => _architecture = architecture;
+
     /// <summary>The name of the unit, of its kernel, and the prefix of its file in the kernel cache.</summary>
     public string Name { get; }
 
@@ -43,6 +49,9 @@ public sealed class TranslationUnit
 
     /// <summary>The CUDA text.</summary>
     public override string ToString() => Encoding.UTF8.GetString(Source.Span);
+
+    /// <summary>Whether it is of use on an architecture.</summary>
+    internal bool Serves(string architecture) => _architecture is null || architecture == _architecture;
 
     private static bool IsIdentifier(string name)
     {

@@ -6,7 +6,7 @@ namespace FlashInfer.Tool;
 /// <summary>Compiles units for architectures, several at a time, and shows how far it is.</summary>
 internal static class KernelBuild
 {
-    /// <summary>Compiles every unit for every architecture.</summary>
+    /// <summary>Compiles every unit for every architecture that it serves.</summary>
     /// <exception cref="ToolException">One could not be compiled; the others were given up.</exception>
     public static (TranslationUnit Unit, CompiledKernel Kernel)[] Run(
         KernelCompiler compiler,
@@ -18,7 +18,9 @@ internal static class KernelBuild
     {
         (TranslationUnit Unit, string Architecture)[] work =
         [
-            .. architectures.SelectMany(architecture => units.Select(unit => (unit, architecture))),
+            .. architectures.SelectMany(architecture =>
+                units.Where(unit => unit.Serves(architecture)).Select(unit => (unit, architecture))
+            ),
         ];
         var kernels = new (TranslationUnit Unit, CompiledKernel Kernel)[work.Length];
         if (output.ShowsProgress)

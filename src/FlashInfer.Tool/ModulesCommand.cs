@@ -65,7 +65,10 @@ internal static class ModulesCommand
                 config.Spec.ToString(),
                 [
                     .. architectures.SelectMany(architecture =>
-                        Options.Units(line, [config], kinds).Select(unit => Kernel(unit, architecture))
+                        Options
+                            .Units(line, [config], kinds)
+                            .Where(unit => unit.Serves(architecture))
+                            .Select(unit => Kernel(unit, architecture))
                     ),
                 ]
             )),

@@ -48,6 +48,9 @@ internal readonly record struct AttentionShape(
     /// <summary>Query heads that share one key/value head. Only meaningful when the shape is legal.</summary>
     public int GroupSize => Heads / KvHeads;
 
+    /// <summary>Whether queries and keys turn with their positions, by an option.</summary>
+    public bool Turns => (Options & OptionUnits.Ropes) != 0;
+
     /// <summary>Whether the cache holds 8-bit keys and values, with a scale for each KV head.</summary>
     public bool IsQuantised => KvDtype is DType.Float8E4M3 or DType.Float8E5M2;
 }

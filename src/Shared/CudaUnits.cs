@@ -12,12 +12,15 @@ namespace FlashInfer;
 internal static class CudaUnits
 {
     /// <summary>The version of the contract between units, kernel headers and runtime. A cubin of another version is refused.</summary>
-    public const int AbiVersion = 5;
+    public const int AbiVersion = 6;
 
     /// <summary>Query tokens a sequence that decode kernels are made for: a wrapper takes the smallest that is enough.</summary>
     public static readonly IReadOnlyList<int> QueryTokens = new[] { 1, 2, 4, 8 };
 
     private const int WideRows = 128;
+
+    /// <summary>Where prefill over staged keys and values gains: the one architecture whose own prefill kernel prepares blocks aside.</summary>
+    public const string StagedArchitecture = "sm_90a";
 
     private const string PagedDecode = "batch decode over a paged KV cache";
 
@@ -76,6 +79,13 @@ internal static class CudaUnits
     public static bool HasRaggedDecode(AttentionShape shape) =>
         shape.HasCache && shape.HasPrefill && !HasTileDecode(WithoutCache(shape) with { PageSize = 1 }, 1);
 
+    /// <summary>
+    /// Whether prefill's Hopper kernel, over pages as they are, prepares each block of keys and values for each tile that walks it: gathers
+    /// its tokens, widens them, turns the keys. Then there is a kernel that stages them once for all tiles, and prefill over what it staged.
+    /// </summary>
+    public static bool HasStagedPrefill(AttentionShape shape) =>
+        shape.HasCache && shape.HasPrefill && (shape.PageSize % 8 != 0 || shape.IsQuantised || shape.Turns);
+
     /// <summary>Entry point of the decode kernel for many columns, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string WideDecodeName(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
         "fi_decode_"
@@ -92,6 +102,14 @@ internal static class CudaUnits
     /// <summary>Entry point of the prefill kernel over the paged KV cache; parameters as <see cref="DecodeName"/>.</summary>
     public static string PrefillPagedName(AttentionShape shape, bool isChecked = false) =>
         "fi_prefill_paged_" + Suffix(shape) + VariantSuffix(shape) + (isChecked ? "_checked" : "");
+
+    /// <summary>Entry point of the prefill kernel over staged keys and values; parameters as <see cref="DecodeName"/>.</summary>
+    public static string PrefillStagedName(AttentionShape shape, bool isChecked = false) =>
+        "fi_prefill_staged_" + Suffix(shape) + VariantSuffix(shape) + (isChecked ? "_checked" : "");
+
+    /// <summary>Entry point of the kernel that stages them, in the same unit.</summary>
+    public static string StageName(AttentionShape shape, bool isChecked = false) =>
+        PrefillStagedName(shape, isChecked).Replace("fi_prefill_staged_", "fi_stage_");
 
     /// <summary>
     /// Entry point of the prefill kernel over ragged keys and values, packed rows of no page size; there is nothing that a checked one
@@ -148,9 +166,7 @@ internal static class CudaUnits
             : Unit(
                 shape,
                 "batch decode over a paged KV cache, many query heads a KV head",
-                "attention/prefill.cuh",
-                WideDecodeName(shape, queryTokens, isChecked),
-                "Prefill",
+                [Kernel("attention/prefill.cuh", "Prefill", WideDecodeName(shape, queryTokens, isChecked))],
                 shape.PageSize,
                 isChecked,
                 VariantLine(shape),
@@ -166,9 +182,7 @@ internal static class CudaUnits
                 Variant = null,
             },
             "append to a paged KV cache",
-            "cache/append.cuh",
-            AppendName(shape, isChecked),
-            "Append",
+            [Kernel("cache/append.cuh", "Append", AppendName(shape, isChecked))],
             shape.PageSize,
             isChecked
         );
@@ -178,9 +192,26 @@ internal static class CudaUnits
         Unit(
             shape,
             "batch prefill over a paged KV cache",
-            "attention/prefill.cuh",
-            PrefillPagedName(shape, isChecked),
-            "Prefill",
+            [Kernel("attention/prefill.cuh", "Prefill", PrefillPagedName(shape, isChecked))],
+            shape.PageSize,
+            isChecked,
+            VariantLine(shape),
+            ValueDimLine(shape.ValueDim),
+            AnyQueryTokensLine
+        );
+
+    /// <summary>
+    /// The unit that stages keys and values of the paged KV cache, with batch prefill over them, ragged rows of the query's type; parameters
+    /// as <see cref="PrefillStagedName"/>.
+    /// </summary>
+    public static string PrefillStaged(AttentionShape shape, bool isChecked = false) =>
+        Unit(
+            shape,
+            "batch prefill over keys and values staged from a paged KV cache",
+            [
+                new("attention/prefill.cuh", "Kernel", "Prefill<Config, true>", "Prefill", PrefillStagedName(shape, isChecked)),
+                new("attention/stage.cuh", "Staging", "Stage<Config>", "Stage", StageName(shape, isChecked)),
+            ],
             shape.PageSize,
             isChecked,
             VariantLine(shape),
@@ -193,9 +224,7 @@ internal static class CudaUnits
         Unit(
             WithoutCache(shape),
             "batch prefill over ragged keys and values",
-            "attention/prefill.cuh",
-            PrefillRaggedName(shape),
-            "Prefill",
+            [Kernel("attention/prefill.cuh", "Prefill", PrefillRaggedName(shape))],
             0,
             false,
             VariantLine(shape),
@@ -210,15 +239,16 @@ internal static class CudaUnits
     /// <summary>The unit that merges states of attention, of any heads and head dimension; parameter as <see cref="MergeStatesName"/>.</summary>
     public static string MergeStates(DType dtype)
     {
+        Entry kernel = Kernel("attention/merge_states.cuh", "MergeStates", MergeStatesName(dtype));
         StringBuilder text = new();
         Line(text, "// <auto-generated/>");
         Line(text, $"// FlashInfer for .NET: merging states of attention. {dtype}.");
-        Line(text, "#include \"attention/merge_states.cuh\"");
+        Line(text, $"#include \"{kernel.Header}\"");
         Begin(text);
         Line(text, "struct Config {");
         Line(text, $"  using Element = flashinfer::{Element(dtype)};");
         Line(text, "};");
-        End(text, "MergeStates", MergeStatesName(dtype));
+        End(text, [kernel]);
         return text.ToString();
     }
 
@@ -234,9 +264,7 @@ internal static class CudaUnits
         Unit(
             shape,
             what,
-            "attention/decode.cuh",
-            name,
-            "Decode",
+            [Kernel("attention/decode.cuh", "Decode", name)],
             shape.PageSize,
             isChecked,
             VariantLine(shape),
@@ -247,16 +275,7 @@ internal static class CudaUnits
         );
 
     /// <summary>A unit's text; a page size of 0 stands for ragged keys and values.</summary>
-    private static string Unit(
-        AttentionShape s,
-        string what,
-        string header,
-        string name,
-        string family,
-        int pageSize,
-        bool isChecked,
-        params string[] more
-    )
+    private static string Unit(AttentionShape s, string what, Entry[] kernels, int pageSize, bool isChecked, params string[] more)
     {
         StringBuilder text = new();
         Line(text, "// <auto-generated/>");
@@ -266,7 +285,11 @@ internal static class CudaUnits
             $"// {s.Heads} heads, {s.KvHeads} kvHeads (group {s.GroupSize}), headDim {s.HeadDim}, {(s.HasCache ? "" : $"valueDim {s.ValueDim}, ")}{(pageSize > 0 ? $"pageSize {pageSize}, " : "")}{s.Dtype}, KV {s.KvDtype}."
         );
         (string includes, string variant) = Split(s.Variant);
-        Line(text, $"#include \"{header}\"");
+        foreach (Entry kernel in kernels)
+        {
+            Line(text, $"#include \"{kernel.Header}\"");
+        }
+
         text.Append(includes);
         Begin(text);
         if (variant.Length > 0)
@@ -289,7 +312,7 @@ internal static class CudaUnits
 
         Line(text, $"  static constexpr bool kChecked = {Word(isChecked)};");
         Line(text, "};");
-        End(text, family, name);
+        End(text, kernels);
         return text.ToString();
     }
 
@@ -303,20 +326,30 @@ internal static class CudaUnits
         Line(text, "");
     }
 
-    private static void End(StringBuilder text, string family, string name)
+    private static void End(StringBuilder text, Entry[] kernels)
     {
         Line(text, "");
-        Line(text, $"using Kernel = flashinfer::{family}<Config>;");
+        foreach (Entry kernel in kernels)
+        {
+            Line(text, $"using {kernel.Alias} = flashinfer::{kernel.Type};");
+        }
+
         Line(text, "");
         Line(text, "}  // namespace");
-        Line(text, "");
-        Line(text, $"extern \"C\" __constant__ flashinfer::KernelInfo {name}_info = Kernel::info();");
-        Line(text, "");
-        Line(text, "extern \"C\" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)");
-        Line(text, $"    {name}(const __grid_constant__ flashinfer::{family}Params params) {{");
-        Line(text, "  Kernel::run(params);");
-        Line(text, "}");
+        foreach ((_, string alias, _, string family, string name) in kernels)
+        {
+            Line(text, "");
+            Line(text, $"extern \"C\" __constant__ flashinfer::KernelInfo {name}_info = {alias}::info();");
+            Line(text, "");
+            Line(text, $"extern \"C\" __global__ void __launch_bounds__({alias}::kThreads, {alias}::kBlocksPerSm)");
+            Line(text, $"    {name}(const __grid_constant__ flashinfer::{family}Params params) {{");
+            Line(text, $"  {alias}::run(params);");
+            Line(text, "}");
+        }
     }
+
+    /// <summary>The one kernel of a unit.</summary>
+    private static Entry Kernel(string header, string family, string name) => new(header, "Kernel", family + "<Config>", family, name);
 
     /// <summary>How often a KV head is read for a group: heads share a tile as packed_heads of attention/prefill_work.cuh has it.</summary>
     private static int WideReads(int group, int queryTokens)
@@ -395,4 +428,12 @@ internal static class CudaUnits
     private static string Format(string format, params object[] values) => string.Format(CultureInfo.InvariantCulture, format, values);
 
     private static void Line(StringBuilder text, string line) => text.Append(line).Append('\n');
+
+    /// <summary>A kernel of a unit.</summary>
+    /// <param name="Header">Where its template stands.</param>
+    /// <param name="Alias">What the unit calls it.</param>
+    /// <param name="Type">The template of the configuration.</param>
+    /// <param name="Family">Names the structure of its arguments.</param>
+    /// <param name="Name">Its entry point.</param>
+    private sealed record Entry(string Header, string Alias, string Type, string Family, string Name);
 }

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using FlashInfer.Cuda;
 using FlashInfer.Tests;
 
@@ -30,15 +31,76 @@ internal static class Gpu
     public static CudaBackend Backend(CudaContext context, CudaStream? stream = null) =>
         new(context, stream, (spec, _) => throw new InvalidOperationException($"This test loads no kernels, but {spec} was asked for."));
 
+    /// <summary>Cases, each driven through some classes.</summary>
+    public static IEnumerable<(GridApi Api, DecodeCase Case)> By(IEnumerable<DecodeCase> cases, params GridApi[] apis) =>
+        cases.SelectMany(one => apis.Select(api => (api, one)));
+
+    /// <summary>Holds cases against the oracle, all of them also when some fail, after their kernels have been loaded.</summary>
+    /// <returns>The largest errors.</returns>
+    public static ScenarioErrors Check(Device device, IEnumerable<(GridApi Api, DecodeCase Case)> cases)
+    {
+        (GridApi Api, DecodeCase Case)[] all = [.. cases];
+        Load(device, all);
+        ScenarioErrors worst = default;
+        Assert.Multiple([
+            .. all.Select<(GridApi Api, DecodeCase Case), Action>(one =>
+                () => worst = ScenarioErrors.Worst(worst, Grid.Check(device, one.Api, one.Case))
+            ),
+        ]);
+        return worst;
+    }
+
     /// <summary>
-    /// Loads the kernels of several cases at the same time: compiled one after another they would take most of the time of a test of many
+    /// Loads what cases will ask for, all at the same time: compiled one after another, kernels would take most of the time of a test of many
     /// shapes.
     /// </summary>
-    /// <param name="device">Where the cases will run.</param>
-    /// <param name="cases">The cases.</param>
-    /// <param name="load">Asks for what a case will need.</param>
-    public static void Load(Device device, IEnumerable<DecodeCase> cases, Action<AttentionKernels, DecodeCase> load) =>
-        Parallel.ForEach(cases, one => load(device.Kernels(one.Spec), one));
+    public static void Load(Device device, IEnumerable<(GridApi Api, DecodeCase Case)> cases)
+    {
+        IEnumerable<Action> loads = cases
+            .Select(one => (one.Api, Kernels: device.Kernels(one.Case.Spec), QueryTokens: one.Case.QueryTokens?.Max()))
+            .Distinct()
+            .SelectMany(one => Loads(one.Api, one.Kernels, one.QueryTokens));
+        Parallel.ForEach(Partitioner.Create(loads, EnumerablePartitionerOptions.NoBuffering), load => load());
+    }
+
+    /// <summary>Writes lines that eng/gpu-run.sh takes into the results file.</summary>
+    /// <param name="what">What was checked.</param>
+    /// <param name="over">Over what.</param>
+    /// <param name="worst">The largest errors.</param>
+    public static void Report(string what, string over, ScenarioErrors worst) =>
+        Console.WriteLine(
+            FormattableString.Invariant(
+                $"ROW|oracle|{what}, {over}: output||{worst.Relative:E3}\nROW|oracle|{what}, the same: worst row over its largest value||{worst.WorstRow:E3}\nROW|oracle|{what}, the same: LSE||{worst.Lse:E3}"
+            )
+        );
+
+    private static IEnumerable<Action> Loads(GridApi api, AttentionKernels kernels, int? queryTokens)
+    {
+        switch (api)
+        {
+            case GridApi.Decode:
+                yield return () => kernels.Decode(queryTokens ?? 1);
+                yield return () => kernels.WideDecode(queryTokens ?? 1);
+                break;
+            case GridApi.Single when queryTokens is null:
+                yield return () => kernels.Load(KernelKinds.SingleDecode);
+                break;
+            default:
+                yield return () => kernels.Prefill(isPaged: api == GridApi.Paged);
+                break;
+        }
+
+        if (api == GridApi.Paged)
+        {
+            yield return () => kernels.StagedPrefill();
+        }
+
+        if (api is GridApi.Decode or GridApi.Paged)
+        {
+            // What a cache loads when it is made.
+            yield return () => kernels.Load(KernelKinds.Decode);
+        }
+    }
 
     /// <summary>Bytes that differ from each other and between seeds.</summary>
     public static byte[] RandomBytes(int count, int seed)

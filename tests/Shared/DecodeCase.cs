@@ -31,6 +31,9 @@ internal sealed record DecodeCase(
     /// <summary>Whether decode plans for the kernel of many columns, where there is one; null leaves the choice to it.</summary>
     public bool? Wide { get; init; }
 
+    /// <summary>Whether prefill over pages stages keys and values, where it can; null leaves the choice to it.</summary>
+    public bool? Stages { get; init; }
+
     /// <summary>Elements of a head of value and output; as many as of query and key when null.</summary>
     public int? ValueDim { get; init; }
 
@@ -109,6 +112,25 @@ internal sealed record DecodeCase(
         };
     }
 
+    /// <summary>Some cases, of which two at a time have one configuration, whose kernels are then compiled once.</summary>
+    /// <param name="seed">Fixes them.</param>
+    /// <param name="count">How many.</param>
+    /// <param name="draw">Draws one.</param>
+    public static IEnumerable<DecodeCase> DrawPairs(int seed, int count, Func<int, DecodeCase> draw) =>
+        Enumerable.Range(seed, count).Select((one, i) => i % 2 == 0 ? draw(one) : draw(one).ConfiguredAs(draw(one - 1)));
+
+    private DecodeCase ConfiguredAs(DecodeCase other) =>
+        this with
+        {
+            Heads = other.Heads,
+            KvHeads = other.KvHeads,
+            HeadDim = other.HeadDim,
+            PageSize = other.PageSize,
+            Dtype = other.Dtype,
+            KvLayout = other.KvLayout,
+            KvDtype = other.KvDtype,
+        };
+
     public override string ToString() =>
-        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}{(Wide is { } wide ? $", wide {wide}" : "")}{(Variant is null ? "" : $", {Variant}")}";
+        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}{(Wide is { } wide ? $", wide {wide}" : "")}{(Stages is { } stages ? $", stages {stages}" : "")}{(Variant is null ? "" : $", {Variant}")}";
 }

@@ -43,6 +43,9 @@ internal sealed class PagedScenario<T>
     /// <summary>Sequences that the plan cut.</summary>
     public int SplitSequences { get; private set; }
 
+    /// <summary>Tokens that the plan staged.</summary>
+    public long StagedTokens { get; private set; }
+
     private int TokenElements => _case.KvHeads * _case.HeadDim;
 
     public ScenarioErrors Run()
@@ -60,6 +63,9 @@ internal sealed class PagedScenario<T>
 
         using IPagedWrapper wrapper = _prefill
             ? new PrefillWrapper(cache, Math.Max(4, sequences.Length), Math.Max(1, _queryTokens.Sum()), _case.Determinism)
+            {
+                Stages = _case.Stages,
+            }
             : new DecodeWrapper(cache, Math.Max(4, sequences.Length), _queryTokens.Max(), _case.Determinism) { Wide = _case.Wide };
         Sequence[] last = [.. sequences.Where((s, i) => s.Length < _case.Lengths[i])];
         cache.BeginForward(last, [.. Enumerable.Range(0, sequences.Length).Select(Drafted).Where(tokens => tokens > 0)]);
@@ -78,6 +84,7 @@ internal sealed class PagedScenario<T>
 
         Assert.Equal(_queryTokens.Sum(), wrapper.PlanInfo.Rows);
         SplitSequences = wrapper.PlanInfo.SplitSequences;
+        StagedTokens = wrapper.PlanInfo.StagedTokens;
 
         ScenarioErrors worst = default;
         for (int layer = 0; layer < _case.Layers; layer++)

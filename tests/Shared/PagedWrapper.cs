@@ -57,8 +57,22 @@ internal sealed class DecodeWrapper(PagedKvCache cache, int maxSequences, int ma
     public void Run(int layer, TensorView query, TensorView output, TensorView lse) => base.Run(layer, query, output, lse);
 }
 
-internal sealed class PrefillWrapper(PagedKvCache cache, int maxSequences, int maxQueryTokens, Determinism determinism)
-    : BatchPrefillWithPagedKvCache(cache, maxSequences, maxQueryTokens, determinism),
+/// <summary>As the library makes it; on the CPU, which prepares nothing, with <see cref="StagingOnCpu"/>.</summary>
+internal sealed class PrefillWrapper(
+    PagedKvCache cache,
+    int maxSequences,
+    int maxQueryTokens,
+    Determinism determinism,
+    int maxStagedTokens = 1 << 20
+)
+    : BatchPrefillWithPagedKvCache(
+        cache,
+        maxSequences,
+        maxQueryTokens,
+        determinism,
+        maxStagedTokens,
+        StagingOnCpu.HasSense(cache) ? new StagingOnCpu(cache) : null
+    ),
         IPagedWrapper
 {
     public void Plan(Sequence[] sequences, int[]? queryTokens, float? smScale, bool causal)

@@ -57,8 +57,8 @@ internal static class PrefillScenario
         }.With(rope, rotaryDim: rotaryDim);
 
     /// <summary>Over the pages of a cache, appended to by the wrapper.</summary>
-    /// <returns>The errors, and how many sequences the plan cut.</returns>
-    public static (ScenarioErrors Errors, int SplitSequences) CheckPaged(Device device, DecodeCase prefillCase) =>
+    /// <returns>The errors, how many sequences the plan cut, and how many tokens it staged.</returns>
+    public static (ScenarioErrors Errors, int SplitSequences, long StagedTokens) CheckPaged(Device device, DecodeCase prefillCase) =>
         prefillCase.Dtype == DType.Float16
             ? CheckPaged(device, prefillCase, x => (Half)x, x => (float)x)
             : CheckPaged<BFloat16>(device, prefillCase, x => (BFloat16)x, x => x);
@@ -80,11 +80,12 @@ internal static class PrefillScenario
             : CheckRagged<BFloat16>(device, one, how, x => (BFloat16)x, x => x).Item1;
     }
 
-    private static (ScenarioErrors, int) CheckPaged<T>(Device device, DecodeCase prefillCase, Func<float, T> from, Func<T, float> to)
+    private static (ScenarioErrors, int, long) CheckPaged<T>(Device device, DecodeCase prefillCase, Func<float, T> from, Func<T, float> to)
         where T : unmanaged
     {
         PagedScenario<T> scenario = new(device, prefillCase, true, from, to);
-        return (scenario.Run().Check(prefillCase.Dtype, $"paged, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
+        ScenarioErrors errors = scenario.Run().Check(prefillCase.Dtype, $"paged, {prefillCase}", prefillCase.RoundsTwice(device));
+        return (errors, scenario.SplitSequences, scenario.StagedTokens);
     }
 
     private static (ScenarioErrors, int) CheckRagged<T>(

@@ -108,14 +108,24 @@ internal static class Shells
         );
     }
 
-    private static Shell PrefillPaged(ConfigText text) =>
-        OverCache(
+    private static Shell PrefillPaged(ConfigText text)
+    {
+        Shell shell = OverCache(
             text,
             "BatchPrefillWithPagedKvCache",
             "Batch prefill, any number of query tokens a sequence",
             s_maxPrefillTokens,
             new ShellPlan("Plans a step whose query tokens are those of each sequence's open forward.", [s_sequences], Options(text))
         );
+        Parameter maxStagedTokens = new(
+            "int",
+            "maxStagedTokens",
+            "Tokens of the largest batch whose keys and values may be staged, where that is done, 0 for none.",
+            "32768"
+        );
+        Parameter[] parameters = [.. shell.Constructor.Parameters, maxStagedTokens];
+        return shell with { Constructor = shell.Constructor with { Parameters = parameters } };
+    }
 
     private static Shell Cascade(ConfigText text)
     {

@@ -12,6 +12,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
 {
     private readonly PlannedBatch _batch;
     private readonly PrefillCore _core;
+    private readonly StagedPrefill? _staged;
     private readonly TensorMap _kvMap;
     private float _scaleLog2;
     private bool _causal;
@@ -21,30 +22,77 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
     /// <param name="maxQueryTokens">Query tokens of all sequences of the largest batch together, 1 to 4,194,304: rows of query and output.</param>
     /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
-    /// <exception cref="FlashInferException">The kernel can't be compiled or loaded, or the memory is not there.</exception>
+    /// <param name="maxStagedTokens">
+    /// Tokens of all sequences of the largest batch whose keys and values may be staged, which <see cref="WorkspaceBytes"/> then has room for:
+    /// 0 for none. Only where <see cref="PlanInfo.StagedTokens"/> can be above 0: on Hopper, with pages that are no multiple of 8 tokens, a
+    /// quantised cache, or RoPE, unless plans are batch-invariant.
+    /// </param>
+    /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
     public BatchPrefillWithPagedKvCache(
         PagedKvCache cache,
         int maxSequences = 1024,
         int maxQueryTokens = PrefillCore.DefaultQueryTokens,
-        Determinism determinism = Determinism.Reproducible
+        Determinism determinism = Determinism.Reproducible,
+        int maxStagedTokens = StagedPrefill.DefaultTokens
+    )
+        : this(cache, maxSequences, maxQueryTokens, determinism, maxStagedTokens, staged: null) { }
+
+    /// <summary>As the public one, with a kernel in place of the device's own: tests have one for the CPU.</summary>
+    internal BatchPrefillWithPagedKvCache(
+        PagedKvCache cache,
+        int maxSequences,
+        int maxQueryTokens,
+        Determinism determinism,
+        int maxStagedTokens,
+        StagedPrefillKernel? staged
     )
         : base(cache, maxSequences, maxQueryTokens, PrefillCore.Advice)
     {
         cache.Spec.RequirePrefill(nameof(cache));
         PrefillCore.CheckLimits(maxSequences, maxQueryTokens, determinism);
+        ArgumentOutOfRangeException.ThrowIfNegative(maxStagedTokens);
+        if (maxStagedTokens > 0 && determinism != Determinism.BatchInvariant)
+        {
+            cache.Kernels.Load(KernelKinds.PrefillPaged);
+            staged ??= cache.Kernels.StagedPrefill();
+        }
+        else
+        {
+            // Which of two kernels a sequence gets would depend on the others.
+            staged = null;
+        }
+
         PrefillKernel kernel = cache.Kernels.Prefill(isPaged: true);
         _kvMap = kernel.EncodeKvMap(cache);
         long cacheTokens = (long)cache.TotalPages * cache.Spec.PageSize;
-        _core = new PrefillCore(cache.Device, cache.Spec, kernel, cacheTokens, maxSequences, maxQueryTokens, determinism);
-        Lists = [_core.List];
-        _batch = new PlannedBatch(this, nameof(BatchPrefillWithPagedKvCache), cache, maxSequences);
+        try
+        {
+            _core = new PrefillCore(
+                cache.Device,
+                cache.Spec,
+                kernel,
+                cacheTokens,
+                maxSequences,
+                maxQueryTokens,
+                determinism,
+                borrower: staged?.Prefill
+            );
+            _batch = new PlannedBatch(this, nameof(BatchPrefillWithPagedKvCache), cache, maxSequences);
+            _staged = staged is null ? null : new StagedPrefill(_batch, staged, _core, maxSequences, maxQueryTokens, maxStagedTokens);
+            Lists = _staged is null ? [_core.List] : [_core.List, _staged.List];
+        }
+        catch
+        {
+            Free();
+            throw;
+        }
     }
 
     /// <summary>On what the bits of a sequence's results may depend.</summary>
     public Determinism Determinism => _core.Limits.Determinism;
 
     /// <inheritdoc/>
-    public override long WorkspaceBytes => _core.WorkspaceBytes;
+    public override long WorkspaceBytes => _core.WorkspaceBytes + (_staged?.Bytes ?? 0);
 
     /// <summary>What the last plan looks like.</summary>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -53,7 +101,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         get
         {
             _batch.RequirePlan();
-            return _core.Info(Prefill, _batch.Planned, _batch.Rows);
+            return _staged is { Tokens: > 0 } ? _staged.Info(_batch, _causal) : _core.Info(Prefill, _batch.Planned, _batch.Rows);
         }
     }
 
@@ -63,6 +111,9 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         get => _core.Limits;
         set => _core.Limits = value;
     }
+
+    /// <summary>Whether plans stage what fits, where there is a kernel for it; null leaves the choice to the planner. Tests change it before the first plan.</summary>
+    internal bool? Stages { get; set; }
 
     private protected override PlannedBatch Batch => _batch;
 
@@ -102,8 +153,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     {
         if (disposing)
         {
-            _batch.Dispose();
-            _core.Dispose();
+            Free();
         }
     }
 
@@ -123,11 +173,29 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     private protected override void PlanChecked(ReadOnlySpan<Sequence> sequences, bool given, bool causal, CudaStream? stream)
     {
         _causal = causal && Cache.Spec.Variant is not { ReplacesCausality: true };
-        _core.Plan(Prefill, _batch.Attending, _scaleLog2, stream);
+        if (_staged?.TryPlan(_batch, _causal, _scaleLog2, Stages, stream) == true)
+        {
+            _core.Clear(stream);
+        }
+        else
+        {
+            _core.Plan(Prefill, _batch.Attending, _scaleLog2, stream);
+        }
     }
 
     private protected override void Launch(int layer, in TensorView query, in TensorView output, in TensorView lse, CudaStream? stream)
     {
+        // A graph must do for every plan that it may replay: it has all kernels.
+        bool captures = _staged is not null && Cache.Device.Backend.IsCapturing(stream);
+        if (captures || _staged is { Tokens: > 0 })
+        {
+            _staged!.Run(layer, query, output, lse, _batch.Rows, _batch.Check, stream);
+            if (!captures)
+            {
+                return;
+            }
+        }
+
         PrefillParams args = _core.Arguments(query, output, lse, _batch.Rows, "cache");
         PrefillCore.SetCache(ref args, Cache, _kvMap, layer);
         args.Fault = _batch.Check?.Record(layer) ?? 0;
@@ -137,6 +205,13 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     }
 
     private protected override string Describe() => PlanInfo.ToString();
+
+    private void Free()
+    {
+        _staged?.Dispose();
+        _batch?.Dispose();
+        _core?.Dispose();
+    }
 
     /// <summary>Batch-invariant plans cut every sequence as if it were alone: the workspace is made for a full cache, not for sequences that stand in a batch twice.</summary>
     private void CheckStates(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> queryTokens)

@@ -15,6 +15,7 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     private readonly KernelSlot<AppendKernels> _append;
     private readonly KernelSlot<DecodeKernel>[] _wideDecode;
     private readonly KernelSlot<DecodeKernel> _raggedDecode;
+    private readonly KernelSlot<StagedPrefillKernel>? _stagedPrefill;
 
     /// <summary>Loads nothing yet.</summary>
     public CudaAttentionKernels(AttentionSpec spec, CudaBackend backend, KernelCompiler compiler)
@@ -25,6 +26,8 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         _compiler = compiler;
         _append = new(() => new AppendKernels(Load<AppendParams>(spec.AppendUnitFor(backend.IsChecked))));
         _raggedDecode = new(() => new CudaDecodeKernel(backend, Load<DecodeParams>(spec.DecodeRaggedUnit), spec.WithoutCache()));
+        TranslationUnit? staged = CudaUnits.HasStagedPrefill(spec.Shape) ? spec.PrefillStagedUnitFor(backend.IsChecked) : null;
+        _stagedPrefill = staged?.Serves(backend.Architecture) == true ? new(() => LoadStagedPrefill(staged)) : null;
         _wideDecode = [.. CudaUnits.QueryTokens.Select(tokens => new KernelSlot<DecodeKernel>(() => LoadWideDecode(tokens)))];
     }
 
@@ -51,11 +54,15 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     public override DecodeKernel? RaggedDecode() => CudaUnits.HasRaggedDecode(_spec.Shape) ? _raggedDecode.Get() : null;
 
     /// <inheritdoc/>
+    public override StagedPrefillKernel? StagedPrefill() => _stagedPrefill?.Get() is { Prefill.IsHopper: true } staged ? staged : null;
+
+    /// <inheritdoc/>
     public override void Dispose()
     {
         base.Dispose();
         _append.Dispose();
         _raggedDecode.Dispose();
+        _stagedPrefill?.Dispose();
         foreach (KernelSlot<DecodeKernel> slot in _wideDecode)
         {
             slot.Dispose();
@@ -84,8 +91,25 @@ internal sealed class CudaAttentionKernels : AttentionKernels
             : new CudaWideDecodeKernel(_backend, Load<PrefillParams>(unit), _spec);
     }
 
+    private CudaStagedPrefillKernel LoadStagedPrefill(TranslationUnit unit)
+    {
+        CudaKernel prefill = Load<PrefillParams>(unit);
+        return new CudaStagedPrefillKernel(
+            new CudaPrefillKernel(_backend, prefill, _spec),
+            prefill.GetKernel<StageParams>(CudaUnits.StageName(_spec.Shape, _backend.IsChecked))
+        );
+    }
+
     private CudaKernel Load<TParams>(TranslationUnit unit)
         where TParams : unmanaged => CudaKernel.Load<TParams>(_backend, _compiler.Compile(unit, _backend.Architecture));
+
+    /// <summary>The two kernels of the unit of staged prefill.</summary>
+    private sealed class CudaStagedPrefillKernel(CudaPrefillKernel prefill, CudaKernel stage) : StagedPrefillKernel(prefill)
+    {
+        public override bool Stage(in StageParams args, in ListLaunch launch, CudaStream? stream) => stage.Launch(args, launch, stream);
+
+        public override void Dispose() => Prefill.Dispose();
+    }
 
     /// <summary>The two kernels of the append unit.</summary>
     private sealed class AppendKernels(CudaKernel append) : IDisposable

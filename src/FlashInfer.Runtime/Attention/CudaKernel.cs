@@ -63,7 +63,11 @@ internal sealed class CudaKernel : IDisposable
         }
     }
 
-    /// <summary>Another kernel of the same module.</summary>
+    /// <summary>Another kernel of the same module, which stays this one's to dispose.</summary>
+    public CudaKernel GetKernel<TParams>(string name)
+        where TParams : unmanaged => new(_backend, _module, name, Unsafe.SizeOf<TParams>());
+
+    /// <summary>A kernel of the same module that says nothing of itself.</summary>
     public CudaFunction GetFunction(string name) => _module.GetFunction(name);
 
     /// <summary>Clusters of this many blocks that run at once.</summary>

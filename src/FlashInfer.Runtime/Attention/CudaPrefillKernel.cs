@@ -45,6 +45,9 @@ internal sealed class CudaPrefillKernel : PrefillKernel
     public override int BlockTokens => _kernel.Info.BlockTokens;
 
     /// <inheritdoc/>
+    public override bool IsHopper => _maps is not null;
+
+    /// <inheritdoc/>
     public override TensorMap EncodeKvMap(PagedKvCache cache)
     {
         if (_maps is null)

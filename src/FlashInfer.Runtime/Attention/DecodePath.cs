@@ -34,7 +34,8 @@ internal sealed class DecodePath : IDisposable
             ClustersOf2 = kernel.MaxClusters(2),
             Determinism = determinism,
         };
-        Workspace = new SplitWorkspace(device, (long)slots * kernel.UnitsPerItem, kernel.ColumnsPerUnit, spec.HeadDim);
+        long units = (long)slots * kernel.UnitsPerItem;
+        Workspace = new SplitWorkspace(device, units, units * kernel.ColumnsPerUnit, spec.HeadDim);
     }
 
     /// <summary>The kernel.</summary>

@@ -242,6 +242,61 @@ internal struct AppendParams
     private readonly int _reserved0;
 }
 
+/// <summary>Up to 64 tokens of a sequence that are staged: copied from their pages into rows one behind the other; 16 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct StageItem
+{
+    /// <summary>Row of the first token in the staged keys and values.</summary>
+    public int Row;
+
+    /// <summary>Tokens, 1 to 64.</summary>
+    public int Count;
+
+    /// <summary>Position of the first token in its sequence.</summary>
+    public int Position;
+
+    /// <summary>Where the sequence's pages start in the page table.</summary>
+    public int PageOffset;
+}
+
+/// <summary>Arguments of staging; 96 bytes.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct StageParams
+{
+    /// <summary>Keys of one layer of the cache.</summary>
+    public nint Key;
+
+    /// <summary>Values of one layer of the cache.</summary>
+    public nint Value;
+
+    /// <summary>Staged keys, [rows, kvHeads, headDim] of the query's type, turned where they turn; scales are not applied.</summary>
+    public nint StagedKey;
+
+    /// <summary>As <see cref="StagedKey"/>, never turned.</summary>
+    public nint StagedValue;
+
+    /// <summary>The cache's page table, int32.</summary>
+    public nint Pages;
+
+    /// <summary><see cref="ListHeader"/> followed by <see cref="StageItem"/>s.</summary>
+    public nint Plan;
+
+    public long PageStride;
+    public long TokenStride;
+    public long HeadStride;
+
+    /// <summary>Checked mode: the <see cref="KernelFault"/> that a violation is written to; else 0.</summary>
+    public nint Fault;
+
+    /// <summary>Checked mode: pages of the cache.</summary>
+    public int PageCount;
+
+    private readonly int _reserved0;
+
+    /// <summary>As <see cref="PrefillParams.Variant"/>.</summary>
+    public nint Variant;
+}
+
 /// <summary>The first violation that a checked kernel met; 16 bytes, all zero when there was none.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct KernelFault
@@ -249,7 +304,7 @@ internal struct KernelFault
     /// <summary>What was violated.</summary>
     public KernelFaultKind Kind;
 
-    /// <summary>Row of the query (decode, prefill) or of the new keys and values (append).</summary>
+    /// <summary>Row of the query (decode, prefill), of the new keys and values (append), or of the staged ones (staging).</summary>
     public int Row;
 
     /// <summary>The token of the sequence that the kernel was about to touch.</summary>

@@ -32,6 +32,9 @@ public readonly record struct PlanInfo(
     Determinism Determinism
 )
 {
+    /// <summary>Tokens that are taken from their pages once, ahead of the kernel, where it would prepare them for each tile that walks them; 0 when none are.</summary>
+    public long StagedTokens { get; init; }
+
     /// <summary>The plan in words.</summary>
     public override string ToString()
     {
@@ -41,10 +44,11 @@ public readonly record struct PlanInfo(
             Cluster > 1 ? ($" in clusters of {Cluster}", "cluster")
             : Teams > 1 ? ($" of {Teams} teams each", "team")
             : ("", "block");
+        string staged = StagedTokens == 0 ? "" : $", {Count(StagedTokens, "token")} staged";
         string invariant = Determinism == Determinism.BatchInvariant ? ", batch-invariant" : "";
         return string.Create(
             CultureInfo.InvariantCulture,
-            $"{Kernel}: {Count(Sequences, "sequence")} with {Count(Tokens, "token")}{rows} in {Count(Items, "item")} of up to {Count(ChunkTokens, "token")} ({split} split), {Count(Units, "unit")} on {Count(Blocks, "block")}{shared}, busiest {busiest} at {Imbalance:F2} of the mean{invariant}"
+            $"{Kernel}: {Count(Sequences, "sequence")} with {Count(Tokens, "token")}{rows} in {Count(Items, "item")} of up to {Count(ChunkTokens, "token")} ({split} split), {Count(Units, "unit")} on {Count(Blocks, "block")}{shared}, busiest {busiest} at {Imbalance:F2} of the mean{staged}{invariant}"
         );
     }
 

@@ -21,6 +21,7 @@ internal sealed class PlanList : IDisposable
     private readonly Device _device;
     private readonly AttentionVariant? _variant;
     private readonly VariantMemory? _arguments;
+    private readonly bool _ownsArguments;
     private readonly int _listOffset;
     private UploadBuffer _buffer;
     private int _elementRoom;
@@ -29,7 +30,8 @@ internal sealed class PlanList : IDisposable
     /// <param name="device">The device.</param>
     /// <param name="capacity">Items of the longest list.</param>
     /// <param name="variant">The configuration's variant of attention.</param>
-    public PlanList(Device device, int capacity, AttentionVariant? variant)
+    /// <param name="lender">A list whose arguments this one has, too: they are to be taken there first.</param>
+    public PlanList(Device device, int capacity, AttentionVariant? variant, PlanList? lender = null)
     {
         _device = device;
         _variant = variant;
@@ -37,7 +39,8 @@ internal sealed class PlanList : IDisposable
         _listOffset = ItemBytes(1) - Unsafe.SizeOf<ListHeader>();
         if (variant is not null)
         {
-            _arguments = new VariantMemory();
+            _ownsArguments = lender is null;
+            _arguments = lender?._arguments ?? new VariantMemory();
             _listOffset += Unsafe.SizeOf<VariantData>() + VariantMemory.MaxMemberBytes;
             _elementRoom = variant.ArgumentNames is null ? 0 : FirstElementRoom;
         }
@@ -50,6 +53,9 @@ internal sealed class PlanList : IDisposable
 
     /// <summary><see cref="VariantData"/> on the device; 0 without a variant.</summary>
     public nint VariantAddress => _variant is null ? 0 : _buffer.Address;
+
+    /// <summary>Whether the arguments taken fit as it is.</summary>
+    public bool HasRoom => _arguments is null || _arguments.ElementBytes <= _elementRoom;
 
     /// <summary>Items that the list can hold.</summary>
     public int Capacity { get; }
@@ -82,12 +88,16 @@ internal sealed class PlanList : IDisposable
             );
         }
 
-        variant.Write(in arguments.Values, batch, _arguments!.Begin());
-        _arguments.End();
-        if (_captured && _arguments.ElementBytes > _elementRoom)
+        if (_ownsArguments)
+        {
+            variant.Write(in arguments.Values, batch, _arguments!.Begin());
+            _arguments.End();
+        }
+
+        if (_captured && !HasRoom)
         {
             throw new InvalidOperationException(
-                $"The arguments of this plan's variant of attention come to {_arguments.ElementBytes} bytes, but a captured graph holds the address of a list with room for {_elementRoom}. Plan with the largest arguments before capturing."
+                $"The arguments of this plan's variant of attention come to {_arguments!.ElementBytes} bytes, but a captured graph holds the address of a list with room for {_elementRoom}. Plan with the largest arguments before capturing."
             );
         }
     }
@@ -102,7 +112,7 @@ internal sealed class PlanList : IDisposable
     /// <summary>Room for the items, contents undefined, and for the arguments taken. There is no list until <see cref="Commit"/>.</summary>
     public Span<WorkItem> Begin()
     {
-        if (_arguments is not null && _arguments.ElementBytes > _elementRoom)
+        if (!HasRoom)
         {
             Grow();
         }
@@ -140,7 +150,10 @@ internal sealed class PlanList : IDisposable
     public void Dispose()
     {
         _buffer.Dispose();
-        _arguments?.Dispose();
+        if (_ownsArguments)
+        {
+            _arguments?.Dispose();
+        }
     }
 
     private static int ItemBytes(int items) => checked(items * Unsafe.SizeOf<WorkItem>());

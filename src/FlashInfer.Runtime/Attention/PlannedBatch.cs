@@ -11,7 +11,6 @@ namespace FlashInfer.Attention;
 internal sealed class PlannedBatch : IDisposable
 {
     private readonly IExplainsPlan _owner;
-    private readonly string _name;
     private readonly UseGuard _guard;
     private readonly AppendList _appends;
     private readonly Sequence[] _sequences;
@@ -36,7 +35,7 @@ internal sealed class PlannedBatch : IDisposable
     public PlannedBatch(IExplainsPlan owner, string name, PagedKvCache cache, int maxSequences)
     {
         _owner = owner;
-        _name = name;
+        Name = name;
         _guard = new UseGuard(name);
         Cache = cache;
         _appends = new AppendList(cache, $"{name}.Append");
@@ -50,6 +49,9 @@ internal sealed class PlannedBatch : IDisposable
         _attends = new int[maxSequences];
         _firstRows = new int[maxSequences];
     }
+
+    /// <summary>The wrapper's name, for messages.</summary>
+    public string Name { get; }
 
     /// <summary>The cache that holds the sequences.</summary>
     public PagedKvCache Cache { get; }
@@ -222,7 +224,7 @@ internal sealed class PlannedBatch : IDisposable
         _cacheRevision = Cache.Revision;
         _cacheCommits = Cache.Commits;
         Planned = sequences.Length;
-        Telemetry.EndPlan(_start, _name, _owner, Cache.Device.Log);
+        Telemetry.EndPlan(_start, Name, _owner, Cache.Device.Log);
     }
 
     /// <summary>Throws when there is no plan.</summary>
@@ -284,8 +286,11 @@ internal sealed class PlannedBatch : IDisposable
         }
     }
 
+    /// <summary>One of the sequences that have query tokens.</summary>
+    public Sequence Attends(int index) => _sequences[_attends[index]];
+
     /// <summary>The sequence that a row of the query belongs to.</summary>
-    public Sequence? SequenceAt(int row) => IndexAt(row) is var i and >= 0 ? _sequences[_attends[i]] : null;
+    public Sequence? SequenceAt(int row) => IndexAt(row) is var i and >= 0 ? Attends(i) : null;
 
     /// <summary>Which of those with query tokens it is; -1 when the row is none's.</summary>
     public int IndexAt(int row)

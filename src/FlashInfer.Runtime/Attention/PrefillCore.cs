@@ -32,7 +32,11 @@ internal sealed class PrefillCore : IDisposable
     /// <param name="maxSequences">Sequences of the largest batch.</param>
     /// <param name="maxQueryTokens">Query tokens of the largest batch.</param>
     /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
-    /// <param name="lender">One made alike, whose workspace is used: of kernels that follow each other in a stream, only one is at work in it.</param>
+    /// <param name="lender">
+    /// One whose workspace and arguments are used: of kernels that follow each other in a stream, only one is at work in it. Of the same
+    /// kernel, or made with its <paramref name="borrower"/>.
+    /// </param>
+    /// <param name="borrower">Another kernel that the workspace has room for.</param>
     public PrefillCore(
         Device device,
         AttentionSpec spec,
@@ -41,7 +45,8 @@ internal sealed class PrefillCore : IDisposable
         int maxSequences,
         int maxQueryTokens,
         Determinism determinism,
-        PrefillCore? lender = null
+        PrefillCore? lender = null,
+        PrefillKernel? borrower = null
     )
     {
         _device = device;
@@ -65,11 +70,19 @@ internal sealed class PrefillCore : IDisposable
         {
             Determinism = determinism,
         };
-        List = new PlanList(device, Limits.MaxItems, spec.Variant);
+        List = new PlanList(device, Limits.MaxItems, spec.Variant, lender?.List);
         try
         {
             _ownsWorkspace = lender is null;
-            _workspace = lender?._workspace ?? new SplitWorkspace(device, maxParts, kernel.TileRows, spec.ValueDim);
+            int borrowed = borrower is null ? 0 : PrefillPlanner.PartsFor(borrower.Blocks);
+            _workspace =
+                lender?._workspace
+                ?? new SplitWorkspace(
+                    device,
+                    Math.Max(maxParts, borrowed),
+                    Math.Max((long)maxParts * kernel.TileRows, (long)borrowed * (borrower?.TileRows ?? 0)),
+                    spec.ValueDim
+                );
         }
         catch
         {
@@ -133,7 +146,7 @@ internal sealed class PrefillCore : IDisposable
     /// <summary>As <see cref="DecodeCore.Clear"/>.</summary>
     public void Clear(CudaStream? stream)
     {
-        if (_isEmpty)
+        if (_isEmpty && List.HasRoom)
         {
             return;
         }

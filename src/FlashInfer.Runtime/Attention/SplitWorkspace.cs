@@ -12,14 +12,14 @@ internal sealed class SplitWorkspace : IDisposable
 
     /// <param name="device">The device.</param>
     /// <param name="units">States of a unit of work: slots times units of an item.</param>
-    /// <param name="rows">Rows of a unit.</param>
+    /// <param name="rows">Rows of all units.</param>
     /// <param name="headDim">Elements of a row.</param>
-    public SplitWorkspace(Device device, long units, int rows, int headDim)
+    public SplitWorkspace(Device device, long units, long rows, int headDim)
     {
-        _output = new DeviceMemory(device, units * rows * headDim * sizeof(float));
+        _output = new DeviceMemory(device, rows * headDim * sizeof(float));
         try
         {
-            _state = new DeviceMemory(device, units * rows * 2 * sizeof(float));
+            _state = new DeviceMemory(device, rows * 2 * sizeof(float));
             _counters = new DeviceMemory(device, QueueBytes + (units * sizeof(uint)));
             device.Backend.Fill(_counters.Address, 0, _counters.Bytes, null);
             // The first launch may go to any stream, which knows nothing of the fill on the device's own.

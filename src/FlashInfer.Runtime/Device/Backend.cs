@@ -207,6 +207,9 @@ internal abstract class PrefillKernel : IDisposable
     /// <summary>Tokens of keys and values that a step takes: items begin at multiples of it.</summary>
     public abstract int BlockTokens { get; }
 
+    /// <summary>Whether it is Hopper's own, made of warpgroup products and the copy engine.</summary>
+    public virtual bool IsHopper => false;
+
     /// <summary>What the copy engine has to know of a cache, where it is used.</summary>
     public virtual TensorMap EncodeKvMap(PagedKvCache cache) => default;
 
@@ -216,6 +219,23 @@ internal abstract class PrefillKernel : IDisposable
     /// <param name="stream">The stream.</param>
     /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
     public abstract bool Run(ref PrefillParams args, in ListLaunch launch, CudaStream? stream);
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>
+/// Prefill over keys and values that were staged: taken from their pages once for all tiles, as ragged rows of the query's type whose keys
+/// have turned. Two kernels, one behind the other.
+/// </summary>
+/// <param name="prefill">What attends to the rows as ragged prefill does, but that only queries turn, and scales of the cache count.</param>
+internal abstract class StagedPrefillKernel(PrefillKernel prefill) : IDisposable
+{
+    /// <summary>What attends to the staged rows.</summary>
+    public PrefillKernel Prefill => prefill;
+
+    /// <summary>Queues the staging and returns, as <see cref="DecodeKernel.Run"/>.</summary>
+    public abstract bool Stage(in StageParams args, in ListLaunch launch, CudaStream? stream);
 
     /// <inheritdoc/>
     public abstract void Dispose();
@@ -290,6 +310,9 @@ internal abstract class AttentionKernels : IDisposable
             case KernelFamily.DecodeRagged:
                 RaggedDecode();
                 break;
+            case KernelFamily.PrefillStaged:
+                StagedPrefill();
+                break;
             default:
                 Prefill(kernel.Family == KernelFamily.PrefillPaged);
                 break;
@@ -299,6 +322,9 @@ internal abstract class AttentionKernels : IDisposable
     /// <summary>The prefill kernel.</summary>
     /// <param name="isPaged">Over the paged cache, else over ragged keys and values.</param>
     public PrefillKernel Prefill(bool isPaged) => (isPaged ? _prefillPaged : _prefillRagged).Get();
+
+    /// <summary>Prefill over staged keys and values, or null where the device gains nothing by it.</summary>
+    public virtual StagedPrefillKernel? StagedPrefill() => null;
 
     /// <summary>The decode kernel for sequences of up to so many query tokens.</summary>
     /// <param name="queryTokens">1 to 8; kernels exist for a few numbers, of which the smallest that is enough is taken.</param>

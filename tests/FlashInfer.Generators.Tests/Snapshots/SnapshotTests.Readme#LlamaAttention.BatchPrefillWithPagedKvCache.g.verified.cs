@@ -14,8 +14,9 @@ partial class LlamaAttention
         /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
         /// <param name="maxQueryTokens">Query tokens of all sequences of the largest batch together, 1 to 4,194,304.</param>
         /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
-        public BatchPrefillWithPagedKvCache(PagedKvCache cache, int maxSequences = 1024, int maxQueryTokens = 16384, global::FlashInfer.Determinism determinism = global::FlashInfer.Determinism.Reproducible)
-            : base(cache, maxSequences, maxQueryTokens, determinism) { }
+        /// <param name="maxStagedTokens">Tokens of the largest batch whose keys and values may be staged, where that is done, 0 for none.</param>
+        public BatchPrefillWithPagedKvCache(PagedKvCache cache, int maxSequences = 1024, int maxQueryTokens = 16384, global::FlashInfer.Determinism determinism = global::FlashInfer.Determinism.Reproducible, int maxStagedTokens = 32768)
+            : base(cache, maxSequences, maxQueryTokens, determinism, maxStagedTokens) { }
 
         /// <summary>Writes the keys and values of the planned sequences' open forwards into one layer; the cache's <c>Append</c> does it without a plan.</summary>
         /// <param name="layer">The layer, from 0.</param>

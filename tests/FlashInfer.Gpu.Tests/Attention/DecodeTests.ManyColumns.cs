@@ -31,11 +31,27 @@ public partial class DecodeTests
         int seed = Random.Shared.Next();
         int[] lengths = [5000, 0, 1, 17, 127, 128, 129, 700, 2048];
         DecodeCase one = new(heads, kvHeads, headDim, pageSize, DType.BFloat16, layout, 2, lengths, null, 1, seed, kvDtype) { Wide = true };
-        DecodeScenario.Check(device, one);
-        DecodeScenario.Check(device, one with { Determinism = Determinism.BatchInvariant, Dtype = DType.Float16 });
         DecodeCase single = one with { Lengths = [30_000], Layers = 1 };
-        DecodeScenario.Check(device, single);
-        DecodeScenario.Check(device, single with { Lengths = [30_000, 9], Amplitude = 4 });
+        Gpu.Check(
+            device,
+            Gpu.By(
+                [
+                    one,
+                    one with
+                    {
+                        Determinism = Determinism.BatchInvariant,
+                        Dtype = DType.Float16,
+                    },
+                    single,
+                    single with
+                    {
+                        Lengths = [30_000, 9],
+                        Amplitude = 4,
+                    },
+                ],
+                GridApi.Decode
+            )
+        );
     }
 
     [Theory]

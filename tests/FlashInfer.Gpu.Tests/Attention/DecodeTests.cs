@@ -15,36 +15,19 @@ public partial class DecodeTests
         int seed = Random.Shared.Next();
         ScenarioErrors half = default;
         ScenarioErrors bfloat = default;
-        foreach (DecodeCase[] drawn in Enumerable.Range(0, Cases).Select(i => DecodeCase.Draw(seed + i, tokens: 2500)).Chunk(20))
+        foreach (DecodeCase[] drawn in DecodeCase.DrawPairs(seed, Cases, one => DecodeCase.Draw(one, tokens: 2500)).Chunk(20))
         {
             // A device for a few cases: what its kernels hold is given back in between.
             using Device device = Device.FromCuda(context);
-            Gpu.Load(
-                device,
-                drawn,
-                static (kernels, one) =>
-                {
-                    int queryTokens = one.QueryTokens?.Max() ?? 1;
-                    kernels.Decode(queryTokens);
-                    kernels.WideDecode(queryTokens);
-                }
-            );
-            foreach (DecodeCase one in drawn)
+            foreach (IGrouping<DType, DecodeCase> alike in drawn.GroupBy(one => one.Dtype))
             {
-                ref ScenarioErrors worst = ref one.Dtype == DType.Float16 ? ref half : ref bfloat;
-                worst = ScenarioErrors.Worst(worst, DecodeScenario.Check(device, one));
+                ref ScenarioErrors worst = ref alike.Key == DType.Float16 ? ref half : ref bfloat;
+                worst = ScenarioErrors.Worst(worst, Gpu.Check(device, Gpu.By(alike, GridApi.Decode)));
             }
         }
 
-        // eng/gpu-run.sh takes these lines into the results file.
-        foreach ((DType dtype, ScenarioErrors worst) in new[] { (DType.Float16, half), (DType.BFloat16, bfloat) })
-        {
-            Console.WriteLine(
-                FormattableString.Invariant(
-                    $"ROW|oracle|decode {dtype}, worst of {Cases} random shapes, seed {seed}: output||{worst.Relative:E3}\nROW|oracle|decode {dtype}, the same: worst row over its largest value||{worst.WorstRow:E3}\nROW|oracle|decode {dtype}, the same: LSE||{worst.Lse:E3}"
-                )
-            );
-        }
+        Gpu.Report("decode Float16", $"worst of {Cases} random shapes, seed {seed}", half);
+        Gpu.Report("decode BFloat16", $"worst of {Cases} random shapes, seed {seed}", bfloat);
     }
 
     [Fact]
@@ -83,12 +66,13 @@ public partial class DecodeTests
     public void Several_query_tokens_agree_with_the_oracle(int queryTokens)
     {
         using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
         int seed = Random.Shared.Next();
+        List<DecodeCase> cases = [];
         foreach (
             (int heads, int kvHeads, int headDim) in ((int, int, int)[])[(8, 8, 64), (12, 4, 128), (32, 4, 128), (71, 1, 64), (16, 2, 256)]
         )
         {
-            using Device device = Device.FromCuda(context);
             foreach (bool causal in (bool[])[true, false])
             {
                 // More query tokens than the sequence has, lengths around a tile's edge, and one that is cut.
@@ -98,19 +82,12 @@ public partial class DecodeTests
                     QueryTokens = [.. lengths.Select((_, i) => i % 3 == 2 ? 1 + (i % queryTokens) : queryTokens)],
                     Causal = causal,
                 };
-                DecodeScenario.Check(device, several);
-                DecodeScenario.Check(
-                    device,
-                    several with
-                    {
-                        PageSize = 5,
-                        Dtype = DType.Float16,
-                        Lengths = [777],
-                        QueryTokens = [queryTokens],
-                    }
-                );
+                cases.Add(several);
+                cases.Add(several with { PageSize = 5, Dtype = DType.Float16, Lengths = [777], QueryTokens = [queryTokens] });
             }
         }
+
+        Gpu.Check(device, Gpu.By(cases, GridApi.Decode));
     }
 
     [Theory]
@@ -150,11 +127,7 @@ public partial class DecodeTests
         Assert.SkipWhen(context.Architecture == portable, $"The kernels for {portable} are the portable ones.");
         int seed = Random.Shared.Next();
         using Device device = Device.FromCuda(context, null, new DeviceOptions { Architecture = portable });
-        for (int i = 0; i < 12; i++)
-        {
-            DecodeScenario.Check(device, DecodeCase.Draw(seed + i, tokens: 2500));
-        }
-
+        Gpu.Check(device, Gpu.By(Enumerable.Range(seed, 12).Select(one => DecodeCase.Draw(one, tokens: 2500)), GridApi.Decode));
         int[] lengths = [16_000, .. Enumerable.Range(0, 40).Select(i => i * 16)];
         DecodeCase skewed = new(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, 1, lengths, null, 1, seed);
         DecodeScenario.Check(device, skewed);
@@ -178,24 +151,20 @@ public partial class DecodeTests
     public void Every_head_dimension_and_cache_type_agrees_with_the_oracle()
     {
         using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
         int seed = Random.Shared.Next();
-        foreach (int headDim in (int[])[64, 96, 128, 192, 256])
-        {
-            using Device device = Device.FromCuda(context);
-            foreach (DType dtype in (DType[])[DType.Float16, DType.BFloat16])
-            {
-                foreach (DType kvDtype in (DType[])[dtype, DType.Float8E4M3, DType.Float8E5M2])
-                {
-                    // Pages that the copy engine takes, and pages that it does not: each with every head dimension and every cache type.
-                    int pageSize = dtype == DType.Float16 ? 5 : 16;
-                    int[] lengths = [1, 0, 700, 16, 33];
-                    DecodeScenario.Check(
-                        device,
-                        new DecodeCase(8, 2, headDim, pageSize, dtype, KvLayout.Nhd, 1, lengths, null, 1, seed, kvDtype)
-                    );
-                }
-            }
-        }
+        Gpu.Check(
+            device,
+            Gpu.By(
+                from headDim in (int[])[64, 96, 128, 192, 256]
+                from dtype in (DType[])[DType.Float16, DType.BFloat16]
+                from kvDtype in (DType[])[dtype, DType.Float8E4M3, DType.Float8E5M2]
+                // Pages that the copy engine takes, and pages that it does not: each with every head dimension and every cache type.
+                let pageSize = dtype == DType.Float16 ? 5 : 16
+                select new DecodeCase(8, 2, headDim, pageSize, dtype, KvLayout.Nhd, 1, [1, 0, 700, 16, 33], null, 1, seed, kvDtype),
+                GridApi.Decode
+            )
+        );
     }
 
     [Fact]

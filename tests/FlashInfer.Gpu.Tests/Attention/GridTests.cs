@@ -75,38 +75,7 @@ public class GridTests
         using Device device = Device.FromCuda(context);
         Grid grid = Grid.All.Single(grid => grid.Name == name);
         int seed = Random.Shared.Next();
-        (GridApi Api, DecodeCase Case)[] drawn =
-        [
-            .. Enumerable.Range(0, Cases).Select(i => grid.Draw(seed + i, KeyElements, QueryElements)),
-        ];
-        Parallel.ForEach(
-            drawn.DistinctBy(one => (one.Api, one.Case.Spec.ToString(), one.Case.QueryTokens?.Max())),
-            one => Load(device.Kernels(one.Case.Spec), one.Api, one.Case)
-        );
-        ScenarioErrors worst = default;
-        foreach ((GridApi api, DecodeCase one) in drawn)
-        {
-            worst = ScenarioErrors.Worst(worst, Grid.Check(device, api, one));
-        }
-
-        // eng/gpu-run.sh takes these lines into the results file.
-        Console.WriteLine(
-            FormattableString.Invariant(
-                $"ROW|oracle|grid {name}, worst of {Cases} cases, seed {seed}: output||{worst.Relative:E3}\nROW|oracle|grid {name}, the same: worst row over its largest value||{worst.WorstRow:E3}\nROW|oracle|grid {name}, the same: LSE||{worst.Lse:E3}"
-            )
-        );
-    }
-
-    private static void Load(AttentionKernels kernels, GridApi api, DecodeCase one)
-    {
-        if (api != GridApi.Decode)
-        {
-            kernels.Prefill(isPaged: api == GridApi.Paged);
-            return;
-        }
-
-        int queryTokens = one.QueryTokens?.Max() ?? 1;
-        kernels.Decode(queryTokens);
-        kernels.WideDecode(queryTokens);
+        ScenarioErrors worst = Gpu.Check(device, Enumerable.Range(seed, Cases).Select(one => grid.Draw(one, KeyElements, QueryElements)));
+        Gpu.Report($"grid {name}", $"worst of {Cases} cases, seed {seed}", worst);
     }
 }

@@ -14,29 +14,19 @@ public class PrefillTests
         int seed = Random.Shared.Next();
         ScenarioErrors half = default;
         ScenarioErrors bfloat = default;
-        foreach (DecodeCase[] drawn in Enumerable.Range(0, Cases).Select(i => PrefillScenario.Draw(seed + i, tokens: 1500)).Chunk(20))
+        foreach (DecodeCase[] drawn in DecodeCase.DrawPairs(seed, Cases, one => PrefillScenario.Draw(one, tokens: 1500)).Chunk(20))
         {
             // A device for a few cases: what its kernels hold is given back in between.
             using Device device = Device.FromCuda(context);
-            Gpu.Load(device, drawn, static (kernels, one) => kernels.Prefill(isPaged: true));
-            Gpu.Load(device, drawn, static (kernels, one) => kernels.Prefill(isPaged: false));
-            foreach (DecodeCase one in drawn)
+            foreach (IGrouping<DType, DecodeCase> alike in drawn.GroupBy(one => one.Dtype))
             {
-                ref ScenarioErrors worst = ref one.Dtype == DType.Float16 ? ref half : ref bfloat;
-                worst = ScenarioErrors.Worst(worst, PrefillScenario.CheckPaged(device, one).Errors);
-                worst = ScenarioErrors.Worst(worst, PrefillScenario.CheckRagged(device, one).Errors);
+                ref ScenarioErrors worst = ref alike.Key == DType.Float16 ? ref half : ref bfloat;
+                worst = ScenarioErrors.Worst(worst, Gpu.Check(device, Gpu.By(alike, GridApi.Paged, GridApi.Ragged)));
             }
         }
 
-        // eng/gpu-run.sh takes these lines into the results file.
-        foreach ((DType dtype, ScenarioErrors worst) in new[] { (DType.Float16, half), (DType.BFloat16, bfloat) })
-        {
-            Console.WriteLine(
-                FormattableString.Invariant(
-                    $"ROW|oracle|prefill {dtype}, worst of {Cases} random shapes, seed {seed}: output||{worst.Relative:E3}\nROW|oracle|prefill {dtype}, the same: worst row over its largest value||{worst.WorstRow:E3}\nROW|oracle|prefill {dtype}, the same: LSE||{worst.Lse:E3}"
-                )
-            );
-        }
+        Gpu.Report("prefill Float16", $"worst of {Cases} random shapes, seed {seed}", half);
+        Gpu.Report("prefill BFloat16", $"worst of {Cases} random shapes, seed {seed}", bfloat);
     }
 
     [Theory]
@@ -51,6 +41,7 @@ public class PrefillTests
         using Device device = Device.FromCuda(context);
         int seed = Random.Shared.Next();
         int[] edges = [1, 15, 16, 17, 31, 33, 63, 64, 65, 79, 80, 81, 127, 128, 129, 175, 176, 177, 191, 192, 193, 255, 257, 383, 385];
+        List<(GridApi, DecodeCase)> cases = [];
         foreach (bool causal in (bool[])[true, false])
         {
             foreach (int pageSize in (int[])[16, 64, 1, 5])
@@ -60,7 +51,7 @@ public class PrefillTests
                     QueryTokens = edges,
                     Causal = causal,
                 };
-                PrefillScenario.CheckPaged(device, prompts);
+                cases.Add((GridApi.Paged, prompts));
                 int[] chunks =
                 [
                     .. edges.Select(
@@ -74,7 +65,7 @@ public class PrefillTests
                             }
                     ),
                 ];
-                PrefillScenario.CheckPaged(device, prompts with { QueryTokens = chunks, KvLayout = KvLayout.Hnd });
+                cases.Add((GridApi.Paged, prompts with { QueryTokens = chunks, KvLayout = KvLayout.Hnd }));
             }
 
             DecodeCase ragged = new(heads, kvHeads, headDim, 16, DType.BFloat16, KvLayout.Nhd, 1, edges, null, 1, seed)
@@ -82,27 +73,31 @@ public class PrefillTests
                 QueryTokens = edges,
                 Causal = causal,
             };
-            PrefillScenario.CheckRagged(device, ragged);
-            PrefillScenario.CheckRagged(device, ragged with { QueryTokens = [.. edges.Reverse()] });
+            cases.Add((GridApi.Ragged, ragged));
+            cases.Add((GridApi.Ragged, ragged with { QueryTokens = [.. edges.Reverse()] }));
         }
+
+        Gpu.Check(device, cases);
     }
 
     [Fact]
     public void Every_group_agrees_with_the_oracle()
     {
         using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
         int seed = Random.Shared.Next();
-        foreach (int group in (int[])[1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64, 71, 128])
-        {
-            using Device device = Device.FromCuda(context);
-            int[] lengths = [200, 1, 77, 0, 130];
-            DecodeCase one = new(group, 1, 64, 16, DType.Float16, KvLayout.Nhd, 1, lengths, null, 1, seed)
-            {
-                QueryTokens = [200, 1, 33, 2, 1],
-            };
-            PrefillScenario.CheckPaged(device, one);
-            PrefillScenario.CheckRagged(device, one);
-        }
+        Gpu.Check(
+            device,
+            Gpu.By(
+                from @group in (int[])[1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64, 71, 128]
+                select new DecodeCase(@group, 1, 64, 16, DType.Float16, KvLayout.Nhd, 1, [200, 1, 77, 0, 130], null, 1, seed)
+                {
+                    QueryTokens = [200, 1, 33, 2, 1],
+                },
+                GridApi.Paged,
+                GridApi.Ragged
+            )
+        );
     }
 
     /// <summary>The last values of DeepSeek's heads are missing: other maps, other columns of the output.</summary>
@@ -118,6 +113,8 @@ public class PrefillTests
         foreach (string? architecture in context.Architecture == portable ? [null] : (string?[])[null, portable])
         {
             using Device device = Device.FromCuda(context, null, new DeviceOptions { Architecture = architecture });
+            List<(GridApi, DecodeCase)> cases = [];
+            List<DecodeCase> cuts = [];
             foreach (DType dtype in (DType[])[DType.BFloat16, DType.Float16])
             {
                 int[] edges = [0, 1, 16, 63, 64, 65, 111, 112, 113, 127, 128, 129, 175, 177, 191, 193, 257];
@@ -126,8 +123,8 @@ public class PrefillTests
                     QueryTokens = edges,
                     ValueDim = 128,
                 };
-                PrefillScenario.CheckRagged(device, prompts);
-                PrefillScenario.CheckRagged(device, prompts with { Causal = false });
+                cases.Add((GridApi.Ragged, prompts));
+                cases.Add((GridApi.Ragged, prompts with { Causal = false }));
 
                 // Cut, and merged; and single sequences.
                 DecodeCase cut = prompts with
@@ -135,11 +132,14 @@ public class PrefillTests
                     Lengths = [9000, 33],
                     QueryTokens = [5, 40],
                 };
-                Assert.Equal(1, PrefillScenario.CheckRagged(device, cut).SplitSequences);
-                PrefillScenario.CheckRagged(device, cut.With(AttentionOptions.Sinks | AttentionOptions.LogitsSoftCap));
-                PrefillScenario.CheckSingle(device, cut with { Lengths = [700], QueryTokens = [300] });
-                PrefillScenario.CheckSingle(device, cut with { Lengths = [20_000], QueryTokens = null });
+                cuts.Add(cut);
+                cases.Add((GridApi.Ragged, cut.With(AttentionOptions.Sinks | AttentionOptions.LogitsSoftCap)));
+                cases.Add((GridApi.Single, cut with { Lengths = [700], QueryTokens = [300] }));
+                cases.Add((GridApi.Single, cut with { Lengths = [20_000], QueryTokens = null }));
             }
+
+            Gpu.Check(device, cases);
+            Assert.All(cuts, cut => Assert.Equal(1, PrefillScenario.CheckRagged(device, cut).SplitSequences));
         }
     }
 
@@ -233,12 +233,10 @@ public class PrefillTests
         Assert.SkipWhen(context.Architecture == portable, $"The kernels for {portable} are the portable ones.");
         int seed = Random.Shared.Next();
         using Device device = Device.FromCuda(context, null, new DeviceOptions { Architecture = portable });
-        for (int i = 0; i < 12; i++)
-        {
-            DecodeCase drawn = PrefillScenario.Draw(seed + i, tokens: 1500);
-            PrefillScenario.CheckPaged(device, drawn);
-            PrefillScenario.CheckRagged(device, drawn);
-        }
+        Gpu.Check(
+            device,
+            Gpu.By(Enumerable.Range(seed, 12).Select(one => PrefillScenario.Draw(one, tokens: 1500)), GridApi.Paged, GridApi.Ragged)
+        );
     }
 
     [Fact]

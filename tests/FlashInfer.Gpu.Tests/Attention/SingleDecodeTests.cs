@@ -23,15 +23,41 @@ public class SingleDecodeTests
         foreach (string? architecture in context.Architecture == portable ? [null] : (string?[])[null, portable])
         {
             using Device device = Device.FromCuda(context, null, new DeviceOptions { Architecture = architecture });
-            foreach (int length in s_lengths)
-            {
-                // What a cache would hold does not matter.
-                DecodeCase one = new(heads, kvHeads, headDim, 16, dtype, KvLayout.Nhd, 1, [length], null, 1, seed++, DType.Float8E4M3);
-                PrefillScenario.CheckSingle(device, one);
-                PrefillScenario.CheckSingle(device, one with { Determinism = Determinism.BatchInvariant, SmScale = 0.2f });
-                PrefillScenario.CheckSingle(device, one.With(AttentionOptions.Sinks | AttentionOptions.Alibi));
-                PrefillScenario.CheckSingle(device, one.With(AttentionOptions.SlidingWindow | AttentionOptions.Rope));
-            }
+            Gpu.Check(
+                device,
+                Gpu.By(
+                    s_lengths.SelectMany(length =>
+                    {
+                        // What a cache would hold does not matter.
+                        DecodeCase one = new(
+                            heads,
+                            kvHeads,
+                            headDim,
+                            16,
+                            dtype,
+                            KvLayout.Nhd,
+                            1,
+                            [length],
+                            null,
+                            1,
+                            seed++,
+                            DType.Float8E4M3
+                        );
+                        return (DecodeCase[])
+                            [
+                                one,
+                                one with
+                                {
+                                    Determinism = Determinism.BatchInvariant,
+                                    SmScale = 0.2f,
+                                },
+                                one.With(AttentionOptions.Sinks | AttentionOptions.Alibi),
+                                one.With(AttentionOptions.SlidingWindow | AttentionOptions.Rope),
+                            ];
+                    }),
+                    GridApi.Single
+                )
+            );
         }
     }
 

@@ -7,84 +7,86 @@ public class VariantTests
 {
     private const int Cases = 8;
 
-    public static TheoryData<string> Names => [.. TestVariant.All.Select(variant => variant.ToString())];
+    // A variant's kernels are its own, so each of these tests has a hundred and more: those of all variants are compiled at the same time.
 
-    [Theory]
-    [MemberData(nameof(Names))]
-    public void Random_shapes_agree_with_the_oracle(string name)
+    [Fact]
+    public void Random_shapes_agree_with_the_oracle()
     {
         using CudaContext context = Gpu.Require();
         using Device device = Device.FromCuda(context);
         int seed = Random.Shared.Next();
-        DecodeCase[] decodes = [.. Enumerable.Range(0, Cases).Select(i => DecodeCase.Draw(seed + i, tokens: 3000).With(Variant(name)))];
-        DecodeCase[] prefills =
-        [
-            .. Enumerable.Range(0, Cases).Select(i => PrefillScenario.Draw(seed + i, tokens: 1500).With(Variant(name))),
-        ];
-        Gpu.Load(device, decodes, static (kernels, one) => kernels.Decode(one.QueryTokens?.Max() ?? 1));
-        Gpu.Load(device, prefills, static (kernels, _) => kernels.Prefill(isPaged: true));
-        Gpu.Load(device, prefills, static (kernels, _) => kernels.Prefill(isPaged: false));
-        foreach (DecodeCase one in decodes)
-        {
-            DecodeScenario.Check(device, one);
-        }
-
-        foreach (DecodeCase one in prefills)
-        {
-            PrefillScenario.CheckPaged(device, one);
-            PrefillScenario.CheckRagged(device, one);
-        }
+        Gpu.Check(
+            device,
+            TestVariant.All.SelectMany(
+                (variant, i) => Draw(seed + (i * Cases), Cases, one => one.With(variant), GridApi.Paged, GridApi.Ragged)
+            )
+        );
     }
 
     [Theory]
-    [MemberData(nameof(Names))]
-    public void Usual_shapes_agree_with_the_oracle_on_this_device_and_by_the_portable_kernels(string name)
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Usual_shapes_agree_with_the_oracle_on_this_device_and_by_the_portable_kernels(bool isPortable)
     {
         using CudaContext context = Gpu.Require();
+        using Device device = Open(context, isPortable);
         int seed = Random.Shared.Next();
-        string portable = $"sm_{context.ComputeCapabilityMajor}{context.ComputeCapabilityMinor}";
-        bool all = name == TestVariant.All[^1].ToString();
-        foreach (int headDim in all ? [64, 128, 256] : (int[])[128])
+        List<(GridApi, DecodeCase)> cases = [];
+        foreach (TestVariant variant in TestVariant.All)
         {
-            // Whole prompts, chunks, and single tokens on long sequences, which are split.
-            DecodeCase steps = new DecodeCase(8, 2, headDim, 16, DType.BFloat16, KvLayout.Nhd, 1, [2500, 300, 129, 0, 64], null, 1, seed)
+            bool all = variant == TestVariant.All[^1];
+            foreach (int headDim in all && !isPortable ? [64, 128, 256] : (int[])[128])
             {
-                QueryTokens = [3, 300, 100, 1, 1],
-            }.With(Variant(name));
-            DecodeCase tokens = (steps with { QueryTokens = [1, 4, 2, 1, 1], Lengths = [6000, 33, 5, 0, 1] }).With(Variant(name));
-            foreach (string? architecture in headDim == 128 ? [null, portable] : (string?[])[null])
-            {
-                using Device device = Device.FromCuda(context, null, new DeviceOptions { Architecture = architecture });
-                DecodeScenario.Check(device, tokens);
-                PrefillScenario.CheckPaged(device, steps);
-                PrefillScenario.CheckPaged(device, steps with { Causal = false });
+                // Whole prompts, chunks, and single tokens on long sequences, which are split.
+                DecodeCase steps = new DecodeCase(
+                    8,
+                    2,
+                    headDim,
+                    16,
+                    DType.BFloat16,
+                    KvLayout.Nhd,
+                    1,
+                    [2500, 300, 129, 0, 64],
+                    null,
+                    1,
+                    seed
+                )
+                {
+                    QueryTokens = [3, 300, 100, 1, 1],
+                }.With(variant);
+                DecodeCase tokens = (steps with { QueryTokens = [1, 4, 2, 1, 1], Lengths = [6000, 33, 5, 0, 1] }).With(variant);
+                cases.Add((GridApi.Decode, tokens));
+                cases.Add((GridApi.Paged, steps));
+                cases.Add((GridApi.Paged, steps with { Causal = false }));
                 if (all)
                 {
-                    PrefillScenario.CheckPaged(device, steps with { KvDtype = DType.Float8E4M3 });
+                    cases.Add((GridApi.Paged, steps with { KvDtype = DType.Float8E4M3 }));
                 }
 
-                PrefillScenario.CheckPaged(device, steps with { Determinism = Determinism.BatchInvariant });
-                PrefillScenario.CheckRagged(device, steps);
+                cases.Add((GridApi.Paged, steps with { Determinism = Determinism.BatchInvariant }));
+                cases.Add((GridApi.Ragged, steps));
             }
         }
-    }
 
-    public static TheoryData<string> Catalogue => [.. CatalogueCase.Names];
+        Gpu.Check(device, cases);
+    }
 
     /// <summary>Variants as users write them, by the kernels of this device and by the portable ones.</summary>
     [Theory]
-    [MemberData(nameof(Catalogue))]
-    public void The_catalogue_agrees_with_the_oracle(string name)
+    [InlineData(false)]
+    [InlineData(true)]
+    public void The_catalogue_agrees_with_the_oracle(bool isPortable)
     {
         using CudaContext context = Gpu.Require();
+        using Device device = Open(context, isPortable);
         int seed = Random.Shared.Next();
-        foreach (string? architecture in (string?[])[null, $"sm_{context.ComputeCapabilityMajor}{context.ComputeCapabilityMinor}"])
-        {
-            using Device device = Device.FromCuda(context, null, new DeviceOptions { Architecture = architecture });
-            DecodeScenario.Check(device, CatalogueCase.Decode(name, seed));
-            PrefillScenario.CheckPaged(device, CatalogueCase.Prefill(name, seed));
-            PrefillScenario.CheckRagged(device, CatalogueCase.Prefill(name, seed));
-        }
+        Gpu.Check(
+            device,
+            [
+                .. Gpu.By(CatalogueCase.Names.Select(name => CatalogueCase.Decode(name, seed)), GridApi.Decode),
+                .. Gpu.By(CatalogueCase.Names.Select(name => CatalogueCase.Prefill(name, seed)), GridApi.Paged, GridApi.Ragged),
+            ]
+        );
     }
 
     /// <summary>
@@ -98,50 +100,35 @@ public class VariantTests
     {
         using CudaContext context = Gpu.Require();
         int seed = Random.Shared.Next();
-        List<(DecodeCase Case, int Split)> done = [];
-        foreach ((AttentionOptions Options, int Index)[] sets in OptionCase.Sets.Select((set, i) => (set, i)).Chunk(8))
-        {
-            using Device device = Device.FromCuda(context);
-            DecodeCase[] cases =
-            [
-                .. sets.Select(set =>
+        using Device device = Device.FromCuda(context);
+        (DecodeCase Steps, DecodeCase Tokens)[] cases =
+        [
+            .. OptionCase.Sets.Select(
+                (options, i) =>
                 {
-                    DecodeCase usual = new(
-                        8,
-                        2,
-                        128,
-                        16,
-                        DType.BFloat16,
-                        KvLayout.Nhd,
-                        1,
-                        [5000, 300, 129, 0, 64],
-                        null,
-                        1,
-                        seed + set.Index
-                    )
+                    DecodeCase usual = new(8, 2, 128, 16, DType.BFloat16, KvLayout.Nhd, 1, [5000, 300, 129, 0, 64], null, 1, seed + i)
                     {
                         QueryTokens = [3, 300, 100, 1, 1],
                     };
-                    return (anyCache ? OfAnyCache(usual) : usual).With(set.Options);
-                }),
-            ];
-            Gpu.Load(device, cases, static (kernels, _) => kernels.Decode(4));
-            Gpu.Load(device, cases, static (kernels, _) => kernels.Prefill(isPaged: true));
-            Gpu.Load(device, cases, static (kernels, _) => kernels.Prefill(isPaged: false));
-            foreach ((DecodeCase one, (AttentionOptions options, _)) in cases.Zip(sets))
-            {
-                done.Add((one, PrefillScenario.CheckPaged(device, one).SplitSequences));
-                PrefillScenario.CheckRagged(device, one);
-                DecodeScenario.Check(device, (one with { QueryTokens = [3, 4, 2, 1, 1] }).With(options));
-            }
-        }
-
-        foreach ((DecodeCase one, int split) in done)
-        {
-            TestContext.Current.TestOutputHelper?.WriteLine($"{one}, {split} split");
-        }
-
-        Assert.Contains(done, one => one.Split > 0);
+                    DecodeCase one = anyCache ? OfAnyCache(usual) : usual;
+                    return (one.With(options), (one with { QueryTokens = [3, 4, 2, 1, 1] }).With(options));
+                }
+            ),
+        ];
+        List<(GridApi, DecodeCase)> others =
+        [
+            .. Gpu.By(cases.Select(one => one.Steps), GridApi.Ragged),
+            .. Gpu.By(cases.Select(one => one.Tokens), GridApi.Decode),
+        ];
+        Gpu.Load(device, [.. Gpu.By(cases.Select(one => one.Steps), GridApi.Paged), .. others]);
+        int split = 0;
+        Assert.Multiple([
+            .. cases.Select<(DecodeCase Steps, DecodeCase), Action>(one =>
+                () => split += PrefillScenario.CheckPaged(device, one.Steps).SplitSequences
+            ),
+            () => Gpu.Check(device, others),
+        ]);
+        Assert.True(split > 0, $"no sequence was split, from seed {seed} on");
     }
 
     /// <summary>The case over another cache.</summary>
@@ -182,11 +169,7 @@ public class VariantTests
             .. TestVariant.All.Select(one.With),
             .. OptionCase.Sets.Where(options => int.PopCount((int)options) != 2).Select(options => one.With(options)),
         ];
-        Gpu.Load(device, cases, (kernels, _) => kernels.WideDecode(queryTokens));
-        foreach (DecodeCase each in cases)
-        {
-            DecodeScenario.Check(device, each);
-        }
+        Gpu.Check(device, Gpu.By(cases, GridApi.Decode));
     }
 
     /// <summary>Keys turn in registers in decode, and in prefill where they are quantised; else in shared memory: shapes of all kinds.</summary>
@@ -198,19 +181,7 @@ public class VariantTests
         using CudaContext context = Gpu.Require();
         using Device device = Device.FromCuda(context);
         int seed = Random.Shared.Next();
-        DecodeCase[] decodes = [.. Enumerable.Range(0, 2 * Cases).Select(i => DecodeCase.Draw(seed + i, tokens: 3000).With(options))];
-        DecodeCase[] prefills = [.. Enumerable.Range(0, 2 * Cases).Select(i => PrefillScenario.Draw(seed + i, tokens: 1500).With(options))];
-        Gpu.Load(device, decodes, static (kernels, one) => kernels.Decode(one.QueryTokens?.Max() ?? 1));
-        Gpu.Load(device, prefills, static (kernels, _) => kernels.Prefill(isPaged: true));
-        foreach (DecodeCase one in decodes)
-        {
-            DecodeScenario.Check(device, one);
-        }
-
-        foreach (DecodeCase one in prefills)
-        {
-            PrefillScenario.CheckPaged(device, one);
-        }
+        Gpu.Check(device, Draw(seed, 2 * Cases, one => one.With(options), GridApi.Paged));
     }
 
     [Theory]
@@ -272,6 +243,26 @@ public class VariantTests
         void Plan(BatchDecodeWithPagedKvCache decode, int window, float[] slopes) =>
             decode.Plan(sequences, new VariantArguments<TestArguments>(new TestArguments { Slopes = slopes, Window = window }));
     }
+
+    /// <summary>Random cases of decode, and as many of prefill.</summary>
+    private static IEnumerable<(GridApi, DecodeCase)> Draw(
+        int seed,
+        int cases,
+        Func<DecodeCase, DecodeCase> vary,
+        params GridApi[] prefill
+    ) =>
+        [
+            .. Gpu.By(DecodeCase.DrawPairs(seed, cases, one => DecodeCase.Draw(one, tokens: 3000)).Select(vary), GridApi.Decode),
+            .. Gpu.By(DecodeCase.DrawPairs(seed, cases, one => PrefillScenario.Draw(one, tokens: 1500)).Select(vary), prefill),
+        ];
+
+    /// <summary>A device with its own kernels, or with those that every GPU has.</summary>
+    private static Device Open(CudaContext context, bool isPortable) =>
+        Device.FromCuda(
+            context,
+            null,
+            new DeviceOptions { Architecture = isPortable ? $"sm_{context.ComputeCapabilityMajor}{context.ComputeCapabilityMinor}" : null }
+        );
 
     private static TestVariant Variant(string name) => TestVariant.All.Single(variant => variant.ToString() == name);
 

@@ -28,6 +28,14 @@ public sealed class PlanInfoTests
             new PlanInfo("k", 3, 12, 500, 3, 24, 4, cluster, teams, 200, 0, 1.25, Determinism.BatchInvariant).ToString()
         );
 
+    [Fact]
+    public void What_is_staged_is_told() =>
+        Assert.EndsWith(
+            "busiest block at 1.25 of the mean, 5000 tokens staged",
+            new PlanInfo("k", 3, 3, 5000, 9, 72, 4, 1, 1, 1024, 0, 1.25, Determinism.Reproducible) { StagedTokens = 5000 }.ToString(),
+            StringComparison.Ordinal
+        );
+
     [Theory]
     [InlineData(1, "1 thread")]
     [InlineData(2, "2 threads")]

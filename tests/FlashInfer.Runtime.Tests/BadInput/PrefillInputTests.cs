@@ -64,6 +64,14 @@ public sealed class PrefillInputTests : IDisposable
     }
 
     [Fact]
+    public void No_less_than_no_token_is_staged() =>
+        Refused.Range(
+            "maxStagedTokens",
+            "maxStagedTokens ('-1') must be a non-negative value.",
+            () => new BatchPrefillWithPagedKvCache(_cache, maxStagedTokens: -1).Dispose()
+        );
+
+    [Fact]
     public void Determinism_is_one_of_the_enums() =>
         Refused.Range(
             "determinism",

@@ -62,7 +62,12 @@ public partial class KernelBudgetTests
             (CudaUnits.PrefillPagedName(shape), CudaUnits.PrefillPaged(shape)),
             (CudaUnits.PrefillPagedName(shape, isChecked: true), CudaUnits.PrefillPaged(shape, isChecked: true)),
             (CudaUnits.PrefillRaggedName(shape), CudaUnits.PrefillRagged(shape)),
-        }.Take(shape.HasPrefill ? 6 : 3)
+            (CudaUnits.PrefillStagedName(shape), CudaUnits.PrefillStaged(shape)),
+        }.Take(
+            !shape.HasPrefill ? 3
+            : isHopper ? 7
+            : 6
+        )
         select unit;
 
     private static string Table((string Name, string Text)[] units)
@@ -74,8 +79,8 @@ public partial class KernelBudgetTests
         {
             string config = Config().Match(unit).Value;
             text.Append(config.Replace("struct Config", $"struct {name}", StringComparison.Ordinal)).Append('\n');
-            string family = Family().Match(unit).Groups[1].Value;
-            values.Append(CultureInfo.InvariantCulture, $",\n  flashinfer::{family}<{name}>::info().shared_bytes");
+            string kernel = Kernel().Match(unit).Groups[1].Value.Replace("<Config", $"<{name}", StringComparison.Ordinal);
+            values.Append(CultureInfo.InvariantCulture, $",\n  flashinfer::{kernel}::info().shared_bytes");
         }
 
         return text.Append("\nextern \"C\" __constant__ int budgets[] = {").Append(values).Append("};\n").ToString();
@@ -84,6 +89,6 @@ public partial class KernelBudgetTests
     [GeneratedRegex("^struct Config .*?^};", RegexOptions.Singleline | RegexOptions.Multiline)]
     private static partial Regex Config();
 
-    [GeneratedRegex("using Kernel = flashinfer::([A-Za-z]+)<Config>;")]
-    private static partial Regex Family();
+    [GeneratedRegex("using Kernel = flashinfer::(.*);")]
+    private static partial Regex Kernel();
 }

@@ -70,19 +70,49 @@ internal static partial class KernelConfigurations
         Paged(Shape(12, 2, 96, 32, DType.BFloat16, DType.Float8E5M2)),
         Paged(Shape(24, 8, 192, 1, DType.BFloat16, DType.Float8E4M3)),
         Paged(Shape(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3)),
-        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope)),
-        Paged(Turning(12, 4, 128, 5, AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow | AttentionOptions.LogitsSoftCap)),
-        Paged(Turning(32, 2, 64, 64, AttentionOptions.Rope)),
-        Paged(Turning(8, 2, 96, 1, AttentionOptions.Rope)),
-        Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24)),
-        Paged(Turning(8, 2, 192, 16, AttentionOptions.Rope)),
-        Paged(Turning(8, 1, 256, 1, AttentionOptions.RopeInterleaved)),
-        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope | AttentionOptions.MultiItemScoring)),
-        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope, kvDtype: DType.Float8E4M3)),
-        Paged(Turning(12, 4, 64, 1, AttentionOptions.RopeInterleaved, kvDtype: DType.Float8E5M2)),
-        Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24, kvDtype: DType.Float8E4M3)),
-        Paged(Turning(8, 2, 192, 16, AttentionOptions.Rope, kvDtype: DType.Float8E4M3)),
-        Paged(Turning(8, 8, 64, 16, AttentionOptions.Rope | AttentionOptions.PackedCustomMask | AttentionOptions.MultiItemScoring)),
+        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope).Shape),
+        Paged(
+            Turning(12, 4, 128, 5, AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow | AttentionOptions.LogitsSoftCap).Shape
+        ),
+        Paged(Turning(32, 2, 64, 64, AttentionOptions.Rope).Shape),
+        Paged(Turning(8, 2, 96, 1, AttentionOptions.Rope).Shape),
+        Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24).Shape),
+        Paged(Turning(8, 2, 192, 16, AttentionOptions.Rope).Shape),
+        Paged(Turning(8, 1, 256, 1, AttentionOptions.RopeInterleaved).Shape),
+        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope | AttentionOptions.MultiItemScoring).Shape),
+        Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope, kvDtype: DType.Float8E4M3).Shape),
+        Paged(Turning(12, 4, 64, 1, AttentionOptions.RopeInterleaved, kvDtype: DType.Float8E5M2).Shape),
+        Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24, kvDtype: DType.Float8E4M3).Shape),
+        Paged(Turning(8, 2, 192, 16, AttentionOptions.Rope, kvDtype: DType.Float8E4M3).Shape),
+        Paged(Turning(8, 8, 64, 16, AttentionOptions.Rope | AttentionOptions.PackedCustomMask | AttentionOptions.MultiItemScoring).Shape),
+    ];
+
+    /// <summary>
+    /// Staging, and prefill over what was staged: every head dimension with tokens that are gathered, over a quantised cache, and turning.
+    /// </summary>
+    public static readonly TranslationUnit[] PrefillStaged =
+    [
+        Staged(new(71, 1, 64, 1, DType.BFloat16)),
+        Staged(new(8, 2, 96, 5, DType.BFloat16)),
+        Staged(new(32, 8, 128, 1, DType.BFloat16)),
+        Staged(new(28, 4, 128, 5, DType.BFloat16), isChecked: true),
+        Staged(new(8, 2, 192, 1, DType.Float16)),
+        Staged(new(8, 1, 256, 1, DType.BFloat16)),
+        Staged(new(71, 1, 64, 64, DType.Float16, DType.Float8E4M3)),
+        Staged(new(12, 2, 96, 32, DType.BFloat16, DType.Float8E5M2)),
+        Staged(new(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3)),
+        Staged(new(28, 4, 128, 5, DType.Float16, DType.Float8E5M2), isChecked: true),
+        Staged(new(24, 8, 192, 1, DType.BFloat16, DType.Float8E4M3)),
+        Staged(new(8, 1, 256, 16, DType.BFloat16, DType.Float8E4M3)),
+        Staged(Turning(32, 2, 64, 64, AttentionOptions.Rope)),
+        Staged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24)),
+        Staged(Turning(32, 8, 128, 16, AttentionOptions.Rope)),
+        Staged(Turning(12, 4, 128, 5, AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow | AttentionOptions.LogitsSoftCap)),
+        Staged(Turning(8, 2, 192, 16, AttentionOptions.Rope)),
+        Staged(Turning(8, 1, 256, 1, AttentionOptions.RopeInterleaved)),
+        Staged(Turning(32, 8, 128, 16, AttentionOptions.Rope, kvDtype: DType.Float8E4M3)),
+        Staged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24, kvDtype: DType.Float8E4M3)),
+        Staged(Turning(8, 8, 64, 16, AttentionOptions.Rope | AttentionOptions.PackedCustomMask | AttentionOptions.MultiItemScoring)),
     ];
 
     /// <summary>Prefill over ragged keys and values, of one head dimension and of two.</summary>
@@ -94,7 +124,7 @@ internal static partial class KernelConfigurations
         Ragged(Shape(8, 2, 192, 16, DType.BFloat16)),
         Ragged(Shape(8, 1, 256, 16, DType.Float16)),
         Ragged(Shape(16, 16, 192, 16, DType.BFloat16) with { ValueDim = 128 }),
-        Ragged(Turning(16, 16, 192, 16, AttentionOptions.Rope) with { ValueDim = 128 }),
+        Ragged(Turning(16, 16, 192, 16, AttentionOptions.Rope).Shape with { ValueDim = 128 }),
     ];
 
     /// <summary>Decode over ragged keys and values, whose rows are no pages; rows that are short, long, or turn.</summary>
@@ -183,14 +213,20 @@ internal static partial class KernelConfigurations
         .. s_merge,
         .. Wide,
         .. PrefillPaged,
+        .. PrefillStaged,
         .. PrefillRagged,
         .. s_decodeRagged,
         .. Variants.Select(static variant => variant.Unit),
     ];
 
-    /// <summary>The units of a compiler's architectures.</summary>
+    /// <summary>The units of a compiler's architectures, each for those that it serves.</summary>
     /// <param name="isKnown">Whether the compiler knows an architecture.</param>
     public static IEnumerable<(TranslationUnit Unit, string Architecture)> Compilations(Func<string, bool> isKnown) =>
+        from one in AllCompilations(isKnown)
+        where one.Unit.Serves(one.Architecture)
+        select one;
+
+    private static IEnumerable<(TranslationUnit Unit, string Architecture)> AllCompilations(Func<string, bool> isKnown) =>
         [
             .. MainArchitectures.Where(isKnown).SelectMany(static name => Units.Select(unit => (unit, name))),
             .. OtherArchitectures
@@ -216,7 +252,7 @@ internal static partial class KernelConfigurations
     private static AttentionShape Shape(int heads, int kvHeads, int headDim, int pageSize, DType dtype, DType? kvDtype = null) =>
         new(heads, kvHeads, headDim, pageSize, dtype, kvDtype ?? dtype, KvLayout.Nhd);
 
-    private static AttentionShape Turning(
+    private static AttentionSpec Turning(
         int heads,
         int kvHeads,
         int headDim,
@@ -224,16 +260,9 @@ internal static partial class KernelConfigurations
         AttentionOptions options,
         int rotaryDim = 0,
         DType? kvDtype = null
-    ) =>
-        new AttentionSpec(
-            heads,
-            kvHeads,
-            headDim,
-            pageSize,
-            DType.BFloat16,
-            kvDtype,
-            variant: AttentionVariant.Of(options, rotaryDim)
-        ).Shape;
+    ) => new(heads, kvHeads, headDim, pageSize, DType.BFloat16, kvDtype, variant: AttentionVariant.Of(options, rotaryDim));
+
+    private static TranslationUnit Staged(AttentionSpec spec, bool isChecked = false) => spec.PrefillStagedUnitFor(isChecked);
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));

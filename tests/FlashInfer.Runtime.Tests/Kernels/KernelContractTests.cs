@@ -31,6 +31,8 @@ public partial class KernelContractTests
             { nameof(PrefillParams), Unsafe.SizeOf<PrefillParams>() },
             { nameof(AppendItem), Unsafe.SizeOf<AppendItem>() },
             { nameof(AppendParams), Unsafe.SizeOf<AppendParams>() },
+            { nameof(StageItem), Unsafe.SizeOf<StageItem>() },
+            { nameof(StageParams), Unsafe.SizeOf<StageParams>() },
             { nameof(TensorMap), Unsafe.SizeOf<TensorMap>() },
             { nameof(PageTableUpdate), Unsafe.SizeOf<PageTableUpdate>() },
             { nameof(PageTableParams), Unsafe.SizeOf<PageTableParams>() },

@@ -80,6 +80,28 @@ public sealed class KernelIdTests
         Assert.StartsWith($"fi_{expected}_bf16_h{heads}", name, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(16, null, AttentionOptions.None, false)]
+    [InlineData(24, null, AttentionOptions.SlidingWindow, false)]
+    [InlineData(1, null, AttentionOptions.None, true)] // tokens are gathered
+    [InlineData(5, null, AttentionOptions.Alibi, true)]
+    [InlineData(16, DType.Float8E5M2, AttentionOptions.None, true)] // and widened
+    [InlineData(16, null, AttentionOptions.RopeInterleaved, true)] // and turned
+    public void What_a_kernel_would_prepare_for_every_tile_is_staged(int pageSize, DType? kvDtype, AttentionOptions options, bool expected)
+    {
+        AttentionSpec spec = new(32, 8, 128, pageSize, DType.BFloat16, kvDtype, variant: AttentionVariant.Of(options));
+
+        TranslationUnit[] staged =
+        [
+            .. spec.UnitsFor(KernelKinds.PrefillPaged).Where(static unit => unit.Name.Contains("staged", StringComparison.Ordinal)),
+        ];
+
+        Assert.Equal(expected ? 1 : 0, staged.Length);
+        Assert.All(staged, static unit => Assert.True(unit.Serves("sm_90a")));
+        Assert.All(staged, static unit => Assert.False(unit.Serves("sm_90") || unit.Serves("sm_80") || unit.Serves("sm_100")));
+        Assert.All(spec.Units, static unit => Assert.True(unit.Serves("sm_80") && unit.Serves("sm_90a")));
+    }
+
     [Fact]
     public void Checked_mode_has_units_of_its_own_where_there_are_pages()
     {

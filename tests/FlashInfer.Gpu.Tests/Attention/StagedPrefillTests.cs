@@ -1,0 +1,179 @@
+using FlashInfer.Cuda;
+using FlashInfer.Tests;
+
+namespace FlashInfer.Gpu.Tests.Attention;
+
+/// <summary>Prefill over staged keys and values through the public API, whatever the planner would choose.</summary>
+public sealed class StagedPrefillTests
+{
+    // At the edges of tiles and blocks: whole prompts, chunks, single tokens, none, and more query tokens than tokens.
+    private static readonly int[] s_lengths = [1, 63, 64, 65, 0, 111, 112, 113, 128, 129, 191, 193, 385, 700, 1024, 300, 40];
+    private static readonly int[] s_queryTokens = [1, 63, 64, 65, 2, 0, 112, 1, 100, 129, 191, 193, 385, 1, 300, 300, 60];
+
+    [Theory]
+    [InlineData(4, 4, 64)]
+    [InlineData(6, 2, 96)]
+    [InlineData(8, 2, 128)]
+    [InlineData(7, 1, 192)]
+    [InlineData(8, 1, 256)]
+    public void Every_head_dimension_agrees_with_the_oracle(int heads, int kvHeads, int headDim)
+    {
+        using CudaContext context = Require();
+        using Device device = Device.FromCuda(context);
+        int seed = Random.Shared.Next();
+        DecodeCase plain = new(heads, kvHeads, headDim, 16, DType.BFloat16, KvLayout.Nhd, 2, s_lengths, null, 1, seed)
+        {
+            QueryTokens = s_queryTokens,
+            Stages = true,
+        };
+        DecodeCase half = plain with { Dtype = DType.Float16, KvLayout = KvLayout.Hnd, Causal = false };
+        Check(
+            device,
+            [
+                plain with
+                {
+                    PageSize = 1,
+                },
+                half with
+                {
+                    PageSize = 5,
+                },
+                plain with
+                {
+                    KvDtype = DType.Float8E4M3,
+                },
+                half with
+                {
+                    KvDtype = DType.Float8E5M2,
+                    PageSize = 1,
+                },
+                plain.With(AttentionOptions.Rope),
+                half.With(AttentionOptions.RopeInterleaved),
+                (plain with { PageSize = 5 }).With(AttentionOptions.Rope, rotaryDim: headDim / 4),
+                (plain with { KvDtype = DType.Float8E4M3 }).With(AttentionOptions.RopeInterleaved),
+                (half with { KvDtype = DType.Float8E5M2, PageSize = 3 }).With(AttentionOptions.Rope, rotaryDim: 24),
+            ]
+        );
+    }
+
+    [Fact]
+    public void Variants_agree_with_the_oracle()
+    {
+        using CudaContext context = Require();
+        using Device device = Device.FromCuda(context);
+        DecodeCase gathered = new(8, 2, 128, 1, DType.BFloat16, KvLayout.Nhd, 1, s_lengths, null, 1, Random.Shared.Next())
+        {
+            QueryTokens = s_queryTokens,
+            Stages = true,
+        };
+        DecodeCase quantised = gathered with { PageSize = 16, KvDtype = DType.Float8E4M3 };
+        DecodeCase[] cases =
+        [
+            gathered.With(AttentionOptions.SlidingWindow, window: 100),
+            gathered.With(AttentionOptions.Alibi | AttentionOptions.Sinks),
+            gathered.With(AttentionOptions.PackedCustomMask),
+            quantised.With(AttentionOptions.SlidingWindow | AttentionOptions.LogitsSoftCap, window: 100),
+            quantised.With(AttentionOptions.Rope | AttentionOptions.SlidingWindow, window: 300),
+            (gathered with { PageSize = 16 }).With(AttentionOptions.Rope | AttentionOptions.MultiItemScoring),
+        ];
+        Check(device, cases);
+    }
+
+    /// <summary>Cut and merged in the workspace that both kernels use; on what the planner stages and what it does not.</summary>
+    [Theory]
+    [InlineData(1, null, 128)]
+    [InlineData(16, DType.Float8E4M3, 128)]
+    [InlineData(16, DType.Float8E4M3, 256)]
+    public void Long_sequences_and_single_tokens_beside_them_agree_with_the_oracle(int pageSize, DType? kvDtype, int headDim)
+    {
+        using CudaContext context = Require();
+        using Device device = Device.FromCuda(context);
+        DecodeCase few = new(8, 2, headDim, pageSize, DType.BFloat16, KvLayout.Hnd, 1, [20_000, 7], null, 1, Random.Shared.Next(), kvDtype)
+        {
+            QueryTokens = [16, 7],
+        };
+        Assert.Equal(0, PrefillScenario.CheckPaged(device, few).StagedTokens);
+        Assert.Equal(1, PrefillScenario.CheckPaged(device, few with { Stages = true }).SplitSequences);
+
+        int[] lengths = [3000, .. Enumerable.Range(0, 20).Select(i => 300 + (i * 17))];
+        DecodeCase mixed = few with { Lengths = lengths, QueryTokens = [3000, .. Enumerable.Repeat(1, 20)] };
+        Assert.Equal(lengths.Sum(), PrefillScenario.CheckPaged(device, mixed with { Stages = true }).StagedTokens);
+        Assert.Equal(3000, PrefillScenario.CheckPaged(device, mixed with { Lengths = [3000], QueryTokens = [3000] }).StagedTokens);
+    }
+
+    [Theory]
+    [InlineData(1, null, AttentionOptions.None)]
+    [InlineData(16, DType.Float8E4M3, AttentionOptions.None)]
+    [InlineData(16, null, AttentionOptions.Rope)]
+    public void Plans_that_stage_and_plans_that_do_not_follow_each_other_in_one_graph(
+        int pageSize,
+        DType? kvDtype,
+        AttentionOptions options
+    )
+    {
+        using CudaContext context = Require();
+        using Device device = Device.FromCuda(context);
+        StagedScenario.CheckPlans(device, Shape(pageSize, kvDtype), options);
+    }
+
+    [Fact]
+    public void Checked_mode_tells_what_staging_finds_in_the_page_table()
+    {
+        using CudaContext context = Require();
+        using Device device = Device.FromCuda(context, null, new DeviceOptions { IsChecked = true });
+        StagedScenario.CheckPoisoned(device, Shape(pageSize: 5));
+        DecodeCase one = Shape(pageSize: 1) with { Lengths = s_lengths, QueryTokens = s_queryTokens, Stages = true };
+        Check(device, [one, (one with { PageSize = 16, KvDtype = DType.Float8E5M2 }).With(AttentionOptions.Rope)]);
+    }
+
+    [Fact]
+    public void A_step_allocates_nothing()
+    {
+        using CudaContext context = Require();
+        using Device device = Device.FromCuda(context);
+        using PagedKvCache cache = new(device, new AttentionSpec(8, 2, 128, 1, DType.BFloat16), 1, 700);
+        using PrefillWrapper prefill = new(cache, 64, 640, Determinism.Reproducible) { Stages = true };
+        Sequence[] sequences = [.. Enumerable.Range(0, 64).Select(_ => cache.NewSequence())];
+        int[] tens = [.. sequences.Select(_ => 10)];
+        using DeviceTensor<BFloat16> kv = device.Allocate<BFloat16>(640, 2, 128);
+        using DeviceTensor<BFloat16> query = device.Allocate<BFloat16>(640, 8, 128);
+        using DeviceTensor<BFloat16> output = device.Allocate<BFloat16>(640, 8, 128);
+        long allocated = 0;
+        for (int step = 0; step < 10; step++)
+        {
+            cache.BeginForward(sequences, tens);
+            prefill.Stages = step % 2 == 1;
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            prefill.Plan(sequences, null, null, true);
+            prefill.Append(0, kv.View, kv.View);
+            prefill.Run(0, query.View, output.View, default);
+            allocated = GC.GetAllocatedBytesForCurrentThread() - before;
+            cache.AbandonForward(sequences);
+        }
+
+        device.Synchronize();
+        Assert.Equal(0, allocated);
+    }
+
+    private static DecodeCase Shape(int pageSize, DType? kvDtype = null) =>
+        new(8, 2, 128, pageSize, DType.BFloat16, KvLayout.Nhd, 2, [], null, 1, Random.Shared.Next(), kvDtype);
+
+    private static CudaContext Require()
+    {
+        CudaContext context = Gpu.Require();
+        Assert.SkipWhen(
+            context.Architecture != CudaUnits.StagedArchitecture,
+            $"Only {CudaUnits.StagedArchitecture} stages keys and values."
+        );
+        return context;
+    }
+
+    private static void Check(Device device, DecodeCase[] cases)
+    {
+        Gpu.Load(device, Gpu.By(cases, GridApi.Paged));
+        foreach (DecodeCase one in cases)
+        {
+            Assert.True(PrefillScenario.CheckPaged(device, one).StagedTokens > 0, $"{one} stages nothing");
+        }
+    }
+}

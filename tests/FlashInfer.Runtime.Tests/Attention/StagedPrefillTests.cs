@@ -1,0 +1,98 @@
+namespace FlashInfer.Tests.Attention;
+
+/// <summary>What the wrapper does about staged keys and values, with <see cref="StagingOnCpu"/> and the CPU's ragged prefill.</summary>
+public sealed class StagedPrefillTests
+{
+    [Theory]
+    [InlineData(1, null)]
+    [InlineData(5, null)]
+    [InlineData(16, DType.Float8E4M3)]
+    [InlineData(1, DType.Float8E5M2)]
+    public void Random_shapes_agree_with_the_oracle(int pageSize, DType? kvDtype)
+    {
+        using Device device = Device.OpenCpu();
+        int seed = Random.Shared.Next();
+        for (int i = 0; i < 8; i++)
+        {
+            DecodeCase drawn = PrefillScenario.Draw(seed + i, tokens: 400) with
+            {
+                PageSize = pageSize,
+                KvDtype = kvDtype,
+                Determinism = Determinism.Reproducible,
+                Stages = true,
+            };
+            long expected = drawn.Lengths.Where((_, at) => drawn.QueryTokens![at] > 0).Sum();
+            Assert.Equal(expected, PrefillScenario.CheckPaged(device, drawn).StagedTokens);
+        }
+    }
+
+    [Theory]
+    [InlineData(AttentionOptions.SlidingWindow)]
+    [InlineData(AttentionOptions.SlidingWindow | AttentionOptions.Sinks | AttentionOptions.Alibi)]
+    [InlineData(AttentionOptions.PackedCustomMask)]
+    [InlineData(AttentionOptions.MultiItemScoring)]
+    public void Variants_agree_with_the_oracle(AttentionOptions options)
+    {
+        using Device device = Device.OpenCpu();
+        DecodeCase one = new DecodeCase(4, 2, 64, 5, DType.BFloat16, KvLayout.Nhd, 2, [900, 0, 33, 700, 64], null, 1, Random.Shared.Next())
+        {
+            QueryTokens = [70, 2, 33, 1, 20],
+            Stages = true,
+        }.With(options, window: 100);
+
+        long staged = PrefillScenario.CheckPaged(device, one).StagedTokens;
+
+        // Only what the window leaves in, from a block's first token on.
+        Assert.Equal(options.HasFlag(AttentionOptions.SlidingWindow), staged < one.Lengths.Sum());
+        Assert.True(staged > 33 + 64 + 70 + 200, $"{one}: {staged}");
+    }
+
+    [Theory]
+    [InlineData(5, null)]
+    [InlineData(16, DType.Float8E4M3)]
+    public void Plans_that_stage_and_plans_that_do_not_follow_each_other(int pageSize, DType? kvDtype)
+    {
+        using Device device = Device.OpenCpu();
+        StagedScenario.CheckPlans(device, Shape(pageSize, kvDtype));
+    }
+
+    [Fact]
+    public void A_poisoned_page_table_is_told_with_call_layer_sequence_token_and_page()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { IsChecked = true });
+        StagedScenario.CheckPoisoned(device, Shape(pageSize: 5));
+    }
+
+    [Fact]
+    public void What_is_walked_often_and_has_room_is_staged()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 1, DType.BFloat16), 1, 1500);
+        using PrefillWrapper some = new(cache, 4, 1000, Determinism.Reproducible, maxStagedTokens: 1000);
+        using PrefillWrapper all = new(cache, 4, 1000, Determinism.Reproducible);
+        using PrefillWrapper none = new(cache, 4, 1000, Determinism.Reproducible, maxStagedTokens: 0);
+        using PrefillWrapper invariant = new(cache, 4, 1000, Determinism.BatchInvariant);
+        Sequence[] sequences = [cache.NewSequence(), cache.NewSequence()];
+        cache.BeginForward(sequences, [1000, 1]);
+
+        // A row of a KV head is 128 bytes, of keys and of values; there is room for what the cache holds at most.
+        Assert.Equal(1000 * 2 * 256, some.WorkspaceBytes - none.WorkspaceBytes);
+        Assert.Equal(1500 * 2 * 256, all.WorkspaceBytes - none.WorkspaceBytes);
+        Assert.Equal(1000, Staged(some, [sequences[0]], [400]));
+        Assert.Equal(0, Staged(some, sequences, [400, 1]));
+        Assert.Equal(1001, Staged(all, sequences, [400, 1]));
+        Assert.Equal(0, Staged(all, sequences, [1, 1])); // walked once
+        Assert.Equal(0, Staged(none, sequences, [400, 1]));
+        Assert.Equal(0, Staged(invariant, sequences, [400, 1]));
+        cache.AbandonForward(sequences);
+
+        static long Staged(PrefillWrapper wrapper, Sequence[] batch, int[] queryTokens)
+        {
+            wrapper.Plan(batch, queryTokens, null, true);
+            return wrapper.PlanInfo.StagedTokens;
+        }
+    }
+
+    private static DecodeCase Shape(int pageSize, DType? kvDtype = null) =>
+        new(4, 2, 64, pageSize, DType.BFloat16, KvLayout.Nhd, 2, [], null, 1, Random.Shared.Next(), kvDtype);
+}
