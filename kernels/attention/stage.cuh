@@ -4,7 +4,7 @@
 // Grid: as many blocks as run at once, or fewer. An item is cut into slices of a few tokens; a block takes slices blockIdx.x, blockIdx.x +
 //   gridDim.x, ...
 // Block: kThreads threads, each moving two vectors of K and two of V at a time: of K those that turn together. No shared memory, no barrier.
-// Memory bound: what is read is read once and leaves the L2 first, so that what is written may still be there for prefill.
+// Memory bound: what is read is read once and leaves the L2 first; what is written stays until prefill reads it, and is whole lines by then.
 #pragma once
 
 #include "attention/rotary.cuh"
@@ -27,7 +27,9 @@ struct Stage {
   static constexpr int kKvHeads = Config::kKvHeads;
   static constexpr int kHeadDim = Config::kHeadDim;
   static constexpr int kPageSize = Config::kPageSize;
-  static_assert(Config::kValueDim == kHeadDim, "a cache has keys and values of one headDim");
+  // Of ragged keys and values, only keys that turn are staged: prefill takes the values where they are.
+  static constexpr bool kPaged = kPageSize > 0;
+  static_assert(!kPaged || Config::kValueDim == kHeadDim, "a cache has keys and values of one headDim");
 
   // Vectors of 8 elements, or of 4 where pairs are no whole ones apart. Vectors are paired alike where nothing turns.
   static constexpr int kVector = Variant::kTurnsNeighbours || Variant::kRotaryDim % 16 == 0 ? 8 : 4;
@@ -36,7 +38,8 @@ struct Stage {
   static constexpr int kPieces = kHeadDim / (2 * kVector);  // pairs of vectors of a head
 
   static constexpr int kThreads = 128;
-  static constexpr int kAtOnce = 2;  // copies of a thread whose loads overlap
+  // Copies of a thread whose loads overlap: of wide vectors with angles there are registers for one.
+  static constexpr int kAtOnce = Hooks::kRotates && KvElement::kBytes == 2 ? 1 : 2;
   static constexpr int kBlocksPerSm = 8;
   static constexpr int kMostTokens = 64;  // of an item
   // About as many tokens as a block copies at once.
@@ -70,25 +73,18 @@ struct Stage {
   // Copies first, first + kThreads, ...: all loads before the first store, which the compiler may not move them over.
   static __device__ __forceinline__ void copy(const StageParams& params, const typename Hooks::Arguments& arguments,
                                               const StageItem& slice, int first, int copies) {
-    i32 page[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; i++) {
-      const int at = first + i * kThreads, position = slice.position + token_of(at);
-      if (at < copies) page[i] = load_ahead(params.pages + slice.page_offset + position / kPageSize);
-    }
+    i64 tokens[kAtOnce];
+    find(tokens, params, slice, first, copies);
     u32 key[kAtOnce][2][kWords], value[kAtOnce][2][kWords];
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
-      const int at = first + i * kThreads, position = slice.position + token_of(at);
+      const int at = first + i * kThreads;
       if (at < copies) {
-        const i64 from = checked_page<Config::kChecked>(params, page[i], slice.row + token_of(at), position);
-        const i64 head =
-            from * params.page_stride + position % kPageSize * params.token_stride + head_of(at) * params.head_stride;
 #pragma unroll
         for (int k = 0; k < 2; k++) {
-          const i64 element = head + element_of(at, k);
+          const i64 element = tokens[i] + head_of(at) * params.head_stride + element_of(at, k);
           load_once(key[i][k], params.key + element * KvElement::kBytes);
-          load_once(value[i][k], params.value + element * KvElement::kBytes);
+          if (kPaged) load_once(value[i][k], params.value + element * KvElement::kBytes);
         }
       }
     }
@@ -104,12 +100,39 @@ struct Stage {
           if (at % kPieces < Pairs::kParts) turn(x, at, slice.position + token_of(at), arguments);
         }
 #pragma unroll
-        for (int k = 0; k < 2; k++) store(params.staged_key + head + element_of(at, k), x[k]);
+        for (int k = 0; k < 2; k++) store_kept(params.staged_key + head + element_of(at, k), x[k]);
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; kPaged && k < 2; k++) {
           widen(x[k], value[i][k]);
-          store(params.staged_value + head + element_of(at, k), x[k]);
+          store_kept(params.staged_value + head + element_of(at, k), x[k]);
         }
+      }
+    }
+  }
+
+  // The elements at which the copies' tokens begin.
+  static __device__ __forceinline__ void find(i64 (&tokens)[kAtOnce], const StageParams& params, const StageItem& slice,
+                                              int first, int copies) {
+    if constexpr (kPaged) {
+      i32 page[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) {
+        const int at = first + i * kThreads, position = slice.position + token_of(at);
+        if (at < copies) page[i] = load_ahead(params.pages + slice.page_offset + position / kPageSize);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) {
+        const int at = first + i * kThreads, position = slice.position + token_of(at);
+        if (at < copies) {
+          const i64 from = checked_page<Config::kChecked>(params, page[i], slice.row + token_of(at), position);
+          tokens[i] = from * params.page_stride + position % kPageSize * params.token_stride;
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) {
+        const i64 row = slice.page_offset + slice.position + token_of(first + i * kThreads);
+        tokens[i] = row * params.token_stride;
       }
     }
   }
@@ -169,11 +192,14 @@ struct Stage {
   }
 
   template <int N>
-  static __device__ __forceinline__ void store(u16* to, const u32 (&x)[N]) {
+  static __device__ __forceinline__ void store_kept(u16* to, const u32 (&x)[N]) {
     if constexpr (N == 4) {
-      *reinterpret_cast<uint4*>(to) = make_uint4(x[0], x[1], x[2], x[3]);
+      asm volatile("st.global.L2::cache_hint.v4.u32 [%0], {%1,%2,%3,%4}, %5;" ::"l"(to), "r"(x[0]), "r"(x[1]),
+                   "r"(x[2]), "r"(x[3]), "l"(kEvictLast)
+                   : "memory");
     } else {
-      *reinterpret_cast<uint2*>(to) = make_uint2(x[0], x[1]);
+      asm volatile("st.global.L2::cache_hint.v2.u32 [%0], {%1,%2}, %3;" ::"l"(to), "r"(x[0]), "r"(x[1]), "l"(kEvictLast)
+                   : "memory");
     }
   }
 };

@@ -3,21 +3,6 @@ using FlashInfer.Tests.Variants;
 
 namespace FlashInfer.Tests;
 
-/// <summary>What a variant of the catalogue means, in fp64; what is null it does not do.</summary>
-internal sealed record Meaning
-{
-    public Func<double, LogitsContext, double>? Logit { get; init; }
-
-    public Func<LogitsContext, bool>? Keeps { get; init; }
-
-    public Func<int, double>? Sink { get; init; }
-
-    public Func<double, QueryContext, double>? Query { get; init; }
-
-    /// <summary>Of an element, where it stands, and the log-sum-exp.</summary>
-    public Func<double, OutputContext, double, double>? Output { get; init; }
-}
-
 /// <summary>A variant as a user writes it, through everything that the generator makes of it, and arguments of a plan.</summary>
 internal abstract partial class CatalogueCase(string name, AttentionVariant variant, Meaning meaning) : VariantCase
 {
@@ -27,30 +12,8 @@ internal abstract partial class CatalogueCase(string name, AttentionVariant vari
 
     public override bool ReplacesCausality => name is nameof(PrefixLmAttention);
 
-    public override OracleVariant Oracle(int kvHeads, int sequence, int qoIndex, int qoLen, int kvLen)
-    {
-        int group = Spec(name).Heads / kvHeads;
-        LogitsContext row = new()
-        {
-            Sequence = sequence,
-            QoIndex = qoIndex,
-            QoPosition = kvLen - qoLen + qoIndex,
-            QoLen = qoLen,
-            KvLen = kvLen,
-        };
-        return new OracleVariant(
-            (logit, head, token) =>
-            {
-                LogitsContext at = row with { Head = head, KvHead = head / group, KvPosition = token };
-                return meaning.Keeps?.Invoke(at) == false ? double.NegativeInfinity : meaning.Logit?.Invoke(logit, at) ?? logit;
-            },
-            meaning.Sink ?? (static _ => double.NegativeInfinity),
-            Query: meaning.Query is { } query ? (element, head, d) => query(element, TestVariantCase.Query(row, head, group, d)) : null,
-            Output: meaning.Output is { } output
-                ? (element, head, d, lse2) => output(element, TestVariantCase.Output(row, head, group, d), lse2)
-                : null
-        );
-    }
+    public override OracleVariant Oracle(int kvHeads, int sequence, int qoIndex, int qoLen, int kvLen) =>
+        meaning.Of(Spec(name).Heads / kvHeads, sequence, qoIndex, qoLen, kvLen);
 
     public override string ToString() => name;
 

@@ -108,6 +108,10 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
         }
     }
 
+    /// <summary>What <see cref="Queried"/> and <see cref="Gated"/> add.</summary>
+    private static double Moved(int place, int other, int head, int position, in TestArguments a) =>
+        place % 5 == other % 5 ? a.Slopes[head] : position % 2 / 8.0;
+
     private static TestArguments Read(VariantReader reader) =>
         new()
         {
@@ -247,11 +251,7 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
     {
         public override double Query(double element, in QueryContext at, in TestArguments a) =>
             (element * a.Temperature)
-            + (
-                (at.Element + at.QoIndex + at.KvLen) % 5 == (at.Sequence + at.KvHead + at.QoLen) % 5
-                    ? a.Slopes[at.Head]
-                    : at.QoPosition % 2 / 8.0
-            );
+            + Moved(at.Element + at.QoIndex + at.KvLen, at.Sequence + at.KvHead + at.QoLen, at.Head, at.QoPosition, a);
     }
 
     /// <summary>As <see cref="Queried"/>; what rows that see no key get, too.</summary>
@@ -270,11 +270,7 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
     {
         public override double Output(double element, in OutputContext at, double lse2, in TestArguments a) =>
             (element / (1 + Math.Pow(2, -lse2)))
-            + (
-                (at.Element + at.QoIndex + at.KvLen) % 5 == (at.Sequence + at.KvHead + at.QoLen) % 5
-                    ? a.Slopes[at.Head]
-                    : at.QoPosition % 2 / 8.0
-            );
+            + Moved(at.Element + at.QoIndex + at.KvLen, at.Sequence + at.KvHead + at.QoLen, at.Head, at.QoPosition, a);
     }
 
     private sealed class Everything()

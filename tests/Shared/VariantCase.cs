@@ -72,59 +72,17 @@ internal sealed class TestVariantCase(TestVariant variant, DecodeCase of) : Vari
     public override void Run(SingleDecode single, in RaggedTensors tensors, float? smScale) =>
         single.Run(tensors.Query, tensors.Key, tensors.Value, Arguments, tensors.Output, tensors.Lse, smScale);
 
-    public override OracleVariant Oracle(int kvHeads, int sequence, int qoIndex, int qoLen, int kvLen)
-    {
-        int group = _slopes.Length / kvHeads;
-        LogitsContext row = new()
+    public override OracleVariant Oracle(int kvHeads, int sequence, int qoIndex, int qoLen, int kvLen) =>
+        new Meaning
         {
-            Sequence = sequence,
-            QoIndex = qoIndex,
-            QoPosition = kvLen - qoLen + qoIndex,
-            QoLen = qoLen,
-            KvLen = kvLen,
-        };
-        return new OracleVariant(
-            (logit, head, token) =>
-            {
-                LogitsContext at = row with { Head = head, KvHead = head / group, KvPosition = token };
-                TestArguments a = Values;
-                return token >= variant.FirstKey(row, a) && variant.Keep(at, a) ? variant.Transform(logit, at, a) : double.NegativeInfinity;
-            },
-            head => variant.Sink(head, Values),
-            Query: variant.Hooks.HasFlag(VariantHooks.QueryTransform)
-                ? (element, head, d) => variant.Query(element, Query(row, head, group, d), Values)
+            Keeps = at => at.KvPosition >= variant.FirstKey(at, Values) && variant.Keep(at, Values),
+            Logit = (logit, at) => variant.Transform(logit, at, Values),
+            Sink = head => variant.Sink(head, Values),
+            Query = variant.Hooks.HasFlag(VariantHooks.QueryTransform) ? (element, at) => variant.Query(element, at, Values) : null,
+            Output = variant.Hooks.HasFlag(VariantHooks.OutputTransform)
+                ? (element, at, lse2) => variant.Output(element, at, lse2, Values)
                 : null,
-            Output: variant.Hooks.HasFlag(VariantHooks.OutputTransform)
-                ? (element, head, d, lse2) => variant.Output(element, Output(row, head, group, d), lse2, Values)
-                : null
-        );
-    }
-
-    public static QueryContext Query(LogitsContext row, int head, int group, int element) =>
-        new()
-        {
-            Head = head,
-            KvHead = head / group,
-            Sequence = row.Sequence,
-            QoIndex = row.QoIndex,
-            QoPosition = row.QoPosition,
-            QoLen = row.QoLen,
-            KvLen = row.KvLen,
-            Element = element,
-        };
-
-    public static OutputContext Output(LogitsContext row, int head, int group, int element) =>
-        new()
-        {
-            Head = head,
-            KvHead = head / group,
-            Sequence = row.Sequence,
-            QoIndex = row.QoIndex,
-            QoPosition = row.QoPosition,
-            QoLen = row.QoLen,
-            KvLen = row.KvLen,
-            Element = element,
-        };
+        }.Of(_slopes.Length / kvHeads, sequence, qoIndex, qoLen, kvLen);
 
     public override string ToString() =>
         $"{variant} (temperature {_temperature}, window {_window}, starts [{string.Join(", ", _starts)}], flips {_flips})";

@@ -53,14 +53,7 @@ internal readonly unsafe struct UnitVariant
     /// <param name="head">The head's place in its group.</param>
     public void Apply(Span<float> logits, int begin, int row, int head)
     {
-        LogitsContext at = new()
-        {
-            Sequence = _context.Sequence,
-            QoIndex = row - _context.FirstRow,
-            QoPosition = Position(row),
-            QoLen = _context.QoLen,
-            KvLen = _context.KvLen,
-        };
+        LogitsContext at = At(row, (_kvHead * _group) + head);
         if (Has(VariantHooks.FirstKey))
         {
             int hidden = (int)Math.Clamp((long)_variant!.FirstKey(at, new VariantReader(_arguments)) - begin, 0, logits.Length);
@@ -71,8 +64,7 @@ internal readonly unsafe struct UnitVariant
 
         if (ReplacesLogits)
         {
-            at = at with { Head = (_kvHead * _group) + head, KvHead = _kvHead, KvPosition = begin };
-            _variant!.Apply(logits, at, new VariantReader(_arguments));
+            _variant!.Apply(logits, at with { KvPosition = begin }, new VariantReader(_arguments));
         }
     }
 
@@ -86,29 +78,24 @@ internal readonly unsafe struct UnitVariant
     /// <param name="elements">The elements.</param>
     /// <param name="row">Row of the query token.</param>
     /// <param name="head">The query head.</param>
-    public void TransformQuery(Span<float> elements, int row, int head)
-    {
-        QueryContext at = new()
-        {
-            Head = head,
-            KvHead = _kvHead,
-            Sequence = _context.Sequence,
-            QoIndex = row - _context.FirstRow,
-            QoPosition = Position(row),
-            QoLen = _context.QoLen,
-            KvLen = _context.KvLen,
-        };
-        _variant!.TransformQuery(elements, at, new VariantReader(_arguments));
-    }
+    public void TransformQuery(Span<float> elements, int row, int head) =>
+        _variant!.TransformQuery(elements, QueryContext.Of(At(row, head)), new VariantReader(_arguments));
 
     /// <summary>Replaces the elements of the output of one query token and head.</summary>
     /// <param name="elements">The elements.</param>
     /// <param name="row">Row of the query token.</param>
     /// <param name="head">The query head.</param>
     /// <param name="lse2">Base-2 log-sum-exp of the row.</param>
-    public void TransformOutput(Span<float> elements, int row, int head, float lse2)
-    {
-        OutputContext at = new()
+    public void TransformOutput(Span<float> elements, int row, int head, float lse2) =>
+        _variant!.TransformOutput(elements, OutputContext.Of(At(row, head)) with { Lse2 = lse2 }, new VariantReader(_arguments));
+
+    /// <summary>The logit without a value that joins a head's softmax.</summary>
+    /// <param name="head">The query head.</param>
+    public float Sink(int head) => _variant!.Sink(head, new VariantReader(_arguments));
+
+    /// <summary>Where a query token and head stand.</summary>
+    private LogitsContext At(int row, int head) =>
+        new()
         {
             Head = head,
             KvHead = _kvHead,
@@ -117,14 +104,7 @@ internal readonly unsafe struct UnitVariant
             QoPosition = Position(row),
             QoLen = _context.QoLen,
             KvLen = _context.KvLen,
-            Lse2 = lse2,
         };
-        _variant!.TransformOutput(elements, at, new VariantReader(_arguments));
-    }
-
-    /// <summary>The logit without a value that joins a head's softmax.</summary>
-    /// <param name="head">The query head.</param>
-    public float Sink(int head) => _variant!.Sink(head, new VariantReader(_arguments));
 
     private bool Has(VariantHooks hooks) => _variant is not null && _variant.Does(hooks);
 }

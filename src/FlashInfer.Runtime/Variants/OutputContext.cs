@@ -29,4 +29,17 @@ public readonly record struct OutputContext
 
     /// <summary>Base-2 log-sum-exp of the row, its sink included; -infinity where the query token sees no key.</summary>
     public float Lse2 { get; init; }
+
+    /// <summary>The first element of a query token and head.</summary>
+    internal static OutputContext Of(in LogitsContext at) =>
+        new()
+        {
+            Head = at.Head,
+            KvHead = at.KvHead,
+            Sequence = at.Sequence,
+            QoIndex = at.QoIndex,
+            QoPosition = at.QoPosition,
+            QoLen = at.QoLen,
+            KvLen = at.KvLen,
+        };
 }

@@ -26,4 +26,17 @@ public readonly record struct QueryContext
 
     /// <summary>The element's place in the head's.</summary>
     public int Element { get; init; }
+
+    /// <summary>The first element of a query token and head.</summary>
+    internal static QueryContext Of(in LogitsContext at) =>
+        new()
+        {
+            Head = at.Head,
+            KvHead = at.KvHead,
+            Sequence = at.Sequence,
+            QoIndex = at.QoIndex,
+            QoPosition = at.QoPosition,
+            QoLen = at.QoLen,
+            KvLen = at.KvLen,
+        };
 }
