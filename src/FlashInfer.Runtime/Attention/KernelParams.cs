@@ -255,7 +255,7 @@ internal struct StageItem
     /// <summary>Position of the first token in its sequence.</summary>
     public int Position;
 
-    /// <summary>Where the sequence's pages start in the page table.</summary>
+    /// <summary>Where the sequence's pages start in the page table; ragged: row of its first key.</summary>
     public int PageOffset;
 }
 
@@ -263,19 +263,19 @@ internal struct StageItem
 [StructLayout(LayoutKind.Sequential)]
 internal struct StageParams
 {
-    /// <summary>Keys of one layer of the cache.</summary>
+    /// <summary>Keys of one layer of the cache, or ragged ones, [tokens, kvHeads, headDim].</summary>
     public nint Key;
 
-    /// <summary>Values of one layer of the cache.</summary>
+    /// <summary>Values of one layer of the cache; 0 when ragged: values stay where they are.</summary>
     public nint Value;
 
     /// <summary>Staged keys, [rows, kvHeads, headDim] of the query's type, turned where they turn; scales are not applied.</summary>
     public nint StagedKey;
 
-    /// <summary>As <see cref="StagedKey"/>, never turned.</summary>
+    /// <summary>As <see cref="StagedKey"/>, never turned; 0 when ragged.</summary>
     public nint StagedValue;
 
-    /// <summary>The cache's page table, int32.</summary>
+    /// <summary>The cache's page table, int32; 0 when ragged.</summary>
     public nint Pages;
 
     /// <summary><see cref="ListHeader"/> followed by <see cref="StageItem"/>s.</summary>
