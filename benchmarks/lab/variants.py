@@ -297,7 +297,9 @@ def oracle(variant, data, causal, turned_dtype=None):
         if variant.turn:
             dtype = turned_dtype or (torch.float16 if c.kv_dtype else gpu.DTYPES[c.dtype][0])
             qs = turned(qs.transpose(0, 1), length - queries, dtype, *variant.turn).transpose(0, 1)
-            ks = turned(ks.transpose(0, 1), 0, dtype, *variant.turn).transpose(0, 1)
+            # What is stored turns, and is rounded; then it is scaled.
+            scale = data.scales[0].double().repeat_interleave(c.heads // c.kv_heads)[:, None, None] if c.kv_dtype else 1.0
+            ks = turned((ks / scale).transpose(0, 1), 0, dtype, *variant.turn).transpose(0, 1) * scale
         x = qs @ ks.transpose(1, 2) / math.sqrt(c.dim)
         at.q, at.k = torch.arange(queries, device="cuda")[:, None], torch.arange(length, device="cuda")[None]
         at.position, at.mask = at.q + length - queries, all_masks[number]

@@ -93,9 +93,11 @@ struct PrefillConsumer {
 
       // The first block, with the last P V of the tile before.
       if (exists) {
-        mbarrier_wait(Layout::query_ready(base, query_part()), number & 1);
-        if (idle) clear_idle_rows(number);
-        if constexpr (kTransformsQuery) transform_query(number);
+        if constexpr (kTransformsQuery) {
+          transform_query(number);
+        } else {
+          wait_for_query(number);
+        }
       }
       if constexpr (Layout::kQueryInRegisters) {
         load_query();
@@ -274,7 +276,12 @@ struct PrefillConsumer {
     __syncwarp();
   }
 
-  // Lets the variant have its say on this warp's rows of Q, or turns them.
+  __device__ __forceinline__ void wait_for_query(u32 number) const {
+    mbarrier_wait(Layout::query_ready(base, query_part()), number & 1);
+    if (idle) clear_idle_rows(number);
+  }
+
+  // Waits for this warp's rows of Q, and lets the variant have its say on them, or turns them.
   __device__ __forceinline__ void transform_query(u32 number) const {
     using Elements = PrefillElements<Shape>;
     const Tile tile = Layout::tile(base, number);
@@ -285,8 +292,9 @@ struct PrefillConsumer {
              Shape::swizzled(chunk % Shape::kRowChunks, row) * 16;
     };
     if constexpr (kTurnsQuery) {
-      Elements::turn_query(params, tile, context, warp_row(), end, address);
+      Elements::turn_query(params, tile, context, warp_row(), end, address, [&] { wait_for_query(number); });
     } else {
+      wait_for_query(number);
       Elements::transform_query(params, tile, context, warp_row(), end, address);
     }
     async_proxy_fence();  // before products, or the next Q's copy

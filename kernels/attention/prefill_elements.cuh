@@ -38,17 +38,34 @@ struct PrefillElements {
     }
   }
 
-  // Turns them with their positions.
-  template <typename Address>
+  // Turns them with their positions, once `wait` has returned: angles are there before. Rows of a query token follow one another: a lane takes
+  // so many of them that share an angle.
+  template <typename Address, typename Wait>
   static __device__ __forceinline__ void turn_query(const PrefillParams& params, const Tile& tile,
-                                                    const ItemContext& context, int first, int end, Address address) {
+                                                    const ItemContext& context, int first, int end, Address address,
+                                                    Wait wait) {
     using Row = RotaryRow<typename Shape::Variant, Shape::kHeadDim, false>;
+    constexpr int kRows = greatest_divisor(Shape::kPack, 4);
+    const int count = (end - first) / kRows * Row::kParts;
+    float2 angles[Row::Pairs::kPairs];
+    int i = lane_now();
+    const auto take = [&] {
+      Row::Pairs::set(angles, i % Row::kParts,
+                      Hooks::position(context, tile.item.row + Tile::token_of(first + i / Row::kParts * kRows)),
+                      Hooks::arguments(params.variant));
+    };
+    take();
+    wait();
 #pragma unroll 1
-    for (int i = first * Row::kParts + lane_now(); i < end * Row::kParts; i += 32) {
-      const int row = i / Row::kParts;
-      Row::template turn<typename Shape::MathElement>(
-          i % Row::kParts, [&](int chunk) { return address(row, chunk); },
-          Hooks::position(context, tile.item.row + Tile::token_of(row)), Hooks::arguments(params.variant));
+    while (i < count) {
+      const int row = first + i / Row::kParts * kRows, part = i % Row::kParts;
+#pragma unroll
+      for (int r = 0; r < kRows; r++) {
+        Row::template turn<typename Shape::MathElement>(
+            part, [&](int chunk) { return address(row + r, chunk); }, angles);
+      }
+      i += 32;
+      if (i < count) take();
     }
   }
 

@@ -61,7 +61,7 @@ struct PrefillRing {
     if (kTurns > 1) place.skip(warp);
   }
 
-  // The blocks of a tile, if it is one, are next. Nothing here waits for what it loads.
+  // The blocks of a tile, if it is one, are next. Nothing here waits for what it loads, unless it is checked.
   __device__ __forceinline__ void turn_to(const Tile& tile) {
     n += Layout::blocks_of(tile);
     const int begin = tile.item.begin + tile.start_of(n);
@@ -111,10 +111,6 @@ struct PrefillRing {
   template <Copies kCopies>
   __device__ __forceinline__ void issue(int settled) {
     if constexpr (Shape::kPaged) {
-#pragma unroll
-      for (int i = 0; i < kWords; i++) {
-        if (pages[i] >= 0) pages[i] = checked_page<Shape::kChecked>(params, pages[i], row, first + i * kWordTokens);
-      }
       wait();
       if constexpr (Layout::kGathers) {
         gather.copy(params, first, pages, target(), full());
@@ -173,7 +169,10 @@ struct PrefillRing {
     return Layout::kGathers ? Gather::token_of(threadIdx.x & 31) : threadIdx.x & 31;
   }
   static __device__ __forceinline__ bool has(int i) { return kShare >= 32 * (i + 1) || mine() + 32 * i < kShare; }
-  __device__ __forceinline__ i32 page_of(u32 token) const { return __ldg(table + token / Shape::kPageSize); }
+  // Checked here, though that waits: below 0 is none, whatever the table has.
+  __device__ __forceinline__ i32 page_of(u32 token) const {
+    return checked_page<Shape::kChecked>(params, __ldg(table + token / Shape::kPageSize), row, token);
+  }
 
   __device__ __forceinline__ u32 target() const { return base + kOffset + place.slot * kBytes; }
   __device__ __forceinline__ u32 full() const {

@@ -192,9 +192,14 @@ struct RotaryRow {
   template <typename Element, typename ChunkAt>
   static __device__ __forceinline__ void turn(int part, const ChunkAt& chunk_at, u32 position,
                                               const typename Pairs::Arguments& arguments) {
-    const u32 first = address(chunk_at, part * kVector), second = address(chunk_at, part * kVector + Pairs::kApart);
     float2 angles[Pairs::kPairs];
     Pairs::set(angles, part, position, arguments);
+    turn<Element>(part, chunk_at, angles);
+  }
+  template <typename Element, typename ChunkAt>
+  static __device__ __forceinline__ void turn(int part, const ChunkAt& chunk_at,
+                                              const float2 (&angles)[Pairs::kPairs]) {
+    const u32 first = address(chunk_at, part * kVector), second = address(chunk_at, part * kVector + Pairs::kApart);
     u32 x[kVector / 2], y[kVector / 2];
     load_shared(x, first);
     load_shared(y, second);

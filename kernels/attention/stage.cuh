@@ -4,7 +4,7 @@
 // Grid: as many blocks as run at once, or fewer. An item is cut into slices of a few tokens; a block takes slices blockIdx.x, blockIdx.x +
 //   gridDim.x, ...
 // Block: kThreads threads, each moving two vectors of K and two of V at a time: of K those that turn together. No shared memory, no barrier.
-// Memory bound: what is read is read once and leaves the L2 first, so that what is written may still be there for prefill.
+// Memory bound: what is read is read once and leaves the L2 first; what is written stays until prefill reads it, and is whole lines by then.
 #pragma once
 
 #include "attention/rotary.cuh"
@@ -104,11 +104,11 @@ struct Stage {
           if (at % kPieces < Pairs::kParts) turn(x, at, slice.position + token_of(at), arguments);
         }
 #pragma unroll
-        for (int k = 0; k < 2; k++) store(params.staged_key + head + element_of(at, k), x[k]);
+        for (int k = 0; k < 2; k++) store_kept(params.staged_key + head + element_of(at, k), x[k]);
 #pragma unroll
         for (int k = 0; k < 2; k++) {
           widen(x[k], value[i][k]);
-          store(params.staged_value + head + element_of(at, k), x[k]);
+          store_kept(params.staged_value + head + element_of(at, k), x[k]);
         }
       }
     }
@@ -169,11 +169,14 @@ struct Stage {
   }
 
   template <int N>
-  static __device__ __forceinline__ void store(u16* to, const u32 (&x)[N]) {
+  static __device__ __forceinline__ void store_kept(u16* to, const u32 (&x)[N]) {
     if constexpr (N == 4) {
-      *reinterpret_cast<uint4*>(to) = make_uint4(x[0], x[1], x[2], x[3]);
+      asm volatile("st.global.L2::cache_hint.v4.u32 [%0], {%1,%2,%3,%4}, %5;" ::"l"(to), "r"(x[0]), "r"(x[1]),
+                   "r"(x[2]), "r"(x[3]), "l"(kEvictLast)
+                   : "memory");
     } else {
-      *reinterpret_cast<uint2*>(to) = make_uint2(x[0], x[1]);
+      asm volatile("st.global.L2::cache_hint.v2.u32 [%0], {%1,%2}, %3;" ::"l"(to), "r"(x[0]), "r"(x[1]), "l"(kEvictLast)
+                   : "memory");
     }
   }
 };

@@ -167,6 +167,47 @@ public sealed class KernelCommandTests
     }
 
     [Fact]
+    public void Modules_lists_kernels_for_the_architectures_that_they_serve()
+    {
+        using TemporaryFolder cache = new();
+
+        ToolResult result = ToolProcess.RunBare(
+            "modules",
+            ToolProcess.Sandbox,
+            "--json",
+            "--kernels",
+            "PrefillPaged",
+            "-a",
+            "sm_80,sm_90a",
+            "--cache-dir",
+            cache.Path
+        );
+
+        Assert.Equal(0, result.ExitCode);
+        (string Unit, string Architecture)[] kernels =
+        [
+            .. result
+                .Json.GetProperty("configs")
+                .EnumerateArray()
+                .Single(static c => c.GetProperty("type").GetString()!.EndsWith("QuantisedAttention", StringComparison.Ordinal))
+                .GetProperty("kernels")
+                .EnumerateArray()
+                .Select(static kernel => (kernel.GetProperty("unit").GetString()!, kernel.GetProperty("architecture").GetString()!)),
+        ];
+        const string Suffix = "bf16_e4m3_h16_kv8_d96_p16";
+        Assert.Equal(
+            [
+                ($"fi_append_{Suffix}", "sm_80"),
+                ($"fi_prefill_paged_{Suffix}", "sm_80"),
+                ($"fi_append_{Suffix}", "sm_90a"),
+                ($"fi_prefill_paged_{Suffix}", "sm_90a"),
+                ($"fi_prefill_staged_{Suffix}", "sm_90a"),
+            ],
+            kernels
+        );
+    }
+
+    [Fact]
     public void Inspect_shows_the_CUDA_unit()
     {
         ToolResult result = ToolProcess.RunBare("inspect", ToolProcess.Sandbox, Append);

@@ -75,26 +75,34 @@ internal sealed class StagedScenario : IDisposable
         }
     }
 
-    /// <summary>In checked mode, what is said of a page table that something has written over.</summary>
+    /// <summary>In checked mode, what is said of a page table that something has written over, whether it is read to stage or not.</summary>
     public static void CheckPoisoned(Device device, DecodeCase one)
     {
         Assert.True(device.IsChecked);
         using StagedScenario scenario = new(device, one);
-        scenario.Check([128, 1, 65, 2, 9], stages: true, graph: null);
-
+        int[] queryTokens = [128, 1, 65, 2, 9];
+        scenario.Check(queryTokens, stages: true, graph: null);
         Sequence sequence = scenario._sequences[2];
         int token = 2 * one.PageSize;
-        scenario.Poison(sequence, 2, -7);
-        DeviceAssertException e = Assert.Throws<DeviceAssertException>(() => scenario.Check([128, 1, 65, 2, 9], stages: true, graph: null));
+        foreach (PrefillWrapper wrapper in (PrefillWrapper[])[scenario._staging, scenario._never])
+        {
+            foreach (int page in (int[])[scenario._cache.TotalPages, -1, -7, int.MaxValue, int.MinValue])
+            {
+                scenario.Poison(sequence, 2, page);
+                DeviceAssertException e = Assert.Throws<DeviceAssertException>(() =>
+                    scenario.Run(queryTokens.Sum(), (q, o, lse) => wrapper.Run(1, q, o, lse))
+                );
 
-        Assert.Equal("BatchPrefillWithPagedKvCache.Run", e.Operation);
-        Assert.Same(sequence, e.Sequence);
-        Assert.Equal((0, -7), (e.Layer, e.Page));
-        Assert.InRange(e.Token!.Value, token, token + one.PageSize - 1);
+                Assert.Equal("BatchPrefillWithPagedKvCache.Run", e.Operation);
+                Assert.Same(sequence, e.Sequence);
+                Assert.Equal((1, page), (e.Layer, e.Page));
+                Assert.InRange(e.Token!.Value, token, token + one.PageSize - 1);
+            }
+        }
 
         // One violation is told once, and does not stay.
         scenario.Poison(sequence, 2, sequence.Pages[2]);
-        scenario.Check([128, 1, 65, 2, 9], stages: true, graph: null);
+        scenario.Check(queryTokens, stages: true, graph: null);
     }
 
     public void Dispose()
