@@ -31,16 +31,46 @@ internal static class OptionBench
             int length = option == AttentionOptions.SlidingWindow ? 8192 : 2048;
             yield return Measure(device, gpu, option, PrefillCase.Uniform(32, 8, 128, 1, length) with { PageSize = 16 });
         }
+
+        PrefillCase usual = PrefillCase.Square(32, 8, 4, 4096) with { PageSize = 16 };
+        foreach (
+            (PrefillCase measured, AttentionOptions option) in new[]
+            {
+                (usual with { PageSize = 1 }, AttentionOptions.None),
+                (usual with { KvDtype = DType.Float8E4M3 }, AttentionOptions.None),
+                (usual, AttentionOptions.Rope),
+            }
+        )
+        {
+            foreach (Row row in Staged(device, gpu, option, measured, usual))
+            {
+                yield return row;
+            }
+        }
     }
 
-    private static AttentionSpec Spec(AttentionOptions option) => new(32, 8, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(option));
+    private static AttentionSpec Spec(AttentionOptions option, PrefillCase measured) =>
+        new(
+            measured.Heads,
+            measured.KvHeads,
+            measured.HeadDim,
+            measured.PageSize!.Value,
+            measured.Dtype,
+            measured.KvDtype,
+            variant: AttentionVariant.Of(option)
+        );
 
     /// <summary>Compiles all kernels at once.</summary>
     private static void Warmup(Device device) =>
         Task.WaitAll([
             .. s_options
                 .Append(AttentionOptions.None)
-                .Select(option => device.WarmupAsync(Spec(option), KernelKinds.PrefillPaged | KernelKinds.Decode)),
+                .Select(option =>
+                    device.WarmupAsync(
+                        Spec(option, PrefillCase.Square(32, 8, 1, 1) with { PageSize = 16 }),
+                        KernelKinds.PrefillPaged | KernelKinds.Decode
+                    )
+                ),
         ]);
 
     private static Row Measure(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured)
@@ -58,6 +88,29 @@ internal static class OptionBench
         }.With(timings[0]);
     }
 
+    /// <summary>Keys and values that are gathered, widened or turned: once, ahead of the launch, or by each tile for itself.</summary>
+    private static Row[] Staged(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured, PrefillCase usual)
+    {
+        using Step plain = new(device, gpu, AttentionOptions.None, usual);
+        using Step staged = new(device, gpu, option, measured);
+        using Step alone = new(device, gpu, option, measured, maxStagedTokens: 0);
+        Timing[] timings = Timing.InTurn(staged.Round.Us, alone.Round.Us, plain.Round.Us);
+        string what = option == AttentionOptions.None ? measured.Name : $"{measured.Name} {option}";
+        return [Row(staged, "staged", timings[0]), Row(alone, "not staged", timings[1])];
+
+        Row Row(Step step, string how, Timing timing)
+        {
+            JsonObject parameters = measured.Params;
+            parameters["variant"] = option.ToString();
+            parameters["stagedTokens"] = step.StagedTokens;
+            return new Row("options", $"{what}, {how}", parameters)
+            {
+                Peer = "own attention over pages of 16 in bf16",
+                PeerUs = timings[2].Us,
+            }.With(timing);
+        }
+    }
+
     /// <summary>A step of prefill, or of decode where each sequence has one query token.</summary>
     private sealed class Step : IDisposable
     {
@@ -66,15 +119,16 @@ internal static class OptionBench
         private readonly DeviceTensor _query;
         private readonly DeviceTensor _output;
 
-        public Step(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured)
+        public Step(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured, int? maxStagedTokens = null)
         {
-            AttentionSpec spec = Spec(option);
+            AttentionSpec spec = Spec(option, measured);
             int rows = measured.QueryTokens.Sum();
             _workload = new Workload(device, gpu, spec, measured.Lengths, targetBytes: 0);
             _attention =
-                rows == measured.Lengths.Length
-                    ? new BatchDecodeWithPagedKvCache(_workload.Cache, rows)
-                    : new BatchPrefillWithPagedKvCache(_workload.Cache, measured.Lengths.Length, rows);
+                rows == measured.Lengths.Length ? new BatchDecodeWithPagedKvCache(_workload.Cache, rows)
+                : maxStagedTokens is { } most
+                    ? new BatchPrefillWithPagedKvCache(_workload.Cache, measured.Lengths.Length, rows, maxStagedTokens: most)
+                : new BatchPrefillWithPagedKvCache(_workload.Cache, measured.Lengths.Length, rows);
             _query = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
             _output = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
             gpu.Fill(_query.View, 99);
@@ -92,6 +146,8 @@ internal static class OptionBench
         }
 
         public GraphRound Round { get; }
+
+        public long StagedTokens => _attention is BatchPrefillWithPagedKvCache prefill ? prefill.PlanInfo.StagedTokens : 0;
 
         public void Dispose()
         {

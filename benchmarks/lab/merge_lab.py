@@ -57,11 +57,9 @@ class Launch:
         self.kernel.launch(self.params, self.blocks, overlaps)
 
 
-def oracle(first, others, mask):
+def oracle(first, others):
     lse = torch.cat([first[1].double()[:, None], others[1].double()], 1)
     output = torch.cat([first[0].double()[:, None], others[0].double()], 1)
-    if mask is not None:
-        lse[mask == 0, 1:] = -torch.inf
     high = lse.amax(1, keepdim=True)
     weights = torch.exp2(lse - torch.where(high > -torch.inf, high, 0.0))
     total = weights.sum(1)
@@ -81,14 +79,18 @@ def check(kernels):
         empty[0][:3], empty[1][:3] = True, True  # nothing to merge at all
         for state, none in zip((first, others), empty):
             state[1][none], state[0][none] = -torch.inf, torch.nan
-        mask = (torch.rand(rows, device="cuda") < 0.5).int() if masked else None
-        expected = oracle(first, others, mask)
+        mask = (torch.rand(rows, device="cuda") < 0.5).int() if masked and place else None
+        merges = mask > 0 if mask is not None else torch.ones(rows, device="cuda", dtype=torch.bool)
+        expected = [t[merges] for t in oracle(first, others)]
+        left_alone = [t[~merges].clone() for t in first]
         result = first if place else (torch.full_like(first[0], torch.nan), torch.full_like(first[1], torch.nan))
         Launch(kernels[dtype], first, others, result, mask).run(overlaps=False)
         torch.cuda.synchronize()
+        same = all(torch.equal(now[~merges].nan_to_num(7), before.nan_to_num(7)) for now, before in zip(result, left_alone)) or not place
+        result = [t[merges] for t in result]
         error = (result[0].double() - expected[0]).norm() / expected[0].norm()
         none = expected[1] == -torch.inf
-        same = torch.equal(result[1] == -torch.inf, none) and not result[0][none].any()
+        same &= torch.equal(result[1] == -torch.inf, none) and not result[0][none].any()
         lse = (result[1] - expected[1])[~none].abs().max()
         assert same and error < TOLERANCES[dtype] and lse < 1e-5, f"{dtype} dim {dim}, {count} others, in place {place}, mask {masked}: {error:.2e}, LSE {lse:.2e}, empty {same}"
 
@@ -111,7 +113,7 @@ def check_ragged(kernels):
             if mine.start == mine.stop:
                 assert not result[0][row].any() and (result[1][row] == -torch.inf).all(), f"{dtype} row {row} has no state"
                 continue
-            expected = oracle((output[mine.start:mine.start + 1], lse[mine.start:mine.start + 1]), (output[mine.start + 1 : mine.stop][None], lse[mine.start + 1 : mine.stop][None]), None)
+            expected = oracle((output[mine.start:mine.start + 1], lse[mine.start:mine.start + 1]), (output[mine.start + 1 : mine.stop][None], lse[mine.start + 1 : mine.stop][None]))
             none = expected[1][0] == -torch.inf
             error = (result[0][row].double() - expected[0][0]).norm() / max(expected[0].norm(), 1e-9)
             assert torch.equal(result[1][row] == -torch.inf, none) and error < TOLERANCES[dtype], f"{dtype} dim {dim} row {row}: {error:.2e}"

@@ -66,9 +66,9 @@ struct MergeStates {
     wait_for_dependency();
     for (u32 start = blockIdx.x * pairs; start < total; start += gridDim.x * pairs) {
       const u32 at = start + mine;
-      const bool lives = mine < pairs && at < total;
-      MergedState<Chunk::kElements> merged;
       const Pair pair = {at / params.heads, at % params.heads};
+      const bool lives = mine < pairs && at < total && (params.mask == nullptr || params.mask[pair.row] != 0);
+      MergedState<Chunk::kElements> merged;
       if (lives) {
         const Range range = states(params, pair.row);
         if (range.others >= 0) {
@@ -111,7 +111,7 @@ struct MergeStates {
       const int begin = max(params.indptr[row], 0), end = min(params.indptr[row + 1], params.others);
       return {begin, end - begin - 1};
     }
-    return {row, params.mask == nullptr || params.mask[row] != 0 ? params.others : 0};
+    return {row, params.others};
   }
 
   static __device__ __forceinline__ State first(const MergeStatesParams& params, const Range& range, i64 head,

@@ -11,7 +11,7 @@
 //   the preparer's threads), and of what is widened one that consumers have read it: empty is then the preparer's word.
 //   For items every thread arrives: racecheck does not see that __syncwarp orders the others' accesses before one's arrival.
 // Named barriers: 1 zeroed rows of V, all consumers; for each consumer its turn on the tensor cores, and its partial states.
-// Programmatic dependent launch: before the wait only the barriers, the maps and the list's scale; of decode also items,
+// Programmatic dependent launch: before the wait only the barriers, the maps, the list's scale and count; of decode also items,
 //   page ids, and keys and values of earlier steps, as decode.cuh.
 #pragma once
 
@@ -34,6 +34,7 @@ struct HopperPrefill {
   static __device__ __forceinline__ void run(const PrefillParams& params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     const u32 base = shared_address(shared);
+    const i32 items = load_ahead(&params.plan->count);
     if (threadIdx.x == 0) {
       prefetch_tensor_map(params.query_map);
       prefetch_tensor_map(params.key_map);
@@ -43,6 +44,10 @@ struct HopperPrefill {
     }
     __syncthreads();  // nobody waits on a barrier before it is initialised
     launch_dependents();
+    if (items == 0) {  // of a graph that has other kernels for this plan; consumers would multiply a block of nothing
+      wait_for_dependency();
+      return;
+    }
     if (threadIdx.x < 128) {
       if (Layout::kConsumers > 1) yield_registers<Layout::kProducerRegisters>();
       if (threadIdx.x < Layout::kProducerWarps * 32) PrefillProducer<Shape>(params, base).run();

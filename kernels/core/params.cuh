@@ -194,7 +194,7 @@ struct MergeStatesParams {
   const float* other_lse;  // [rows, others, heads]
   u8* output;              // [rows, heads, headDim]; may be first
   float* lse;              // [rows, heads]; null when not wanted; may be first_lse
-  const i32* mask;         // [rows]: 0 where the first state is the result; null for none
+  const i32* mask;         // [rows]: 0 where nothing is written, as the first state is the output; null for none
   const i32* indptr;       // [rows + 1]: where the states of each row begin; null where all have as many
   i64 first_row_stride;
   i64 first_head_stride;

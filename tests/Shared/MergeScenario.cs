@@ -40,7 +40,16 @@ internal sealed class MergeScenario<T>(Device device, int seed, Func<float, T> f
         merges.View.CopyFrom(mask);
         Copy(two, output, lse);
         AttentionStates.MergeStateInPlace(output, lse, two.Output(1), two.Lse(1), merges);
-        Check(two, row => mask[row] != 0 ? 2 : 1, output, lse, $"in place, masked: {what}");
+        foreach (int pair in Enumerable.Range(0, two.Pairs).Where(pair => mask[pair / heads] == 0))
+        {
+            Assert.Equal(two.HostOutput(pair, 0), output.View.ToArray().AsSpan(pair * headDim, headDim).ToArray().Select(to));
+            Assert.Equal(two.HostLse(pair, 0), lse.View.ToArray()[pair]);
+        }
+
+        // What was left alone, once more with all, so that all can be checked.
+        merges.View.CopyFrom([.. mask.Select(merged => merged == 0 ? 1 : 0)]);
+        AttentionStates.MergeStateInPlace(output, lse, two.Output(1), two.Lse(1), merges);
+        Check(two, row => 2, output, lse, $"in place, masked: {what}");
         Copy(two, output, lse);
         AttentionStates.MergeStateInPlace(output, lse, two.Output(1), two.Lse(1));
         Check(two, row => 2, output, lse, $"in place: {what}");

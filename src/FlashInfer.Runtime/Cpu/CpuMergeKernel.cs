@@ -43,6 +43,11 @@ internal sealed unsafe class CpuMergeKernel<TElement>(CpuWorkerPool pool) : Merg
         public override void Execute(nint args, int unit, int worker)
         {
             ref readonly MergeStatesParams p = ref *(MergeStatesParams*)args;
+            if (p.Mask != 0 && ((int*)p.Mask)[unit] == 0)
+            {
+                return;
+            }
+
             float* merged = stackalloc float[p.HeadDim];
             float* state = stackalloc float[p.HeadDim];
             (long first, int others) = States(p, unit);
@@ -61,7 +66,7 @@ internal sealed unsafe class CpuMergeKernel<TElement>(CpuWorkerPool pool) : Merg
                 return (begin, Math.Min(((int*)p.Indptr)[row + 1], p.Others) - begin - 1);
             }
 
-            return (row, p.Mask != 0 && ((int*)p.Mask)[row] == 0 ? 0 : p.Others);
+            return (row, p.Others);
         }
 
         private static void Merge(

@@ -4,15 +4,16 @@ namespace FlashInfer.Tests.Fuzz;
 
 /// <summary>
 /// What a fuzzed variant is asked: words that C# and CUDA read alike. First its spans (8 ints, 8 uints, 8 floats, 8 bytes, 8 bools), then
-/// rows of a logit's context (8 words, as <c>LogitsContext</c> of the kernels has them), the logit and the scalars.
+/// rows of a logit's context (8 words, as <c>LogitsContext</c> of the kernels has them), the logit, the scalars, and what an element of query or
+/// output has besides: its place and the log-sum-exp.
 /// </summary>
 internal static class FuzzData
 {
     public const int SpanWords = (3 * FuzzProgram.SpanLength) + (2 * FuzzProgram.SpanLength / sizeof(uint));
-    public const int RowWords = 8 + 1 + 7;
+    public const int RowWords = 8 + 1 + 7 + 2;
 
-    /// <summary>Words of a row's answer: transform, mask, first key, sink.</summary>
-    public const int ResultWords = 4;
+    /// <summary>Words of a row's answer: transform, mask, first key, sink, element of the query, of the output.</summary>
+    public const int ResultWords = 6;
 
     /// <summary>
     /// The C# that asks: a class Driver whose method Run fills in the answers and which of them are not to be compared since C# threw.
@@ -24,9 +25,9 @@ internal static class FuzzData
             {
                 ReadOnlySpan<byte> bytes = System.Runtime.InteropServices.MemoryMarshal.AsBytes(data.AsSpan(24, 4));
                 ReadOnlySpan<bool> bools = System.Runtime.InteropServices.MemoryMarshal.Cast<byte, bool>(bytes[8..]);
-                for (int row = 0; row < results.Length / 4; row++)
+                for (int row = 0; row < results.Length / 6; row++)
                 {
-                    ReadOnlySpan<uint> w = data.AsSpan(28 + row * 16, 16);
+                    ReadOnlySpan<uint> w = data.AsSpan(28 + row * 18, 18);
                     LogitsContext at = new()
                     {
                         Head = (int)w[0],
@@ -37,6 +38,29 @@ internal static class FuzzData
                         KvPosition = (int)w[5],
                         QoLen = (int)w[6],
                         KvLen = (int)w[7],
+                    };
+                    QueryContext query = new()
+                    {
+                        Head = at.Head,
+                        KvHead = at.KvHead,
+                        Sequence = at.Sequence,
+                        QoIndex = at.QoIndex,
+                        QoPosition = at.QoPosition,
+                        QoLen = at.QoLen,
+                        KvLen = at.KvLen,
+                        Element = (int)w[16],
+                    };
+                    OutputContext output = new()
+                    {
+                        Head = at.Head,
+                        KvHead = at.KvHead,
+                        Sequence = at.Sequence,
+                        QoIndex = at.QoIndex,
+                        QoPosition = at.QoPosition,
+                        QoLen = at.QoLen,
+                        KvLen = at.KvLen,
+                        Element = (int)w[16],
+                        Lse2 = BitConverter.UInt32BitsToSingle(w[17]),
                     };
                     Subject.Arguments a = new()
                     {
@@ -53,21 +77,23 @@ internal static class FuzzData
                         Bytes = bytes[..8],
                         Bools = bools,
                     };
-                    for (int hook = 0; hook < 4; hook++)
+                    for (int hook = 0; hook < 6; hook++)
                     {
                         try
                         {
-                            results[row * 4 + hook] = hook switch
+                            results[row * 6 + hook] = hook switch
                             {
                                 0 => BitConverter.SingleToUInt32Bits(Subject.Transform(BitConverter.UInt32BitsToSingle(w[8]), at, a)),
                                 1 => Subject.Keep(at, a) ? 1u : 0u,
                                 2 => (uint)Subject.FirstKey(at, a),
-                                _ => BitConverter.SingleToUInt32Bits(Subject.Sink((int)w[0], a)),
+                                3 => BitConverter.SingleToUInt32Bits(Subject.Sink((int)w[0], a)),
+                                4 => BitConverter.SingleToUInt32Bits(Subject.QueryElement(BitConverter.UInt32BitsToSingle(w[8]), query, a)),
+                                _ => BitConverter.SingleToUInt32Bits(Subject.OutputElement(BitConverter.UInt32BitsToSingle(w[8]), output, a)),
                             };
                         }
                         catch (Exception e) when (e is ArithmeticException or IndexOutOfRangeException or ArgumentException)
                         {
-                            threw[row * 4 + hook] = true;
+                            threw[row * 6 + hook] = true;
                         }
                     }
                 }
@@ -79,7 +105,7 @@ internal static class FuzzData
     public const string Evaluate = """
         template <typename Variant>
         __device__ void evaluate(const unsigned* data, unsigned* results, int row) {
-          const unsigned* w = data + 28 + row * 16;
+          const unsigned* w = data + 28 + row * 18;
           flashinfer::LogitsContext at;
           at.head = w[0];
           at.kv_head = w[1];
@@ -89,6 +115,16 @@ internal static class FuzzData
           at.kv_position = w[5];
           at.qo_len = w[6];
           at.kv_len = w[7];
+          flashinfer::OutputContext output;
+          output.head = at.head;
+          output.kv_head = at.kv_head;
+          output.sequence = at.sequence;
+          output.qo_index = at.qo_index;
+          output.qo_position = at.qo_position;
+          output.qo_len = at.qo_len;
+          output.kv_len = at.kv_len;
+          output.element = w[16];
+          output.lse2 = flashinfer::csharp::from_bits(w[17]);
           typename Variant::Arguments a;
           a.a = w[9];
           a.b = w[10];
@@ -103,11 +139,13 @@ internal static class FuzzData
           a.floats = {reinterpret_cast<const float*>(data + 16), 8, 0};
           a.bytes = {bytes, 8, 0};
           a.bools = {reinterpret_cast<const bool*>(bytes + 8), 8, 0};
-          unsigned* out = results + row * 4;
+          unsigned* out = results + row * 6;
           out[0] = flashinfer::csharp::bits(Variant::transform(flashinfer::csharp::from_bits(w[8]), at, a));
           out[1] = Variant::keep(at, a) ? 1 : 0;
           out[2] = Variant::first_key(at, a);
           out[3] = flashinfer::csharp::bits(Variant::sink(w[0], a));
+          out[4] = flashinfer::csharp::bits(Variant::transform_query(flashinfer::csharp::from_bits(w[8]), output, a));
+          out[5] = flashinfer::csharp::bits(Variant::transform_output(flashinfer::csharp::from_bits(w[8]), output, a));
         }
 
         """;
@@ -190,6 +228,8 @@ internal static class FuzzData
             w[13] = Float(random);
             w[14] = Float(random);
             w[15] = (uint)random.Next(2);
+            w[16] = (uint)random.Next(512);
+            w[17] = Float(random);
         }
 
         return data;

@@ -50,8 +50,10 @@ internal sealed class FuzzProgram
         "MathF.PI",
     ];
 
-    private static readonly string[] s_context = ["Sequence", "QoIndex", "QoPosition", "QoLen", "KvLen"];
-    private static readonly string[] s_keyContext = ["KvPosition", "Head", "KvHead"];
+    // What contexts have of integers: of a query token, of its logit with a key, of an element of its query or output.
+    private static readonly string[] s_rowContext = ["Sequence", "QoIndex", "QoPosition", "QoLen", "KvLen"];
+    private static readonly string[] s_keyContext = [.. s_rowContext, "KvPosition", "Head", "KvHead"];
+    private static readonly string[] s_elementContext = [.. s_rowContext, "Element", "Head", "KvHead"];
 
     private readonly Random _random;
     private readonly bool _exactOnly;
@@ -60,8 +62,8 @@ internal sealed class FuzzProgram
     private readonly List<Variable> _scope = [];
     private int _names;
     private int _indent = 1;
-    private bool _hasContext;
-    private bool _hasKey;
+    private string[] _context = [];
+    private bool _hasLse;
     private bool _isHook;
     private int _loops;
 
@@ -115,21 +117,35 @@ internal sealed class FuzzProgram
         {
             Method helper = new($"Helper{i}", Pick<Kind>(), [.. Enumerable.Range(0, 1 + _random.Next(3)).Select(_ => Pick<Kind>())]);
             string parameters = string.Join(", ", helper.Parameters.Select(static (kind, i) => $"{Type(kind)} p{i}"));
-            Function("", helper.Result, $"{helper.Name}({parameters}, in Arguments a)", helper.Parameters, false, false);
+            Function("", helper.Result, $"{helper.Name}({parameters}, in Arguments a)", helper.Parameters, []);
             _helpers.Add(helper);
         }
 
-        Function("LogitsTransform", Kind.Float, "Transform(float p0, in LogitsContext at, in Arguments a)", [Kind.Float], true, true);
-        Function("LogitsMask", Kind.Bool, "Keep(in LogitsContext at, in Arguments a)", [], true, true);
-        Function("FirstKey", Kind.Int, "FirstKey(in LogitsContext at, in Arguments a)", [], true, false);
-        Function("AttentionSink", Kind.Float, "Sink(int p0, in Arguments a)", [Kind.Int], false, false);
+        Function("LogitsTransform", Kind.Float, "Transform(float p0, in LogitsContext at, in Arguments a)", [Kind.Float], s_keyContext);
+        Function("LogitsMask", Kind.Bool, "Keep(in LogitsContext at, in Arguments a)", [], s_keyContext);
+        Function("FirstKey", Kind.Int, "FirstKey(in LogitsContext at, in Arguments a)", [], s_rowContext);
+        Function("AttentionSink", Kind.Float, "Sink(int p0, in Arguments a)", [Kind.Int], []);
+        Function(
+            "QueryTransform",
+            Kind.Float,
+            "QueryElement(float p0, in QueryContext at, in Arguments a)",
+            [Kind.Float],
+            s_elementContext
+        );
+        _hasLse = true;
+        Function(
+            "OutputTransform",
+            Kind.Float,
+            "OutputElement(float p0, in OutputContext at, in Arguments a)",
+            [Kind.Float],
+            s_elementContext
+        );
         return _text.ToString();
     }
 
-    private void Function(string attribute, Kind result, string head, Kind[] parameters, bool hasContext, bool hasKey)
+    private void Function(string attribute, Kind result, string head, Kind[] parameters, string[] context)
     {
-        _hasContext = hasContext;
-        _hasKey = hasKey;
+        _context = context;
         _isHook = attribute.Length > 0;
         _scope.Clear();
         _scope.AddRange(parameters.Select(static (kind, i) => new Variable($"p{i}", kind, true)));
@@ -460,13 +476,13 @@ internal sealed class FuzzProgram
             return variables[_random.Next(variables.Length)].Name;
         }
 
-        string index = _random.Next(2) == 0 ? Number(_random.Next(SpanLength)) : $"({(_hasContext ? "at.Sequence" : "a.A")} & 7)";
+        string index = _random.Next(2) == 0 ? Number(_random.Next(SpanLength)) : $"({(_context.Length > 0 ? "at.Sequence" : "a.A")} & 7)";
         return kind switch
         {
-            Kind.Int when _hasKey && _random.Next(2) == 0 => "at." + Of(s_keyContext),
-            Kind.Int when _hasContext && _random.Next(2) == 0 => "at." + Of(s_context),
+            Kind.Int when _context.Length > 0 && _random.Next(3) > 0 => "at." + Of(_context),
             Kind.Int => Of("a.A", "a.B", $"a.Ints[{index}]", $"(int)a.Bytes[{index}]"),
             Kind.UInt => Of("a.U", "a.V", $"a.Uints[{index}]"),
+            Kind.Float when _hasLse && _random.Next(3) == 0 => "at.Lse2",
             Kind.Float => Of("a.F", "a.G", $"a.Floats[{index}]"),
             _ => Of("a.Flag", $"a.Bools[{index}]"),
         };
