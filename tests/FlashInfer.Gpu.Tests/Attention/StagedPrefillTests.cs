@@ -88,10 +88,13 @@ public sealed class StagedPrefillTests
         }
 
         // The planner's own choice, and single tokens, which it does not stage.
-        DecodeCase prompt = (plain with { Lengths = [2000], QueryTokens = [2000], Stages = null }).With(AttentionOptions.Rope);
+        DecodeCase prompt = Of(queryTokens: 2000);
         Assert.Equal(2000, PrefillScenario.CheckRagged(device, prompt).StagedTokens);
         PrefillScenario.CheckSingle(device, prompt);
-        Assert.Equal(0, PrefillScenario.CheckRagged(device, prompt with { QueryTokens = [1] }).StagedTokens);
+        Assert.Equal(0, PrefillScenario.CheckRagged(device, Of(queryTokens: 1)).StagedTokens);
+
+        DecodeCase Of(int queryTokens) =>
+            (plain with { Lengths = [2000], QueryTokens = [queryTokens], Stages = null }).With(AttentionOptions.Rope, rotaryDim: 0);
     }
 
     [Fact]
