@@ -123,10 +123,10 @@ CHECKS = ("32/8x128p1,12/4x128p5,8/8x64p1,8/2x96p1,8/2x192p3,8/2x256p1,32/8x128p
           "8/2x192p16:e5m2+rope 24,8/2x256p16:e4m3+rope,32/8x128+rope,8/2x96f+rope 40 neighbours,8/2x256+rope,32/8x128p1+window,32/8x128p16+rope cap window,71/1x64p1:e4m3+sinks,16/4x128p16+rope packed,16/4x128p16+rope alibi,16/4x128p16+rope items,32/8x128p1+cap sinks")
 
 
-def check_case(kernels, config, name, parts=(1, 3), blocks=(None, 3)):
+def check_case(kernels, config, name, parts=(1, 3), blocks=(None, 3), batches=len(BATCHES)):
     variant = VARIANTS[name]
     worst, away, faults = 0.0, 0.0, []
-    for number, (queries, lengths, rising) in enumerate(BATCHES):
+    for number, (queries, lengths, rising) in enumerate(BATCHES[:batches]):
         data = Data(config, queries, lengths, seed=number, rising=rising)
         data.holes, data.item = 5, 41
         for causal in (True, False):
@@ -160,11 +160,11 @@ def check_case(kernels, config, name, parts=(1, 3), blocks=(None, 3)):
 
 
 def run_check(options):
-    cases = parse(options.cases or CHECKS)[options.skip::options.every]
+    cases = parse(options.cases or CHECKS)
     kernels = compile_cases(cases, versions_of(options.version), ("staged",))
     failed = 0
     for (version, config, name), made in kernels.items():
-        worst, away, faults = check_case(made, config, name, blocks=(None,) if options.quick else (None, 3))
+        worst, away, faults = check_case(made, config, name, blocks=(None,) if options.quick else (None, 3), batches=options.batches)
         failed += len(faults)
         print(f"{'FAILED' if faults else 'ok    '} {version} {config.name} {name}: error {worst:.2e}, of lse {away:.1e}", *faults[:3], sep="\n  " if faults else "", flush=True)
     print(f"{len(kernels)} cases checked, {failed} failures")
@@ -290,8 +290,7 @@ def main():
     parser.add_argument("--mask", default="causal", choices=["both", "causal", "full"])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--quick", action="store_true", help="check: one grid only")
-    parser.add_argument("--every", type=int, default=1, help="check: only every so manieth case")
-    parser.add_argument("--skip", type=int, default=0, help="check: and so many left out before")
+    parser.add_argument("--batches", type=int, default=len(BATCHES), help="check: only so many batches")
     parser.add_argument("--out", help="a results file to write, or add rows to")
     parser.add_argument("--commit", default="", help="what --out says of the versions")
     options = parser.parse_args()
