@@ -69,7 +69,8 @@ class Rows:
         self.data = data
         self.starts = [sum(data.lengths[:i]) for i in range(len(data.lengths))]
         dtype = gpu.DTYPES[c.dtype][0]
-        self.key, self.value = (torch.full((max(1, sum(data.lengths)) + 5, c.kv_heads, c.dim), math.nan, dtype=dtype, device="cuda") for _ in range(2))
+        self.key, self.value = (torch.full((max(1, sum(data.lengths)) + 5, c.kv_heads, c.dim), math.nan, dtype=dtype, device="cuda") if kept else None
+                                for kept in (True, c.page))
         items = [(row + at, min(64, n - at), at, start) for row, n, start in zip(self.starts, data.lengths, data.starts) for at in range(0, n, 64)]
         self.count = len(items)
         self.list = torch.tensor([len(items), 0, 0, 0] + [word for item in items for word in item], dtype=torch.int32, device="cuda")
@@ -79,7 +80,7 @@ class Rows:
         seen = copy.copy(self.data)
         seen.config = replace(self.data.config, page=0, kv_dtype="")
         seen.starts, seen.table = self.starts, None
-        seen.sets = [(q, k, v, self.key, self.value, o, lse) for q, k, v, _, _, o, lse in self.data.sets]
+        seen.sets = [(q, k, v, self.key, stored if self.value is None else self.value, o, lse) for q, k, v, _, stored, o, lse in self.data.sets]
         return seen
 
 
@@ -94,10 +95,11 @@ class StagedLaunch:
         most = stage.info["blocks_per_sm"] * torch.cuda.get_device_properties(0).multi_processor_count
         self.blocks = blocks or max(1, min(self.rows.count * stage.info["units_per_item"], most))
         _, _, _, k, v, *_ = data.sets[which]
-        token, head = (2, 1) if c.hnd else (1, 2)
+        page, token, head = (0, 2, 1) if c.hnd else (0, 1, 2) if c.page else (0, 0, 1)
+        address = lambda x: 0 if x is None else x.data_ptr()
         self.params = gpu.Buffer(12 * 8)
-        self.params.words(0, [k.data_ptr(), v.data_ptr(), self.rows.key.data_ptr(), self.rows.value.data_ptr(), data.table.data_ptr(), self.rows.list.data_ptr(),
-                              k.stride(0), k.stride(token), k.stride(head), 0, 0, self.prefill.variant.data_ptr()])
+        self.params.words(0, [k.data_ptr(), v.data_ptr() if c.page else 0, self.rows.key.data_ptr(), address(self.rows.value), address(data.table), self.rows.list.data_ptr(),
+                              k.stride(page), k.stride(token), k.stride(head), 0, 0, self.prefill.variant.data_ptr()])
 
     def __call__(self):
         self.stage.launch(self.params.address, self.blocks, self.overlaps)
@@ -118,7 +120,7 @@ def parse(text):
 
 CHECKS = ("32/8x128p1,12/4x128p5,8/8x64p1,8/2x96p1,8/2x192p3,8/2x256p1,32/8x128p16+rope,8/2x96p16+rope 88,8/2x64p5f+rope neighbours,8/2x192p16+rope 184,8/2x256p16+rope,"
           "32/8x128p16:e4m3,12/4x128p5f:e5m2,8/2x64p64:e4m3,8/2x96p24:e4m3,8/2x192p16:e4m3,8/2x256p16:e5m2,32/8x128p16:e4m3+rope,8/2x96p16f:e4m3+rope 40 neighbours,"
-          "8/2x192p16:e5m2+rope 24,8/2x256p16:e4m3+rope,32/8x128p1+window,32/8x128p16+rope cap window,71/1x64p1:e4m3+sinks,16/4x128p16+rope packed,16/4x128p16+rope alibi,16/4x128p16+rope items,32/8x128p1+cap sinks")
+          "8/2x192p16:e5m2+rope 24,8/2x256p16:e4m3+rope,32/8x128+rope,8/2x96f+rope 40 neighbours,8/2x256+rope,32/8x128p1+window,32/8x128p16+rope cap window,71/1x64p1:e4m3+sinks,16/4x128p16+rope packed,16/4x128p16+rope alibi,16/4x128p16+rope items,32/8x128p1+cap sinks")
 
 
 def check_case(kernels, config, name, parts=(1, 3), blocks=(None, 3)):
@@ -141,10 +143,10 @@ def check_case(kernels, config, name, parts=(1, 3), blocks=(None, 3)):
                     torch.cuda.synchronize()
                     rows = sum(lengths)
                     stored = [x.float() / (s[:, None] if config.kv_dtype else 1) for x, s in zip(data.sets[0][1:3], data.scales)]
-                    got = [x[:rows].float() for x in (launch.rows.key, launch.rows.value)]
+                    got = [(x[:rows].float(), y) for x, y in zip((launch.rows.key, launch.rows.value), stored) if x is not None]
                     # Exact, but for keys that turn, and what dividing by the oracle's scales loses.
-                    off = max((torch.nan_to_num(a - b, math.inf).abs() / (b.abs() + 1e-3)).max().item() for a, b in list(zip(got, stored))[1 if variant.turn else 0:])
-                    over = sum((~x[rows:].isnan()).sum().item() for x in (launch.rows.key, launch.rows.value))
+                    off = max([(torch.nan_to_num(a - b, math.inf).abs() / (b.abs() + 1e-3)).max().item() for a, b in got[1 if variant.turn else 0:]], default=0.0)
+                    over = sum((~x[rows:].isnan()).sum().item() for x in (launch.rows.key, launch.rows.value) if x is not None)
                     error = ((o.double() - wanted).norm() / wanted.norm()).item()
                     nothing = wanted_lse == -math.inf
                     lse_off = (lse.double() - wanted_lse)[~nothing].abs().max().item()
@@ -184,12 +186,17 @@ def graphs_of(made, config, name, queries, lengths, causal, version, plain):
     if plain:
         graphs["alone"] = gpu.capture([Launch(made["alone"], data, i, causal, arguments=arguments, window=variant.window, overlaps=True) for i in range(2)] * times)
         seen = rows.ragged()
-        seen.sets = [(q, k, v, *(x.clone() for x in (rows.key, rows.value)), o, lse) for q, k, v, _, _, o, lse in data.sets]
+        seen.sets = [(q, k, v, rows.key.clone(), stored if rows.value is None else rows.value.clone(), o, lse) for q, k, v, _, stored, o, lse in data.sets]
         graphs["plain"] = gpu.capture([Launch(made["plain"], seen, i, causal, overlaps=True) for i in range(2)] * times)
     words = staged[0].prefill.list.cpu()
     items = words[4:].view(-1, 8)  # begin and end are words 1 and 2; word 2 of the header is how many head tiles each expands to
     reuse = (items[:, 2] - items[:, 1]).sum().item() * words[2].item() / config.kv_heads / max(1, sum(lengths))
     return graphs, flops, reuse, kept
+
+
+def bytes_staged(config, tokens):
+    """Read and written; of ragged keys and values only keys."""
+    return tokens * config.kv_heads * config.dim * (2 + (1 if config.kv_dtype else 2)) * (2 if config.page else 1)
 
 
 def run_time(options):
@@ -209,7 +216,7 @@ def run_time(options):
                     passes = [name for name in graphs if name.endswith("pass")]
                     us = gpu.time_in_turn({name: graph for name, graph in graphs.items() if name not in passes}, options.rounds)
                     us |= gpu.time_in_turn({name: graphs[name] for name in passes}, options.rounds)
-                    moved = length * batch * config.kv_heads * config.dim * 2 * (2 + (1 if config.kv_dtype else 2))
+                    moved = bytes_staged(config, length * batch)
                     print(f"{config.name} {name} {'causal' if causal else 'full'} {batch}x{count}" + (f" on {length}" if count != length else "") + f": reuse {reuse:.1f}, plain {us['plain']:.1f} us "
                           f"{flops / us['plain'] / 1e6:.0f} TFLOP/s, alone {us['plain'] / us['alone']:.3f}", end="")
                     for version in versions:
@@ -243,7 +250,7 @@ def run_copy(options):
             rows = Rows(data)
             for version in versions:
                 graphs[version] = gpu.capture([StagedLaunch(kernels[version, config, name], data, i, True, arguments=arguments, rows=rows, prefills=False) for i in range(2)] * 8)
-            moved = length * batch * config.kv_heads * config.dim * 2 * (2 + (1 if config.kv_dtype else 2))
+            moved = bytes_staged(config, length * batch)
             print(f"{config.name} {name} {batch}x{length}: " + ", ".join(f"{v} {t:.1f} us {moved / t / 1e3:.0f} GB/s" for v, t in gpu.time_in_turn(graphs, options.rounds).items()), flush=True)
     return 0
 
@@ -261,8 +268,8 @@ def write(options, rows, copied):
                 "case": f"{config.name}{'' if name == 'none' else ' ' + name} {'causal' if causal else 'full'} batch={batch} qoLen={count} kvLen={length} {kind.split()[-1]}",
                 "params": {"variant": f"{kind.split()[-1]}{'' if name == 'none' else ' ' + name}", "dtype": {"bf16": "BFloat16", "f16": "Float16"}[config.dtype],
                            **({"kvDtype": {"e4m3": "Float8E4M3", "e5m2": "Float8E5M2"}[config.kv_dtype]} if config.kv_dtype else {}),
-                           "heads": config.heads, "kvHeads": config.kv_heads, "headDim": config.dim, "pageSize": config.page, "batch": batch, "qoLen": count, "kvLen": length,
-                           "causal": causal, "layout": "Nhd"},
+                           "heads": config.heads, "kvHeads": config.kv_heads, "headDim": config.dim, **({"pageSize": config.page} if config.page else {}), "batch": batch, "qoLen": count, "kvLen": length,
+                           "causal": causal, "layout": "Nhd" if config.page else "Ragged"},
                 "us": round(t, 2), "tilesPerToken": round(reuse, 1),
                 **({"gbps": round(moved / t / 1e3)} if kind.endswith("pass") else {"tflops": round(flops / t / 1e6, 1), "ratioToRagged": round(us["plain"] / t, 4)})})
     if os.path.exists(options.out):

@@ -27,7 +27,9 @@ struct Stage {
   static constexpr int kKvHeads = Config::kKvHeads;
   static constexpr int kHeadDim = Config::kHeadDim;
   static constexpr int kPageSize = Config::kPageSize;
-  static_assert(Config::kValueDim == kHeadDim, "a cache has keys and values of one headDim");
+  // Of ragged keys and values, only keys that turn are staged: prefill takes the values where they are.
+  static constexpr bool kPaged = kPageSize > 0;
+  static_assert(!kPaged || Config::kValueDim == kHeadDim, "a cache has keys and values of one headDim");
 
   // Vectors of 8 elements, or of 4 where pairs are no whole ones apart. Vectors are paired alike where nothing turns.
   static constexpr int kVector = Variant::kTurnsNeighbours || Variant::kRotaryDim % 16 == 0 ? 8 : 4;
@@ -36,7 +38,8 @@ struct Stage {
   static constexpr int kPieces = kHeadDim / (2 * kVector);  // pairs of vectors of a head
 
   static constexpr int kThreads = 128;
-  static constexpr int kAtOnce = 2;  // copies of a thread whose loads overlap
+  // Copies of a thread whose loads overlap: of wide vectors with angles there are registers for one.
+  static constexpr int kAtOnce = Hooks::kRotates && KvElement::kBytes == 2 ? 1 : 2;
   static constexpr int kBlocksPerSm = 8;
   static constexpr int kMostTokens = 64;  // of an item
   // About as many tokens as a block copies at once.
@@ -70,25 +73,18 @@ struct Stage {
   // Copies first, first + kThreads, ...: all loads before the first store, which the compiler may not move them over.
   static __device__ __forceinline__ void copy(const StageParams& params, const typename Hooks::Arguments& arguments,
                                               const StageItem& slice, int first, int copies) {
-    i32 page[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; i++) {
-      const int at = first + i * kThreads, position = slice.position + token_of(at);
-      if (at < copies) page[i] = load_ahead(params.pages + slice.page_offset + position / kPageSize);
-    }
+    i64 tokens[kAtOnce];
+    find(tokens, params, slice, first, copies);
     u32 key[kAtOnce][2][kWords], value[kAtOnce][2][kWords];
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
-      const int at = first + i * kThreads, position = slice.position + token_of(at);
+      const int at = first + i * kThreads;
       if (at < copies) {
-        const i64 from = checked_page<Config::kChecked>(params, page[i], slice.row + token_of(at), position);
-        const i64 head =
-            from * params.page_stride + position % kPageSize * params.token_stride + head_of(at) * params.head_stride;
 #pragma unroll
         for (int k = 0; k < 2; k++) {
-          const i64 element = head + element_of(at, k);
+          const i64 element = tokens[i] + head_of(at) * params.head_stride + element_of(at, k);
           load_once(key[i][k], params.key + element * KvElement::kBytes);
-          load_once(value[i][k], params.value + element * KvElement::kBytes);
+          if (kPaged) load_once(value[i][k], params.value + element * KvElement::kBytes);
         }
       }
     }
@@ -106,10 +102,37 @@ struct Stage {
 #pragma unroll
         for (int k = 0; k < 2; k++) store_kept(params.staged_key + head + element_of(at, k), x[k]);
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; kPaged && k < 2; k++) {
           widen(x[k], value[i][k]);
           store_kept(params.staged_value + head + element_of(at, k), x[k]);
         }
+      }
+    }
+  }
+
+  // The elements at which the copies' tokens begin.
+  static __device__ __forceinline__ void find(i64 (&tokens)[kAtOnce], const StageParams& params, const StageItem& slice,
+                                              int first, int copies) {
+    if constexpr (kPaged) {
+      i32 page[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) {
+        const int at = first + i * kThreads, position = slice.position + token_of(at);
+        if (at < copies) page[i] = load_ahead(params.pages + slice.page_offset + position / kPageSize);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) {
+        const int at = first + i * kThreads, position = slice.position + token_of(at);
+        if (at < copies) {
+          const i64 from = checked_page<Config::kChecked>(params, page[i], slice.row + token_of(at), position);
+          tokens[i] = from * params.page_stride + position % kPageSize * params.token_stride;
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) {
+        const i64 row = slice.page_offset + slice.position + token_of(first + i * kThreads);
+        tokens[i] = row * params.token_stride;
       }
     }
   }

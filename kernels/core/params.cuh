@@ -222,16 +222,16 @@ struct StageItem {
   i32 row;          // of the first token among the staged keys and values
   i32 count;        // tokens, 1 to 64
   i32 position;     // of the first token in its sequence
-  i32 page_offset;  // where the sequence's pages start in the page table
+  i32 page_offset;  // where the sequence's pages start in the page table; ragged: row of its first key
 };
 static_assert(sizeof(StageItem) == 16, "StageItem is 16 bytes on the host");
 
 struct StageParams {
-  const u8* key;           // one layer: [pages, pageSize, kvHeads, headDim] (NHD) or HND
-  const u8* value;         // as key
-  u16* staged_key;         // [rows, kvHeads, headDim], contiguous
-  u16* staged_value;       // as staged_key
-  const i32* pages;        // page table
+  const u8* key;      // one layer: [pages, pageSize, kvHeads, headDim] (NHD) or HND; ragged: [tokens, kvHeads, headDim]
+  const u8* value;    // as key; ragged, where only keys turn, null, and so are staged_value and pages
+  u16* staged_key;    // [rows, kvHeads, headDim], contiguous
+  u16* staged_value;  // as staged_key
+  const i32* pages;   // page table
   const ListHeader* plan;  // header and StageItems
   i64 page_stride;
   i64 token_stride;

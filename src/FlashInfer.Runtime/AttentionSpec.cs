@@ -148,7 +148,8 @@ public sealed class AttentionSpec
                     KernelFamily.WideDecode => WideDecodeUnitFor(kernel.QueryTokens, isChecked),
                     KernelFamily.DecodeRagged => DecodeRaggedUnit,
                     KernelFamily.MergeStates => MergeStatesUnit(Dtype),
-                    KernelFamily.PrefillStaged => PrefillStagedUnitFor(isChecked),
+                    KernelFamily.PrefillPagedStaged => PrefillStagedUnitFor(isPaged: true, isChecked),
+                    KernelFamily.PrefillRaggedStaged => PrefillStagedUnitFor(isPaged: false, isChecked),
                     _ => PrefillUnitFor(kernel.Family == KernelFamily.PrefillPaged, isChecked),
                 }
             );
@@ -180,10 +181,10 @@ public sealed class AttentionSpec
         : PrefillPagedUnit;
 
     /// <summary>The unit of prefill over staged keys and values, with checks or without, for the one architecture that gains by it.</summary>
-    internal TranslationUnit PrefillStagedUnitFor(bool isChecked) =>
+    internal TranslationUnit PrefillStagedUnitFor(bool isPaged, bool isChecked) =>
         new(
-            CudaUnits.PrefillStagedName(Shape, isChecked),
-            Encoding.UTF8.GetBytes(CudaUnits.PrefillStaged(Shape, isChecked)),
+            CudaUnits.PrefillStagedName(Shape, isPaged, isChecked),
+            Encoding.UTF8.GetBytes(CudaUnits.PrefillStaged(Shape, isPaged, isChecked)),
             CudaUnits.StagedArchitecture
         );
 

@@ -7,8 +7,9 @@ internal enum KernelFamily
     Decode,
     WideDecode,
     PrefillPaged,
-    PrefillStaged,
+    PrefillPagedStaged,
     PrefillRagged,
+    PrefillRaggedStaged,
     DecodeRagged,
     MergeStates,
 }
@@ -58,9 +59,9 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
         if (kinds.HasFlag(KernelKinds.PrefillPaged))
         {
             yield return new KernelId(KernelFamily.PrefillPaged);
-            if (CudaUnits.HasStagedPrefill(shape))
+            if (CudaUnits.HasStagedPrefill(shape, isPaged: true))
             {
-                yield return new KernelId(KernelFamily.PrefillStaged);
+                yield return new KernelId(KernelFamily.PrefillPagedStaged);
             }
         }
 
@@ -74,6 +75,11 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
         if (kinds.HasFlag(KernelKinds.PrefillRagged) || (single && !hasOwn))
         {
             yield return new KernelId(KernelFamily.PrefillRagged);
+        }
+
+        if (kinds.HasFlag(KernelKinds.PrefillRagged) && CudaUnits.HasStagedPrefill(shape, isPaged: false))
+        {
+            yield return new KernelId(KernelFamily.PrefillRaggedStaged);
         }
 
         if (kinds.HasFlag(KernelKinds.Cascade))

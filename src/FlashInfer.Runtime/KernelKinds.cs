@@ -25,7 +25,7 @@ public enum KernelKinds
     /// <summary>Batch prefill over the paged cache, over keys and values staged from it where there is that, and append.</summary>
     PrefillPaged = Append | 16,
 
-    /// <summary>Batch prefill over ragged keys and values.</summary>
+    /// <summary>Batch prefill over ragged keys and values, and over staged keys where there is that.</summary>
     PrefillRagged = 32,
 
     /// <summary>Merging of attention states, and multi-level cascade attention with it: batch prefill over the paged cache, and append.</summary>

@@ -80,11 +80,13 @@ internal static class CudaUnits
         shape.HasCache && shape.HasPrefill && !HasTileDecode(WithoutCache(shape) with { PageSize = 1 }, 1);
 
     /// <summary>
-    /// Whether prefill's Hopper kernel, over pages as they are, prepares each block of keys and values for each tile that walks it: gathers
-    /// its tokens, widens them, turns the keys. Then there is a kernel that stages them once for all tiles, and prefill over what it staged.
+    /// Whether prefill's Hopper kernel prepares each block of keys and values for each tile that walks it: gathers its tokens, widens them,
+    /// turns the keys. Then there is a kernel that stages them once for all tiles, and prefill over what it staged.
     /// </summary>
-    public static bool HasStagedPrefill(AttentionShape shape) =>
-        shape.HasCache && shape.HasPrefill && (shape.PageSize % 8 != 0 || shape.IsQuantised || shape.Turns);
+    /// <param name="shape">A legal shape.</param>
+    /// <param name="isPaged">Over pages; else over ragged keys and values, of which keys that turn are staged.</param>
+    public static bool HasStagedPrefill(AttentionShape shape, bool isPaged) =>
+        shape.HasPrefill && (shape.Turns || (isPaged && (shape.PageSize % 8 != 0 || shape.IsQuantised))) && (shape.HasCache || !isPaged);
 
     /// <summary>Entry point of the decode kernel for many columns, and the name of its unit; parameters as <see cref="DecodeName"/>.</summary>
     public static string WideDecodeName(AttentionShape shape, int queryTokens = 1, bool isChecked = false) =>
@@ -103,13 +105,15 @@ internal static class CudaUnits
     public static string PrefillPagedName(AttentionShape shape, bool isChecked = false) =>
         "fi_prefill_paged_" + Suffix(shape) + VariantSuffix(shape) + (isChecked ? "_checked" : "");
 
-    /// <summary>Entry point of the prefill kernel over staged keys and values; parameters as <see cref="DecodeName"/>.</summary>
-    public static string PrefillStagedName(AttentionShape shape, bool isChecked = false) =>
-        "fi_prefill_staged_" + Suffix(shape) + VariantSuffix(shape) + (isChecked ? "_checked" : "");
+    /// <summary>Entry point of the prefill kernel over staged keys and values; parameters as <see cref="PrefillStaged"/>.</summary>
+    public static string PrefillStagedName(AttentionShape shape, bool isPaged, bool isChecked = false) =>
+        isPaged
+            ? "fi_prefill_staged_" + Suffix(shape) + VariantSuffix(shape) + (isChecked ? "_checked" : "")
+            : "fi_prefill_staged_ragged_" + HeadSuffix(WithoutCache(shape)) + VariantSuffix(shape);
 
     /// <summary>Entry point of the kernel that stages them, in the same unit.</summary>
-    public static string StageName(AttentionShape shape, bool isChecked = false) =>
-        PrefillStagedName(shape, isChecked).Replace("fi_prefill_staged_", "fi_stage_");
+    public static string StageName(AttentionShape shape, bool isPaged, bool isChecked = false) =>
+        PrefillStagedName(shape, isPaged, isChecked).Replace("fi_prefill_staged_", "fi_stage_");
 
     /// <summary>
     /// Entry point of the prefill kernel over ragged keys and values, packed rows of no page size; there is nothing that a checked one
@@ -200,20 +204,22 @@ internal static class CudaUnits
             AnyQueryTokensLine
         );
 
-    /// <summary>
-    /// The unit that stages keys and values of the paged KV cache, with batch prefill over them, ragged rows of the query's type; parameters
-    /// as <see cref="PrefillStagedName"/>.
-    /// </summary>
-    public static string PrefillStaged(AttentionShape shape, bool isChecked = false) =>
+    /// <summary>The unit that stages keys and values, with batch prefill over them, ragged rows of the query's type.</summary>
+    /// <param name="shape">A legal shape.</param>
+    /// <param name="isPaged">Whether they come from a paged KV cache; else they are ragged, and values are taken as they are.</param>
+    /// <param name="isChecked">Whether the kernel checks what it reads: there is nothing without pages.</param>
+    public static string PrefillStaged(AttentionShape shape, bool isPaged, bool isChecked = false) =>
         Unit(
-            shape,
-            "batch prefill over keys and values staged from a paged KV cache",
+            isPaged ? shape : WithoutCache(shape),
+            isPaged
+                ? "batch prefill over keys and values staged from a paged KV cache"
+                : "batch prefill over staged keys and ragged values",
             [
-                new("attention/prefill.cuh", "Kernel", "Prefill<Config, true>", "Prefill", PrefillStagedName(shape, isChecked)),
-                new("attention/stage.cuh", "Staging", "Stage<Config>", "Stage", StageName(shape, isChecked)),
+                new("attention/prefill.cuh", "Kernel", "Prefill<Config, true>", "Prefill", PrefillStagedName(shape, isPaged, isChecked)),
+                new("attention/stage.cuh", "Staging", "Stage<Config>", "Stage", StageName(shape, isPaged, isChecked)),
             ],
-            shape.PageSize,
-            isChecked,
+            isPaged ? shape.PageSize : 0,
+            isPaged && isChecked,
             VariantLine(shape),
             ValueDimLine(shape.ValueDim),
             AnyQueryTokensLine

@@ -90,9 +90,9 @@ internal static class Gpu
                 break;
         }
 
-        if (api == GridApi.Paged)
+        if (api is GridApi.Paged or GridApi.Ragged)
         {
-            yield return () => kernels.StagedPrefill();
+            yield return () => kernels.StagedPrefill(isPaged: api == GridApi.Paged);
         }
 
         if (api is GridApi.Decode or GridApi.Paged)

@@ -31,7 +31,7 @@ internal sealed record DecodeCase(
     /// <summary>Whether decode plans for the kernel of many columns, where there is one; null leaves the choice to it.</summary>
     public bool? Wide { get; init; }
 
-    /// <summary>Whether prefill over pages stages keys and values, where it can; null leaves the choice to it.</summary>
+    /// <summary>Whether prefill stages keys and values, where it can; null leaves the choice to it.</summary>
     public bool? Stages { get; init; }
 
     /// <summary>Elements of a head of value and output; as many as of query and key when null.</summary>

@@ -71,7 +71,7 @@ internal sealed class PrefillWrapper(
         maxQueryTokens,
         determinism,
         maxStagedTokens,
-        StagingOnCpu.HasSense(cache) ? new StagingOnCpu(cache) : null
+        StagingOnCpu.For(cache.Device, cache.Spec, isPaged: true)
     ),
         IPagedWrapper
 {

@@ -64,8 +64,8 @@ internal static class PrefillScenario
             : CheckPaged<BFloat16>(device, prefillCase, x => (BFloat16)x, x => x);
 
     /// <summary>Over ragged keys and values; what the case says of pages does not matter.</summary>
-    /// <returns>The errors, and how many sequences the plan cut.</returns>
-    public static (ScenarioErrors Errors, int SplitSequences) CheckRagged(Device device, DecodeCase prefillCase) =>
+    /// <returns>As of <see cref="CheckPaged(Device, DecodeCase)"/>.</returns>
+    public static (ScenarioErrors Errors, int SplitSequences, long StagedTokens) CheckRagged(Device device, DecodeCase prefillCase) =>
         prefillCase.Dtype == DType.Float16
             ? CheckRagged(device, prefillCase, RaggedApi.Batch, x => (Half)x, x => (float)x)
             : CheckRagged<BFloat16>(device, prefillCase, RaggedApi.Batch, x => (BFloat16)x, x => x);
@@ -88,7 +88,7 @@ internal static class PrefillScenario
         return (errors, scenario.SplitSequences, scenario.StagedTokens);
     }
 
-    private static (ScenarioErrors, int) CheckRagged<T>(
+    private static (ScenarioErrors, int, long) CheckRagged<T>(
         Device device,
         DecodeCase prefillCase,
         RaggedApi how,
@@ -98,7 +98,8 @@ internal static class PrefillScenario
         where T : unmanaged
     {
         RaggedScenario<T> scenario = new(device, prefillCase, how, from, to);
-        return (scenario.Run().Check(prefillCase.Dtype, $"{how}, {prefillCase}", prefillCase.RoundsTwice(device)), scenario.SplitSequences);
+        ScenarioErrors errors = scenario.Run().Check(prefillCase.Dtype, $"{how}, {prefillCase}", prefillCase.RoundsTwice(device));
+        return (errors, scenario.SplitSequences, scenario.StagedTokens);
     }
 
     /// <summary>Half of the lengths stand at a tile's or a page's edge, the others anywhere (log-uniform).</summary>

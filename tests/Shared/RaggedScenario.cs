@@ -29,6 +29,9 @@ internal sealed class RaggedScenario<T>
     /// <summary>Sequences that the plan cut.</summary>
     public int SplitSequences { get; private set; }
 
+    /// <summary>Tokens whose keys the plan staged.</summary>
+    public long StagedTokens { get; private set; }
+
     public ScenarioErrors Run()
     {
         int[] queryTokens = _case.QueryTokens ?? _case.Lengths;
@@ -86,8 +89,13 @@ internal sealed class RaggedScenario<T>
             _case.Spec,
             maxSequences: Math.Max(4, kvIndptr.Length - 1),
             maxQueryTokens: Math.Max(1, qoIndptr[^1]),
-            _case.Determinism
-        );
+            _case.Determinism,
+            maxStagedTokens: kvIndptr[^1],
+            StagingOnCpu.For(_device, _case.Spec, isPaged: false)
+        )
+        {
+            Stages = _case.Stages,
+        };
         if (_case.Variant is { } variant)
         {
             variant.Plan(prefill, qoIndptr, kvIndptr, _case.SmScale, _case.Causal);
@@ -99,6 +107,7 @@ internal sealed class RaggedScenario<T>
 
         Assert.Equal((qoIndptr.Length - 1, qoIndptr[^1]), (prefill.PlanInfo.Sequences, prefill.PlanInfo.Rows));
         SplitSequences = prefill.PlanInfo.SplitSequences;
+        StagedTokens = prefill.PlanInfo.StagedTokens;
         prefill.Run(tensors.Query, tensors.Key, tensors.Value, tensors.Output, tensors.Lse);
     }
 

@@ -7,13 +7,21 @@ namespace FlashInfer.Tests;
 /// Staging as kernels/attention/stage.cuh has it, an element at a time, ahead of the CPU's ragged prefill: what a wrapper does about it can be
 /// tested without a GPU.
 /// </summary>
-internal sealed unsafe class StagingOnCpu(PagedKvCache cache) : StagedPrefillKernel(cache.Kernels.Prefill(isPaged: false))
+internal sealed unsafe class StagingOnCpu : StagedPrefillKernel
 {
-    private readonly AttentionSpec _spec = cache.Spec;
+    private readonly AttentionSpec _spec;
+    private readonly bool _isPaged;
 
-    /// <summary>Whether a cache is the CPU's, with something to prepare; but the CPU's ragged prefill would turn staged keys again.</summary>
-    public static bool HasSense(PagedKvCache cache) =>
-        cache.Device.Kind == DeviceKind.Cpu && CudaUnits.HasStagedPrefill(cache.Spec.Shape) && !cache.Spec.Shape.Turns;
+    private StagingOnCpu(Device device, AttentionSpec spec, bool isPaged)
+        : base(device.Kernels(spec).Prefill(isPaged: false))
+    {
+        _spec = spec;
+        _isPaged = isPaged;
+    }
+
+    /// <summary>Null on a GPU, which has its own, and where keys turn, which the CPU's ragged prefill would turn again.</summary>
+    public static StagingOnCpu? For(Device device, AttentionSpec spec, bool isPaged) =>
+        device.Kind == DeviceKind.Cpu && !spec.Shape.Turns ? new StagingOnCpu(device, spec, isPaged) : null;
 
     public override bool Stage(in StageParams args, in ListLaunch launch, CudaStream? stream)
     {
@@ -24,6 +32,12 @@ internal sealed unsafe class StagingOnCpu(PagedKvCache cache) : StagedPrefillKer
             for (int i = 0; i < item.Count; i++)
             {
                 int position = item.Position + i;
+                if (!_isPaged)
+                {
+                    CopyKey(args, (long)(item.PageOffset + position) * args.TokenStride, item.Row + i);
+                    continue;
+                }
+
                 int page = ((int*)args.Pages)[item.PageOffset + (position / _spec.PageSize)];
                 if (args.Fault != 0 && (uint)page >= (uint)args.PageCount)
                 {
@@ -48,6 +62,16 @@ internal sealed unsafe class StagingOnCpu(PagedKvCache cache) : StagedPrefillKer
         }
 
         return false;
+    }
+
+    private void CopyKey(in StageParams args, long from, long row)
+    {
+        for (int head = 0; head < _spec.KvHeads; head++)
+        {
+            int bytes = _spec.HeadDim * sizeof(ushort);
+            long to = ((row * _spec.KvHeads) + head) * _spec.HeadDim;
+            Buffer.MemoryCopy((ushort*)args.Key + from + (head * args.HeadStride), (ushort*)args.StagedKey + to, bytes, bytes);
+        }
     }
 
     /// <summary>The ragged kernel is the device's.</summary>

@@ -37,6 +37,13 @@ internal static class Shells
         "global::FlashInfer.Determinism.Reproducible"
     );
 
+    private static readonly Parameter s_maxStagedTokens = new(
+        "int",
+        "maxStagedTokens",
+        "Tokens of the largest batch whose keys and values may be staged, where that is done, 0 for none.",
+        "32768"
+    );
+
     private static readonly Parameter s_sequences = new(Span("global::FlashInfer.Sequence"), "sequences", "Sequences of the cache.");
     private static readonly Parameter s_queryTokens = new(Span("int"), "queryTokens", "Query tokens of each sequence.");
 
@@ -117,13 +124,7 @@ internal static class Shells
             s_maxPrefillTokens,
             new ShellPlan("Plans a step whose query tokens are those of each sequence's open forward.", [s_sequences], Options(text))
         );
-        Parameter maxStagedTokens = new(
-            "int",
-            "maxStagedTokens",
-            "Tokens of the largest batch whose keys and values may be staged, where that is done, 0 for none.",
-            "32768"
-        );
-        Parameter[] parameters = [.. shell.Constructor.Parameters, maxStagedTokens];
+        Parameter[] parameters = [.. shell.Constructor.Parameters, s_maxStagedTokens];
         return shell with { Constructor = shell.Constructor with { Parameters = parameters } };
     }
 
@@ -157,7 +158,14 @@ internal static class Shells
         new(
             "BatchPrefillWithRaggedKvCache",
             $"Batch prefill over ragged keys and values, those of all sequences behind one another: {text.Heads} heads on {text.KvHeads} kvHeads.",
-            new ShellMethod("Makes a wrapper on a device.", WithSpec(text), s_maxSequences, s_maxPrefillTokens, s_determinism)
+            new ShellMethod(
+                "Makes a wrapper on a device.",
+                WithSpec(text),
+                s_maxSequences,
+                s_maxPrefillTokens,
+                s_determinism,
+                s_maxStagedTokens
+            )
         )
         {
             Plans =
@@ -185,7 +193,8 @@ internal static class Shells
                 {
                     Words = "The most query tokens of a call, 1 to 4,194,304.",
                 },
-                s_determinism
+                s_determinism,
+                s_maxStagedTokens
             )
         )
         {

@@ -13,6 +13,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     private readonly PlannedBatch _batch;
     private readonly PrefillCore _core;
     private readonly StagedPrefill? _staged;
+    private readonly LaunchCheck? _stagingCheck;
     private readonly TensorMap _kvMap;
     private float _scaleLog2;
     private bool _causal;
@@ -51,17 +52,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         cache.Spec.RequirePrefill(nameof(cache));
         PrefillCore.CheckLimits(maxSequences, maxQueryTokens, determinism);
         ArgumentOutOfRangeException.ThrowIfNegative(maxStagedTokens);
-        if (maxStagedTokens > 0 && determinism != Determinism.BatchInvariant)
-        {
-            cache.Kernels.Load(KernelKinds.PrefillPaged);
-            staged ??= cache.Kernels.StagedPrefill();
-        }
-        else
-        {
-            // Which of two kernels a sequence gets would depend on the others.
-            staged = null;
-        }
-
+        staged = StagedPrefillKernel.Choose(cache.Kernels, KernelKinds.PrefillPaged, determinism, maxStagedTokens, staged);
         PrefillKernel kernel = cache.Kernels.Prefill(isPaged: true);
         _kvMap = kernel.EncodeKvMap(cache);
         long cacheTokens = (long)cache.TotalPages * cache.Spec.PageSize;
@@ -78,8 +69,22 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
                 borrower: staged?.Prefill
             );
             _batch = new PlannedBatch(this, nameof(BatchPrefillWithPagedKvCache), cache, maxSequences);
-            _staged = staged is null ? null : new StagedPrefill(_batch, staged, _core, maxSequences, maxQueryTokens, maxStagedTokens);
-            Lists = _staged is null ? [_core.List] : [_core.List, _staged.List];
+            Lists = [_core.List];
+            if (staged is not null)
+            {
+                _staged = new StagedPrefill(
+                    cache.Device,
+                    cache.Spec,
+                    staged,
+                    _core,
+                    isPaged: true,
+                    maxSequences,
+                    maxQueryTokens,
+                    (int)Math.Min(maxStagedTokens, cacheTokens)
+                );
+                _stagingCheck = LaunchCheck.Create(cache, $"{_batch.Name}.{nameof(Run)}", StagedSequenceAt);
+                Lists = [_core.List, _staged.List];
+            }
         }
         catch
         {
@@ -101,7 +106,9 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         get
         {
             _batch.RequirePlan();
-            return _staged is { Tokens: > 0 } ? _staged.Info(_batch, _causal) : _core.Info(Prefill, _batch.Planned, _batch.Rows);
+            return _staged is { Tokens: > 0 }
+                ? _staged.Info(Prefill, _batch.Planned, _batch.Rows)
+                : _core.Info(Prefill, _batch.Planned, _batch.Rows);
         }
     }
 
@@ -173,7 +180,8 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     private protected override void PlanChecked(ReadOnlySpan<Sequence> sequences, bool given, bool causal, CudaStream? stream)
     {
         _causal = causal && Cache.Spec.Variant is not { ReplacesCausality: true };
-        if (_staged?.TryPlan(_batch, _causal, _scaleLog2, Stages, stream) == true)
+        _stagingCheck?.Before(stream);
+        if (_staged?.TryPlan(Prefill, _batch.Attending, _scaleLog2, Stages, stream) == true)
         {
             _core.Clear(stream);
         }
@@ -189,7 +197,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         bool captures = _staged is not null && Cache.Device.Backend.IsCapturing(stream);
         if (captures || _staged is { Tokens: > 0 })
         {
-            _staged!.Run(layer, query, output, lse, _batch.Rows, _batch.Check, stream);
+            LaunchStaged(layer, query, output, lse, stream);
             if (!captures)
             {
                 return;
@@ -206,8 +214,35 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
 
     private protected override string Describe() => PlanInfo.ToString();
 
+    private void LaunchStaged(int layer, in TensorView query, in TensorView output, in TensorView lse, CudaStream? stream)
+    {
+        PrefillParams args = _staged!.Arguments(query, output, lse, _batch.Rows, "cache");
+        args.KeyScales = Cache.KeyScaleAddress(layer);
+        args.ValueScales = Cache.ValueScaleAddress(layer);
+        StageParams stage = new()
+        {
+            Key = Cache.KeyAddress(layer),
+            Value = Cache.ValueAddress(layer),
+            Pages = Cache.Table.Address,
+            PageStride = Cache.PageElements,
+            TokenStride = Cache.TokenElements,
+            HeadStride = Cache.HeadElements,
+            Fault = _stagingCheck?.Record(layer) ?? 0,
+            PageCount = Cache.TotalPages,
+        };
+        _stagingCheck?.Before(stream);
+        Cache.Table.IsCaptured |= _staged.Stage(ref stage, stream);
+        _stagingCheck?.After(layer, stream);
+        _batch.Check?.Before(stream);
+        _staged.Run(ref args, _batch.Rows, valueRows: 0, stream);
+        _batch.Check?.After(layer, stream);
+    }
+
+    private Sequence? StagedSequenceAt(int row) => _staged!.IndexAt(row, _batch.Lengths) is var i and >= 0 ? _batch.Attends(i) : null;
+
     private void Free()
     {
+        _stagingCheck?.Dispose();
         _staged?.Dispose();
         _batch?.Dispose();
         _core?.Dispose();

@@ -21,6 +21,7 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
 {
     private readonly UseGuard _guard = new(nameof(BatchPrefillWithRaggedKvCache));
     private readonly PrefillCore _core;
+    private readonly StagedPrefill? _staged;
     private readonly int[] _queryTokens;
     private readonly int[] _lengths;
     private readonly int[] _starts;
@@ -37,13 +38,30 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
     /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
     /// <param name="maxQueryTokens">Query tokens of all sequences of the largest batch together, 1 to 4,194,304: rows of query and output.</param>
     /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
-    /// <exception cref="FlashInferException">The kernel can't be compiled or loaded, or the memory is not there.</exception>
+    /// <param name="maxStagedTokens">
+    /// Tokens of all sequences of the largest batch whose keys may be staged, which <see cref="WorkspaceBytes"/> then has room for: 0 for none.
+    /// Only where <see cref="PlanInfo.StagedTokens"/> can be above 0: on Hopper with RoPE, unless plans are batch-invariant.
+    /// </param>
+    /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
     public BatchPrefillWithRaggedKvCache(
         Device device,
         AttentionSpec spec,
         int maxSequences = 1024,
         int maxQueryTokens = PrefillCore.DefaultQueryTokens,
-        Determinism determinism = Determinism.Reproducible
+        Determinism determinism = Determinism.Reproducible,
+        int maxStagedTokens = StagedPrefill.DefaultTokens
+    )
+        : this(device, spec, maxSequences, maxQueryTokens, determinism, maxStagedTokens, staged: null) { }
+
+    /// <summary>As the public one, with a kernel in place of the device's own: tests have one for the CPU.</summary>
+    internal BatchPrefillWithRaggedKvCache(
+        Device device,
+        AttentionSpec spec,
+        int maxSequences,
+        int maxQueryTokens,
+        Determinism determinism,
+        int maxStagedTokens,
+        StagedPrefillKernel? staged
     )
     {
         ArgumentNullException.ThrowIfNull(device);
@@ -54,8 +72,24 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         Spec = spec;
         MaxSequences = maxSequences;
         MaxQueryTokens = maxQueryTokens;
-        PrefillKernel kernel = device.Kernels(spec).Prefill(isPaged: false);
-        _core = new PrefillCore(device, spec, kernel, cacheTokens: 0, maxSequences, maxQueryTokens, determinism);
+        ArgumentOutOfRangeException.ThrowIfNegative(maxStagedTokens);
+        AttentionKernels kernels = device.Kernels(spec);
+        staged = StagedPrefillKernel.Choose(kernels, KernelKinds.PrefillRagged, determinism, maxStagedTokens, staged);
+        PrefillKernel kernel = kernels.Prefill(isPaged: false);
+        _core = new PrefillCore(device, spec, kernel, cacheTokens: 0, maxSequences, maxQueryTokens, determinism, borrower: staged?.Prefill);
+        if (staged is not null)
+        {
+            try
+            {
+                _staged = new StagedPrefill(device, spec, staged, _core, isPaged: false, maxSequences, maxQueryTokens, maxStagedTokens);
+            }
+            catch
+            {
+                _core.Dispose();
+                throw;
+            }
+        }
+
         _queryTokens = new int[maxSequences];
         _lengths = new int[maxSequences];
         _starts = new int[maxSequences];
@@ -78,7 +112,7 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
     public Determinism Determinism => _core.Limits.Determinism;
 
     /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one.</summary>
-    public long WorkspaceBytes => _core.WorkspaceBytes;
+    public long WorkspaceBytes => _core.WorkspaceBytes + (_staged?.Bytes ?? 0);
 
     /// <summary>What the last plan looks like.</summary>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -87,7 +121,9 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         get
         {
             RequirePlan();
-            return _core.Info(Batch(_planned), _planned, _rows);
+            return _staged is { Tokens: > 0 }
+                ? _staged.Info(Batch(_planned), _planned, _rows)
+                : _core.Info(Batch(_planned), _planned, _rows);
         }
     }
 
@@ -99,6 +135,9 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         get => _core.Limits;
         set => _core.Limits = value;
     }
+
+    /// <summary>As of <see cref="BatchPrefillWithPagedKvCache"/>.</summary>
+    internal bool? Stages { get; set; }
 
     /// <summary>Plans a step: from here on <c>Run</c> means these sequences.</summary>
     /// <param name="qoIndptr">Where each sequence's rows of query and output start, and where the last one's end: sequences + 1 numbers from 0, none below the one before it.</param>
@@ -163,12 +202,31 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         PrefillParams args = _core.Arguments(query, output, lse, _rows, "wrapper");
         KernelTensor.Check(key, nameof(key), Device, "wrapper", Spec.Dtype, _tokens, Spec.KvHeads, Spec.HeadDim);
         KernelTensor.Check(value, nameof(value), Device, "wrapper", Spec.Dtype, _tokens, Spec.KvHeads, Spec.ValueDim);
+
+        // A graph must do for every plan that it may replay: it has all kernels.
+        bool captures = _staged is not null && Device.Backend.IsCapturing(stream);
+        if (captures || _staged is { Tokens: > 0 })
+        {
+            StageParams stage = new()
+            {
+                Key = key.Address,
+                TokenStride = key.Stride(0),
+                HeadStride = key.Stride(1),
+            };
+            _staged!.Stage(ref stage, stream);
+            PrefillParams staged = _staged.Arguments(query, output, lse, _rows, "wrapper");
+            SetValues(ref staged, value);
+            _staged.Run(ref staged, _rows, _tokens, stream);
+            if (!captures)
+            {
+                return;
+            }
+        }
+
         args.Key = key.Address;
-        args.Value = value.Address;
         args.KeyTokenStride = key.Stride(0);
         args.KeyHeadStride = key.Stride(1);
-        args.ValueTokenStride = value.Stride(0);
-        args.ValueHeadStride = value.Stride(1);
+        SetValues(ref args, value);
         _core.Run(ref args, _rows, _tokens, stream);
     }
 
@@ -189,8 +247,16 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         if (disposing && !_disposed)
         {
             _disposed = true;
+            _staged?.Dispose();
             _core.Dispose();
         }
+    }
+
+    private static void SetValues(ref PrefillParams args, in TensorView value)
+    {
+        args.Value = value.Address;
+        args.ValueTokenStride = value.Stride(0);
+        args.ValueHeadStride = value.Stride(1);
     }
 
     private PrefillBatch Batch(int sequences) =>
@@ -249,12 +315,23 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
             _starts[i] = kvIndptr[i];
         }
 
-        _core.List.Take(arguments, new BatchShape(Spec, _queryTokens.AsSpan(0, sequences), _lengths.AsSpan(0, sequences)));
+        BatchShape shape = new(Spec, _queryTokens.AsSpan(0, sequences), _lengths.AsSpan(0, sequences));
+        _core.List.Take(arguments, shape);
+        _staged?.List.Take(arguments, shape);
         _rows = qoIndptr[^1];
         _tokens = kvIndptr[^1];
         _causal = causal && Spec.Variant is not { ReplacesCausality: true };
         PrefillBatch batch = Batch(sequences);
-        _core.Plan(batch, new PlannedSequences(batch.QueryTokens, batch.Lengths, default, _firstRows), scaleLog2, stream);
+        PlannedSequences planned = new(batch.QueryTokens, batch.Lengths, default, _firstRows);
+        if (_staged?.TryPlan(batch, planned, scaleLog2, Stages, stream) == true)
+        {
+            _core.Clear(stream);
+        }
+        else
+        {
+            _core.Plan(batch, planned, scaleLog2, stream);
+        }
+
         _planned = sequences;
         Telemetry.EndPlan(start, nameof(BatchPrefillWithRaggedKvCache), this, Device.Log);
     }

@@ -15,7 +15,8 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     private readonly KernelSlot<AppendKernels> _append;
     private readonly KernelSlot<DecodeKernel>[] _wideDecode;
     private readonly KernelSlot<DecodeKernel> _raggedDecode;
-    private readonly KernelSlot<StagedPrefillKernel>? _stagedPrefill;
+    private readonly KernelSlot<StagedPrefillKernel>? _stagedPaged;
+    private readonly KernelSlot<StagedPrefillKernel>? _stagedRagged;
 
     /// <summary>Loads nothing yet.</summary>
     public CudaAttentionKernels(AttentionSpec spec, CudaBackend backend, KernelCompiler compiler)
@@ -26,8 +27,8 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         _compiler = compiler;
         _append = new(() => new AppendKernels(Load<AppendParams>(spec.AppendUnitFor(backend.IsChecked))));
         _raggedDecode = new(() => new CudaDecodeKernel(backend, Load<DecodeParams>(spec.DecodeRaggedUnit), spec.WithoutCache()));
-        TranslationUnit? staged = CudaUnits.HasStagedPrefill(spec.Shape) ? spec.PrefillStagedUnitFor(backend.IsChecked) : null;
-        _stagedPrefill = staged?.Serves(backend.Architecture) == true ? new(() => LoadStagedPrefill(staged)) : null;
+        _stagedPaged = StagedSlot(isPaged: true);
+        _stagedRagged = StagedSlot(isPaged: false);
         _wideDecode = [.. CudaUnits.QueryTokens.Select(tokens => new KernelSlot<DecodeKernel>(() => LoadWideDecode(tokens)))];
     }
 
@@ -54,7 +55,8 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     public override DecodeKernel? RaggedDecode() => CudaUnits.HasRaggedDecode(_spec.Shape) ? _raggedDecode.Get() : null;
 
     /// <inheritdoc/>
-    public override StagedPrefillKernel? StagedPrefill() => _stagedPrefill?.Get() is { Prefill.IsHopper: true } staged ? staged : null;
+    public override StagedPrefillKernel? StagedPrefill(bool isPaged) =>
+        (isPaged ? _stagedPaged : _stagedRagged)?.Get() is { Prefill.IsHopper: true } staged ? staged : null;
 
     /// <inheritdoc/>
     public override void Dispose()
@@ -62,7 +64,8 @@ internal sealed class CudaAttentionKernels : AttentionKernels
         base.Dispose();
         _append.Dispose();
         _raggedDecode.Dispose();
-        _stagedPrefill?.Dispose();
+        _stagedPaged?.Dispose();
+        _stagedRagged?.Dispose();
         foreach (KernelSlot<DecodeKernel> slot in _wideDecode)
         {
             slot.Dispose();
@@ -91,13 +94,22 @@ internal sealed class CudaAttentionKernels : AttentionKernels
             : new CudaWideDecodeKernel(_backend, Load<PrefillParams>(unit), _spec);
     }
 
-    private CudaStagedPrefillKernel LoadStagedPrefill(TranslationUnit unit)
+    private KernelSlot<StagedPrefillKernel>? StagedSlot(bool isPaged)
+    {
+        if (!CudaUnits.HasStagedPrefill(_spec.Shape, isPaged))
+        {
+            return null;
+        }
+
+        TranslationUnit unit = _spec.PrefillStagedUnitFor(isPaged, _backend.IsChecked);
+        return unit.Serves(_backend.Architecture) ? new(() => LoadStagedPrefill(unit, isPaged)) : null;
+    }
+
+    private CudaStagedPrefillKernel LoadStagedPrefill(TranslationUnit unit, bool isPaged)
     {
         CudaKernel prefill = Load<PrefillParams>(unit);
-        return new CudaStagedPrefillKernel(
-            new CudaPrefillKernel(_backend, prefill, _spec),
-            prefill.GetKernel<StageParams>(CudaUnits.StageName(_spec.Shape, _backend.IsChecked))
-        );
+        string stage = CudaUnits.StageName(_spec.Shape, isPaged, _backend.IsChecked);
+        return new CudaStagedPrefillKernel(new CudaPrefillKernel(_backend, prefill, _spec), prefill.GetKernel<StageParams>(stage));
     }
 
     private CudaKernel Load<TParams>(TranslationUnit unit)

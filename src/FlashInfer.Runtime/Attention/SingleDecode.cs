@@ -30,7 +30,7 @@ public class SingleDecode : IDisposable
         spec.RequirePrefill(nameof(spec));
         IRaggedAttention batch = device.Kernels(spec).RaggedDecode() is { } kernel
             ? new RaggedDecode(device, spec, kernel, determinism)
-            : new BatchPrefillWithRaggedKvCache(device, spec, maxSequences: 1, maxQueryTokens: 1, determinism);
+            : new BatchPrefillWithRaggedKvCache(device, spec, maxSequences: 1, maxQueryTokens: 1, determinism, maxStagedTokens: 0);
         _sequence = new SingleSequence(typeof(SingleDecode), batch);
     }
 

@@ -21,15 +21,17 @@ public class SinglePrefill : IDisposable
     /// <param name="spec">The attention configuration; its page size, KV layout and KV element type do not matter.</param>
     /// <param name="maxQueryTokens">The most query tokens of a call, 1 to 4,194,304.</param>
     /// <param name="determinism">On what the bits of results may depend.</param>
+    /// <param name="maxStagedTokens">As of <see cref="BatchPrefillWithRaggedKvCache"/>.</param>
     /// <exception cref="FlashInferException">The kernel can't be compiled or loaded, or the memory is not there.</exception>
     public SinglePrefill(
         Device device,
         AttentionSpec spec,
         int maxQueryTokens = PrefillCore.DefaultQueryTokens,
-        Determinism determinism = Determinism.Reproducible
+        Determinism determinism = Determinism.Reproducible,
+        int maxStagedTokens = StagedPrefill.DefaultTokens
     )
     {
-        BatchPrefillWithRaggedKvCache batch = new(device, spec, maxSequences: 1, maxQueryTokens, determinism);
+        BatchPrefillWithRaggedKvCache batch = new(device, spec, maxSequences: 1, maxQueryTokens, determinism, maxStagedTokens);
         _sequence = new SingleSequence(typeof(SinglePrefill), batch);
     }
 

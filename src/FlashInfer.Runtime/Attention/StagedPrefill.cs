@@ -4,54 +4,58 @@ using FlashInfer.Planning;
 namespace FlashInfer.Attention;
 
 /// <summary>
-/// Prefill over keys and values that are staged first: a kernel takes them from their pages once, as the other one wants to have them, where
-/// else each tile that walks them would have to.
+/// Prefill over keys and values that are staged first: a kernel prepares them once, as the other one wants to have them, where else each tile
+/// that walks them would have to. From a paged cache both are staged, of ragged ones only the keys.
 /// </summary>
 internal sealed class StagedPrefill : IDisposable
 {
     /// <summary>What constructors take when the caller does not say.</summary>
     public const int DefaultTokens = 32_768;
 
-    private readonly PagedKvCache _cache;
+    private readonly AttentionSpec _spec;
     private readonly StagedPrefillKernel _kernel;
+    private readonly bool _isPaged;
     private readonly int _maxTokens;
     private readonly int _leastWalks;
     private readonly int[] _starts;
     private readonly PrefillCore _core;
     private readonly UploadList<StageItem> _list;
     private readonly DeviceMemory _keys;
-    private readonly DeviceMemory _values;
-    private readonly LaunchCheck? _check;
+    private readonly DeviceMemory? _values;
 
     // -1 before there is a list.
     private int _items = -1;
     private bool _overlaps;
 
-    /// <param name="batch">The wrapper's batch.</param>
+    /// <param name="device">The device.</param>
+    /// <param name="spec">The configuration.</param>
     /// <param name="kernel">The two kernels.</param>
     /// <param name="prepares">What prefill does with plans that stage nothing, made with this one's kernel as borrower.</param>
+    /// <param name="isPaged">Whether keys and values come from a paged cache, else they are ragged.</param>
     /// <param name="maxSequences">Sequences of the largest batch.</param>
     /// <param name="maxQueryTokens">Query tokens of the largest batch.</param>
-    /// <param name="maxTokens">Tokens that there is room for, at most.</param>
+    /// <param name="maxTokens">Tokens that there is room for.</param>
     public StagedPrefill(
-        PlannedBatch batch,
+        Device device,
+        AttentionSpec spec,
         StagedPrefillKernel kernel,
         PrefillCore prepares,
+        bool isPaged,
         int maxSequences,
         int maxQueryTokens,
         int maxTokens
     )
     {
-        AttentionSpec spec = batch.Cache.Spec;
-        _cache = batch.Cache;
+        _spec = spec;
         _kernel = kernel;
-        _maxTokens = (int)Math.Min(maxTokens, (long)_cache.TotalPages * spec.PageSize);
-        _leastWalks = PrefillStaging.LeastWalks(spec.Shape, prepares.Kernel.IsHopper);
+        _isPaged = isPaged;
+        _maxTokens = maxTokens;
+        _leastWalks = PrefillStaging.LeastWalks(spec.Shape, isPaged, prepares.Kernel.IsHopper);
         _starts = new int[maxSequences];
         try
         {
             _core = new PrefillCore(
-                _cache.Device,
+                device,
                 spec,
                 kernel.Prefill,
                 cacheTokens: 0,
@@ -60,10 +64,9 @@ internal sealed class StagedPrefill : IDisposable
                 Determinism.Reproducible,
                 prepares
             );
-            _list = new UploadList<StageItem>(_cache.Device.Backend, PrefillStaging.MaxItems(maxSequences, _maxTokens));
-            _keys = new DeviceMemory(_cache.Device, (long)_maxTokens * spec.KvHeads * spec.HeadDim * spec.Dtype.Size());
-            _values = new DeviceMemory(_cache.Device, _keys.Bytes);
-            _check = LaunchCheck.Create(_cache, $"{batch.Name}.{nameof(Run)}", row => SequenceAt(batch, row));
+            _list = new UploadList<StageItem>(device.Backend, PrefillStaging.MaxItems(maxSequences, maxTokens));
+            _keys = new DeviceMemory(device, (long)maxTokens * spec.KvHeads * spec.HeadDim * spec.Dtype.Size());
+            _values = isPaged ? new DeviceMemory(device, _keys.Bytes) : null;
         }
         catch
         {
@@ -76,81 +79,107 @@ internal sealed class StagedPrefill : IDisposable
     public PlanList List => _core.List;
 
     /// <summary>Device memory of staged keys and values.</summary>
-    public long Bytes => _keys.Bytes + _values.Bytes;
+    public long Bytes => _keys.Bytes + (_values?.Bytes ?? 0);
 
     /// <summary>Tokens that the last plan stages; 0 when it stages nothing.</summary>
     public int Tokens { get; private set; }
 
     /// <summary>Plans the step and sends the lists to the device, if all that is to be staged has room and that pays; else empty ones.</summary>
-    /// <param name="batch">The batch.</param>
-    /// <param name="causal">Whether attention is causal.</param>
+    /// <param name="batch">The sequences; they start where their pages do, or where their ragged rows do.</param>
+    /// <param name="sequences">The same, as a variant of attention knows them.</param>
     /// <param name="scaleLog2">The factor of the logits.</param>
     /// <param name="stages">Whether to stage whatever has room, or nothing; null leaves it to the planner.</param>
     /// <param name="stream">The stream.</param>
     /// <returns>Whether the step is planned.</returns>
-    public bool TryPlan(PlannedBatch batch, bool causal, float scaleLog2, bool? stages, CudaStream? stream)
+    public bool TryPlan(in PrefillBatch batch, in PlannedSequences sequences, float scaleLog2, bool? stages, CudaStream? stream)
     {
-        _check?.Before(stream);
-        PrefillBatch paged = new(batch.QueryTokens, batch.Lengths, batch.PageOffsets, causal, List.Bounds(batch.Places));
-        long tokens = PrefillStaging.Tokens(paged, _core.Limits);
-        bool fits = tokens > 0 && tokens <= _maxTokens;
-        if (!fits || !(stages ?? PrefillStaging.Pays(paged, _core.Limits, tokens, _leastWalks)))
+        long tokens = PrefillStaging.Tokens(batch, _core.Limits);
+        long rows =
+            _isPaged ? tokens
+            : batch.Starts.IsEmpty ? 0
+            : (long)batch.Starts[^1] + batch.Lengths[^1];
+        bool fits = tokens > 0 && rows <= _maxTokens;
+        if (!fits || !(stages ?? PrefillStaging.Pays(batch, _core.Limits, tokens, _leastWalks)))
         {
             Clear(stream);
             return false;
         }
 
-        _items = PrefillStaging.List(paged, _core.Limits, _starts, _list.Begin());
+        _items = PrefillStaging.List(batch, _core.Limits, _isPaged, _starts, _list.Begin());
         _list.Commit(_items, stream);
-        _core.Plan(Staged(batch, causal), batch.Attending, scaleLog2, stream);
+        _core.Plan(Staged(batch), sequences, scaleLog2, stream);
         Tokens = (int)tokens;
         _overlaps = false;
         return true;
     }
 
-    /// <summary>Stages a layer and attends to it; parameters as <see cref="DecodeCore.Run"/>.</summary>
-    public void Run(
-        int layer,
-        in TensorView query,
-        in TensorView output,
-        in TensorView lse,
-        int rows,
-        LaunchCheck? check,
-        CudaStream? stream
-    )
+    /// <summary>
+    /// The arguments of prefill but for checks and scales, and for ragged values; throws unless the tensors are the plan's. Parameters as
+    /// <see cref="PrefillCore.Arguments"/>.
+    /// </summary>
+    public PrefillParams Arguments(in TensorView query, in TensorView output, in TensorView lse, int rows, string owner)
     {
-        PrefillParams args = _core.Arguments(query, output, lse, rows, "cache");
-        AttentionSpec spec = _cache.Spec;
+        PrefillParams args = _core.Arguments(query, output, lse, rows, owner);
         args.Key = _keys.Address;
-        args.Value = _values.Address;
-        args.KeyTokenStride = args.ValueTokenStride = spec.KvHeads * spec.HeadDim;
-        args.KeyHeadStride = args.ValueHeadStride = spec.HeadDim;
-        args.KeyScales = _cache.KeyScaleAddress(layer);
-        args.ValueScales = _cache.ValueScaleAddress(layer);
-        Stage(layer, stream);
-        check?.Before(stream);
-        _core.Run(ref args, rows, keyRows: _maxTokens, stream);
-        check?.After(layer, stream);
+        args.Value = _values?.Address ?? 0;
+        args.KeyTokenStride = args.ValueTokenStride = _spec.KvHeads * _spec.HeadDim;
+        args.KeyHeadStride = args.ValueHeadStride = _spec.HeadDim;
+        return args;
     }
 
-    /// <summary>What the last plan looks like, if it stages.</summary>
-    public PlanInfo Info(PlannedBatch batch, bool causal) =>
-        _core.Info(Staged(batch, causal), batch.Planned, batch.Rows) with
+    /// <summary>Launches the kernel that stages.</summary>
+    /// <param name="args">Where keys and values come from.</param>
+    /// <param name="stream">The stream.</param>
+    /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
+    public bool Stage(ref StageParams args, CudaStream? stream)
+    {
+        args.StagedKey = _keys.Address;
+        args.StagedValue = _values?.Address ?? 0;
+        args.Plan = _list.Address;
+        args.Variant = List.VariantAddress;
+        bool captured = _kernel.Stage(args, new ListLaunch(_items, _list.Capacity, 1, _overlaps), stream);
+        _overlaps = true;
+        return captured;
+    }
+
+    /// <summary>Launches prefill over what was staged.</summary>
+    /// <param name="args">All arguments.</param>
+    /// <param name="rows">Rows of query and output.</param>
+    /// <param name="valueRows">Rows of ragged values.</param>
+    /// <param name="stream">The stream.</param>
+    public void Run(ref PrefillParams args, int rows, int valueRows, CudaStream? stream) =>
+        _core.Run(ref args, rows, _isPaged ? _maxTokens : valueRows, stream);
+
+    /// <summary>What the last plan looks like, if it stages; <paramref name="batch"/> as it was planned.</summary>
+    public PlanInfo Info(in PrefillBatch batch, int sequences, int rows) =>
+        _core.Info(Staged(batch), sequences, rows) with
         {
             StagedTokens = Tokens,
         };
 
+    /// <summary>Of sequences of so many tokens, the one that a row staged from pages belongs to; -1 for none.</summary>
+    public int IndexAt(int row, ReadOnlySpan<int> lengths)
+    {
+        for (int i = 0; i < lengths.Length; i++)
+        {
+            if (row < _starts[i] + lengths[i])
+            {
+                return i;
+            }
+        }
+
+        return -1;
+    }
+
     public void Dispose()
     {
-        _check?.Dispose();
         _values?.Dispose();
         _keys?.Dispose();
         _list?.Dispose();
         _core?.Dispose();
     }
 
-    private PrefillBatch Staged(PlannedBatch batch, bool causal) =>
-        new(batch.QueryTokens, batch.Lengths, _starts.AsSpan(0, batch.Lengths.Length), causal, List.Bounds(batch.Places));
+    private PrefillBatch Staged(in PrefillBatch batch) => batch.At(_starts.AsSpan(0, batch.Lengths.Length));
 
     private void Clear(CudaStream? stream)
     {
@@ -163,40 +192,5 @@ internal sealed class StagedPrefill : IDisposable
         }
 
         Tokens = 0;
-    }
-
-    private void Stage(int layer, CudaStream? stream)
-    {
-        StageParams args = new()
-        {
-            Key = _cache.KeyAddress(layer),
-            Value = _cache.ValueAddress(layer),
-            StagedKey = _keys.Address,
-            StagedValue = _values.Address,
-            Pages = _cache.Table.Address,
-            Plan = _list.Address,
-            PageStride = _cache.PageElements,
-            TokenStride = _cache.TokenElements,
-            HeadStride = _cache.HeadElements,
-            Fault = _check?.Record(layer) ?? 0,
-            PageCount = _cache.TotalPages,
-            Variant = List.VariantAddress,
-        };
-        _check?.Before(stream);
-        _cache.Table.IsCaptured |= _kernel.Stage(args, new ListLaunch(_items, _list.Capacity, 1, _overlaps), stream);
-        _overlaps = true;
-        _check?.After(layer, stream);
-    }
-
-    /// <summary>The sequence that a staged row belongs to.</summary>
-    private Sequence? SequenceAt(PlannedBatch batch, int row)
-    {
-        int i = 0;
-        while (i < batch.Lengths.Length && row >= _starts[i] + batch.Lengths[i])
-        {
-            i++;
-        }
-
-        return i < batch.Lengths.Length ? batch.Attends(i) : null;
     }
 }

@@ -231,6 +231,29 @@ internal abstract class PrefillKernel : IDisposable
 /// <param name="prefill">What attends to the rows as ragged prefill does, but that only queries turn, and scales of the cache count.</param>
 internal abstract class StagedPrefillKernel(PrefillKernel prefill) : IDisposable
 {
+    /// <summary>What a wrapper stages with, or null when it does not; gets its kernels ready.</summary>
+    /// <param name="kernels">The configuration's kernels.</param>
+    /// <param name="kinds">What the wrapper needs.</param>
+    /// <param name="determinism">Batch-invariant plans do not stage: which of two kernels a sequence gets would depend on the others.</param>
+    /// <param name="maxTokens">Tokens to be staged at most; 0 for none.</param>
+    /// <param name="given">What a test has in place of the device's own.</param>
+    public static StagedPrefillKernel? Choose(
+        AttentionKernels kernels,
+        KernelKinds kinds,
+        Determinism determinism,
+        int maxTokens,
+        StagedPrefillKernel? given
+    )
+    {
+        if (maxTokens == 0 || determinism == Determinism.BatchInvariant)
+        {
+            return null;
+        }
+
+        kernels.Load(kinds);
+        return given ?? kernels.StagedPrefill(kinds.HasFlag(KernelKinds.PrefillPaged));
+    }
+
     /// <summary>What attends to the staged rows.</summary>
     public PrefillKernel Prefill => prefill;
 
@@ -310,8 +333,9 @@ internal abstract class AttentionKernels : IDisposable
             case KernelFamily.DecodeRagged:
                 RaggedDecode();
                 break;
-            case KernelFamily.PrefillStaged:
-                StagedPrefill();
+            case KernelFamily.PrefillPagedStaged:
+            case KernelFamily.PrefillRaggedStaged:
+                StagedPrefill(kernel.Family == KernelFamily.PrefillPagedStaged);
                 break;
             default:
                 Prefill(kernel.Family == KernelFamily.PrefillPaged);
@@ -324,7 +348,8 @@ internal abstract class AttentionKernels : IDisposable
     public PrefillKernel Prefill(bool isPaged) => (isPaged ? _prefillPaged : _prefillRagged).Get();
 
     /// <summary>Prefill over staged keys and values, or null where the device gains nothing by it.</summary>
-    public virtual StagedPrefillKernel? StagedPrefill() => null;
+    /// <param name="isPaged">Whether they come from the paged cache, else from ragged ones, whose values are taken as they are.</param>
+    public virtual StagedPrefillKernel? StagedPrefill(bool isPaged) => null;
 
     /// <summary>The decode kernel for sequences of up to so many query tokens.</summary>
     /// <param name="queryTokens">1 to 8; kernels exist for a few numbers, of which the smallest that is enough is taken.</param>

@@ -28,6 +28,9 @@ internal readonly ref struct PrefillBatch(
     /// </summary>
     public int Before(int sequence) => Causal ? Lengths[sequence] - QueryTokens[sequence] : Lengths[sequence];
 
+    /// <summary>The same with keys and values that start elsewhere.</summary>
+    public PrefillBatch At(ReadOnlySpan<int> starts) => new(QueryTokens, Lengths, starts, Causal, _bounds);
+
     /// <summary>Whether every query token sees its sequence from the first token on, all of it.</summary>
     public bool SeesBeginnings => _bounds.IsEmpty;
 

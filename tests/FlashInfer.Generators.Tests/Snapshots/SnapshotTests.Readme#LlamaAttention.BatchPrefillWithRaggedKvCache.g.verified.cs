@@ -14,8 +14,9 @@ partial class LlamaAttention
         /// <param name="maxSequences">Sequences of the largest batch, 1 to 65,536.</param>
         /// <param name="maxQueryTokens">Query tokens of all sequences of the largest batch together, 1 to 4,194,304.</param>
         /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
-        public BatchPrefillWithRaggedKvCache(global::FlashInfer.Device device, int maxSequences = 1024, int maxQueryTokens = 16384, global::FlashInfer.Determinism determinism = global::FlashInfer.Determinism.Reproducible)
-            : base(device, global::LlamaAttention.Spec, maxSequences, maxQueryTokens, determinism) { }
+        /// <param name="maxStagedTokens">Tokens of the largest batch whose keys and values may be staged, where that is done, 0 for none.</param>
+        public BatchPrefillWithRaggedKvCache(global::FlashInfer.Device device, int maxSequences = 1024, int maxQueryTokens = 16384, global::FlashInfer.Determinism determinism = global::FlashInfer.Determinism.Reproducible, int maxStagedTokens = 32768)
+            : base(device, global::LlamaAttention.Spec, maxSequences, maxQueryTokens, determinism, maxStagedTokens) { }
 
         /// <summary>Attends with the query tokens of the planned sequences, and gives the log-sum-exp.</summary>
         /// <param name="query">[rows, 32, 128]: a row for each query token, as qoIndptr said.</param>

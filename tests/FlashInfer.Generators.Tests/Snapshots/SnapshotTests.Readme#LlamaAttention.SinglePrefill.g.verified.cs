@@ -13,8 +13,9 @@ partial class LlamaAttention
         /// <param name="device">The device.</param>
         /// <param name="maxQueryTokens">The most query tokens of a call, 1 to 4,194,304.</param>
         /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
-        public SinglePrefill(global::FlashInfer.Device device, int maxQueryTokens = 16384, global::FlashInfer.Determinism determinism = global::FlashInfer.Determinism.Reproducible)
-            : base(device, global::LlamaAttention.Spec, maxQueryTokens, determinism) { }
+        /// <param name="maxStagedTokens">Tokens of the largest batch whose keys and values may be staged, where that is done, 0 for none.</param>
+        public SinglePrefill(global::FlashInfer.Device device, int maxQueryTokens = 16384, global::FlashInfer.Determinism determinism = global::FlashInfer.Determinism.Reproducible, int maxStagedTokens = 32768)
+            : base(device, global::LlamaAttention.Spec, maxQueryTokens, determinism, maxStagedTokens) { }
 
         /// <summary>Attends with the query tokens, which are the sequence's last, and gives the log-sum-exp.</summary>
         /// <param name="query">[qoLen, 32, 128].</param>

@@ -1,5 +1,6 @@
 using FlashInfer.Cuda;
 using FlashInfer.Tests;
+using FlashInfer.Tests.Oracle;
 
 namespace FlashInfer.Gpu.Tests.Attention;
 
@@ -54,6 +55,97 @@ public sealed class StagedPrefillTests
                 (half with { KvDtype = DType.Float8E5M2, PageSize = 3 }).With(AttentionOptions.Rope, rotaryDim: 24),
             ]
         );
+    }
+
+    /// <summary>Of ragged keys and values, only keys that turn are staged.</summary>
+    [Theory]
+    [InlineData(4, 4, 64, 64)]
+    [InlineData(6, 2, 96, 96)]
+    [InlineData(8, 2, 128, 128)]
+    [InlineData(7, 1, 192, 192)]
+    [InlineData(16, 16, 192, 128)]
+    [InlineData(8, 1, 256, 256)]
+    public void Ragged_keys_agree_with_the_oracle(int heads, int kvHeads, int headDim, int valueDim)
+    {
+        using CudaContext context = Require();
+        using Device device = Device.FromCuda(context);
+        DecodeCase plain = new(heads, kvHeads, headDim, 16, DType.BFloat16, KvLayout.Nhd, 1, s_lengths, null, 1, Random.Shared.Next())
+        {
+            QueryTokens = s_queryTokens,
+            ValueDim = valueDim,
+            Stages = true,
+        };
+        DecodeCase[] cases =
+        [
+            plain.With(AttentionOptions.Rope),
+            (plain with { Dtype = DType.Float16, Causal = false }).With(AttentionOptions.RopeInterleaved, rotaryDim: 24),
+            plain.With(AttentionOptions.Rope | AttentionOptions.SlidingWindow, window: 100),
+        ];
+        Gpu.Load(device, Gpu.By(cases, GridApi.Ragged));
+        foreach (DecodeCase one in cases)
+        {
+            Assert.True(PrefillScenario.CheckRagged(device, one).StagedTokens > 0, $"{one} stages nothing");
+        }
+
+        // The planner's own choice, and single tokens, which it does not stage.
+        DecodeCase prompt = (plain with { Lengths = [2000], QueryTokens = [2000], Stages = null }).With(AttentionOptions.Rope);
+        Assert.Equal(2000, PrefillScenario.CheckRagged(device, prompt).StagedTokens);
+        PrefillScenario.CheckSingle(device, prompt);
+        Assert.Equal(0, PrefillScenario.CheckRagged(device, prompt with { QueryTokens = [1] }).StagedTokens);
+    }
+
+    [Fact]
+    public void Ragged_plans_that_stage_and_plans_that_do_not_follow_each_other_in_one_graph()
+    {
+        using CudaContext context = Require();
+        using Device device = Device.FromCuda(context);
+        const int Rows = 600;
+        AttentionSpec spec = new(8, 2, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope));
+        double[] frequencies = RopeFrequencies.Llama(rotaryDim: 128);
+        using BatchPrefillWithRaggedKvCache captured = new(device, spec, 8, Rows);
+        using BatchPrefillWithRaggedKvCache never = new(device, spec, 8, Rows, maxStagedTokens: 0);
+        using DeviceTensor<BFloat16> kv = Draw(device, Rows, 2);
+        using DeviceTensor<BFloat16> query = Draw(device, Rows, 8);
+        using DeviceTensor<BFloat16> replayed = device.Allocate<BFloat16>(Rows, 8, 128);
+        using DeviceTensor<BFloat16> direct = device.Allocate<BFloat16>(Rows, 8, 128);
+        CudaGraph? graph = null;
+        foreach (
+            (int[] qoIndptr, int[] kvIndptr, bool stages) in ((int[], int[], bool)[])
+                [
+                    ([0, 600], [0, 600], true),
+                    ([0, 1, 2], [0, 300, 600], false),
+                    ([0, 100, 300, 310], [0, 100, 400, 600], true),
+                    ([0, 100, 300, 310], [0, 100, 400, 600], false),
+                    ([0, 0, 60], [0, 500, 600], true),
+                ]
+        )
+        {
+            VariantArguments<OptionArguments> arguments = new(new OptionArguments { RopeFrequencies = frequencies });
+            captured.Stages = stages;
+            captured.Plan(qoIndptr, kvIndptr, arguments);
+            never.Plan(qoIndptr, kvIndptr, arguments);
+            Assert.Equal(stages, captured.PlanInfo.StagedTokens > 0);
+            if (graph is null)
+            {
+                captured.Run(query.View, kv.View, kv.View, replayed.View);
+                device.Stream!.BeginCapture();
+                captured.Run(query.View, kv.View, kv.View, replayed.View);
+                graph = device.Stream.EndCapture();
+            }
+
+            int rows = qoIndptr[^1];
+            int tokens = kvIndptr[^1];
+            replayed.View.CopyFrom([.. Enumerable.Repeat((BFloat16)float.NaN, Rows * 8 * 128)]);
+            graph.Launch(device.Stream!);
+            TensorView some = kv.View.Rows(0, tokens);
+            never.Run(query.View.Rows(0, rows), some, some, direct.View.Rows(0, rows));
+            float[] actual = [.. replayed.View.Rows(0, rows).ToArray().Select(x => (float)x)];
+            double[] expected = [.. direct.View.Rows(0, rows).ToArray().Select(x => (double)x)];
+            double error = ErrorNorms.Relative(actual, expected);
+            Assert.True(error < 0.01, $"[{string.Join(", ", qoIndptr)}], stages {stages}: {error:E2} off");
+        }
+
+        graph!.Dispose();
     }
 
     [Fact]
@@ -166,6 +258,14 @@ public sealed class StagedPrefillTests
             $"Only {CudaUnits.StagedArchitecture} stages keys and values."
         );
         return context;
+    }
+
+    private static DeviceTensor<BFloat16> Draw(Device device, int rows, int heads)
+    {
+        Random random = new(rows + heads);
+        DeviceTensor<BFloat16> tensor = device.Allocate<BFloat16>(rows, heads, 128);
+        tensor.View.CopyFrom([.. Enumerable.Range(0, rows * heads * 128).Select(_ => (BFloat16)((random.NextSingle() * 2) - 1))]);
+        return tensor;
     }
 
     private static void Check(Device device, DecodeCase[] cases)

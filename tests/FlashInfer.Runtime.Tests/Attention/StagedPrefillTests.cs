@@ -23,6 +23,7 @@ public sealed class StagedPrefillTests
             };
             long expected = drawn.Lengths.Where((_, at) => drawn.QueryTokens![at] > 0).Sum();
             Assert.Equal(expected, PrefillScenario.CheckPaged(device, drawn).StagedTokens);
+            Assert.Equal(expected, PrefillScenario.CheckRagged(device, drawn).StagedTokens);
         }
     }
 
@@ -41,6 +42,7 @@ public sealed class StagedPrefillTests
         }.With(options, window: 100);
 
         long staged = PrefillScenario.CheckPaged(device, one).StagedTokens;
+        Assert.Equal(staged, PrefillScenario.CheckRagged(device, one).StagedTokens);
 
         // Only what the window leaves in, from a block's first token on.
         Assert.Equal(options.HasFlag(AttentionOptions.SlidingWindow), staged < one.Lengths.Sum());
@@ -89,6 +91,33 @@ public sealed class StagedPrefillTests
         static long Staged(PrefillWrapper wrapper, Sequence[] batch, int[] queryTokens)
         {
             wrapper.Plan(batch, queryTokens, null, true);
+            return wrapper.PlanInfo.StagedTokens;
+        }
+    }
+
+    [Fact]
+    public void Ragged_keys_have_room_for_all_rows()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        AttentionSpec spec = new(4, 2, 64, 16, DType.BFloat16);
+        using BatchPrefillWithRaggedKvCache some = Make(maxStagedTokens: 1000);
+        using BatchPrefillWithRaggedKvCache none = Make(maxStagedTokens: 0);
+        using BatchPrefillWithRaggedKvCache invariant = Make(maxStagedTokens: 1000, Determinism.BatchInvariant);
+
+        Assert.Equal(1000 * 256, some.WorkspaceBytes - none.WorkspaceBytes);
+        Assert.Equal(900, Staged(some, [0, 400, 401], [0, 900, 900]));
+        Assert.Equal(900, Staged(some, [0, 0, 400], [0, 100, 1000])); // the first has no query token, but rows
+        Assert.Equal(0, Staged(some, [0, 0, 400], [0, 101, 1001]));
+        Assert.Equal(0, Staged(some, [0, 1], [0, 900])); // walked once
+        Assert.Equal(0, Staged(none, [0, 400, 401], [0, 900, 900]));
+        Assert.Equal(0, Staged(invariant, [0, 400, 401], [0, 900, 900]));
+
+        BatchPrefillWithRaggedKvCache Make(int maxStagedTokens, Determinism determinism = default) =>
+            new(device, spec, 4, 1000, determinism, maxStagedTokens, StagingOnCpu.For(device, spec, isPaged: false));
+
+        static long Staged(BatchPrefillWithRaggedKvCache wrapper, int[] qoIndptr, int[] kvIndptr)
+        {
+            wrapper.Plan(qoIndptr, kvIndptr);
             return wrapper.PlanInfo.StagedTokens;
         }
     }

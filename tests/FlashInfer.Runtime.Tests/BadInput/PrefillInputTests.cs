@@ -64,12 +64,17 @@ public sealed class PrefillInputTests : IDisposable
     }
 
     [Fact]
-    public void No_less_than_no_token_is_staged() =>
+    public void No_less_than_no_token_is_staged()
+    {
+        const string Message = "maxStagedTokens ('-1') must be a non-negative value.";
+        Refused.Range("maxStagedTokens", Message, () => new BatchPrefillWithPagedKvCache(_cache, maxStagedTokens: -1).Dispose());
         Refused.Range(
             "maxStagedTokens",
-            "maxStagedTokens ('-1') must be a non-negative value.",
-            () => new BatchPrefillWithPagedKvCache(_cache, maxStagedTokens: -1).Dispose()
+            Message,
+            () => new BatchPrefillWithRaggedKvCache(_device, _cache.Spec, maxStagedTokens: -1).Dispose()
         );
+        Refused.Range("maxStagedTokens", Message, () => new SinglePrefill(_device, _cache.Spec, maxStagedTokens: -1).Dispose());
+    }
 
     [Fact]
     public void Determinism_is_one_of_the_enums() =>

@@ -62,7 +62,7 @@ public partial class KernelBudgetTests
             (CudaUnits.PrefillPagedName(shape), CudaUnits.PrefillPaged(shape)),
             (CudaUnits.PrefillPagedName(shape, isChecked: true), CudaUnits.PrefillPaged(shape, isChecked: true)),
             (CudaUnits.PrefillRaggedName(shape), CudaUnits.PrefillRagged(shape)),
-            (CudaUnits.PrefillStagedName(shape), CudaUnits.PrefillStaged(shape)),
+            (CudaUnits.PrefillStagedName(shape, isPaged: true), CudaUnits.PrefillStaged(shape, isPaged: true)),
         }.Take(
             !shape.HasPrefill ? 3
             : isHopper ? 7

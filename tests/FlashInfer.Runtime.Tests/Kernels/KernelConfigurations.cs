@@ -113,6 +113,11 @@ internal static partial class KernelConfigurations
         Staged(Turning(32, 8, 128, 16, AttentionOptions.Rope, kvDtype: DType.Float8E4M3)),
         Staged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24, kvDtype: DType.Float8E4M3)),
         Staged(Turning(8, 8, 64, 16, AttentionOptions.Rope | AttentionOptions.PackedCustomMask | AttentionOptions.MultiItemScoring)),
+        Staged(Turning(32, 2, 64, 64, AttentionOptions.Rope), isPaged: false),
+        Staged(Turning(8, 2, 96, 16, AttentionOptions.RopeInterleaved, rotaryDim: 24), isPaged: false),
+        Staged(Turning(32, 8, 128, 16, AttentionOptions.Rope), isPaged: false),
+        Staged(new(16, 16, 192, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope), valueDim: 128), isPaged: false),
+        Staged(Turning(8, 1, 256, 1, AttentionOptions.Rope), isPaged: false),
     ];
 
     /// <summary>Prefill over ragged keys and values, of one head dimension and of two.</summary>
@@ -262,7 +267,8 @@ internal static partial class KernelConfigurations
         DType? kvDtype = null
     ) => new(heads, kvHeads, headDim, pageSize, DType.BFloat16, kvDtype, variant: AttentionVariant.Of(options, rotaryDim));
 
-    private static TranslationUnit Staged(AttentionSpec spec, bool isChecked = false) => spec.PrefillStagedUnitFor(isChecked);
+    private static TranslationUnit Staged(AttentionSpec spec, bool isPaged = true, bool isChecked = false) =>
+        spec.PrefillStagedUnitFor(isPaged, isChecked);
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));

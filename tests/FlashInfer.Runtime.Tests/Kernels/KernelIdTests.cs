@@ -91,15 +91,16 @@ public sealed class KernelIdTests
     {
         AttentionSpec spec = new(32, 8, 128, pageSize, DType.BFloat16, kvDtype, variant: AttentionVariant.Of(options));
 
-        TranslationUnit[] staged =
-        [
-            .. spec.UnitsFor(KernelKinds.PrefillPaged).Where(static unit => unit.Name.Contains("staged", StringComparison.Ordinal)),
-        ];
+        TranslationUnit[] staged = [.. Staged(KernelKinds.PrefillPaged), .. Staged(KernelKinds.PrefillRagged)];
 
-        Assert.Equal(expected ? 1 : 0, staged.Length);
+        Assert.Equal((expected ? 1 : 0) + (spec.Shape.Turns ? 1 : 0), staged.Length);
+        Assert.Empty(Staged(KernelKinds.SingleDecode | KernelKinds.Decode));
         Assert.All(staged, static unit => Assert.True(unit.Serves("sm_90a")));
         Assert.All(staged, static unit => Assert.False(unit.Serves("sm_90") || unit.Serves("sm_80") || unit.Serves("sm_100")));
         Assert.All(spec.Units, static unit => Assert.True(unit.Serves("sm_80") && unit.Serves("sm_90a")));
+
+        IEnumerable<TranslationUnit> Staged(KernelKinds kinds) =>
+            spec.UnitsFor(kinds).Where(static unit => unit.Name.StartsWith("fi_prefill_staged_", StringComparison.Ordinal));
     }
 
     [Fact]

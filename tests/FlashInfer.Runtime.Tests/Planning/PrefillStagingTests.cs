@@ -15,7 +15,7 @@ public class PrefillStagingTests
     );
 
     private static readonly Gen<(int QueryTokens, int Length)[]> s_sequences = Gen.Select(
-        Gen.OneOf(Gen.Int[1, 3], Gen.Int[1, 500]),
+        Gen.OneOf(Gen.Int[0, 3], Gen.Int[1, 500]),
         Gen.OneOf(Gen.Int[0, 3], Gen.Int[0, 5000])
     ).Array[1, 20];
 
@@ -31,36 +31,38 @@ public class PrefillStagingTests
     [Fact]
     public void Every_token_that_a_tile_walks_is_staged_once_where_the_tile_looks_for_it()
     {
-        Gen.Select(s_sequences, s_limits, Gen.Bool, s_variants)
+        Gen.Select(s_sequences, s_limits, Gen.Bool, Gen.Bool, s_variants)
             .Sample(
-                (sequences, anyLimits, causal, variant) =>
+                (sequences, anyLimits, isPaged, causal, variant) =>
                 {
                     int[] queryTokens = [.. sequences.Select(s => s.QueryTokens)];
                     int[] lengths = [.. sequences.Select(s => s.Length)];
-                    int[] pages = [.. sequences.Select((_, i) => 100_000 * i)];
+
+                    // In their order, which says whose an item is.
+                    int[] places = [.. sequences.Select((_, i) => isPaged ? 100_000 * i : lengths[..i].Sum())];
                     PrefillPlanLimits limits = anyLimits with
                     {
                         MaxItems = PrefillPlanner.MaxItems(
                             sequences.Length,
-                            queryTokens.Sum(),
+                            Math.Max(1, queryTokens.Sum()),
                             anyLimits.TileTokens,
                             anyLimits.KvHeads,
                             anyLimits.MaxParts
                         ),
                     };
                     KeyBounds bounds = variant is null ? default : new KeyBounds(variant, default, default);
-                    PrefillBatch paged = new(queryTokens, lengths, pages, causal, bounds);
-                    int tokens = (int)PrefillStaging.Tokens(paged, limits);
+                    PrefillBatch batch = new(queryTokens, lengths, places, causal, bounds);
+                    int tokens = (int)PrefillStaging.Tokens(batch, limits);
                     int[] starts = new int[sequences.Length];
                     StageItem[] items = new StageItem[PrefillStaging.MaxItems(sequences.Length, tokens)];
-                    items = items[..PrefillStaging.List(paged, limits, starts, items)];
+                    items = items[..PrefillStaging.List(batch, limits, isPaged, starts, items)];
 
-                    // Row by row, whose token it is: all rows, each once.
-                    (int Sequence, int Token)[] rows = [.. Enumerable.Repeat((-1, -1), tokens)];
+                    // Row by row, whose token it is: all rows from pages, each once; of ragged ones those that are staged.
+                    (int Sequence, int Token)[] rows = [.. Enumerable.Repeat((-1, -1), isPaged ? tokens : lengths.Sum())];
                     foreach (StageItem item in items)
                     {
                         Assert.InRange(item.Count, 1, PrefillStaging.ItemTokens);
-                        int sequence = item.PageOffset / 100_000;
+                        int sequence = Enumerable.Range(0, lengths.Length).First(i => places[i] == item.PageOffset && lengths[i] > 0);
                         for (int i = 0; i < item.Count; i++)
                         {
                             Assert.Equal(-1, rows[item.Row + i].Sequence);
@@ -69,10 +71,10 @@ public class PrefillStagingTests
                         }
                     }
 
-                    Assert.DoesNotContain((-1, -1), rows);
-                    Assert.Equal(tokens, rows.Distinct().Count());
+                    Assert.Equal(tokens, rows.Where(row => row.Sequence >= 0).Distinct().Count());
+                    Assert.Equal(isPaged ? 0 : lengths.Sum() - tokens, rows.Count(row => row.Sequence < 0));
                     WorkItem[] work = new WorkItem[limits.MaxItems];
-                    PrefillPlan plan = PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, starts, causal, bounds), limits, work);
+                    PrefillPlan plan = PrefillPlanner.Plan(batch.At(starts), limits, work);
                     int[] owners = [.. queryTokens.SelectMany((count, i) => Enumerable.Repeat(i, count))];
                     int[] first = [.. lengths];
                     foreach (WorkItem item in work[..plan.Items])
@@ -120,16 +122,25 @@ public class PrefillStagingTests
     }
 
     [Theory]
-    [InlineData(1, null, AttentionOptions.None, true, 24)]
-    [InlineData(5, null, AttentionOptions.SlidingWindow, true, 24)]
+    [InlineData(16, null, AttentionOptions.Rope, true, 3, false)] // values stay where they are
+    [InlineData(1, null, AttentionOptions.None, true, 28)]
+    [InlineData(5, null, AttentionOptions.SlidingWindow, true, 28)]
     [InlineData(16, DType.Float8E4M3, AttentionOptions.None, true, 8)]
-    [InlineData(16, null, AttentionOptions.Rope, true, 8)]
+    [InlineData(16, null, AttentionOptions.Rope, true, 7)]
+    [InlineData(1, DType.Float8E5M2, AttentionOptions.RopeInterleaved, true, 6)]
     [InlineData(16, DType.Float8E5M2, AttentionOptions.None, false, 2)] // headDim 256, say
-    public void What_costs_more_to_prepare_pays_sooner(int pageSize, DType? kvDtype, AttentionOptions options, bool isHopper, int expected)
+    public void What_costs_more_to_prepare_pays_sooner(
+        int pageSize,
+        DType? kvDtype,
+        AttentionOptions options,
+        bool isHopper,
+        int expected,
+        bool isPaged = true
+    )
     {
         AttentionSpec spec = new(32, 8, 128, pageSize, DType.BFloat16, kvDtype, variant: AttentionVariant.Of(options));
 
-        Assert.Equal(expected, PrefillStaging.LeastWalks(spec.Shape, isHopper));
+        Assert.Equal(expected, PrefillStaging.LeastWalks(spec.Shape, isPaged, isHopper));
     }
 
     private static PrefillPlanLimits Limits(int headTiles, int kvHeads, int tileTokens, int blockTokens) =>
