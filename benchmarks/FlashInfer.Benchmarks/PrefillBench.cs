@@ -168,7 +168,7 @@ internal static class PrefillBench
     /// <summary>A case of a group beside what it is compared with.</summary>
     private static Row Row(PrefillRun run, Timing timing, Ceilings ceilings, PrefillGroup group, Timing[] all, string? torch)
     {
-        Row row = PrefillRun.ToRow(run.Case, timing, ceilings) with { RelError = run.Error.Relative, MaxAbsError = run.Error.MaxAbs };
+        Row row = run.ToRow(timing, ceilings);
         PrefillCase first = group.Cases[0];
 
         // What the first case would take for as many operations.

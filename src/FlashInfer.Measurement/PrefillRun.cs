@@ -8,6 +8,7 @@ internal sealed class PrefillRun : IDisposable
     private readonly List<IDisposable> _owned = [];
     private readonly IRound _round;
     private uint _seed;
+    private long _stagedTokens;
 
     public PrefillRun(Device device, Rig rig, PrefillCase measured)
     {
@@ -29,12 +30,19 @@ internal sealed class PrefillRun : IDisposable
     public SampledError Error { get; }
 
     /// <summary>The case for the results file, measured alone.</summary>
-    public Row Measure(Ceilings ceilings) =>
-        ToRow(Case, Timing.OfFive(Us), ceilings) with
+    public Row Measure(Ceilings ceilings) => ToRow(Timing.OfFive(Us), ceilings);
+
+    /// <summary>The case for the results file.</summary>
+    public Row ToRow(Timing timing, Ceilings ceilings)
+    {
+        Row row = ToRow(Case, timing, ceilings) with { RelError = Error.Relative, MaxAbsError = Error.MaxAbs };
+        if (_stagedTokens > 0)
         {
-            RelError = Error.Relative,
-            MaxAbsError = Error.MaxAbs,
-        };
+            row.Params["stagedTokens"] = _stagedTokens;
+        }
+
+        return row;
+    }
 
     /// <summary>The case for the results file. Against the matrix product of a peer where there was one, as the larger part of its work is one.</summary>
     public static Row ToRow(PrefillCase measured, Timing timing, Ceilings ceilings)
@@ -101,6 +109,7 @@ internal sealed class PrefillRun : IDisposable
             new BatchPrefillWithPagedKvCache(workload.Cache, Case.Lengths.Length, Case.QueryTokens.Sum())
         );
         prefill.Plan(workload.Sequences, Case.QueryTokens, causal: Case.IsCausal);
+        _stagedTokens = prefill.PlanInfo.StagedTokens;
         return (
             (set, query, output) => prefill.Run(set, query, output),
             (sequence, firstRow) => workload.Sample(sequence, firstRow, Case.QueryTokens[sequence], Case.IsCausal)
