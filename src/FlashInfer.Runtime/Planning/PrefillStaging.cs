@@ -13,11 +13,11 @@ internal static class PrefillStaging
 
     // How often a staged token has to be walked on average, for each KV head, measured on an H100 with headDim 128: where tokens are only
     // gathered from their pages, where they are widened, turned, or both, and where the portable kernel does that.
-    private const int GatheredWalks = 28;
+    private const int GatheredWalks = 26;
     private const int WidenedWalks = 8;
     private const int TurnedWalks = 7;
-    private const int WidenedAndTurnedWalks = 6;
-    private const int PortableWalks = 2;
+    private const int WidenedAndTurnedWalks = 4;
+    private const int PortableWalks = 3;
 
     // Of ragged keys and values only keys, which turn.
     private const int RaggedWalks = 3;
