@@ -1,8 +1,12 @@
 using System.Text.Json.Nodes;
+using FlashInfer.Attention;
 
 namespace FlashInfer.Benchmarks;
 
-/// <summary>What the options of attention cost: each beside plain attention over the same sequences, in turn. The tests hold them against an oracle.</summary>
+/// <summary>
+/// What the options of attention cost: each beside plain attention over the same sequences, in turn, each at the clock that the device keeps
+/// for it. The tests hold them against an oracle.
+/// </summary>
 internal static class OptionBench
 {
     private const int Window = 1024;
@@ -37,12 +41,22 @@ internal static class OptionBench
             (PrefillCase measured, AttentionOptions option) in new[]
             {
                 (usual with { PageSize = 1 }, AttentionOptions.None),
+                (PrefillCase.Square(32, 8, 8, 2048) with { PageSize = 1 }, AttentionOptions.None),
                 (usual with { KvDtype = DType.Float8E4M3 }, AttentionOptions.None),
+                (
+                    PrefillCase.Square(16, 4, 4, 4096) with
+                    {
+                        HeadDim = 256,
+                        PageSize = 16,
+                        KvDtype = DType.Float8E4M3,
+                    },
+                    AttentionOptions.None
+                ),
                 (usual, AttentionOptions.Rope),
             }
         )
         {
-            foreach (Row row in Staged(device, gpu, option, measured, usual))
+            foreach (Row row in Staged(device, gpu, option, measured))
             {
                 yield return row;
             }
@@ -75,33 +89,40 @@ internal static class OptionBench
 
     private static Row Measure(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured)
     {
-        using Step plain = new(device, gpu, AttentionOptions.None, measured);
+        // A custom mask takes the place of causality, and does as many products as without.
+        bool isFull = option == AttentionOptions.PackedCustomMask;
+        using Step plain = new(device, gpu, AttentionOptions.None, measured with { IsCausal = !isFull });
         using Step with = new(device, gpu, option, measured);
-        Timing[] timings = Timing.InTurn(with.Round.Us, plain.Round.Us);
-        JsonObject parameters = measured.Params;
-        parameters["variant"] = option.ToString();
+        Timing[] timings = Timing.Sustained(with.Round.Sustained, plain.Round.Sustained);
         string what = option == AttentionOptions.SlidingWindow ? $"{option} of {Window}" : option.ToString();
-        return new Row("options", $"{measured.Name} {what}", parameters)
+        return new Row("options", $"{measured.Name} {what}", Params(measured, option))
         {
-            Peer = "own attention without the option",
+            Peer = isFull ? "own full attention, as many products" : "own attention without the option",
             PeerUs = timings[1].Us,
         }.With(timings[0]);
     }
 
-    /// <summary>Keys and values that are gathered, widened or turned: once, ahead of the launch, or by each tile for itself.</summary>
-    private static Row[] Staged(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured, PrefillCase usual)
+    private static JsonObject Params(PrefillCase measured, AttentionOptions option)
     {
-        using Step plain = new(device, gpu, AttentionOptions.None, usual);
-        using Step staged = new(device, gpu, option, measured);
-        using Step alone = new(device, gpu, option, measured, maxStagedTokens: 0);
-        Timing[] timings = Timing.InTurn(staged.Round.Us, alone.Round.Us, plain.Round.Us);
+        JsonObject parameters = measured.Params;
+        parameters["variant"] = option.ToString();
+        parameters["clock"] = "sustained";
+        return parameters;
+    }
+
+    /// <summary>Keys and values that are gathered, widened or turned: once, ahead of the launch, or by each tile for itself.</summary>
+    private static Row[] Staged(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured)
+    {
+        using Step plain = new(device, gpu, AttentionOptions.None, measured with { PageSize = 16, KvDtype = null });
+        using Step staged = new(device, gpu, option, measured, stages: true);
+        using Step alone = new(device, gpu, option, measured, stages: false);
+        Timing[] timings = Timing.Sustained(staged.Round.Sustained, alone.Round.Sustained, plain.Round.Sustained);
         string what = option == AttentionOptions.None ? measured.Name : $"{measured.Name} {option}";
         return [Row(staged, "staged", timings[0]), Row(alone, "not staged", timings[1])];
 
         Row Row(Step step, string how, Timing timing)
         {
-            JsonObject parameters = measured.Params;
-            parameters["variant"] = option.ToString();
+            JsonObject parameters = Params(measured, option);
             parameters["stagedTokens"] = step.StagedTokens;
             return new Row("options", $"{what}, {how}", parameters)
             {
@@ -119,22 +140,25 @@ internal static class OptionBench
         private readonly DeviceTensor _query;
         private readonly DeviceTensor _output;
 
-        public Step(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured, int? maxStagedTokens = null)
+        public Step(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured, bool? stages = null)
         {
             AttentionSpec spec = Spec(option, measured);
             int rows = measured.QueryTokens.Sum();
             _workload = new Workload(device, gpu, spec, measured.Lengths, targetBytes: 0);
+            int most = stages == false ? 0 : StagedPrefill.DefaultTokens;
             _attention =
-                rows == measured.Lengths.Length ? new BatchDecodeWithPagedKvCache(_workload.Cache, rows)
-                : maxStagedTokens is { } most
-                    ? new BatchPrefillWithPagedKvCache(_workload.Cache, measured.Lengths.Length, rows, maxStagedTokens: most)
-                : new BatchPrefillWithPagedKvCache(_workload.Cache, measured.Lengths.Length, rows);
+                rows == measured.Lengths.Length
+                    ? new BatchDecodeWithPagedKvCache(_workload.Cache, rows)
+                    : new BatchPrefillWithPagedKvCache(_workload.Cache, measured.Lengths.Length, rows, maxStagedTokens: most)
+                    {
+                        Stages = stages,
+                    };
             _query = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
             _output = device.Allocate(spec.Dtype, rows, spec.Heads, spec.HeadDim);
             gpu.Fill(_query.View, 99);
             if (option == AttentionOptions.None)
             {
-                _attention.Plan(_workload.Sequences, measured.QueryTokens);
+                _attention.Plan(_workload.Sequences, measured.QueryTokens, causal: measured.IsCausal);
             }
             else
             {

@@ -7,6 +7,7 @@ internal readonly record struct Timing(double Us, double Spread)
 {
     private const int Rounds = 5;
     private const int LeastRoundsInTurn = 10;
+    private const int SustainedRounds = 3;
 
     public static Timing OfFive(Func<double> round) => Of([.. Enumerable.Range(0, Rounds).Select(_ => round())]);
 
@@ -35,6 +36,29 @@ internal readonly record struct Timing(double Us, double Spread)
             for (int place = 0; place < pieces; place++)
             {
                 int piece = Williams(turn, place, pieces);
+                times[piece][turn] = rounds[piece]();
+            }
+        }
+
+        return [.. times.Select(Of)];
+    }
+
+    /// <summary>
+    /// Times several pieces of work in turn, each of which brings the device into its own steady state before a round: then no order matters,
+    /// and a few rounds do.
+    /// </summary>
+    public static Timing[] Sustained(params ReadOnlySpan<Func<double>> rounds)
+    {
+        double[][] times = new double[rounds.Length][];
+        for (int piece = 0; piece < rounds.Length; piece++)
+        {
+            times[piece] = new double[SustainedRounds];
+        }
+
+        for (int turn = 0; turn < SustainedRounds; turn++)
+        {
+            for (int piece = 0; piece < rounds.Length; piece++)
+            {
                 times[piece][turn] = rounds[piece]();
             }
         }

@@ -40,4 +40,22 @@ public sealed class TimingTests
 
         Assert.Equal(new Timing(3, 4 / 3.0), Timing.OfFive(rounds.Dequeue));
     }
+
+    [Fact]
+    public void Sustained_pieces_take_three_rounds_in_turn()
+    {
+        List<string> order = [];
+        Queue<double> rounds = new([5, 40, 1, 20, 3, 30]);
+
+        Timing[] timings = Timing.Sustained(() => Next("a"), () => Next("b"));
+
+        Assert.Equal("a b a b a b", string.Join(' ', order));
+        Assert.Equal([new Timing(3, 4 / 3.0), new Timing(30, 20 / 30.0)], timings);
+
+        double Next(string piece)
+        {
+            order.Add(piece);
+            return rounds.Dequeue();
+        }
+    }
 }
