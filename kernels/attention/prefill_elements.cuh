@@ -38,26 +38,28 @@ struct PrefillElements {
     }
   }
 
-  // Turns them with their positions, once `wait` has returned: angles are there before. Rows of a query token follow one another: a lane takes
-  // so many of them that share an angle.
+  // Turns them with their positions, once `wait` has returned; angles are there before, unless scores take the registers. Rows of a query
+  // token follow one another: a lane takes so many of them that share an angle.
   template <typename Address, typename Wait>
   static __device__ __forceinline__ void turn_query(const PrefillParams& params, const Tile& tile,
                                                     const ItemContext& context, int first, int end, Address address,
                                                     Wait wait) {
     using Row = RotaryRow<typename Shape::Variant, Shape::kHeadDim, false>;
     constexpr int kRows = greatest_divisor(Shape::kPack, 4);
+    constexpr bool kAhead = !Hooks::kShapes;
     const int count = (end - first) / kRows * Row::kParts;
+    const int position = Hooks::position(context, tile.item.row);  // of the tile's first query token
     float2 angles[Row::Pairs::kPairs];
     int i = lane_now();
     const auto take = [&] {
-      Row::Pairs::set(angles, i % Row::kParts,
-                      Hooks::position(context, tile.item.row + Tile::token_of(first + i / Row::kParts * kRows)),
+      Row::Pairs::set(angles, i % Row::kParts, position + Tile::token_of(first + i / Row::kParts * kRows),
                       Hooks::arguments(params.variant));
     };
-    take();
+    if (kAhead) take();
     wait();
 #pragma unroll 1
     while (i < count) {
+      if (!kAhead) take();
       const int row = first + i / Row::kParts * kRows, part = i % Row::kParts;
 #pragma unroll
       for (int r = 0; r < kRows; r++) {
@@ -65,7 +67,7 @@ struct PrefillElements {
             part, [&](int chunk) { return address(row + r, chunk); }, angles);
       }
       i += 32;
-      if (i < count) take();
+      if (kAhead && i < count) take();
     }
   }
 

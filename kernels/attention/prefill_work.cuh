@@ -97,8 +97,8 @@ struct PrefillShape {
   }
 
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
-  // fast with headDim 64; with 96, 0.92 (full attention over 512) to 1.15 for 112 keys, with a variant registers are enough for
-  // 96; with 128, for 64 keys, 1.0 to 1.07; but slower where a tile of one head rounds short sequences up. Else 128 x 128 up to
+  // fast with headDim 64; with 96, 0.92 (full attention over 512) to 1.15 for 112 keys, with a variant or scales registers are
+  // enough for 96; with 128, for 64 keys, 1.0 to 1.07; but slower where a tile of one head rounds short sequences up. Else 128 x 128 up to
   // headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q and the output's staging leave room for 80 and 64
   // keys, with shorter values for 112. Two consumers and a preparer have registers for 96, and for 80 and 64 where Q lies in
   // shared memory.
@@ -144,10 +144,11 @@ struct PrefillShape {
   static constexpr int kUsedRows = kPack * kTileTokens;
   static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
+  static constexpr bool kHasMore = Hooks::kShapes || Hooks::kRotates || kHasScales;  // to do than plain attention
   static constexpr int kTurningTokens = kWiderDim <= 64 ? 128 : kWiderDim <= 128 ? 96 : kWiderDim <= 192 ? 80 : 64;
   static constexpr int kHopperTokens = kPrepares                               ? kTurningTokens
                                        : kHopperRows == 192 && kWiderDim > 96  ? 64
-                                       : kHopperRows == 192 && kWiderDim > 64  ? (Hooks::kShapes ? 96 : 112)
+                                       : kHopperRows == 192 && kWiderDim > 64  ? (kHasMore ? 96 : 112)
                                        : kHopperRows == 192 && Hooks::kHasMany ? 96
                                        : kWiderDim <= 128                      ? 128
                                        : kHeadDim <= 192 && kValueDim <= 128   ? 112
