@@ -106,9 +106,8 @@ struct PrefillConsumer {
       if (exists) wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
       if (number > 0) wait_for_block(Layout::value_ready(base, values.slot), values.phase);
       const auto line = this->line(number);
-      preset(line);
       begin_turn();
-      multiply_keys();
+      multiply_keys(line);
       multiply_values();
       end_turn();
       const bool masked = hides(number, blocks - 1);
@@ -162,10 +161,9 @@ struct PrefillConsumer {
   // Block n of tile `number`, which is not the tile's first.
   template <typename TileLine>
   __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked) {
-    preset(line);
     wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
     begin_turn();
-    multiply_keys();
+    multiply_keys(line);
     wait_for_block(Layout::value_ready(base, values.slot), values.phase);
     multiply_values();
     adds = 1;
@@ -328,7 +326,8 @@ struct PrefillConsumer {
     named_barrier_arrive(kTurn + (group == Layout::kConsumers - 1 ? 0 : group + 1), 2 * 128);
   }
 
-  __device__ __forceinline__ void multiply_keys() {
+  template <typename TileLine>
+  __device__ __forceinline__ void multiply_keys(const TileLine& line) {
     // At headDim 256 no register is left for this zero.
     const u32 zero = kHeadDim == 256 ? 0 : zeros[0];
     const u64 block =
@@ -336,6 +335,11 @@ struct PrefillConsumer {
                 keys.slot * (Shape::kBlockBytes / 16));
     const u64 query =
         matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes, zeros[1]);
+    if constexpr (Hooks::kAddsLine) {
+      u32 slopes[4];
+      line.operand(slopes);
+      wgmma<MathElement, false>(s, slopes, repeated_descriptor(base + Layout::kLineOffset, zero), 0);
+    }
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
       const u64 key = advance(block, k / kColumnSteps * (Layout::kColumnStride / 16) + k % kColumnSteps * 2);
@@ -420,18 +424,14 @@ struct PrefillConsumer {
     }
   }
 
-  // What products are added to, if not to nothing.
+  // What is added to products, if not nothing.
   __device__ __forceinline__ auto line(u32 number) const {
     if constexpr (Hooks::kAddsLine) {
       return PrefillLine<Shape>(params, Layout::tile(base, number), Layout::context(base, number), row,
-                                score_scale(number), lane);
+                                score_scale(number), 0);
     } else {
       return NoHooks();
     }
-  }
-  template <typename TileLine>
-  __device__ __forceinline__ void preset(const TileLine& line) {
-    if constexpr (Hooks::kAddsLine) line.preset(s);
   }
 
   // Hides what rows do not see of block n, and lets the variant have its say. Returns what scores of the two rows still lack.

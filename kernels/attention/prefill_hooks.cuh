@@ -157,32 +157,61 @@ struct PrefillLine {
   static constexpr bool kOneSlope = 8 % Shape::kPack == 0;
 
   float slope[kOneSlope ? 1 : 2];   // in scores
-  int distance[kOneSlope ? 1 : 2];  // from where the line is 0 to the thread's first column of the tile's range
+  int distance[kOneSlope ? 1 : 2];  // from where the line is 0 to column `first` of the tile's range
+  u32 pieces[kOneSlope ? 1 : 2];    // of the slope, as operand of a product
 
   __device__ __forceinline__ PrefillLine(const PrefillParams& params, const PrefillTile<Shape>& tile,
-                                         const ItemContext& context, int row, float scale, int lane) {
+                                         const ItemContext& context, int row, float scale, int first) {
 #pragma unroll
     for (int r = 0; r < (kOneSlope ? 1 : 2); r++) {
       const typename Hooks::Arguments arguments = Hooks::arguments(params.variant);
       const Line line = Shape::Variant::line(PrefillHooks<Shape>::place(tile, context, row + 8 * r), arguments);
       slope[r] = line.slope * reciprocal(Shape::Variant::line_scale(scale, arguments));
-      distance[r] = tile.item.begin - line.zero + (lane & 3) * 2;
+      // Steeper is no number of f16, and a softmax of one key either way.
+      if (IsSame<typename Shape::MathElement, Half>::value && fabsf(slope[r]) > 65504.f) {
+        slope[r] = copysignf(65504.f, slope[r]);
+      }
+      distance[r] = tile.item.begin - line.zero + first;
+      pieces[r] = pieces_of(slope[r]);
     }
   }
 
-  // What the products with a block are added to: the line from the thread's first column on. What it lacks is alike for all of the
-  // thread's scores of a row, and large where sequences are long: it would cost the products their last bits.
+  // The line from a block's first column on, as one more step of Q K^T: instead of elements of Q the slope in three pieces, which are all
+  // of its bits, of K the number of the column, three times. It takes no instruction that products have to make room for. What it lacks
+  // is alike for all of a row's scores, and large where sequences are long: it would cost the products their last bits.
+  static __device__ __forceinline__ int4 column(int number) {
+    using MathElement = typename Shape::MathElement;
+    const float x = static_cast<float>(number);
+    return make_int4(MathElement::pack(x, x), MathElement::pack(x, 0.f), 0, 0);
+  }
+  __device__ __forceinline__ void operand(u32 (&a)[4]) const {
+    a[0] = pieces[0];
+    a[1] = pieces[kOneSlope ? 0 : 1];
+    a[2] = a[3] = 0;
+  }
+
+  // The same without products, from the thread's first column on.
   template <int N>
   __device__ __forceinline__ void preset(float (&s)[N]) const {
 #pragma unroll
     for (int i = 0; i < N; i++) s[i] = slope[kOneSlope ? 0 : i / 2 % 2] * static_cast<float>(i / 4 * 8 + i % 2);
   }
 
-  // Of a block so many tokens behind the range's first.
+  // What all scores of a row lack in a block so many tokens behind the range's first.
   __device__ __forceinline__ float2 height(int tokens) const {
     const float first = slope[0] * static_cast<float>(distance[0] + tokens);
     if constexpr (kOneSlope) return make_float2(first, __fmaf_rn(slope[0], -8.f / Shape::kPack, first));
     return make_float2(first, slope[kOneSlope ? 0 : 1] * static_cast<float>(distance[kOneSlope ? 0 : 1] + tokens));
+  }
+
+ private:
+  // Lane l holds elements 2 (l % 4) and the next of its row.
+  static __device__ __forceinline__ u32 pieces_of(float x) {
+    using MathElement = typename Shape::MathElement;
+    const auto rounded = [](float y) { return MathElement::unpack(MathElement::pack(y, 0.f)).x; };
+    const float high = rounded(x), middle = rounded(x - high), low = x - high - middle;
+    const int place = lane_now() & 3;
+    return place == 0 ? MathElement::pack(high, middle) : place == 1 ? MathElement::pack(low, 0.f) : 0;
   }
 };
 

@@ -4,7 +4,8 @@
 //   64 rows are enough. Warpgroup 0 produces: two warps copy K, two V; they also read the items and copy Q
 //   (prefill_producer.cuh). The one to three others consume: 64 query rows each (prefill_consumer.cuh). Where queries and keys turn
 //   with their positions, or are quantised, one more warpgroup does what that takes, between the two (prefill_preparer.cuh).
-// Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | both with 8 bits | output of each consumer warp | mbarriers | items.
+// Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | both with 8 bits | output of each consumer warp |
+//   columns of a line | mbarriers | items.
 // mbarriers, each a pair of full (the arrival of the warp that copies, or of every thread that gathers, and the bytes copied) and
 //   empty (one arrival of each consumer warp, or thread): Q, every stage of K and of V, and every slot of items, which all producing warps
 //   but the first, and the preparer, read too. Of Q and K, and V that is widened, one more says that it is prepared (an arrival of each of
@@ -41,6 +42,12 @@ struct HopperPrefill {
       prefetch_tensor_map(params.value_map);
       prefetch_tensor_map(params.output_map);
       Layout::init_barriers(base);
+    }
+    if constexpr (Shape::Hooks::kAddsLine) {
+      if (threadIdx.x < Shape::kBlockTokens) {
+        store_shared(base + Layout::kLineOffset + threadIdx.x * 16, PrefillLine<Shape>::column(threadIdx.x));
+      }
+      async_proxy_fence();  // before products read them
     }
     __syncthreads();  // nobody waits on a barrier before it is initialised
     launch_dependents();

@@ -123,8 +123,10 @@ struct HopperLayout {
 
   // Blocks of K and of V there may be at once: at a tile's edge and with short sequences what the next steps need is under way
   // for longer. V's slot is the later one to be free.
-  static constexpr int kBarrierBytes = 1024;  // and items
-  static constexpr int kBlockRoom = 227 * 1024 - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes;
+  static constexpr int kBarrierBytes = 1024;                                                 // and items
+  static constexpr int kLineBytes = Shape::Hooks::kAddsLine ? Shape::kBlockTokens * 16 : 0;  // as PrefillLine says
+  static constexpr int kBlockRoom =
+      227 * 1024 - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes - kLineBytes;
   // Decode waits for memory: about 128 KB under way were the fastest, fewer and more lost 1 to 3 %.
   template <bool kValues>
   using Copied = CopiedBlock<Shape, kValues ? Shape::kValueDim : Shape::kHeadDim, kGathers>;
@@ -148,7 +150,8 @@ struct HopperLayout {
   static constexpr int kCopiedOffset = kWidens   ? (kValues ? kNarrowValueOffset : kNarrowOffset)
                                        : kValues ? kValueOffset
                                                  : kKeyOffset;
-  static constexpr int kBarrierOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
+  static constexpr int kLineOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
+  static constexpr int kBarrierOffset = kLineOffset + kLineBytes;
   static constexpr int kBarriers = 2 * (kQueryParts + kItems + kKeyStages + kValueStages) +
                                    (kPrepares ? kQueryParts + kKeyStages : 0) +
                                    (kWidens ? kKeyStages + 2 * kValueStages : 0);

@@ -266,7 +266,7 @@ struct PortablePrefill {
       const int row = Layout::own_row(m), block = tile.item.begin + tile.start_of(n), lane = threadIdx.x & 31;
       const float scale = unit_scale() * Hooks::kLn2;
       if constexpr (Hooks::kAddsLine) {
-        const PrefillLine<Shape> line(params, tile, context, row, scale, lane);
+        const PrefillLine<Shape> line(params, tile, context, row, scale, (lane & 3) * 2);
         const float2 height = line.height(tile.start_of(n));
         float presets[kBlockTokens / 2];
         line.preset(presets);

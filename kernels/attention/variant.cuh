@@ -102,8 +102,7 @@ struct NoVariant {
     return logit;
   }
   // Prefill asks for the same in parts where it can, for all of a thread's scores with a block at once.
-  // With kAddsLine, a line over positions of keys is added before all else: its products start from it, in scores, of which line_scale
-  // makes logits.
+  // With kAddsLine, a line over positions of keys is added before all else, to scores, of which line_scale makes logits.
   template <typename A>
   static __device__ __forceinline__ Line line(const LogitsContext&, const A&) {
     return {0.f, 0};

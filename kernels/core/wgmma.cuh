@@ -23,6 +23,11 @@ __device__ __forceinline__ u64 matrix_descriptor(u32 address, u32 leading, u32 s
   return static_cast<u64>((stride >> 4 | kMode << 30) + zero) << 32 | ((address >> 4) + (leading >> 4 << 16));
 }
 
+// A matrix whose rows are 8 elements, one behind the other, not swizzled: both halves of a product's 16.
+__device__ __forceinline__ u64 repeated_descriptor(u32 address, u32 zero) {
+  return static_cast<u64>((128u >> 4) + zero) << 32 | (address >> 4);
+}
+
 // The same matrix so many chunks of 16 bytes further on. Only the low word changes, and by less than it has room for.
 __device__ __forceinline__ u64 advance(u64 descriptor, u32 chunks) {
   return descriptor >> 32 << 32 | (static_cast<u32>(descriptor) + chunks);
@@ -99,6 +104,9 @@ __device__ __forceinline__ void wgmma(float (&d)[kRegisters], const u32 (&a)[4],
              "r"(accumulate), "n"(kTranspose));
   } else if constexpr (kRegisters == 48) {
     FI_WGMMA(96, "%53", "{%48,%49,%50,%51}, %52, p, 1, 1, %54", "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
+             "r"(accumulate), "n"(kTranspose));
+  } else if constexpr (kRegisters == 56) {
+    FI_WGMMA(112, "%61", "{%56,%57,%58,%59}, %60, p, 1, 1, %62", "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
              "r"(accumulate), "n"(kTranspose));
   } else if constexpr (kRegisters == 64) {
     FI_WGMMA(128, "%69", "{%64,%65,%66,%67}, %68, p, 1, 1, %70", "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
