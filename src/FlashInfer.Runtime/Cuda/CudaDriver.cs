@@ -156,6 +156,9 @@ internal static unsafe partial class CudaDriver
     [LibraryImport(NativeLibraries.Driver)]
     public static partial int cuMemPoolSetAttribute(nint pool, int attribute, void* value);
 
+    [LibraryImport(NativeLibraries.Driver)]
+    public static partial int cuMemPoolTrimTo(nint pool, nuint bytes);
+
     // Modules and kernels
 
     [LibraryImport(NativeLibraries.Driver)]

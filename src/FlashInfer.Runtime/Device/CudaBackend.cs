@@ -227,6 +227,13 @@ internal sealed unsafe class CudaBackend : Backend
         }
     }
 
+    /// <summary>Gives the freed memory that the device's pool keeps back to the system, once the device's stream has passed the frees.</summary>
+    public void TrimPool()
+    {
+        Synchronize();
+        Check(cuMemPoolTrimTo(DefaultPool(Context), 0), nameof(cuMemPoolTrimTo), Context);
+    }
+
     /// <summary>The stream to work on: the given one, if it belongs to this device, else the device's own.</summary>
     public CudaStream Resolve(CudaStream? stream)
     {
@@ -261,10 +268,19 @@ internal sealed unsafe class CudaBackend : Backend
     /// <summary>Lets the device's pool keep freed memory: by default it would go back to the system at each synchronisation.</summary>
     private static void KeepPoolMemory(CudaContext context)
     {
+        ulong threshold = ulong.MaxValue;
+        Check(
+            cuMemPoolSetAttribute(DefaultPool(context), CudaFlag.PoolReleaseThreshold, &threshold),
+            nameof(cuMemPoolSetAttribute),
+            context
+        );
+    }
+
+    private static nint DefaultPool(CudaContext context)
+    {
         context.MakeCurrent();
         nint pool;
         Check(cuDeviceGetDefaultMemPool(&pool, context.Device), nameof(cuDeviceGetDefaultMemPool), context);
-        ulong threshold = ulong.MaxValue;
-        Check(cuMemPoolSetAttribute(pool, CudaFlag.PoolReleaseThreshold, &threshold), nameof(cuMemPoolSetAttribute), context);
+        return pool;
     }
 }
