@@ -106,9 +106,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         get
         {
             _batch.RequirePlan();
-            return _staged is { Tokens: > 0 }
-                ? _staged.Info(Prefill, _batch.Planned, _batch.Rows)
-                : _core.Info(Prefill, _batch.Planned, _batch.Rows);
+            return StagedPrefill.Info(_staged, _core, Prefill, _batch.Planned, _batch.Rows);
         }
     }
 
@@ -181,30 +179,23 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     {
         _causal = causal && Cache.Spec.Variant is not { ReplacesCausality: true };
         _stagingCheck?.Before(stream);
-        if (_staged?.TryPlan(Prefill, _batch.Attending, _scaleLog2, Stages, stream) == true)
-        {
-            _core.Clear(stream);
-        }
-        else
-        {
-            _core.Plan(Prefill, _batch.Attending, _scaleLog2, stream);
-        }
+        StagedPrefill.Plan(_staged, _core, Prefill, _batch.Attending, _scaleLog2, Stages, stream);
     }
 
     private protected override void Launch(int layer, in TensorView query, in TensorView output, in TensorView lse, CudaStream? stream)
     {
         // A graph must do for every plan that it may replay: it has all kernels.
+        PrefillParams args = _core.Arguments(query, output, lse, _batch.Rows, "cache");
         bool captures = _staged is not null && Cache.Device.Backend.IsCapturing(stream);
         if (captures || _staged is { Tokens: > 0 })
         {
-            LaunchStaged(layer, query, output, lse, stream);
+            LaunchStaged(layer, _staged!.Arguments(args), stream);
             if (!captures)
             {
                 return;
             }
         }
 
-        PrefillParams args = _core.Arguments(query, output, lse, _batch.Rows, "cache");
         PrefillCore.SetCache(ref args, Cache, _kvMap, layer);
         args.Fault = _batch.Check?.Record(layer) ?? 0;
         _batch.Check?.Before(stream);
@@ -214,9 +205,8 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
 
     private protected override string Describe() => PlanInfo.ToString();
 
-    private void LaunchStaged(int layer, in TensorView query, in TensorView output, in TensorView lse, CudaStream? stream)
+    private void LaunchStaged(int layer, PrefillParams args, CudaStream? stream)
     {
-        PrefillParams args = _staged!.Arguments(query, output, lse, _batch.Rows, "cache");
         args.KeyScales = Cache.KeyScaleAddress(layer);
         args.ValueScales = Cache.ValueScaleAddress(layer);
         StageParams stage = new()
@@ -231,7 +221,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
             PageCount = Cache.TotalPages,
         };
         _stagingCheck?.Before(stream);
-        Cache.Table.IsCaptured |= _staged.Stage(ref stage, stream);
+        Cache.Table.IsCaptured |= _staged!.Stage(ref stage, stream);
         _stagingCheck?.After(layer, stream);
         _batch.Check?.Before(stream);
         _staged.Run(ref args, _batch.Rows, valueRows: 0, stream);

@@ -121,9 +121,7 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         get
         {
             RequirePlan();
-            return _staged is { Tokens: > 0 }
-                ? _staged.Info(Batch(_planned), _planned, _rows)
-                : _core.Info(Batch(_planned), _planned, _rows);
+            return StagedPrefill.Info(_staged, _core, Batch(_planned), _planned, _rows);
         }
     }
 
@@ -207,15 +205,15 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         bool captures = _staged is not null && Device.Backend.IsCapturing(stream);
         if (captures || _staged is { Tokens: > 0 })
         {
+            PrefillParams staged = _staged!.Arguments(args);
+            SetValues(ref staged, value);
             StageParams stage = new()
             {
                 Key = key.Address,
                 TokenStride = key.Stride(0),
                 HeadStride = key.Stride(1),
             };
-            _staged!.Stage(ref stage, stream);
-            PrefillParams staged = _staged.Arguments(query, output, lse, _rows, "wrapper");
-            SetValues(ref staged, value);
+            _staged.Stage(ref stage, stream);
             _staged.Run(ref staged, _rows, _tokens, stream);
             if (!captures)
             {
@@ -323,15 +321,7 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         _causal = causal && Spec.Variant is not { ReplacesCausality: true };
         PrefillBatch batch = Batch(sequences);
         PlannedSequences planned = new(batch.QueryTokens, batch.Lengths, default, _firstRows);
-        if (_staged?.TryPlan(batch, planned, scaleLog2, Stages, stream) == true)
-        {
-            _core.Clear(stream);
-        }
-        else
-        {
-            _core.Plan(batch, planned, scaleLog2, stream);
-        }
-
+        StagedPrefill.Plan(_staged, _core, batch, planned, scaleLog2, Stages, stream);
         _planned = sequences;
         Telemetry.EndPlan(start, nameof(BatchPrefillWithRaggedKvCache), this, Device.Log);
     }

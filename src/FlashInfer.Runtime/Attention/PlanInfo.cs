@@ -32,7 +32,7 @@ public readonly record struct PlanInfo(
     Determinism Determinism
 )
 {
-    /// <summary>Tokens that are taken from their pages once, ahead of the kernel, where it would prepare them for each tile that walks them; 0 when none are.</summary>
+    /// <summary>Tokens that are prepared once, ahead of the kernel, which else would gather, widen or turn them for each tile that walks them; 0 when none are.</summary>
     public long StagedTokens { get; init; }
 
     /// <summary>The plan in words.</summary>

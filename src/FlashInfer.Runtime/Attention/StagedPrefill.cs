@@ -84,48 +84,57 @@ internal sealed class StagedPrefill : IDisposable
     /// <summary>Tokens that the last plan stages; 0 when it stages nothing.</summary>
     public int Tokens { get; private set; }
 
-    /// <summary>Plans the step and sends the lists to the device, if all that is to be staged has room and that pays; else empty ones.</summary>
+    /// <summary>Plans the step and sends all lists to the device: stages if all that is to be staged has room and that pays.</summary>
+    /// <param name="staged">What stages, if anything does.</param>
+    /// <param name="prepares">What prefill does where nothing is staged.</param>
     /// <param name="batch">The sequences; they start where their pages do, or where their ragged rows do.</param>
     /// <param name="sequences">The same, as a variant of attention knows them.</param>
     /// <param name="scaleLog2">The factor of the logits.</param>
     /// <param name="stages">Whether to stage whatever has room, or nothing; null leaves it to the planner.</param>
     /// <param name="stream">The stream.</param>
-    /// <returns>Whether the step is planned.</returns>
-    public bool TryPlan(in PrefillBatch batch, in PlannedSequences sequences, float scaleLog2, bool? stages, CudaStream? stream)
+    public static void Plan(
+        StagedPrefill? staged,
+        PrefillCore prepares,
+        in PrefillBatch batch,
+        in PlannedSequences sequences,
+        float scaleLog2,
+        bool? stages,
+        CudaStream? stream
+    )
     {
-        long tokens = PrefillStaging.Tokens(batch, _core.Limits);
-        long rows =
-            _isPaged ? tokens
-            : batch.Starts.IsEmpty ? 0
-            : (long)batch.Starts[^1] + batch.Lengths[^1];
-        bool fits = tokens > 0 && rows <= _maxTokens;
-        if (!fits || !(stages ?? PrefillStaging.Pays(batch, _core.Limits, tokens, _leastWalks)))
+        if (staged?.TryPlan(batch, sequences, scaleLog2, stages, stream) == true)
         {
-            Clear(stream);
-            return false;
+            prepares.Clear(stream);
         }
-
-        _items = PrefillStaging.List(batch, _core.Limits, _isPaged, _starts, _list.Begin());
-        _list.Commit(_items, stream);
-        _core.Plan(Staged(batch), sequences, scaleLog2, stream);
-        Tokens = (int)tokens;
-        _overlaps = false;
-        return true;
+        else
+        {
+            prepares.Plan(batch, sequences, scaleLog2, stream);
+        }
     }
 
-    /// <summary>
-    /// The arguments of prefill but for checks and scales, and for ragged values; throws unless the tensors are the plan's. Parameters as
-    /// <see cref="PrefillCore.Arguments"/>.
-    /// </summary>
-    public PrefillParams Arguments(in TensorView query, in TensorView output, in TensorView lse, int rows, string owner)
-    {
-        PrefillParams args = _core.Arguments(query, output, lse, rows, owner);
-        args.Key = _keys.Address;
-        args.Value = _values?.Address ?? 0;
-        args.KeyTokenStride = args.ValueTokenStride = _spec.KvHeads * _spec.HeadDim;
-        args.KeyHeadStride = args.ValueHeadStride = _spec.HeadDim;
-        return args;
-    }
+    /// <summary>What the last plan looks like; <paramref name="batch"/> as it was planned.</summary>
+    public static PlanInfo Info(StagedPrefill? staged, PrefillCore prepares, in PrefillBatch batch, int sequences, int rows) =>
+        staged is { Tokens: > 0 }
+            ? staged._core.Info(staged.Staged(batch), sequences, rows) with
+            {
+                StagedTokens = staged.Tokens,
+            }
+            : prepares.Info(batch, sequences, rows);
+
+    /// <summary>The arguments of prefill over what is staged, but for checks, a cache's scales, and ragged values.</summary>
+    /// <param name="unstaged">Those of the core that prepares by itself, whose workspace it is, too.</param>
+    public PrefillParams Arguments(in PrefillParams unstaged) =>
+        unstaged with
+        {
+            Plan = List.Address,
+            Variant = List.VariantAddress,
+            Key = _keys.Address,
+            Value = _values?.Address ?? 0,
+            KeyTokenStride = _spec.KvHeads * _spec.HeadDim,
+            ValueTokenStride = _spec.KvHeads * _spec.HeadDim,
+            KeyHeadStride = _spec.HeadDim,
+            ValueHeadStride = _spec.HeadDim,
+        };
 
     /// <summary>Launches the kernel that stages.</summary>
     /// <param name="args">Where keys and values come from.</param>
@@ -150,13 +159,6 @@ internal sealed class StagedPrefill : IDisposable
     public void Run(ref PrefillParams args, int rows, int valueRows, CudaStream? stream) =>
         _core.Run(ref args, rows, _isPaged ? _maxTokens : valueRows, stream);
 
-    /// <summary>What the last plan looks like, if it stages; <paramref name="batch"/> as it was planned.</summary>
-    public PlanInfo Info(in PrefillBatch batch, int sequences, int rows) =>
-        _core.Info(Staged(batch), sequences, rows) with
-        {
-            StagedTokens = Tokens,
-        };
-
     /// <summary>Of sequences of so many tokens, the one that a row staged from pages belongs to; -1 for none.</summary>
     public int IndexAt(int row, ReadOnlySpan<int> lengths)
     {
@@ -177,6 +179,30 @@ internal sealed class StagedPrefill : IDisposable
         _keys?.Dispose();
         _list?.Dispose();
         _core?.Dispose();
+    }
+
+    /// <summary>Plans the step, or sends empty lists.</summary>
+    /// <returns>Whether the step is planned.</returns>
+    private bool TryPlan(in PrefillBatch batch, in PlannedSequences sequences, float scaleLog2, bool? stages, CudaStream? stream)
+    {
+        long tokens = PrefillStaging.Tokens(batch, _core.Limits);
+        long rows =
+            _isPaged ? tokens
+            : batch.Starts.IsEmpty ? 0
+            : (long)batch.Starts[^1] + batch.Lengths[^1];
+        bool fits = tokens > 0 && rows <= _maxTokens;
+        if (!fits || !(stages ?? PrefillStaging.Pays(batch, _core.Limits, tokens, _leastWalks)))
+        {
+            Clear(stream);
+            return false;
+        }
+
+        _items = PrefillStaging.List(batch, _core.Limits, _isPaged, _starts, _list.Begin());
+        _list.Commit(_items, stream);
+        _core.Plan(Staged(batch), sequences, scaleLog2, stream);
+        Tokens = (int)tokens;
+        _overlaps = false;
+        return true;
     }
 
     private PrefillBatch Staged(in PrefillBatch batch) => batch.At(_starts.AsSpan(0, batch.Lengths.Length));

@@ -225,8 +225,8 @@ internal abstract class PrefillKernel : IDisposable
 }
 
 /// <summary>
-/// Prefill over keys and values that were staged: taken from their pages once for all tiles, as ragged rows of the query's type whose keys
-/// have turned. Two kernels, one behind the other.
+/// Prefill over keys and values that were staged: prepared once for all tiles, as ragged rows of the query's type whose keys have turned.
+/// Two kernels, one behind the other.
 /// </summary>
 /// <param name="prefill">What attends to the rows as ragged prefill does, but that only queries turn, and scales of the cache count.</param>
 internal abstract class StagedPrefillKernel(PrefillKernel prefill) : IDisposable
