@@ -6,6 +6,7 @@ version of a kernel is a folder of headers and some macros, so that versions can
 import concurrent.futures
 import ctypes
 import glob
+import json
 import os
 import re
 import statistics
@@ -193,3 +194,12 @@ def device():
     version = ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
     return {"device": name, "driver": f"{version.value // 1000}.{version.value % 1000 // 10}", "nvrtc": nvrtc_version()}
+
+
+def add_rows(path, result):
+    """Writes a results file; rows of one that is there stay in front."""
+    if os.path.exists(path):
+        with open(path) as file:
+            result["rows"] = json.load(file)["rows"] + result["rows"]
+    with open(path, "w") as file:
+        json.dump(result, file, indent=1)

@@ -11,9 +11,7 @@ are shorter), a page size (0: ragged), causal or full, and sequences of one leng
 import argparse
 import ctypes
 import datetime
-import json
 import math
-import os
 import random
 import struct
 import sys
@@ -432,11 +430,7 @@ def write(options, rows, ceiling):
         if peer_us:
             row |= {"peer": peer, "peerUs": round(peer_us, 2), "ratioToPeer": round(peer_us / us, 4)}
         result["rows"].append(row)
-    if os.path.exists(options.out):
-        with open(options.out) as file:
-            result["rows"] = json.load(file)["rows"] + result["rows"]
-    with open(options.out, "w") as file:
-        json.dump(result, file, indent=1)
+    gpu.add_rows(options.out, result)
 
 
 def main():

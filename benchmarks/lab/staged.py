@@ -12,9 +12,7 @@ import argparse
 import copy
 import ctypes
 import datetime
-import json
 import math
-import os
 import sys
 from dataclasses import replace
 
@@ -272,11 +270,7 @@ def write(options, rows, copied):
                            "causal": causal, "layout": "Nhd" if config.page else "Ragged"},
                 "us": round(t, 2), "tilesPerToken": round(reuse, 1),
                 **({"gbps": round(moved / t / 1e3)} if kind.endswith("pass") else {"tflops": round(flops / t / 1e6, 1), "ratioToRagged": round(us["plain"] / t, 4)})})
-    if os.path.exists(options.out):
-        with open(options.out) as file:
-            result["rows"] = json.load(file)["rows"] + result["rows"]
-    with open(options.out, "w") as file:
-        json.dump(result, file, indent=1)
+    gpu.add_rows(options.out, result)
 
 
 def main():

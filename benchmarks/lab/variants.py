@@ -9,9 +9,7 @@ Options as prefill.py. A version's `none` is the first version's, so that versio
 """
 import argparse
 import datetime
-import json
 import math
-import os
 import struct
 import sys
 
@@ -432,11 +430,7 @@ def write(options, rows):
                        "headDim": c.dim, **({"pageSize": c.page} if c.page else {}), "batch": batch, "qoLen": length, "kvLen": length, "causal": True,
                        "layout": "Nhd" if c.page else "Ragged"},
             "us": round(us, 2), "peer": "the same kernel without a variant", "ratioToPeer": round(plain / us, 4)})
-    if os.path.exists(options.out):
-        with open(options.out) as file:
-            result["rows"] = json.load(file)["rows"] + result["rows"]
-    with open(options.out, "w") as file:
-        json.dump(result, file, indent=1)
+    gpu.add_rows(options.out, result)
 
 
 def main():
