@@ -12,6 +12,31 @@ internal sealed class FuzzProgram
     /// <summary>Elements of each span.</summary>
     public const int SpanLength = 8;
 
+    /// <summary>The arguments and constants that a program may use: its first members.</summary>
+    public const string Arguments = """
+            [VariantArguments]
+            public readonly ref struct Arguments
+            {
+                public int A { get; init; }
+                public int B { get; init; }
+                public uint U { get; init; }
+                public uint V { get; init; }
+                public float F { get; init; }
+                public float G { get; init; }
+                public bool Flag { get; init; }
+                public ReadOnlySpan<int> Ints { get; init; }
+                public ReadOnlySpan<uint> Uints { get; init; }
+                public ReadOnlySpan<float> Floats { get; init; }
+                public ReadOnlySpan<byte> Bytes { get; init; }
+                public ReadOnlySpan<bool> Bools { get; init; }
+            }
+
+            private const int Constant = 77;
+            private static readonly float s_fixed = -2.5f;
+
+
+        """;
+
     private const int MaxDepth = 4;
 
     private static readonly string[] s_ints =
@@ -88,31 +113,7 @@ internal sealed class FuzzProgram
 
     private string Write()
     {
-        _text.Append(
-            """
-                [VariantArguments]
-                public readonly ref struct Arguments
-                {
-                    public int A { get; init; }
-                    public int B { get; init; }
-                    public uint U { get; init; }
-                    public uint V { get; init; }
-                    public float F { get; init; }
-                    public float G { get; init; }
-                    public bool Flag { get; init; }
-                    public ReadOnlySpan<int> Ints { get; init; }
-                    public ReadOnlySpan<uint> Uints { get; init; }
-                    public ReadOnlySpan<float> Floats { get; init; }
-                    public ReadOnlySpan<byte> Bytes { get; init; }
-                    public ReadOnlySpan<bool> Bools { get; init; }
-                }
-
-                private const int Constant = 77;
-                private static readonly float s_fixed = -2.5f;
-
-
-            """
-        );
+        _text.Append(Arguments);
         for (int i = 0; i < 3; i++)
         {
             Method helper = new($"Helper{i}", Pick<Kind>(), [.. Enumerable.Range(0, 1 + _random.Next(3)).Select(_ => Pick<Kind>())]);
