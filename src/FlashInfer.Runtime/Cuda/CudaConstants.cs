@@ -43,6 +43,12 @@ internal static class CudaFlag
     /// <summary>CU_MEMPOOL_ATTR_RELEASE_THRESHOLD; its value is 64 bits.</summary>
     public const int PoolReleaseThreshold = 4;
 
+    /// <summary>CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT; its value is 64 bits.</summary>
+    public const int PoolReservedMemory = 5;
+
+    /// <summary>CU_MEMPOOL_ATTR_USED_MEM_CURRENT; its value is 64 bits.</summary>
+    public const int PoolUsedMemory = 7;
+
     /// <summary>CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL.</summary>
     public const int PointerDeviceOrdinal = 9;
 

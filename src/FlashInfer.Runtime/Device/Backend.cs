@@ -31,6 +31,12 @@ internal abstract class Backend : IDisposable
     /// <summary>Frees what <see cref="Allocate"/> gave, once the work queued on the device's own stream is done.</summary>
     public abstract void Free(nint address);
 
+    /// <summary>Gives the memory back to the system that was freed and is kept for what is allocated next.</summary>
+    public virtual void TrimMemory() { }
+
+    /// <summary>Bytes that are allocated, and bytes kept for what is allocated next; null where none are kept, after disposal, and when the device has failed.</summary>
+    public virtual (long Used, long Kept)? Memory => null;
+
     /// <summary>Copies host memory to the device in stream order. The source may be reused on return.</summary>
     public abstract void CopyIn(nint destination, ReadOnlySpan<byte> source, CudaStream? stream);
 
