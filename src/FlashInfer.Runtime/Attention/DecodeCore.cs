@@ -241,11 +241,11 @@ internal sealed class DecodeCore : IDisposable
     {
         if (BoundsKeys)
         {
-            KeyBounds bounds = List.Bounds(batch.Places);
+            KeyBounds bounds = List.Bounds;
             for (int i = 0; i < batch.Lengths.Length; i++)
             {
                 int length = batch.Lengths[i];
-                _begins[i] = bounds.Begin(i, 0, batch.QueryTokens[i], length, length, _path.Limits.BlockTokens);
+                _begins[i] = bounds.Begin(batch.Places[i], 0, batch.QueryTokens[i], length, length, _path.Limits.BlockTokens);
                 _seen[i] = length - _begins[i];
             }
         }
