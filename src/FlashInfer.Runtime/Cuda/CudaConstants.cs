@@ -65,12 +65,10 @@ internal static class CudaResult
     public const int Success = 0;
     public const int InvalidValue = 1;
     public const int OutOfMemory = 2;
-    public const int NotInitialized = 3;
     public const int Deinitialized = 4;
     public const int StubLibrary = 34;
     public const int DeviceUnavailable = 46;
     public const int NoDevice = 100;
-    public const int InvalidDevice = 101;
     public const int InvalidImage = 200;
     public const int InvalidContext = 201;
     public const int NoBinaryForGpu = 209;
@@ -79,7 +77,6 @@ internal static class CudaResult
     public const int JitCompilerNotFound = 221;
     public const int UnsupportedPtxVersion = 222;
     public const int InvalidHandle = 400;
-    public const int NotFound = 500;
     public const int NotReady = 600;
     public const int IllegalAddress = 700;
     public const int LaunchOutOfResources = 701;
@@ -92,7 +89,6 @@ internal static class CudaResult
     public const int InvalidAddressSpace = 717;
     public const int InvalidPc = 718;
     public const int LaunchFailed = 719;
-    public const int NotSupported = 801;
     public const int SystemNotReady = 802;
     public const int SystemDriverMismatch = 803;
     public const int CompatNotSupportedOnDevice = 804;

@@ -37,11 +37,8 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
         struct LogitsContext {
           int head, kv_head, sequence, qo_index, qo_position, kv_position, qo_len, kv_len;
         };
-        struct QueryContext {
+        struct ElementContext {
           int head, kv_head, sequence, qo_index, qo_position, qo_len, kv_len, element;
-        };
-        struct OutputContext : QueryContext {
-          float lse2;
         };
         struct NoVariant {};
         }  // namespace flashinfer
@@ -92,10 +89,10 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
                     public static float Sink(int head, in Arguments a) => 0f;
 
                     [QueryTransform]
-                    public static float QueryElement(float value, in QueryContext at, in Arguments a) => MathF.Min(value, -0f);
+                    public static float QueryElement(float value, in ElementContext at, in Arguments a) => MathF.Min(value, -0f);
 
                     [OutputTransform]
-                    public static float OutputElement(float value, in OutputContext at, in Arguments a) => MathF.Min(value, -0f);
+                    public static float OutputElement(float value, float lse2, in ElementContext at, in Arguments a) => MathF.Min(value, -0f);
 
                 """
         );

@@ -88,7 +88,6 @@ internal sealed class FuzzProgram
     private int _names;
     private int _indent = 1;
     private string[] _context = [];
-    private bool _hasLse;
     private bool _isHook;
     private int _loops;
 
@@ -129,16 +128,15 @@ internal sealed class FuzzProgram
         Function(
             "QueryTransform",
             Kind.Float,
-            "QueryElement(float p0, in QueryContext at, in Arguments a)",
+            "QueryElement(float p0, in ElementContext at, in Arguments a)",
             [Kind.Float],
             s_elementContext
         );
-        _hasLse = true;
         Function(
             "OutputTransform",
             Kind.Float,
-            "OutputElement(float p0, in OutputContext at, in Arguments a)",
-            [Kind.Float],
+            "OutputElement(float p0, float p1, in ElementContext at, in Arguments a)",
+            [Kind.Float, Kind.Float],
             s_elementContext
         );
         return _text.ToString();
@@ -483,7 +481,6 @@ internal sealed class FuzzProgram
             Kind.Int when _context.Length > 0 && _random.Next(3) > 0 => "at." + Of(_context),
             Kind.Int => Of("a.A", "a.B", $"a.Ints[{index}]", $"(int)a.Bytes[{index}]"),
             Kind.UInt => Of("a.U", "a.V", $"a.Uints[{index}]"),
-            Kind.Float when _hasLse && _random.Next(3) == 0 => "at.Lse2",
             Kind.Float => Of("a.F", "a.G", $"a.Floats[{index}]"),
             _ => Of("a.Flag", $"a.Bools[{index}]"),
         };
