@@ -187,6 +187,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) bench(const __grid_constant
   PrefillSoftmax softmax;
   softmax.clear();
   const float scale = arguments.scale, slack = 8.f / scale;
+  SmallScores<true> small;
+  small.set(SoftCap::kCubic, arguments.unit, scale);
   float extra[8], ones[4] = {};
   const auto mark = [&](int i) {
 #if @MARKS@
@@ -329,7 +331,9 @@ IN_ORDER = """
       if (i % 2) softmax.sum[i / 2 % 2] = fadd2(softmax.sum[i / 2 % 2], fadd2(s[i - 1], s[i]));
     }"""
 CUBIC = """
-    if (!softmax.weigh_small<SoftCap>(s, arguments.unit, scale, slack)) {
+    if (small.cover(s, small.bound(SoftCap::kCubic.most * small.reach))) {
+      softmax.weigh_small<false>(s, 0, 32, scale, small);
+    } else {
       raised = softmax.raise(s, scale, slack, factor);
       softmax.weigh(s, scale, false);
     }"""
@@ -391,7 +395,7 @@ static __device__ __forceinline__ void lab_clock(int sign) {
 template <typename Shape>
 struct HopperPrefill {"""),
     ("attention/prefill_hopper.cuh", "    launch_dependents();\n", "    launch_dependents();\n    lab_clock(-1);\n"),
-    ("attention/prefill_hopper.cuh", "PrefillConsumer<Shape>(params, base).run();\n", "PrefillConsumer<Shape>(params, base).run();\n      lab_clock(1);\n"),
+    ("attention/prefill_hopper.cuh", "work<PrefillConsumer<Shape>>(params, base);\n", "work<PrefillConsumer<Shape>>(params, base);\n      lab_clock(1);\n"),
     ("attention/prefill_ring.cuh", """      wait();
       if (elect_one()) {
         mbarrier_expect(full(), kBytes);
@@ -400,8 +404,8 @@ struct HopperPrefill {"""),
         mbarrier_expect(full(), LAB_STILL ? 0 : kBytes);
         if (!LAB_STILL) copy_tensor("""),
     ("attention/prefill_consumer.cuh", "    mbarrier_wait(barrier, phase);\n    if (Layout::kGathers", "    if (LAB_STILL < 2) mbarrier_wait(barrier, phase);\n    if (Layout::kGathers"),
-    ("attention/prefill_consumer.cuh", "    release(Layout::key_done(base, keys.slot));\n", "    if (LAB_STILL < 2) release(Layout::key_done(base, keys.slot));\n"),
-    ("attention/prefill_consumer.cuh", "    release(Layout::value_done(base, values.slot));\n", "    if (LAB_STILL < 2) release(Layout::value_done(base, values.slot));\n"),
+    ("attention/prefill_consumer.cuh", "    release(Layout::key_done(base, keys.slot()));\n", "    if (LAB_STILL < 2) release(Layout::key_done(base, keys.slot()));\n"),
+    ("attention/prefill_consumer.cuh", "    release(Layout::value_done(base, values.slot()));\n", "    if (LAB_STILL < 2) release(Layout::value_done(base, values.slot()));\n"),
     ("attention/prefill_consumer.cuh", "  template <typename TileLine>\n  __device__ __forceinline__ void step(", """#if LAB_MARKS
   u32 last = 0, spent[8] = {};
   __device__ __forceinline__ void mark(int i) {
@@ -427,7 +431,7 @@ struct HopperPrefill {"""),
   __device__ __forceinline__ void step("""),
     ("attention/prefill_consumer.cuh", "template <typename Shape>\nstruct PrefillConsumer {", 'extern "C" {\n__device__ u32 lab_times[8 * 3 * 256];\n}\ntemplate <typename Shape>\nstruct PrefillConsumer {'),
     ("attention/prefill_consumer.cuh", "end_turn();  // consumer 0 has the first turn\n", "end_turn();  // consumer 0 has the first turn\n    mark_start();\n"),
-    ("attention/prefill_consumer.cuh", "\n    wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);\n    begin_turn();\n", "\n    wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);\n    begin_turn();\n    mark(0);\n"),
+    ("attention/prefill_consumer.cuh", "\n    wait_for_block(Layout::key_ready(base, keys.slot()), keys.phase());\n    begin_turn();\n", "\n    wait_for_block(Layout::key_ready(base, keys.slot()), keys.phase());\n    begin_turn();\n    mark(0);\n"),
     ("attention/prefill_consumer.cuh", "    end_turn();\n    const auto made = early_hooks(number, n);\n    wgmma_wait<1>();\n    keep(s);\n", "    end_turn();\n    mark(1);\n    const auto made = early_hooks(number, n);\n    wgmma_wait<1>();\n    keep(s);\n    mark(2);\n"),
     ("attention/prefill_consumer.cuh", "    if (raised) rescale(factor);\n", "    if (raised) rescale(factor);\n    mark_end();\n"),
     ("attention/prefill_consumer.cuh", "    if (lane == 0) bulk_wait();\n", """    if (lane == 0) bulk_wait();
@@ -435,15 +439,14 @@ struct HopperPrefill {"""),
     if (thread == 0) for (int i = 0; i < 8; i++) lab_times[(blockIdx.x * 3 + group) * 8 + i] = spent[i];
 #endif
 """),
-    ("attention/prefill_consumer.cuh", "    float2 factor;\n    bool raised = false;\n", """    float2 factor;
-    bool raised = false;
-    const float one = __int_as_float(0x3f800000 + zeros[0]);
+    ("attention/prefill_consumer.cuh", "    float2 factor;\n    const float2 height = shape(late_hooks", """    const float one = __int_as_float(0x3f800000 + zero(keys));
 #if LAB_EXTRA == 1
     for (int i = 0; i < kBlockTokens / 2; i++) asm volatile("mul.f32 %0, %0, %1;" : "+f"(s[i]) : "f"(one));
 #elif LAB_EXTRA == 2
-    for (int i = 0; i < kBlockTokens / 2; i++) asm volatile("xor.b32 %0, %0, %1;" : "+f"(s[i]) : "r"(zeros[0]));
+    for (int i = 0; i < kBlockTokens / 2; i++) asm volatile("xor.b32 %0, %0, %1;" : "+f"(s[i]) : "r"(zero(keys)));
 #endif
-"""),
+    float2 factor;
+    const float2 height = shape(late_hooks"""),
     ("attention/prefill_consumer.cuh", """    wgmma_wait<0>();
     keep(o);
     release_values();

@@ -35,8 +35,13 @@ struct PrefillConsumer {
   static constexpr int kValueSteps = kBlockTokens / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
 
-  // Whether scores without a mask between are often weighed at less cost.
-  static constexpr bool kWeighsSmall = Hooks::kHasCubic && !Shape::Variant::kMasksLogits && kBlockTokens % 16 == 0;
+  // Whether scores without a mask between are often weighed at less cost; and whether weights have the range that maxima may stand still.
+  static constexpr bool kWeighsSmall = Hooks::kHasCubic && !Shape::Variant::kMasksLogits;
+  static constexpr bool kWeighsFreely = kWeighsSmall && IsSame<MathElement, BFloat16>::value;
+  // Whether there are registers for squares of scores, beside O, S and P.
+  static constexpr bool kHasSquares = kValueDim / 2 + kBlockTokens * 5 / 4 <= Layout::kConsumerRegisters - 16;
+  // A logit of base 2: sums of 2^20 times that weight, and values of 2^20, are far from infinity.
+  static constexpr float kMostFree = 80.f;
 
   // Where nobody else turns queries, the warps that take them do.
   static constexpr bool kTurnsQuery = Hooks::kRotates && !Layout::kPrepares;
@@ -52,16 +57,15 @@ struct PrefillConsumer {
   int lane = threadIdx.x & 31;
   int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;                                              // of the softmax; of a quantised cache, the tile's
-  float unit;       // of kWeighsSmall: a score times this is the cubic's x; as scale
-  float slack;      // 2^8 in terms of scores
+  float slack;                                              // 2^8 in terms of scores
+  SmallScores<kHasSquares> small;                           // of kWeighsSmall; as scale
+  float bound;                                              // of them, where maxima stand still
   int seen_by_all;  // tokens of the tile's range that every row sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
   bool idle;     // whether rows of the tile are nobody's
-  // Zeros, which the compiler does not know: see matrix_descriptor.
-  u32 zeros[3] = {sign(params.plan->count), sign(params.plan->heads), sign(__float_as_int(scale))};
-  RingPlace<Layout::kKeyStages> keys;  // of the next K, and the next V
-  RingPlace<Layout::kValueStages> values;
+  RingCounter<Layout::kKeyStages> keys;  // of the next K, and the next V
+  RingCounter<Layout::kValueStages> values;
   int adds = 1;  // 0: the pending P V is the first of its tile and overwrites O
 
   float o[kValueDim / 2];
@@ -80,7 +84,7 @@ struct PrefillConsumer {
 #pragma unroll
     for (int i = 0; i < kValueSteps; i++) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
     if constexpr (Hooks::kRescales && !Shape::kHasScales) take_scale(score_scale(0));
-    softmax.clear();
+    softmax.clear(lowest());
   }
 
   __device__ __forceinline__ void run() {
@@ -103,8 +107,8 @@ struct PrefillConsumer {
         load_query();
         if (exists) release(Layout::query_empty(base, query_part()));
       }
-      if (exists) wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
-      if (number > 0) wait_for_block(Layout::value_ready(base, values.slot), values.phase);
+      if (exists) wait_for_block(Layout::key_ready(base, keys.slot()), keys.phase());
+      if (number > 0) wait_for_block(Layout::value_ready(base, values.slot()), values.phase());
       const auto line = this->line(number);
       begin_turn();
       multiply_keys(line);
@@ -118,8 +122,8 @@ struct PrefillConsumer {
       if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base, query_part()));
       PrefillSoftmax finished = softmax;
       finished.gather();
-      softmax.clear();
       const float2 height = shape(made, line, number, blocks - 1, masked);
+      softmax.clear(lowest());
       float2 factor;
       softmax.raise(s, scale, slack, factor, height);
       softmax.weigh(s, scale, masked || Hooks::kVisits, height);
@@ -156,15 +160,19 @@ struct PrefillConsumer {
   }
 
  private:
-  static __device__ __forceinline__ u32 sign(i32 positive) { return static_cast<u32>(positive) >> 31; }
+  // A zero, which the compiler does not know, nor that it is the same in every step: see matrix_descriptor.
+  template <typename Counter>
+  static __device__ __forceinline__ u32 zero(const Counter& counter) {
+    return anew(counter.at) >> 31;
+  }
 
   // Block n of tile `number`, which is not the tile's first.
   template <typename TileLine>
   __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked) {
-    wait_for_block(Layout::key_ready(base, keys.slot), keys.phase);
+    wait_for_block(Layout::key_ready(base, keys.slot()), keys.phase());
     begin_turn();
     multiply_keys(line);
-    wait_for_block(Layout::value_ready(base, values.slot), values.phase);
+    wait_for_block(Layout::value_ready(base, values.slot()), values.phase());
     multiply_values();
     adds = 1;
     end_turn();
@@ -173,13 +181,23 @@ struct PrefillConsumer {
     keep(s);
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
-    float2 factor;
-    bool raised = false;
-    if (!weigh_small(masked)) {
-      const float2 height = shape(late_hooks(made, number, n), line, number, n, masked);
-      raised = softmax.raise(s, scale, slack, factor, height);
-      softmax.weigh(s, scale, masked || Hooks::kVisits, height);
+    if constexpr (kWeighsSmall) {
+      if (!masked && small.cover(s, bound_now())) {
+        constexpr int kScores = kBlockTokens / 2, kHalf = kScores / 8 * 4;
+        // One half beside products and one beside rounding: at once they would leave products fewer turns.
+        softmax.template weigh_small<!kWeighsFreely>(s, 0, kHalf, scale, small);
+        wgmma_wait<0>();
+        keep(o);
+        release_values();
+        softmax.template weigh_small<!kWeighsFreely>(s, kHalf, kScores, scale, small);
+        round_probabilities();
+        return;
+      }
     }
+    float2 factor;
+    const float2 height = shape(late_hooks(made, number, n), line, number, n, masked);
+    const bool raised = softmax.raise(s, scale, slack, factor, height);
+    softmax.weigh(s, scale, masked || Hooks::kVisits, height);
     wgmma_wait<0>();
     keep(o);
     release_values();
@@ -209,12 +227,12 @@ struct PrefillConsumer {
   }
 
   __device__ __forceinline__ void release_keys() {
-    release(Layout::key_done(base, keys.slot));
+    release(Layout::key_done(base, keys.slot()));
     keys.next();
   }
 
   __device__ __forceinline__ void release_values() {
-    release(Layout::value_done(base, values.slot));
+    release(Layout::value_done(base, values.slot()));
     values.next();
   }
 
@@ -226,8 +244,12 @@ struct PrefillConsumer {
   // Of scores, times which they are logits.
   __device__ __forceinline__ void take_scale(float scores) {
     scale = Hooks::softmax_scale(scores, params.variant);
-    slack = __fdividef(8.f, scale);
-    if constexpr (kWeighsSmall) unit = Shape::Variant::unit(scores, Hooks::arguments(params.variant));
+    slack = weighs_freely() ? -negative_infinity() : __fdividef(8.f, scale);
+    if constexpr (kWeighsSmall) {
+      const float unit = Shape::Variant::unit(scores, Hooks::arguments(params.variant));
+      small.set(Shape::Variant::kCubic, weighs_freely() || !kWeighsFreely ? unit : 0.f, scale);
+      bound = small.bound(Shape::Variant::kCubic.most * small.reach);
+    }
   }
 
   // Waits for tile `number` and returns its blocks, or 0 at the end of the list.
@@ -328,19 +350,17 @@ struct PrefillConsumer {
 
   template <typename TileLine>
   __device__ __forceinline__ void multiply_keys(const TileLine& line) {
-    // At headDim 256 no register is left for this zero.
-    const u32 zero = kHeadDim == 256 ? 0 : zeros[0];
     const u64 block =
-        advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset, 16, Layout::kKeyGroupStride, zero),
-                keys.slot * (Shape::kBlockBytes / 16));
-    u64 query =
-        matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes, zeros[1]);
-    // By nothing, which the compiler does not know: else it keeps descriptors of Q over all steps, more than it has uniform registers for.
-    if constexpr (kHeadDim == 256) query = advance(query, anew(keys.slot) >> 16);
+        advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset, 16, Layout::kKeyGroupStride, zero(keys)),
+                keys.slot() * (Shape::kBlockBytes / 16));
+    u64 query = matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes,
+                                                    zero(values));
+    // Where the compiler knew Q's descriptors for the same in every step, it would keep more than it has uniform registers for.
+    if constexpr (kHeadDim == 256) query = advance(query, zero(values));
     if constexpr (Hooks::kAddsLine) {
       u32 slopes[4];
       line.operand(slopes);
-      wgmma<MathElement, false>(s, slopes, repeated_descriptor(base + Layout::kLineOffset, zero), 0);
+      wgmma<MathElement, false>(s, slopes, repeated_descriptor(base + Layout::kLineOffset, zero(keys)), 0);
     }
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
@@ -358,8 +378,8 @@ struct PrefillConsumer {
   __device__ __forceinline__ void multiply_values() {
     wgmma_fence();
     const u64 block = advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset, Layout::kColumnStride,
-                                                                  Layout::kValueGroupStride, zeros[2]),
-                              values.slot * (Shape::kValueBlockBytes / 16));
+                                                                  Layout::kValueGroupStride, zero(values)),
+                              values.slot() * (Shape::kValueBlockBytes / 16));
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
       const u64 value = advance(block, k * 2 * (Layout::kValueGroupStride / 16));
@@ -453,13 +473,19 @@ struct PrefillConsumer {
     return height;
   }
 
-  // Whether that, and weights from scores, could be done at less cost, and were.
-  __device__ __forceinline__ bool weigh_small(bool masked) {
-    if constexpr (kWeighsSmall) {
-      return !masked && softmax.template weigh_small<typename Shape::Variant>(s, unit, scale, slack);
-    } else {
-      return false;
-    }
+  // Whether logits are bounded so that maxima stand at 0.
+  __device__ __forceinline__ bool weighs_freely() const { return kWeighsFreely && scale <= kMostFree; }
+
+  // Where maxima begin.
+  __device__ __forceinline__ float lowest() const {
+    return kWeighsFreely && anew(scale) <= kMostFree ? 0.f : negative_infinity();
+  }
+
+  // Of scores that are small: the cubic is right for them, and no maximum rises.
+  __device__ __forceinline__ float bound_now() const {
+    if constexpr (kWeighsFreely) return bound;
+    const float most = fminf(Shape::Variant::kCubic.most, fminf(softmax.max[0], softmax.max[1]) + slack);
+    return small.bound(most * small.reach);
   }
 
   __device__ __forceinline__ void mask(u32 number, int n) {
@@ -500,8 +526,8 @@ struct PrefillConsumer {
   // Zeroes the rows of V behind the last token, in the stage of the tile's first block: they may hold NaN, and 0 * NaN is
   // NaN. Of K they are masked.
   __device__ __forceinline__ void zero_values(int first) {
-    mbarrier_wait(Layout::value_ready(base, values.slot), values.phase);
-    const u32 block = base + Layout::kValueOffset + values.slot * Shape::kValueBlockBytes;
+    mbarrier_wait(Layout::value_ready(base, values.slot()), values.phase());
+    const u32 block = base + Layout::kValueOffset + values.slot() * Shape::kValueBlockBytes;
 #pragma unroll 1
     for (int i = first * Shape::kValueChunks + threadIdx.x - 128; i < kBlockTokens * Shape::kValueChunks;
          i += kThreads) {

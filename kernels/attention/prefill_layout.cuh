@@ -29,6 +29,29 @@ struct RingPlace {
   }
 };
 
+// The same for consumers, who have all slots in turn: where these are a power of two, slot and phase are bits of one counter, in bytes of
+// barriers. That takes fewer instructions and registers.
+template <int kSlots, bool kCounts = (kSlots & (kSlots - 1)) == 0>
+struct RingCounter {
+  u32 at = 0;
+
+  __device__ __forceinline__ u32 slot() const { return at / 8 % kSlots; }
+  __device__ __forceinline__ u32 phase() const { return at / (8 * kSlots) & 1; }
+  __device__ __forceinline__ void next() { at += 8; }
+};
+template <int kSlots>
+struct RingCounter<kSlots, false> {
+  u32 at = 0;
+  u32 odd = 0;
+
+  __device__ __forceinline__ u32 slot() const { return at; }
+  __device__ __forceinline__ u32 phase() const { return odd; }
+  __device__ __forceinline__ void next() {
+    at = at == kSlots - 1 ? 0 : at + 1;
+    odd ^= at == 0 ? 1 : 0;
+  }
+};
+
 // Where in its row of so many bytes a 16-byte chunk lies, as the copy engine swizzles.
 template <int kRowBytes>
 __device__ __forceinline__ u32 swizzled_chunk(u32 chunk, u32 row) {
@@ -146,6 +169,9 @@ struct HopperLayout {
   static constexpr int kValueStages =
       !Shape::kDecodes && kKeyStages == 2 && kPairBytes * 2 + kValueStageBytes <= kBlockRoom ? 3 : kKeyStages;
 
+  // Where a block's shared memory begins, as compilers place it: the first kilobyte is the system's. With a number that they know addresses of
+  // barriers and matrices take fewer instructions, and no register.
+  static constexpr u32 kSharedBase = 1024;
   static constexpr int kKeyOffset = Shape::kQueryBytes;
   static constexpr int kValueOffset = kKeyOffset + kKeyStages * Shape::kBlockBytes;
   static constexpr int kNarrowOffset = kValueOffset + kValueStages * Shape::kValueBlockBytes;

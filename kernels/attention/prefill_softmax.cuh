@@ -2,10 +2,58 @@
 // of rows l / 4 and l / 4 + 8, columns 8 j + 2 (l % 4) and the next, in s[4 j + 0, 1] and s[4 j + 2, 3].
 #pragma once
 
+#include "attention/variant.cuh"
 #include "core/ptx.cuh"
 #include "core/types.cuh"
 
 namespace flashinfer {
+
+// Scores s of a variant that bends them, where its cubic is right: the logit of base 2 is factor s (s^2 + shift). Beside products of
+// warpgroups a square is as cheap as a product, other sums of products are dearer; and squares tell whether scores are small, where there
+// are registers for all of a step's.
+template <bool kBySquares>
+struct SmallScores {
+  float factor;
+  float shift;
+  float reach;  // scores to one of the cubic's x; no number where none are to count as small
+
+  // A score times unit is the cubic's x; scale turns what becomes of it into a logit of base 2.
+  __device__ __forceinline__ void set(const Cubic& cubic, float unit, float scale) {
+    const bool fits = unit > 0x1p-20f && unit < 0x1p20f;
+    reach = fits ? __fdividef(1.f, unit) : __int_as_float(0x7fffffff);
+    factor = unit * unit * unit * scale * cubic.third;
+    shift = cubic.first / cubic.third * reach * reach;
+  }
+
+  __device__ __forceinline__ float bend(float score) const { return __fmaf_rn(score, score, shift); }
+
+  // What `cover` compares with, for scores that are not to be more than `most` either way.
+  __device__ __forceinline__ float bound(float most) const {
+    return !kBySquares ? most : most > 0.f ? bend(most) : negative_infinity();
+  }
+
+  // Whether all of the warp's scores are within the bound. Small ones are bent to below 0: as integers such numbers come in reverse
+  // order, and before them all others, infinity and no number among them. Of magnitudes the sum of two is looked at: that takes fewer instructions.
+  template <int N>
+  __device__ __forceinline__ bool cover(const float (&s)[N], float bound) const {
+    if constexpr (kBySquares) {
+      u32 seen = __float_as_uint(bound);
+#pragma unroll
+      for (int i = 0; i < N; i += 2) {
+        seen = ::min(::min(__float_as_uint(bend(s[i])), __float_as_uint(bend(s[i + 1]))), seen);
+      }
+      return __all_sync(~0u, seen == __float_as_uint(bound));
+    } else {
+      int seen = 0;
+#pragma unroll
+      for (int i = 0; i < N; i += 4) {
+        const float a = fabsf(s[i]) + fabsf(s[i + 1]), b = fabsf(s[i + 2]) + fabsf(s[i + 3]);
+        seen = ::max(::max(__float_as_int(a), __float_as_int(b)), seen);
+      }
+      return __all_sync(~0u, __int_as_float(seen) <= bound);
+    }
+  }
+};
 
 struct PrefillSoftmax {
   // Of the two rows. The maximum, of scores before scaling, is one for the quad of threads that share a row and may lag
@@ -13,8 +61,8 @@ struct PrefillSoftmax {
   float max[2];
   float sum[2];
 
-  __device__ __forceinline__ void clear() {
-    max[0] = max[1] = negative_infinity();
+  __device__ __forceinline__ void clear(float lowest = negative_infinity()) {
+    max[0] = max[1] = lowest;
     sum[0] = sum[1] = 0.f;
   }
 
@@ -96,35 +144,20 @@ struct PrefillSoftmax {
     }
   }
 
-  // Instead of a variant's transform, raise and weigh, where all scores of the warp are so small that the transform is its cubic, and
-  // no maximum rises; else false, and nothing is done. Of two magnitudes their sum is looked at: that takes fewer instructions.
-  template <typename Variant, int N>
-  __device__ __forceinline__ bool weigh_small(float (&s)[N], float unit, float scale, float slack) {
-    int seen[2] = {};
-#pragma unroll
-    for (int i = 0; i < N; i += 8) {
-#pragma unroll
-      for (int r = 0; r < 4; r += 2) {
-        const float a = fabsf(s[i + r]) + fabsf(s[i + r + 1]), b = fabsf(s[i + r + 4]) + fabsf(s[i + r + 5]);
-        seen[r / 2] = ::max(::max(__float_as_int(a), __float_as_int(b)), seen[r / 2]);
-      }
-    }
-    const float over0 = __fmaf_rn(__int_as_float(seen[0]), unit, -fminf(Variant::kCubic.most, max[0] + slack));
-    const float over1 = __fmaf_rn(__int_as_float(seen[1]), unit, -fminf(Variant::kCubic.most, max[1] + slack));
-    if (!__all_sync(~0u, fmaxf(over0, over1) <= 0.f)) return false;
+  // Instead of a variant's transform, raise and weigh, for scores [from, to) that are small; without maxima where they stand at 0.
+  template <bool kHasMaxima, typename Small, int N>
+  __device__ __forceinline__ void weigh_small(float (&s)[N], int from, int to, float scale, const Small& small) {
     const float base0 = max[0] * scale, base1 = max[1] * scale;
-    const float first = unit * scale * Variant::kCubic.first,
-                third = unit * unit * unit * scale * Variant::kCubic.third;
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-      s[i] = exp2_fast(__fmaf_rn(s[i], __fmaf_rn(s[i] * s[i], third, first), i / 2 % 2 == 0 ? -base0 : -base1));
+    for (int i = from; i < to; i++) {
+      const float line = s[i] * small.factor, bend = small.bend(s[i]);
+      s[i] = exp2_fast(kHasMaxima ? __fmaf_rn(line, bend, i / 2 % 2 == 0 ? -base0 : -base1) : line * bend);
     }
 #pragma unroll
-    for (int i = 0; i < N; i += 4) {
+    for (int i = from; i < to; i += 4) {
       sum[0] += s[i] + s[i + 1];
       sum[1] += s[i + 2] + s[i + 3];
     }
-    return true;
   }
 
   // Sums over the quad; at the end.

@@ -59,7 +59,7 @@ struct Line {
   i32 zero;
 };
 
-// A transform of scores that bends them: as x (first + third x^2) where |x| <= most, and nowhere to more than |x|.
+// A transform of scores that bends them: as x (first + third x^2) where |x| <= most, nowhere to more than |x|, and to between -1 and 1.
 struct Cubic {
   float most;
   float first;
