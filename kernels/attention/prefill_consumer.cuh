@@ -333,8 +333,10 @@ struct PrefillConsumer {
     const u64 block =
         advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset, 16, Layout::kKeyGroupStride, zero),
                 keys.slot * (Shape::kBlockBytes / 16));
-    const u64 query =
+    u64 query =
         matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes, zeros[1]);
+    // By nothing, which the compiler does not know: else it keeps descriptors of Q over all steps, more than it has uniform registers for.
+    if constexpr (kHeadDim == 256) query = advance(query, anew(keys.slot) >> 16);
     if constexpr (Hooks::kAddsLine) {
       u32 slopes[4];
       line.operand(slopes);
@@ -488,6 +490,13 @@ struct PrefillConsumer {
     }
   }
 
+  // The next product overwrites O, which the compiler does not know: what stands before this may have its registers.
+  __device__ __forceinline__ void forget_output() {
+#pragma unroll
+    for (int i = 0; i < kValueDim / 2; i++) o[i] = 0.f;
+    keep(o);  // here, not on each way that leads here
+  }
+
   // Zeroes the rows of V behind the last token, in the stage of the tile's first block: they may hold NaN, and 0 * NaN is
   // NaN. Of K they are masked.
   __device__ __forceinline__ void zero_values(int first) {
@@ -520,9 +529,11 @@ struct PrefillConsumer {
     if (tile.item.parts > 1) {
       Parts::store(params, tile, row, o, finished, scale);
       Parts::finish(params, tile, context, group, kParts + group, group * 64, min(tile.rows(), group * 64 + 64));
+      forget_output();
       return;
     }
-    const int warp = group * 4 + (thread >> 5), first = warp * Layout::kWarpRows;
+    const int lane = lane_now(), warp = (thread_now() >> 5) - 4, first = warp * Layout::kWarpRows,
+              row = first + (lane >> 2);
     const int rows = min(tile.rows() - first, Layout::kWarpRows);  // of this warp; 0 or below when it has none
     float sinks[2] = {};
     if constexpr (Hooks::kHasSink) {

@@ -79,14 +79,19 @@ struct HopperLayout {
   static constexpr int kPreparerWarps = kPrepares ? 4 : 0;
 
   // The pool is what the launch allocated: 168 registers for each of 384 threads, or 128 for 512; with one consumer all have enough
-  // without.
+  // without. Three consumers leave the producer 32, or 56 where it skips blocks. Beside a preparer it has 24, where it skips blocks 40, and the
+  // preparer 72, or for half as many pairs 56. Where some of the lanes that share a row are idle, each of both needs 8 more.
   static constexpr int kPoolRegisters = kWarpgroups <= 3 ? 168 : 128;
-  static constexpr int kConsumerRegisters = kPrepares ? 208 : kConsumers <= 2 ? 232 : 160;
-  // Where blocks are skipped the producer needs 40, and the preparer, with half as many pairs, 56.
   static constexpr bool kFewPairs = Shape::Hooks::kSkips || kWidens;
-  static constexpr int kPreparerRegisters = !kPrepares ? 0 : kFewPairs ? 56 : 72;
-  static constexpr int kProducerRegisters =
-      kPoolRegisters * kWarpgroups - kConsumers * kConsumerRegisters - kPreparerRegisters;
+  static constexpr bool kAllLanes = power_of_two(Shape::kHeadDim) == Shape::kHeadDim;
+  static constexpr bool kSparesRegisters = Shape::Hooks::kSkips && Shape::kBlockTokens <= 96;
+  static constexpr int kConsumerRegisters = kPrepares          ? (kAllLanes ? 208 : 200)
+                                            : kConsumers <= 2  ? 232
+                                            : kSparesRegisters ? 152
+                                                               : 160;
+  static constexpr int kOtherRegisters = kPoolRegisters * kWarpgroups - kConsumers * kConsumerRegisters;
+  static constexpr int kProducerRegisters = kPrepares ? (kFewPairs ? 40 : 24) + (kAllLanes ? 0 : 8) : kOtherRegisters;
+  static constexpr int kPreparerRegisters = kOtherRegisters - kProducerRegisters;
 
   // Of 512 threads none is compiled for a product of 256 columns, whose output is all of its 128 registers.
   static constexpr bool kHalvesOutput = kPrepares && Shape::kValueDim == 256;

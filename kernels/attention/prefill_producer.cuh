@@ -57,8 +57,9 @@ struct PrefillProducer {
         if (due && (!Shape::kDecodes || ring.n < 0)) {
           due = false;
           if (Shape::kDecodes && warp == 0) words = read(next_index(take_next()));
-          hand_over(warp, words, number + 1);
-          if (Layout::kQueryInRegisters && warp == 0) copy_query(number + 1);
+          const u32 next = anew(number) + 1;  // nothing that follows from it is kept over the turns
+          hand_over(warp, words, next);
+          if (Layout::kQueryInRegisters && warp == 0) copy_query(next);
         }
       } while (ring.n >= 0);
       ring.turn_to(Layout::tile(base, number + 1));

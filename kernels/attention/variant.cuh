@@ -83,6 +83,7 @@ struct NoVariant {
   static constexpr bool kScalesLine = false;  // what a line is added to is only multiplied
   static constexpr bool kMasksLogits = false;
   static constexpr bool kMasksBits = false;
+  static constexpr bool kMasksBytes = false;  // which are made of bytes
   static constexpr bool kBoundsKeys = false;
   static constexpr bool kSkipsKeys = false;
   static constexpr bool kHasSink = false;
@@ -343,9 +344,9 @@ struct VariantHooks {
   static_assert(!kRotates || !kTransformsQuery, "queries turn as they come");
   static constexpr bool kWantsContext = kShapes || kRotates || kTransformsQuery || kTransformsOutput;
   static constexpr bool kVisits = kRescales || Variant::kMasksLogits;  // each block's scores, of which it may hide all
-  // Whether registers that it takes are many: of what hides keys, and something else.
+  // Whether registers that it takes are many: of what hides keys, and something else, or of bytes until they are bits.
   static constexpr int kHides = kBounds + Variant::kMasksBits + kSkips;
-  static constexpr bool kHasMany = kHides > 0 && kHides + kTransforms + kHasSink > 1;
+  static constexpr bool kHasMany = Variant::kMasksBytes || (kHides > 0 && kHides + kTransforms + kHasSink > 1);
   static constexpr float kLog2E = 1.44269504f;
   static constexpr float kLn2 = 0.693147181f;
 

@@ -124,6 +124,7 @@ struct BoolMask : NoVariant {
 
   // By aligned words of 4 bytes, as PackedMask.
   static constexpr bool kMasksBits = true;
+  static constexpr bool kMasksBytes = true;
   template <int N>
   static __device__ __forceinline__ void keep_bits(u32 (&bits)[N], const LogitsContext& at, const Arguments& a) {
     const Span<u32> words = {reinterpret_cast<const u32*>(a.values.data), (a.values.length + 3) / 4, 0};
@@ -205,6 +206,7 @@ struct Compose : NoVariant {
       (First::kHasCubic && !Rest::kTransformsLogits) || (Rest::kHasCubic && !First::kTransformsLogits);
   static constexpr bool kMasksLogits = First::kMasksLogits || Rest::kMasksLogits;
   static constexpr bool kMasksBits = First::kMasksBits || Rest::kMasksBits;
+  static constexpr bool kMasksBytes = First::kMasksBytes || Rest::kMasksBytes;
   static constexpr bool kBoundsKeys = First::kBoundsKeys || Rest::kBoundsKeys;
   static constexpr bool kSkipsKeys = First::kSkipsKeys || Rest::kSkipsKeys;
   static_assert(!First::kSkipsKeys || !Rest::kSkipsKeys, "keys are skipped between two ranges");

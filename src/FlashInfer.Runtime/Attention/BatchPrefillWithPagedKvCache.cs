@@ -13,6 +13,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     private readonly PlannedBatch _batch;
     private readonly PrefillCore _core;
     private readonly StagedPrefill? _staged;
+    private readonly SingleTokens? _singles;
     private readonly LaunchCheck? _stagingCheck;
     private readonly TensorMap _kvMap;
     private float _scaleLog2;
@@ -84,6 +85,11 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
                 );
                 _stagingCheck = LaunchCheck.Create(cache, $"{_batch.Name}.{nameof(Run)}", StagedSequenceAt);
                 Lists = [_core.List, _staged.List];
+                if (cache.Spec.Shape.IsQuantised)
+                {
+                    _singles = new SingleTokens(cache, maxSequences);
+                    Lists = [_core.List, _staged.List, _singles.List];
+                }
             }
         }
         catch
@@ -97,7 +103,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     public Determinism Determinism => _core.Limits.Determinism;
 
     /// <inheritdoc/>
-    public override long WorkspaceBytes => _core.WorkspaceBytes + (_staged?.Bytes ?? 0);
+    public override long WorkspaceBytes => _core.WorkspaceBytes + (_staged?.Bytes ?? 0) + (_singles?.WorkspaceBytes ?? 0);
 
     /// <summary>What the last plan looks like.</summary>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -106,7 +112,21 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         get
         {
             _batch.RequirePlan();
-            return StagedPrefill.Info(_staged, _core, Prefill, _batch.Planned, _batch.Rows);
+            PrefillBatch batch = Prefill;
+            PlanInfo? info = null;
+            if (_staged is { Stages: true })
+            {
+                info = _staged.Info(batch, _batch.Planned, _batch.Rows);
+                batch = _staged.Others(batch);
+            }
+
+            PrefillBatch others = _singles is null ? batch : _singles.Others(batch);
+            if (info is null && _singles is not { Any: true } || !others.Lengths.IsEmpty)
+            {
+                info = PlanInfo.Then(info, _core.Info(others, _batch.Planned, _batch.Rows));
+            }
+
+            return _singles is { Any: true } ? PlanInfo.Then(info, _singles.Info(batch, _batch.Planned, _batch.Rows)) : info!.Value;
         }
     }
 
@@ -183,7 +203,10 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     {
         _causal = causal && Cache.Spec.Variant is not { ReplacesCausality: true };
         _stagingCheck?.Before(stream);
-        StagedPrefill.Plan(_staged, _core, Prefill, _scaleLog2, Stages, stream);
+        PrefillBatch batch = Prefill;
+        batch = _staged is null ? batch : _staged.Plan(batch, _scaleLog2, Stages, stream);
+        batch = _singles is null ? batch : _singles.Plan(batch, _batch.FreshTokens, _scaleLog2, stream);
+        _core.Plan(batch, _scaleLog2, stream);
     }
 
     private protected override void Launch(int layer, in TensorView query, in TensorView output, in TensorView lse, CudaStream? stream)
@@ -196,13 +219,18 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
             LaunchStaged(layer, _staged!.Arguments(args), stream);
         }
 
-        if (captures || _staged is null or { LeavesRest: true })
+        if (captures || _staged is null || !_core.IsEmpty)
         {
             PrefillCore.SetCache(ref args, Cache, _kvMap, layer);
             args.Fault = _batch.Check?.Record(layer) ?? 0;
             _batch.Check?.Before(stream);
             Cache.Table.IsCaptured |= _core.Run(ref args, _batch.Rows, keyRows: 0, stream);
             _batch.Check?.After(layer, stream);
+        }
+
+        if (_singles is not null && (captures || _singles.Any))
+        {
+            _singles.Run(layer, query, output, lse, _batch.Rows, _batch.Check, stream);
         }
     }
 
@@ -236,6 +264,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     private void Free()
     {
         _stagingCheck?.Dispose();
+        _singles?.Dispose();
         _staged?.Dispose();
         _batch?.Dispose();
         _core?.Dispose();

@@ -122,7 +122,15 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         get
         {
             RequirePlan();
-            return StagedPrefill.Info(_staged, _core, Batch(_planned), _planned, _rows);
+            PrefillBatch batch = Batch(_planned);
+            if (_staged is not { Stages: true })
+            {
+                return _core.Info(batch, _planned, _rows);
+            }
+
+            PlanInfo info = _staged.Info(batch, _planned, _rows);
+            batch = _staged.Others(batch);
+            return batch.Lengths.IsEmpty ? info : PlanInfo.Then(info, _core.Info(batch, _planned, _rows));
         }
     }
 
@@ -218,7 +226,7 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
             _staged.Run(ref staged, _rows, _tokens, stream);
         }
 
-        if (captures || _staged is null or { LeavesRest: true })
+        if (captures || _staged is null || !_core.IsEmpty)
         {
             args.Key = key.Address;
             args.KeyTokenStride = key.Stride(0);
@@ -321,7 +329,8 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         _rows = qoIndptr[^1];
         _tokens = kvIndptr[^1];
         _causal = causal && Spec.Variant is not { ReplacesCausality: true };
-        StagedPrefill.Plan(_staged, _core, Batch(sequences), scaleLog2, Stages, stream);
+        PrefillBatch batch = Batch(sequences);
+        _core.Plan(_staged is null ? batch : _staged.Plan(batch, scaleLog2, Stages, stream), scaleLog2, stream);
         _planned = sequences;
         Telemetry.EndPlan(start, nameof(BatchPrefillWithRaggedKvCache), this, Device.Log);
     }

@@ -3,7 +3,7 @@ using System.Globalization;
 namespace FlashInfer;
 
 /// <summary>What a plan looks like.</summary>
-/// <param name="Kernel">The kernel that runs; where two do, one after the other, both. Other numbers are then of both together, but for <paramref name="Blocks"/>, <paramref name="ChunkTokens"/> and <paramref name="Imbalance"/>, which are the larger ones.</param>
+/// <param name="Kernel">The kernel that runs; where several do, one after the other, all. Other numbers are then sums, but for <paramref name="Blocks"/> to <paramref name="ChunkTokens"/> and <paramref name="Imbalance"/>, which are the largest.</param>
 /// <param name="Sequences">Sequences of the batch.</param>
 /// <param name="Rows">Query tokens of all sequences: rows of query and output.</param>
 /// <param name="Tokens">Tokens of all sequences that have query tokens.</param>
@@ -55,19 +55,25 @@ public readonly record struct PlanInfo(
         );
     }
 
-    /// <summary>Of the same batch, the plan of another part with that of this one.</summary>
-    internal PlanInfo Then(in PlanInfo next) =>
-        this with
-        {
-            Kernel = $"{Kernel}, then {next.Kernel}",
-            Tokens = Tokens + next.Tokens,
-            Items = Items + next.Items,
-            Units = Units + next.Units,
-            Blocks = Math.Max(Blocks, next.Blocks),
-            ChunkTokens = Math.Max(ChunkTokens, next.ChunkTokens),
-            SplitSequences = SplitSequences + next.SplitSequences,
-            Imbalance = Math.Max(Imbalance, next.Imbalance),
-        };
+    /// <summary>The plans of parts of a batch, one after the other, as that of the batch.</summary>
+    /// <param name="first">Null for none.</param>
+    /// <param name="next">The next one.</param>
+    internal static PlanInfo Then(in PlanInfo? first, in PlanInfo next) =>
+        first is not { } info
+            ? next
+            : info with
+            {
+                Kernel = $"{info.Kernel}, then {next.Kernel}",
+                Tokens = info.Tokens + next.Tokens,
+                Items = info.Items + next.Items,
+                Units = info.Units + next.Units,
+                Blocks = Math.Max(info.Blocks, next.Blocks),
+                Cluster = Math.Max(info.Cluster, next.Cluster),
+                Teams = Math.Max(info.Teams, next.Teams),
+                ChunkTokens = Math.Max(info.ChunkTokens, next.ChunkTokens),
+                SplitSequences = info.SplitSequences + next.SplitSequences,
+                Imbalance = Math.Max(info.Imbalance, next.Imbalance),
+            };
 
     private static string Count(long number, string what) =>
         string.Create(CultureInfo.InvariantCulture, $"{number} {what}{(number == 1 ? "" : "s")}");

@@ -37,9 +37,12 @@ internal sealed class PrefillPart(int maxSequences)
         Count = count;
     }
 
+    /// <summary>Takes none.</summary>
+    public void Clear() => Count = 0;
+
     /// <summary>The part as a batch.</summary>
     /// <param name="whole">What it was taken from.</param>
-    public PrefillBatch Of(in PrefillBatch whole) =>
+    public PrefillBatch Of(PrefillBatch whole) =>
         whole.Of(
             _queryTokens.AsSpan(0, Count),
             _lengths.AsSpan(0, Count),

@@ -94,63 +94,54 @@ internal sealed class StagedPrefill : IDisposable
     /// <summary>Whether the last plan stages anything.</summary>
     public bool Stages => _choice.Tokens > 0;
 
-    /// <summary>Whether the last plan leaves anything to the kernel that prepares by itself.</summary>
-    public bool LeavesRest => _splits || !Stages;
-
     /// <summary>Bytes of all rows of keys.</summary>
     private long RowBytes => (long)_limits.MaxTokens * _spec.KvHeads * _spec.HeadDim * _spec.Dtype.Size();
 
-    /// <summary>Plans the step and sends all lists to the device.</summary>
-    /// <param name="staged">What stages, if anything does.</param>
-    /// <param name="prepares">What prefill does where nothing is staged.</param>
+    /// <summary>Plans what gains by it and sends the lists to the device.</summary>
     /// <param name="batch">The sequences; they start where their pages do, or where their ragged rows do.</param>
     /// <param name="scaleLog2">The factor of the logits.</param>
     /// <param name="stages">Whether to stage whatever has room, or nothing; null leaves it to the planner.</param>
     /// <param name="stream">The stream.</param>
-    public static void Plan(
-        StagedPrefill? staged,
-        PrefillCore prepares,
-        in PrefillBatch batch,
-        float scaleLog2,
-        bool? stages,
-        CudaStream? stream
-    )
+    /// <returns>The other sequences.</returns>
+    public PrefillBatch Plan(PrefillBatch batch, float scaleLog2, bool? stages, CudaStream? stream)
     {
-        staged?.Choose(batch, stages);
-        if (staged is { Stages: true })
+        _choice = PrefillStaging.Choose(batch, _core.Limits, _limits, stages, _isStaged, _order);
+        _splits = Stages && _choice.Sequences < batch.Lengths.Length;
+        if (_splits)
         {
-            staged.Plan(batch, scaleLog2, stream);
-        }
-        else
-        {
-            staged?.Clear(stream);
+            _staged.Take(batch, _isStaged, taken: true);
+            _rest.Take(batch, _isStaged, taken: false);
         }
 
-        if (staged is null or { LeavesRest: true })
+        if (Stages)
         {
-            prepares.Plan(staged is null ? batch : staged.Rest(batch), scaleLog2, stream);
+            TakeRows();
+            _items = PrefillStaging.List(Chosen(batch), _core.Limits, _limits.IsPaged, _starts, _list.Begin());
+            _list.Commit(_items, stream);
+            _core.Plan(Staged(batch), scaleLog2, stream);
+            _overlaps = false;
         }
         else
         {
-            prepares.Clear(stream);
+            Clear(stream);
         }
+
+        return Others(batch);
     }
 
-    /// <summary>What the last plan looks like; <paramref name="batch"/> as it was planned.</summary>
-    public static PlanInfo Info(StagedPrefill? staged, PrefillCore prepares, in PrefillBatch batch, int sequences, int rows)
-    {
-        if (staged is null or { Stages: false })
-        {
-            return prepares.Info(batch, sequences, rows);
-        }
+    /// <summary>Of what was planned, the sequences that are not staged.</summary>
+    public PrefillBatch Others(PrefillBatch batch) =>
+        _splits ? _rest.Of(batch)
+        : Stages ? default
+        : batch;
 
-        PlanInfo info = staged._core.Info(staged.Staged(batch), sequences, rows) with
+    /// <summary>What the last plan, one that stages, looks like; <paramref name="batch"/> as it was planned.</summary>
+    public PlanInfo Info(in PrefillBatch batch, int sequences, int rows) =>
+        _core.Info(Staged(batch), sequences, rows) with
         {
-            StagedSequences = staged._choice.Sequences,
-            StagedTokens = staged._choice.Tokens,
+            StagedSequences = _choice.Sequences,
+            StagedTokens = _choice.Tokens,
         };
-        return staged.LeavesRest ? info.Then(prepares.Info(staged.Rest(batch), sequences, rows)) : info;
-    }
 
     /// <summary>The arguments of prefill over what is staged, but for checks, a cache's scales, and ragged values.</summary>
     /// <param name="unstaged">Those of the core that prepares by itself, whose workspace it is, too.</param>
@@ -219,28 +210,6 @@ internal sealed class StagedPrefill : IDisposable
         _core?.Dispose();
     }
 
-    private void Choose(in PrefillBatch batch, bool? stages)
-    {
-        _choice = PrefillStaging.Choose(batch, _core.Limits, _limits, stages, _isStaged, _order);
-        _splits = Stages && _choice.Sequences < batch.Lengths.Length;
-        if (_splits)
-        {
-            _staged.Take(batch, _isStaged, taken: true);
-            _rest.Take(batch, _isStaged, taken: false);
-        }
-    }
-
-    /// <summary>Plans what was chosen.</summary>
-    private void Plan(in PrefillBatch batch, float scaleLog2, CudaStream? stream)
-    {
-        TakeRows();
-        PrefillBatch chosen = _splits ? _staged.Of(batch) : batch;
-        _items = PrefillStaging.List(chosen, _core.Limits, _limits.IsPaged, _starts, _list.Begin());
-        _list.Commit(_items, stream);
-        _core.Plan(Staged(batch), scaleLog2, stream);
-        _overlaps = false;
-    }
-
     private void Clear(CudaStream? stream)
     {
         _core.Clear(stream);
@@ -252,15 +221,15 @@ internal sealed class StagedPrefill : IDisposable
         }
     }
 
-    /// <summary>The sequences that are staged, whose keys and values start in these rows.</summary>
-    private PrefillBatch Staged(in PrefillBatch batch)
+    /// <summary>The sequences that are staged.</summary>
+    private PrefillBatch Chosen(PrefillBatch batch) => _splits ? _staged.Of(batch) : batch;
+
+    /// <summary>The same, whose keys and values start in the rows of the workspace.</summary>
+    private PrefillBatch Staged(PrefillBatch batch)
     {
-        PrefillBatch chosen = _splits ? _staged.Of(batch) : batch;
+        PrefillBatch chosen = Chosen(batch);
         return chosen.At(_starts.AsSpan(0, chosen.Lengths.Length));
     }
-
-    /// <summary>The sequences that are not.</summary>
-    private PrefillBatch Rest(in PrefillBatch batch) => _splits ? _rest.Of(batch) : batch;
 
     /// <summary>Takes the memory of the rows when it is first needed: most wrappers of decode rows and short prompts never stage.</summary>
     private void TakeRows()

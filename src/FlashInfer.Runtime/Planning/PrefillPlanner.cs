@@ -84,9 +84,9 @@ internal readonly ref struct PrefillBatch(
     {
         int queryTokens = QueryTokens[sequence];
         long length = Lengths[sequence];
-        long walked = 0;
         if (!SeesBeginnings)
         {
+            long walked = 0;
             for (int token = 0; token < queryTokens; token += limits.TileTokens)
             {
                 walked += Range(sequence, token, limits).Tokens;
@@ -95,8 +95,13 @@ internal readonly ref struct PrefillBatch(
             return walked;
         }
 
+        if (queryTokens <= limits.TileTokens)
+        {
+            return length;
+        }
+
         int tiles = PrefillPlanner.Tiles(queryTokens, limits);
-        if (!Causal || tiles == 1)
+        if (!Causal)
         {
             return tiles * length;
         }

@@ -63,6 +63,11 @@ internal static class PrefillStaging
         Span<long> order
     )
     {
+        if (stages == false)
+        {
+            return default;
+        }
+
         int headTiles = limits.HeadTiles / limits.KvHeads;
         Stageable all = default;
         Stageable some = default;
@@ -70,27 +75,23 @@ internal static class PrefillStaging
         for (int i = 0; i < batch.Lengths.Length; i++)
         {
             int tokens = batch.Lengths[i] - First(batch, i, limits);
-            long walks = tokens == 0 ? 0 : batch.Walked(i, limits) * headTiles;
-            long gain = walks - ((long)tokens * staging.LeastWalks);
+            long gain = Walks(batch, i, headTiles, limits) - ((long)tokens * staging.LeastWalks);
             bool fits = tokens == 0 || (staging.IsPaged ? tokens : (long)batch.Starts[i] + batch.Lengths[i]) <= staging.MaxTokens;
             allFit &= fits;
             all.Add(tokens, gain);
             staged[i] = fits && (stages == true || gain >= 0);
             if (staged[i])
             {
-                // Walks of a token as a number above 0, whose bits are in its order; of those that gain alike the first is the largest.
-                float each = tokens == 0 ? float.PositiveInfinity : (float)walks / tokens;
-                order[some.Sequences] = ((long)BitConverter.SingleToInt32Bits(each) << 32) | (uint)~i;
                 some.Add(tokens, gain);
             }
         }
 
-        if (some.Tokens == 0 || stages == false)
+        allFit &= all.Tokens <= staging.MaxTokens;
+        if (some.Tokens == 0)
         {
             return default;
         }
 
-        allFit &= all.Tokens <= staging.MaxTokens;
         if (some.Sequences == all.Sequences && allFit)
         {
             return all.Choice;
@@ -98,7 +99,7 @@ internal static class PrefillStaging
 
         if (some.Tokens > staging.MaxTokens)
         {
-            some = Densest(batch, limits, staging, staged, order[..some.Sequences]);
+            some = Densest(batch, limits, staging, staged, order);
         }
 
         long lost = (LaunchTokens / limits.KvHeads) + (staging.RestWaits ? (all.Tokens - some.Tokens) / WaitingShare : 0);
@@ -150,22 +151,38 @@ internal static class PrefillStaging
         Span<long> order
     )
     {
+        // Walks of a token as a number above 0, whose bits are in its order; of those that gain alike the first is the largest.
         int headTiles = limits.HeadTiles / limits.KvHeads;
-        order.Sort();
-        Stageable densest = default;
-        for (int at = order.Length - 1; at >= 0; at--)
+        int count = 0;
+        for (int i = 0; i < batch.Lengths.Length; i++)
         {
-            int i = (int)~(uint)order[at];
+            if (staged[i])
+            {
+                int tokens = batch.Lengths[i] - First(batch, i, limits);
+                float each = tokens == 0 ? float.PositiveInfinity : (float)Walks(batch, i, headTiles, limits) / tokens;
+                order[count++] = ((long)BitConverter.SingleToInt32Bits(each) << 32) | (uint)~i;
+            }
+        }
+
+        order[..count].Sort();
+        Stageable densest = default;
+        while (--count >= 0)
+        {
+            int i = (int)~(uint)order[count];
             int tokens = batch.Lengths[i] - First(batch, i, limits);
             staged[i] = densest.Tokens + tokens <= staging.MaxTokens;
             if (staged[i])
             {
-                densest.Add(tokens, (batch.Walked(i, limits) * headTiles) - ((long)tokens * staging.LeastWalks));
+                densest.Add(tokens, Walks(batch, i, headTiles, limits) - ((long)tokens * staging.LeastWalks));
             }
         }
 
         return densest;
     }
+
+    /// <summary>How many tokens all tiles of a KV head walk of a sequence.</summary>
+    private static long Walks(in PrefillBatch batch, int sequence, int headTiles, in PrefillPlanLimits limits) =>
+        batch.QueryTokens[sequence] == 0 ? 0 : batch.Walked(sequence, limits) * headTiles;
 
     /// <summary>The first token that a tile of the sequence walks: no later tile begins before the first one. From it on all are staged, if any tile does.</summary>
     private static int First(in PrefillBatch batch, int sequence, in PrefillPlanLimits limits) =>

@@ -52,7 +52,7 @@ public sealed class PlanInfoTests
 
         Assert.Equal(
             "k, then l: 3 sequences with 5300 tokens and 14 query tokens in 11 items of up to 1024 tokens (2 sequences split), 88 units on 5 blocks, busiest block at 1.50 of the mean, 5000 tokens of 1 sequence staged",
-            staged.Then(rest).ToString()
+            PlanInfo.Then(staged, rest).ToString()
         );
     }
 

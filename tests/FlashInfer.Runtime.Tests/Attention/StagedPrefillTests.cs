@@ -114,6 +114,62 @@ public sealed class StagedPrefillTests
     }
 
     [Fact]
+    public void Single_tokens_over_a_quantised_cache_go_to_the_kernel_of_decode()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        AttentionSpec spec = new(8, 8, 64, 16, DType.BFloat16, DType.Float8E4M3);
+        using PagedKvCache cache = new(device, spec, 1, 2500);
+        using PrefillWrapper prefill = new(cache, 8, 2000, Determinism.Reproducible);
+        using PrefillWrapper alone = new(cache, 8, 2000, Determinism.Reproducible, maxStagedTokens: 0);
+        Sequence[] sequences = [cache.NewSequence(), .. Enumerable.Range(0, 3).Select(_ => cache.NewSequence())];
+        cache.BeginForward(sequences, [1500, 11_000, 11_000, 11_000]);
+
+        // Enough of them to be worth a launch more; or in place of one; else they stay.
+        string prefills = Kernel(alone, [20, 1, 1, 1]);
+        string decodes = Kernel(prefill, [1, 1, 0, 0]);
+        Assert.NotEqual(prefills, decodes);
+        Assert.Equal($"{prefills}, then {decodes}", Kernel(prefill, [20, 1, 1, 1]));
+        Assert.Equal(prefills, Kernel(prefill, [20, 1, 0, 0]));
+        Assert.Equal(prefills, Kernel(alone, [1, 1, 0, 0]));
+        cache.AbandonForward(sequences);
+
+        string Kernel(PrefillWrapper wrapper, int[] queryTokens)
+        {
+            wrapper.Plan(sequences, queryTokens, null, true);
+            Assert.Equal(queryTokens.Sum(), wrapper.PlanInfo.Rows);
+            return wrapper.PlanInfo.Kernel;
+        }
+    }
+
+    [Fact]
+    public void Chunks_beside_single_tokens_that_decode_takes_agree_with_the_oracle()
+    {
+        using Device device = Device.OpenCpu();
+        DecodeCase one = new(
+            8,
+            8,
+            64,
+            16,
+            DType.Float16,
+            KvLayout.Hnd,
+            1,
+            [3000, 9000, 300, 12_000, 12_001, 0],
+            null,
+            1,
+            Random.Shared.Next()
+        )
+        {
+            KvDtype = DType.Float8E5M2,
+            QueryTokens = [1, 1, 200, 1, 1, 2],
+        };
+
+        // Three kernels, two, and those of a window, whose sequences have other places in a part than in the batch.
+        Assert.Equal(300, PrefillScenario.CheckPaged(device, one with { Stages = true, MaxStagedTokens = 300 }).StagedTokens);
+        Assert.Equal(0, PrefillScenario.CheckPaged(device, one with { Stages = false }).StagedTokens);
+        PrefillScenario.CheckPaged(device, one.With(AttentionOptions.SlidingWindow | AttentionOptions.Alibi, window: 5000));
+    }
+
+    [Fact]
     public void What_is_walked_often_and_has_room_is_staged()
     {
         using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
