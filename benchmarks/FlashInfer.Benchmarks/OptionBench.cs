@@ -56,12 +56,40 @@ internal static class OptionBench
             }
         )
         {
-            foreach (Row row in Staged(device, gpu, option, measured))
+            foreach (Row row in Staged(device, gpu, option, measured, stages: true))
+            {
+                yield return row;
+            }
+        }
+
+        // A part of the batch, as the planner chooses it.
+        foreach (
+            (DType? kvDtype, AttentionOptions option) in new (DType?, AttentionOptions)[]
+            {
+                (DType.Float8E4M3, AttentionOptions.None),
+                (null, AttentionOptions.Rope),
+            }
+        )
+        {
+            foreach (Row row in Staged(device, gpu, option, Mixed(chunks: 4, decodes: 120) with { KvDtype = kvDtype }, stages: null))
             {
                 yield return row;
             }
         }
     }
+
+    /// <summary>Chunks of prompts, and decode rows.</summary>
+    private static PrefillCase Mixed(int chunks, int decodes) =>
+        new(
+            32,
+            8,
+            [.. Enumerable.Repeat(2048, chunks), .. Enumerable.Repeat(1, decodes)],
+            [.. Enumerable.Repeat(8192, chunks), .. Enumerable.Repeat(4096, decodes)],
+            $"batch={chunks + decodes} mixed={chunks}x2048-on-8192+{decodes}x1-on-4096"
+        )
+        {
+            PageSize = 16,
+        };
 
     private static AttentionSpec Spec(AttentionOptions option, PrefillCase measured) =>
         new(
@@ -111,10 +139,10 @@ internal static class OptionBench
     }
 
     /// <summary>Keys and values that are gathered, widened or turned: once, ahead of the launch, or by each tile for itself.</summary>
-    private static Row[] Staged(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured)
+    private static Row[] Staged(Device device, Gpu gpu, AttentionOptions option, PrefillCase measured, bool? stages)
     {
         using Step plain = new(device, gpu, AttentionOptions.None, measured with { PageSize = 16, KvDtype = null });
-        using Step staged = new(device, gpu, option, measured, stages: true);
+        using Step staged = new(device, gpu, option, measured, stages);
         using Step alone = new(device, gpu, option, measured, stages: false);
         Timing[] timings = Timing.Sustained(staged.Round.Sustained, alone.Round.Sustained, plain.Round.Sustained);
         string what = option == AttentionOptions.None ? measured.Name : $"{measured.Name} {option}";

@@ -260,15 +260,15 @@ VARIANTS["user sloped hook"] = Variant(parts("flashinfer::Span<float> slopes; fl
                                              bend="logit + a.slopes[at.head] * float(at.kv_position - at.qo_index)"),
                                        lambda d, _: [slopes(d), 0.7], lambda x, c: alibi(x * 0.7, c))
 VARIANTS["user scale"] = Variant(
-    hook("flashinfer::Span<float> scales; int dim;", "kTransformsQuery", "float transform_query(float element, const flashinfer::QueryContext& at, const Arguments& a)",
+    hook("flashinfer::Span<float> scales; int dim;", "kTransformsQuery", "float transform_query(float element, const flashinfer::ElementContext& at, const Arguments& a)",
          "return element * a.scales[csharp::add(csharp::multiply(at.head, a.dim), at.element)];"),
     lambda d, _: [scales(d.config), d.config.dim], query=lambda q, c: q * scales(c.config).double().view(c.config.heads, 1, c.config.dim))
-OUTPUT = "float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a)"
+OUTPUT = "float transform_output(float element, float lse2, const flashinfer::ElementContext& at, const Arguments& a)"
 VARIANTS["user gate"] = Variant(
     hook("flashinfer::Span<float> gates; flashinfer::Span<int> starts; int heads;", "kTransformsOutput", OUTPUT,
          "return element * csharp::fast_sigmoid(a.gates[csharp::add(csharp::multiply(csharp::add(a.starts[at.sequence], at.qo_index), a.heads), at.head)]);"),
     gate_arguments, output=lambda o, lse, c: o * torch.sigmoid(c.gates.double()).transpose(0, 1)[..., None])
-VARIANTS["user quiet"] = Variant(hook("", "kTransformsOutput", OUTPUT, "return csharp::divide(element, 1.f + csharp::fast_exp2(-at.lse2));"),
+VARIANTS["user quiet"] = Variant(hook("", "kTransformsOutput", OUTPUT, "return csharp::divide(element, 1.f + csharp::fast_exp2(-lse2));"),
                                  output=lambda o, lse, c: o * torch.sigmoid(lse)[..., None])
 
 

@@ -128,7 +128,7 @@ struct QueryFragments : ColumnPlaces<Shape>, DecodeRotary<Shape> {
       const int index = crew.thread() + i * Shape::kCrewThreads;
       if (kUnitChunks % Shape::kCrewThreads == 0 || index < kUnitChunks) {
         const int column = nearest(index / kChunks, last), head = unit.head_of(column);
-        const QueryContext at =
+        const ElementContext at =
             Hooks::element_place(context, unit.item.row + unit.token_of(column), head, head / Shape::kGroup);
         u32 words[4] = {fetched[i].x, fetched[i].y, fetched[i].z, fetched[i].w};
 #pragma unroll

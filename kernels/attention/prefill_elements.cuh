@@ -12,7 +12,7 @@ struct PrefillElements {
   using Tile = PrefillTile<Shape>;
 
   // Rows behind the tile's own stand where its last one does.
-  static __device__ __forceinline__ QueryContext place(const Tile& tile, const ItemContext& context, int row) {
+  static __device__ __forceinline__ ElementContext place(const Tile& tile, const ItemContext& context, int row) {
     row = min(row, tile.rows() - 1);
     return Hooks::element_place(context, tile.item.row + Tile::token_of(row), tile.head_of(row), tile.kv_head());
   }
@@ -26,7 +26,7 @@ struct PrefillElements {
 #pragma unroll 1
     for (int i = first * Shape::kHeadChunks + lane_now(); i < end * Shape::kHeadChunks; i += 32) {
       const int row = i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
-      const QueryContext at = place(tile, context, row);
+      const ElementContext at = place(tile, context, row);
       u32 words[4];
       load_shared(words, address(row, chunk));
 #pragma unroll
@@ -78,7 +78,7 @@ struct PrefillElements {
     const typename Hooks::Arguments arguments = Hooks::arguments(params.variant);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      const QueryContext at = place(tile, context, row + 8 * r);
+      const ElementContext at = place(tile, context, row + 8 * r);
 #pragma unroll
       for (int j = 0; j < Shape::kValueDim / 8; j++) {
         FloatVector<2> two = {o[4 * j + 2 * r], o[4 * j + 2 * r + 1]};

@@ -41,15 +41,10 @@ struct LogitsContext {
   i32 kv_len;       // tokens of the sequence, the query tokens' own included
 };
 
-// Where an element of a query stands.
-struct QueryContext {
+// Where an element of a query or an output stands.
+struct ElementContext {
   i32 head, kv_head, sequence, qo_index, qo_position, qo_len, kv_len;  // as of a logit
   i32 element;                                                         // of the head
-};
-
-// Where an element of the output stands.
-struct OutputContext : QueryContext {
-  float lse2;  // base-2 log-sum-exp of the row
 };
 
 // Keys from `first` on, before `end`.
@@ -168,13 +163,13 @@ struct NoVariant {
     return 0;
   }
   // What takes an element's place: of the query before its products, as they take it; of the output when all parts are merged, before it
-  // is rounded.
+  // is rounded, with the base-2 log-sum-exp of its row.
   template <typename A>
-  static __device__ __forceinline__ float transform_query(float element, const QueryContext&, const A&) {
+  static __device__ __forceinline__ float transform_query(float element, const ElementContext&, const A&) {
     return element;
   }
   template <typename A>
-  static __device__ __forceinline__ float transform_output(float element, const OutputContext&, const A&) {
+  static __device__ __forceinline__ float transform_output(float element, float, const ElementContext&, const A&) {
     return element;
   }
 };
@@ -379,15 +374,15 @@ struct VariantHooks {
   }
 
   // The same for the elements of its query and its output.
-  static __device__ __forceinline__ QueryContext element_place(const ItemContext& item, i32 row, i32 head,
-                                                               i32 kv_head) {
+  static __device__ __forceinline__ ElementContext element_place(const ItemContext& item, i32 row, i32 head,
+                                                                 i32 kv_head) {
     const i32 index = row - item.first_row;
     return {head, kv_head, item.sequence, index, position(item, row), item.qo_len, item.kv_len, 0};
   }
 
   // Two neighbours of a query, from `element` on, of a type of 16 bits.
   template <typename Element>
-  static __device__ __forceinline__ u32 transform_query(u32 two, QueryContext at, i32 element, const Arguments& a) {
+  static __device__ __forceinline__ u32 transform_query(u32 two, ElementContext at, i32 element, const Arguments& a) {
     float2 v = Element::unpack(two);
     at.element = element;
     v.x = Variant::transform_query(v.x, at, a);
@@ -398,13 +393,12 @@ struct VariantHooks {
 
   // Elements of an output side by side, from `element` on.
   template <int N>
-  static __device__ __forceinline__ void transform_output(FloatVector<N>& v, const QueryContext& place, i32 element,
-                                                          float lse2, const Arguments& a) {
-    OutputContext at = {place, lse2};
+  static __device__ __forceinline__ void transform_output(FloatVector<N>& v, ElementContext at, i32 element, float lse2,
+                                                          const Arguments& a) {
 #pragma unroll
     for (int e = 0; e < N; e++) {
       at.element = element + e;
-      v.at[e] = Variant::transform_output(v.at[e], at, a);
+      v.at[e] = Variant::transform_output(v.at[e], lse2, at, a);
     }
   }
 

@@ -174,10 +174,10 @@ public sealed partial class SnapshotTests
                 private static float Sink(int head, in Arguments a) => a.Slopes[head];
 
                 [QueryTransform]
-                private static float Scale(float element, in QueryContext at) => element * (at.Element < HeadDim / 2 ? 1.5f : 0.5f);
+                private static float Scale(float element, in ElementContext at) => element * (at.Element < HeadDim / 2 ? 1.5f : 0.5f);
 
                 [OutputTransform]
-                private static float Gate(float element, in OutputContext at, in Arguments a) => element * a.Slopes[at.Head] / (1 + MathF.Exp(-at.Lse2));
+                private static float Gate(float element, float lse2, in ElementContext at, in Arguments a) => element * a.Slopes[at.Head] / (1 + MathF.Exp(-lse2));
             }
             """,
             [

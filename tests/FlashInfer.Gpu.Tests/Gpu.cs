@@ -49,7 +49,7 @@ internal static class Gpu
                     worst = ScenarioErrors.Worst(worst, Grid.Check(device, one.Api, one.Case));
 
                     // Other processes test on the same GPU: what buffers of all sizes leave in this one's pool would add up.
-                    ((CudaBackend)device.Backend).TrimPool();
+                    device.TrimMemory();
                 }
             ),
         ]);

@@ -111,7 +111,7 @@ internal abstract partial class CatalogueCase
                     () => new GatedAttention.Arguments { Gates = gates, Starts = starts },
                     new Meaning
                     {
-                        Output = (element, at, _) =>
+                        Output = (element, _, at) =>
                             element / (1 + Math.Exp(-gates[((starts[at.Sequence] + at.QoIndex) * heads) + at.Head])),
                     }
                 );
@@ -174,7 +174,7 @@ internal abstract partial class CatalogueCase
             }
 
             case nameof(QuietAttention):
-                return new Plain(name, new Meaning { Output = static (element, _, lse2) => element / (1 + Math.Pow(2, -lse2)) });
+                return new Plain(name, new Meaning { Output = static (element, lse2, _) => element / (1 + Math.Pow(2, -lse2)) });
             case nameof(RelativeBiasAttention):
             {
                 float[] bias = Floats(heads * 32, -2, 2);

@@ -34,6 +34,9 @@ internal sealed record DecodeCase(
     /// <summary>Whether prefill stages keys and values, where it can; null leaves the choice to it.</summary>
     public bool? Stages { get; init; }
 
+    /// <summary>Tokens that there is room for to stage; all when null.</summary>
+    public int? MaxStagedTokens { get; init; }
+
     /// <summary>Elements of a head of value and output; as many as of query and key when null.</summary>
     public int? ValueDim { get; init; }
 
@@ -132,5 +135,5 @@ internal sealed record DecodeCase(
         };
 
     public override string ToString() =>
-        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}{(Wide is { } wide ? $", wide {wide}" : "")}{(Stages is { } stages ? $", stages {stages}" : "")}{(Variant is null ? "" : $", {Variant}")}";
+        $"seed {Seed}: {Spec}, {Layers} layers, lengths [{string.Join(", ", Lengths)}], smScale {SmScale?.ToString() ?? "default"}, amplitude {Amplitude}, query tokens [{string.Join(", ", QueryTokens ?? [])}], {(Causal ? "causal" : "not causal")}, {Determinism}{(Wide is { } wide ? $", wide {wide}" : "")}{(Stages is { } stages ? $", stages {stages}" : "")}{(MaxStagedTokens is { } room ? $" up to {room}" : "")}{(Variant is null ? "" : $", {Variant}")}";
 }

@@ -11,10 +11,10 @@ internal sealed record Meaning
 
     public Func<int, double>? Sink { get; init; }
 
-    public Func<double, QueryContext, double>? Query { get; init; }
+    public Func<double, ElementContext, double>? Query { get; init; }
 
-    /// <summary>Of an element, where it stands, and the log-sum-exp.</summary>
-    public Func<double, OutputContext, double, double>? Output { get; init; }
+    /// <summary>Of an element, the log-sum-exp, and where it stands.</summary>
+    public Func<double, double, ElementContext, double>? Output { get; init; }
 
     /// <summary>What it is to the oracle for one query token.</summary>
     /// <param name="group">Query heads of a key/value head.</param>
@@ -31,9 +31,9 @@ internal sealed record Meaning
                 return Keeps?.Invoke(at) == false ? double.NegativeInfinity : Logit?.Invoke(logit, at) ?? logit;
             },
             Sink ?? (static _ => double.NegativeInfinity),
-            Query: Query is { } query ? (element, head, d) => query(element, QueryContext.Of(At(head)) with { Element = d }) : null,
+            Query: Query is { } query ? (element, head, d) => query(element, ElementContext.Of(At(head)) with { Element = d }) : null,
             Output: Output is { } output
-                ? (element, head, d, lse2) => output(element, OutputContext.Of(At(head)) with { Element = d }, lse2)
+                ? (element, head, d, lse2) => output(element, lse2, ElementContext.Of(At(head)) with { Element = d })
                 : null
         );
 

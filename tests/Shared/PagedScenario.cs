@@ -62,7 +62,13 @@ internal sealed class PagedScenario<T>
         }
 
         using IPagedWrapper wrapper = _prefill
-            ? new PrefillWrapper(cache, Math.Max(4, sequences.Length), Math.Max(1, _queryTokens.Sum()), _case.Determinism)
+            ? new PrefillWrapper(
+                cache,
+                Math.Max(4, sequences.Length),
+                Math.Max(1, _queryTokens.Sum()),
+                _case.Determinism,
+                _case.MaxStagedTokens
+            )
             {
                 Stages = _case.Stages,
             }

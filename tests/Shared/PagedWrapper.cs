@@ -63,14 +63,14 @@ internal sealed class PrefillWrapper(
     int maxSequences,
     int maxQueryTokens,
     Determinism determinism,
-    int maxStagedTokens = 1 << 20
+    int? maxStagedTokens = null
 )
     : BatchPrefillWithPagedKvCache(
         cache,
         maxSequences,
         maxQueryTokens,
         determinism,
-        maxStagedTokens,
+        maxStagedTokens ?? 1 << 20,
         StagingOnCpu.For(cache.Device, cache.Spec, isPaged: true)
     ),
         IPagedWrapper

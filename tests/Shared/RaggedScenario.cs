@@ -90,7 +90,7 @@ internal sealed class RaggedScenario<T>
             maxSequences: Math.Max(4, kvIndptr.Length - 1),
             maxQueryTokens: Math.Max(1, qoIndptr[^1]),
             _case.Determinism,
-            maxStagedTokens: kvIndptr[^1],
+            maxStagedTokens: _case.MaxStagedTokens ?? kvIndptr[^1],
             StagingOnCpu.For(_device, _case.Spec, isPaged: false)
         )
         {

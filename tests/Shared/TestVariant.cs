@@ -33,6 +33,14 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
             flashinfer::Span<bool> groups;
             flashinfer::i32 flips;
           };
+        """;
+
+    // What Queried and Gated add.
+    private const string MovedCuda = """
+          static __device__ __forceinline__ float moved(const flashinfer::ElementContext& at, const Arguments& a) {
+            const bool moves = (at.element + at.qo_index + at.kv_len) % 5 == (at.sequence + at.kv_head + at.qo_len) % 5;
+            return moves ? a.slopes[at.head] : float(at.qo_position % 2) / 8.f;
+          }
 
         """;
 
@@ -59,10 +67,9 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
 
     public virtual double Sink(int head, in TestArguments a) => double.NegativeInfinity;
 
-    public virtual double Query(double element, in QueryContext at, in TestArguments a) => element;
+    public virtual double Query(double element, in ElementContext at, in TestArguments a) => element;
 
-    /// <summary>The log-sum-exp is given beside the context, whose own is a float.</summary>
-    public virtual double Output(double element, in OutputContext at, double lse2, in TestArguments a) => element;
+    public virtual double Output(double element, double lse2, in ElementContext at, in TestArguments a) => element;
 
     public override string ToString() => name;
 
@@ -90,7 +97,7 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
 
     public override float Sink(int head, VariantReader arguments) => (float)Sink(head, Read(arguments));
 
-    public override void TransformQuery(Span<float> elements, QueryContext first, VariantReader arguments)
+    public override void TransformQuery(Span<float> elements, ElementContext first, VariantReader arguments)
     {
         TestArguments a = Read(arguments);
         for (int i = 0; i < elements.Length; i++)
@@ -99,18 +106,18 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
         }
     }
 
-    public override void TransformOutput(Span<float> elements, OutputContext first, VariantReader arguments)
+    public override void TransformOutput(Span<float> elements, float lse2, ElementContext first, VariantReader arguments)
     {
         TestArguments a = Read(arguments);
         for (int i = 0; i < elements.Length; i++)
         {
-            elements[i] = (float)Output(elements[i], first with { Element = first.Element + i }, first.Lse2, a);
+            elements[i] = (float)Output(elements[i], lse2, first with { Element = first.Element + i }, a);
         }
     }
 
-    /// <summary>What <see cref="Queried"/> and <see cref="Gated"/> add.</summary>
-    private static double Moved(int place, int other, int head, int position, in TestArguments a) =>
-        place % 5 == other % 5 ? a.Slopes[head] : position % 2 / 8.0;
+    /// <summary>What <see cref="MovedCuda"/> says.</summary>
+    private static double Moved(in ElementContext at, in TestArguments a) =>
+        (at.Element + at.QoIndex + at.KvLen) % 5 == (at.Sequence + at.KvHead + at.QoLen) % 5 ? a.Slopes[at.Head] : at.QoPosition % 2 / 8.0;
 
     private static TestArguments Read(VariantReader reader) =>
         new()
@@ -240,18 +247,16 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
         : TestVariant(
             nameof(Queried),
             VariantHooks.QueryTransform,
-            """
-              static constexpr bool kTransformsQuery = true;
-              static __device__ __forceinline__ float transform_query(float element, const flashinfer::QueryContext& at, const Arguments& a) {
-                const bool moves = (at.element + at.qo_index + at.kv_len) % 5 == (at.sequence + at.kv_head + at.qo_len) % 5;
-                return element * a.temperature + (moves ? a.slopes[at.head] : float(at.qo_position % 2) / 8.f);
-              }
-            """
+            MovedCuda
+                + """
+                  static constexpr bool kTransformsQuery = true;
+                  static __device__ __forceinline__ float transform_query(float element, const flashinfer::ElementContext& at, const Arguments& a) {
+                    return element * a.temperature + moved(at, a);
+                  }
+                """
         )
     {
-        public override double Query(double element, in QueryContext at, in TestArguments a) =>
-            (element * a.Temperature)
-            + Moved(at.Element + at.QoIndex + at.KvLen, at.Sequence + at.KvHead + at.QoLen, at.Head, at.QoPosition, a);
+        public override double Query(double element, in ElementContext at, in TestArguments a) => (element * a.Temperature) + Moved(at, a);
     }
 
     /// <summary>As <see cref="Queried"/>; what rows that see no key get, too.</summary>
@@ -259,18 +264,17 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
         : TestVariant(
             nameof(Gated),
             VariantHooks.OutputTransform,
-            """
-              static constexpr bool kTransformsOutput = true;
-              static __device__ __forceinline__ float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a) {
-                const bool moves = (at.element + at.qo_index + at.kv_len) % 5 == (at.sequence + at.kv_head + at.qo_len) % 5;
-                return element / (1.f + exp2f(-at.lse2)) + (moves ? a.slopes[at.head] : float(at.qo_position % 2) / 8.f);
-              }
-            """
+            MovedCuda
+                + """
+                  static constexpr bool kTransformsOutput = true;
+                  static __device__ __forceinline__ float transform_output(float element, float lse2, const flashinfer::ElementContext& at, const Arguments& a) {
+                    return element / (1.f + exp2f(-lse2)) + moved(at, a);
+                  }
+                """
         )
     {
-        public override double Output(double element, in OutputContext at, double lse2, in TestArguments a) =>
-            (element / (1 + Math.Pow(2, -lse2)))
-            + Moved(at.Element + at.QoIndex + at.KvLen, at.Sequence + at.KvHead + at.QoLen, at.Head, at.QoPosition, a);
+        public override double Output(double element, double lse2, in ElementContext at, in TestArguments a) =>
+            (element / (1 + Math.Pow(2, -lse2))) + Moved(at, a);
     }
 
     private sealed class Everything()
@@ -298,11 +302,11 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
               }
               static __device__ __forceinline__ float sink(flashinfer::i32 head, const Arguments& a) { return a.slopes[head]; }
               static constexpr bool kTransformsQuery = true;
-              static __device__ __forceinline__ float transform_query(float element, const flashinfer::QueryContext& at, const Arguments& a) {
+              static __device__ __forceinline__ float transform_query(float element, const flashinfer::ElementContext& at, const Arguments& a) {
                 return at.element % 2 == at.qo_index % 2 ? element * a.temperature : -element;
               }
               static constexpr bool kTransformsOutput = true;
-              static __device__ __forceinline__ float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a) {
+              static __device__ __forceinline__ float transform_output(float element, float lse2, const flashinfer::ElementContext& at, const Arguments& a) {
                 return element + a.slopes[at.head];
               }
             """
@@ -317,9 +321,9 @@ internal abstract class TestVariant(string name, VariantHooks hooks, string cuda
 
         public override double Sink(int head, in TestArguments a) => a.Slopes[head];
 
-        public override double Query(double element, in QueryContext at, in TestArguments a) =>
+        public override double Query(double element, in ElementContext at, in TestArguments a) =>
             at.Element % 2 == at.QoIndex % 2 ? element * a.Temperature : -element;
 
-        public override double Output(double element, in OutputContext at, double lse2, in TestArguments a) => element + a.Slopes[at.Head];
+        public override double Output(double element, double lse2, in ElementContext at, in TestArguments a) => element + a.Slopes[at.Head];
     }
 }

@@ -80,7 +80,7 @@ internal sealed class TestVariantCase(TestVariant variant, DecodeCase of) : Vari
             Sink = head => variant.Sink(head, Values),
             Query = variant.Hooks.HasFlag(VariantHooks.QueryTransform) ? (element, at) => variant.Query(element, at, Values) : null,
             Output = variant.Hooks.HasFlag(VariantHooks.OutputTransform)
-                ? (element, at, lse2) => variant.Output(element, at, lse2, Values)
+                ? (element, lse2, at) => variant.Output(element, lse2, at, Values)
                 : null,
         }.Of(_slopes.Length / kvHeads, sequence, qoIndex, qoLen, kvLen);
 

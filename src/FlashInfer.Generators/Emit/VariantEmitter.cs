@@ -45,8 +45,8 @@ internal static class VariantEmitter
             """
         );
         Apply(code, text, variant);
-        Elements(code, text, variant, VariantHookKind.QueryTransform, "TransformQuery", "QueryContext");
-        Elements(code, text, variant, VariantHookKind.OutputTransform, "TransformOutput", "OutputContext");
+        Elements(code, text, variant, VariantHookKind.QueryTransform);
+        Elements(code, text, variant, VariantHookKind.OutputTransform);
         FirstKeyAndSink(code, text, variant);
         Arguments(code, variant);
 
@@ -93,9 +93,10 @@ internal static class VariantEmitter
         );
     }
 
-    private static void Elements(CodeWriter code, ConfigText text, VariantModel variant, VariantHookKind kind, string name, string context)
+    private static void Elements(CodeWriter code, ConfigText text, VariantModel variant, VariantHookKind kind)
     {
-        if (Call(text, variant, kind, "element, at") is not { } transform)
+        bool isOutput = kind == VariantHookKind.OutputTransform;
+        if (Call(text, variant, kind, isOutput ? "element, lse2, at" : "element, at") is not { } transform)
         {
             return;
         }
@@ -103,7 +104,9 @@ internal static class VariantEmitter
         code.Block(
             $$"""
 
-                public override void {{name}}(global::System.Span<float> elements, global::FlashInfer.{{context}} at, global::FlashInfer.VariantReader arguments)
+                public override void {{(isOutput ? "TransformOutput" : "TransformQuery")}}(global::System.Span<float> elements, {{(
+                isOutput ? "float lse2, " : ""
+            )}}global::FlashInfer.ElementContext at, global::FlashInfer.VariantReader arguments)
                 {
             """
         );

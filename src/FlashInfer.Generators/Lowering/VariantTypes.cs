@@ -10,8 +10,7 @@ namespace FlashInfer.Generators.Lowering;
 internal sealed record VariantTypes(INamedTypeSymbol Class, INamedTypeSymbol? Arguments)
 {
     private const string Logits = "LogitsContext";
-    private const string Query = "QueryContext";
-    private const string Output = "OutputContext";
+    private const string Element = "ElementContext";
 
     // Sequences are shorter than 2^30 tokens, so that differences of positions fit an int.
     private const long MaxTokens = (1 << 30) - 1;
@@ -29,20 +28,13 @@ internal sealed record VariantTypes(INamedTypeSymbol Class, INamedTypeSymbol? Ar
         ["QoLen"] = Expression.Primary("qo_len", new Interval(0, MaxTokens)),
         ["KvLen"] = Expression.Primary("kv_len", new Interval(0, MaxTokens)),
         ["Element"] = Expression.Primary("element", new Interval(0, AttentionRules.HeadDims[AttentionRules.HeadDims.Count - 1] - 1)),
-        ["Lse2"] = Expression.Primary("lse2"),
     };
 
     public static bool IsContext(ITypeSymbol? type) => ContextName(type) is not null;
 
     /// <summary>Whether a type is the context of what a hook is asked for.</summary>
     public static bool IsContextOf(VariantHookKind kind, ITypeSymbol? type) =>
-        ContextName(type)
-        == kind switch
-        {
-            VariantHookKind.QueryTransform => Query,
-            VariantHookKind.OutputTransform => Output,
-            _ => Logits,
-        };
+        ContextName(type) == (kind is VariantHookKind.QueryTransform or VariantHookKind.OutputTransform ? Element : Logits);
 
     public bool IsArguments(ITypeSymbol? type) => Arguments is not null && SymbolEqualityComparer.Default.Equals(type, Arguments);
 
@@ -60,7 +52,7 @@ internal sealed record VariantTypes(INamedTypeSymbol Class, INamedTypeSymbol? Ar
     private static string? ContextName(ITypeSymbol? type) =>
         type
             is {
-                Name: Logits or Query or Output,
+                Name: Logits or Element,
                 ContainingType: null,
                 ContainingNamespace: { Name: "FlashInfer", ContainingNamespace.IsGlobalNamespace: true }
             }

@@ -82,6 +82,12 @@ internal static class VariantHookKinds
     public static bool Replaces(this VariantHookKind kind) =>
         kind is VariantHookKind.Transform or VariantHookKind.QueryTransform or VariantHookKind.OutputTransform;
 
-    /// <summary>How many parameters it has beside the arguments: what it replaces, if it does, and where that stands.</summary>
-    public static int OwnParameters(this VariantHookKind kind) => kind.Replaces() ? 2 : 1;
+    /// <summary>How many floats come first: what it replaces, if it does, and for an output the row's log-sum-exp.</summary>
+    public static int Floats(this VariantHookKind kind) =>
+        kind == VariantHookKind.OutputTransform ? 2
+        : kind.Replaces() ? 1
+        : 0;
+
+    /// <summary>How many parameters it has beside the arguments: the floats, and where it is asked.</summary>
+    public static int OwnParameters(this VariantHookKind kind) => kind.Floats() + 1;
 }

@@ -1,4 +1,5 @@
 using System.Collections.Generic;
+using System.Linq;
 using FlashInfer.Generators.Diagnostics;
 using FlashInfer.Generators.Lowering;
 using FlashInfer.Generators.Model;
@@ -94,7 +95,7 @@ internal static class VariantHooks
         bool isRight =
             method.ReturnType.SpecialType == result
             && method.Parameters.Length >= own
-            && (!kind.Replaces() || method.Parameters[0].Type.SpecialType == SpecialType.System_Single)
+            && method.Parameters.Take(kind.Floats()).All(static parameter => parameter.Type.SpecialType == SpecialType.System_Single)
             && (
                 kind == VariantHookKind.Sink
                     ? method.Parameters[0].Type.SpecialType == SpecialType.System_Int32
@@ -149,8 +150,8 @@ internal static class VariantHooks
             VariantHookKind.Transform => $"float {method.Name}(float logit, in LogitsContext at{arguments})",
             VariantHookKind.Mask => $"bool {method.Name}(in LogitsContext at{arguments})",
             VariantHookKind.FirstKey => $"int {method.Name}(in LogitsContext at{arguments})",
-            VariantHookKind.QueryTransform => $"float {method.Name}(float element, in QueryContext at{arguments})",
-            VariantHookKind.OutputTransform => $"float {method.Name}(float element, in OutputContext at{arguments})",
+            VariantHookKind.QueryTransform => $"float {method.Name}(float element, in ElementContext at{arguments})",
+            VariantHookKind.OutputTransform => $"float {method.Name}(float element, float lse2, in ElementContext at{arguments})",
             _ => $"float {method.Name}(int head{arguments})",
         };
     }

@@ -13,6 +13,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     private readonly PlannedBatch _batch;
     private readonly PrefillCore _core;
     private readonly StagedPrefill? _staged;
+    private readonly SingleTokens? _singles;
     private readonly LaunchCheck? _stagingCheck;
     private readonly TensorMap _kvMap;
     private float _scaleLog2;
@@ -24,9 +25,9 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     /// <param name="maxQueryTokens">Query tokens of all sequences of the largest batch together, 1 to 4,194,304: rows of query and output.</param>
     /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
     /// <param name="maxStagedTokens">
-    /// Tokens of all sequences of the largest batch whose keys and values may be staged, which <see cref="WorkspaceBytes"/> then has room for:
-    /// 0 for none. Only where <see cref="PlanInfo.StagedTokens"/> can be above 0: on Hopper, with pages that are no multiple of 8 tokens, a
-    /// quantised cache, or RoPE, unless plans are batch-invariant.
+    /// Tokens of a batch whose keys and values may be staged, which <see cref="WorkspaceBytes"/> then has room for: 0 for none. Only where
+    /// <see cref="PlanInfo.StagedTokens"/> can be above 0: on Hopper, with pages that are no multiple of 8 tokens, a quantised cache, or RoPE,
+    /// unless plans are batch-invariant. The room is taken when it is first needed.
     /// </param>
     /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
     public BatchPrefillWithPagedKvCache(
@@ -84,6 +85,11 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
                 );
                 _stagingCheck = LaunchCheck.Create(cache, $"{_batch.Name}.{nameof(Run)}", StagedSequenceAt);
                 Lists = [_core.List, _staged.List];
+                if (cache.Spec.Shape.IsQuantised)
+                {
+                    _singles = new SingleTokens(cache, maxSequences);
+                    Lists = [_core.List, _staged.List, _singles.List];
+                }
             }
         }
         catch
@@ -97,7 +103,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     public Determinism Determinism => _core.Limits.Determinism;
 
     /// <inheritdoc/>
-    public override long WorkspaceBytes => _core.WorkspaceBytes + (_staged?.Bytes ?? 0);
+    public override long WorkspaceBytes => _core.WorkspaceBytes + (_staged?.Bytes ?? 0) + (_singles?.WorkspaceBytes ?? 0);
 
     /// <summary>What the last plan looks like.</summary>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -106,7 +112,21 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         get
         {
             _batch.RequirePlan();
-            return StagedPrefill.Info(_staged, _core, Prefill, _batch.Planned, _batch.Rows);
+            PrefillBatch batch = Prefill;
+            PlanInfo? info = null;
+            if (_staged is { Stages: true })
+            {
+                info = _staged.Info(batch, _batch.Planned, _batch.Rows);
+                batch = _staged.Others(batch);
+            }
+
+            PrefillBatch others = _singles is null ? batch : _singles.Others(batch);
+            if (info is null && _singles is not { Any: true } || !others.Lengths.IsEmpty)
+            {
+                info = PlanInfo.Then(info, _core.Info(others, _batch.Planned, _batch.Rows));
+            }
+
+            return _singles is { Any: true } ? PlanInfo.Then(info, _singles.Info(batch, _batch.Planned, _batch.Rows)) : info!.Value;
         }
     }
 
@@ -120,11 +140,15 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     /// <summary>Whether plans stage what fits, where there is a kernel for it; null leaves the choice to the planner. Tests change it before the first plan.</summary>
     internal bool? Stages { get; set; }
 
+    /// <summary>Of <see cref="WorkspaceBytes"/>, what staged keys and values have taken so far.</summary>
+    internal long StagedBytes => _staged?.TakenBytes ?? 0;
+
     private protected override PlannedBatch Batch => _batch;
 
     private protected override PlanList[] Lists { get; }
 
-    private PrefillBatch Prefill => new(_batch.QueryTokens, _batch.Lengths, _batch.PageOffsets, _causal, _core.List.Bounds(_batch.Places));
+    private PrefillBatch Prefill =>
+        new(_batch.QueryTokens, _batch.Lengths, _batch.PageOffsets, _batch.FirstRows, _causal, _core.List.Bounds, _batch.Places);
 
     /// <summary>
     /// Plans a step whose query tokens are those of each sequence's open forward: from here on <c>Append</c> and <c>Run</c> mean these
@@ -179,7 +203,10 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     {
         _causal = causal && Cache.Spec.Variant is not { ReplacesCausality: true };
         _stagingCheck?.Before(stream);
-        StagedPrefill.Plan(_staged, _core, Prefill, _batch.Attending, _scaleLog2, Stages, stream);
+        PrefillBatch batch = Prefill;
+        batch = _staged is null ? batch : _staged.Plan(batch, _scaleLog2, Stages, stream);
+        batch = _singles is null ? batch : _singles.Plan(batch, _batch.FreshTokens, _scaleLog2, stream);
+        _core.Plan(batch, _scaleLog2, stream);
     }
 
     private protected override void Launch(int layer, in TensorView query, in TensorView output, in TensorView lse, CudaStream? stream)
@@ -187,20 +214,24 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         // A graph must do for every plan that it may replay: it has all kernels.
         PrefillParams args = _core.Arguments(query, output, lse, _batch.Rows, "cache");
         bool captures = _staged is not null && Cache.Device.Backend.IsCapturing(stream);
-        if (captures || _staged is { Tokens: > 0 })
+        if (captures || _staged is { Stages: true })
         {
             LaunchStaged(layer, _staged!.Arguments(args), stream);
-            if (!captures)
-            {
-                return;
-            }
         }
 
-        PrefillCore.SetCache(ref args, Cache, _kvMap, layer);
-        args.Fault = _batch.Check?.Record(layer) ?? 0;
-        _batch.Check?.Before(stream);
-        Cache.Table.IsCaptured |= _core.Run(ref args, _batch.Rows, keyRows: 0, stream);
-        _batch.Check?.After(layer, stream);
+        if (captures || _staged is null || !_core.IsEmpty)
+        {
+            PrefillCore.SetCache(ref args, Cache, _kvMap, layer);
+            args.Fault = _batch.Check?.Record(layer) ?? 0;
+            _batch.Check?.Before(stream);
+            Cache.Table.IsCaptured |= _core.Run(ref args, _batch.Rows, keyRows: 0, stream);
+            _batch.Check?.After(layer, stream);
+        }
+
+        if (_singles is not null && (captures || _singles.Any))
+        {
+            _singles.Run(layer, query, output, lse, _batch.Rows, _batch.Check, stream);
+        }
     }
 
     private protected override string Describe() => PlanInfo.ToString();
@@ -228,11 +259,12 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
         _batch.Check?.After(layer, stream);
     }
 
-    private Sequence? StagedSequenceAt(int row) => _staged!.IndexAt(row, _batch.Lengths) is var i and >= 0 ? _batch.Attends(i) : null;
+    private Sequence? StagedSequenceAt(int row) => _staged!.PlaceAt(row, Prefill) is var place and >= 0 ? _batch.At(place) : null;
 
     private void Free()
     {
         _stagingCheck?.Dispose();
+        _singles?.Dispose();
         _staged?.Dispose();
         _batch?.Dispose();
         _core?.Dispose();

@@ -39,8 +39,9 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
     /// <param name="maxQueryTokens">Query tokens of all sequences of the largest batch together, 1 to 4,194,304: rows of query and output.</param>
     /// <param name="determinism">On what the bits of a sequence's results may depend.</param>
     /// <param name="maxStagedTokens">
-    /// Tokens of all sequences of the largest batch whose keys may be staged, which <see cref="WorkspaceBytes"/> then has room for: 0 for none.
-    /// Only where <see cref="PlanInfo.StagedTokens"/> can be above 0: on Hopper with RoPE, unless plans are batch-invariant.
+    /// Rows of keys, from the first on, that may be staged, which <see cref="WorkspaceBytes"/> then has room for: 0 for none. Only where
+    /// <see cref="PlanInfo.StagedTokens"/> can be above 0: on Hopper with RoPE, unless plans are batch-invariant. The room is taken when it is
+    /// first needed.
     /// </param>
     /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
     public BatchPrefillWithRaggedKvCache(
@@ -111,7 +112,7 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
     /// <summary>On what the bits of a sequence's results may depend.</summary>
     public Determinism Determinism => _core.Limits.Determinism;
 
-    /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one.</summary>
+    /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one. Room for staged keys and values is taken when it is first needed.</summary>
     public long WorkspaceBytes => _core.WorkspaceBytes + (_staged?.Bytes ?? 0);
 
     /// <summary>What the last plan looks like.</summary>
@@ -121,7 +122,15 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         get
         {
             RequirePlan();
-            return StagedPrefill.Info(_staged, _core, Batch(_planned), _planned, _rows);
+            PrefillBatch batch = Batch(_planned);
+            if (_staged is not { Stages: true })
+            {
+                return _core.Info(batch, _planned, _rows);
+            }
+
+            PlanInfo info = _staged.Info(batch, _planned, _rows);
+            batch = _staged.Others(batch);
+            return batch.Lengths.IsEmpty ? info : PlanInfo.Then(info, _core.Info(batch, _planned, _rows));
         }
     }
 
@@ -203,7 +212,7 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
 
         // A graph must do for every plan that it may replay: it has all kernels.
         bool captures = _staged is not null && Device.Backend.IsCapturing(stream);
-        if (captures || _staged is { Tokens: > 0 })
+        if (captures || _staged is { Stages: true })
         {
             PrefillParams staged = _staged!.Arguments(args);
             SetValues(ref staged, value);
@@ -215,17 +224,16 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
             };
             _staged.Stage(ref stage, stream);
             _staged.Run(ref staged, _rows, _tokens, stream);
-            if (!captures)
-            {
-                return;
-            }
         }
 
-        args.Key = key.Address;
-        args.KeyTokenStride = key.Stride(0);
-        args.KeyHeadStride = key.Stride(1);
-        SetValues(ref args, value);
-        _core.Run(ref args, _rows, _tokens, stream);
+        if (captures || _staged is null || !_core.IsEmpty)
+        {
+            args.Key = key.Address;
+            args.KeyTokenStride = key.Stride(0);
+            args.KeyHeadStride = key.Stride(1);
+            SetValues(ref args, value);
+            _core.Run(ref args, _rows, _tokens, stream);
+        }
     }
 
     /// <summary>The plan in words: kernel, rows, work items, longest range, imbalance.</summary>
@@ -262,8 +270,9 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
             _queryTokens.AsSpan(0, sequences),
             _lengths.AsSpan(0, sequences),
             _starts.AsSpan(0, sequences),
+            _firstRows.AsSpan(0, sequences),
             _causal,
-            _core.List.Bounds(places: default)
+            _core.List.Bounds
         );
 
     private void PlanEntered<TArguments>(
@@ -311,6 +320,7 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
             _queryTokens[i] = qoIndptr[i + 1] - qoIndptr[i];
             _lengths[i] = kvIndptr[i + 1] - kvIndptr[i];
             _starts[i] = kvIndptr[i];
+            _firstRows[i] = qoIndptr[i];
         }
 
         BatchShape shape = new(Spec, _queryTokens.AsSpan(0, sequences), _lengths.AsSpan(0, sequences));
@@ -320,8 +330,7 @@ public class BatchPrefillWithRaggedKvCache : IRaggedAttention, IExplainsPlan
         _tokens = kvIndptr[^1];
         _causal = causal && Spec.Variant is not { ReplacesCausality: true };
         PrefillBatch batch = Batch(sequences);
-        PlannedSequences planned = new(batch.QueryTokens, batch.Lengths, default, _firstRows);
-        StagedPrefill.Plan(_staged, _core, batch, planned, scaleLog2, Stages, stream);
+        _core.Plan(_staged is null ? batch : _staged.Plan(batch, scaleLog2, Stages, stream), scaleLog2, stream);
         _planned = sequences;
         Telemetry.EndPlan(start, nameof(BatchPrefillWithRaggedKvCache), this, Device.Log);
     }

@@ -34,7 +34,8 @@ internal sealed class CascadeLevel : IDisposable
     /// <summary>Plans and launches.</summary>
     public PrefillCore Core => _core;
 
-    private PrefillBatch Batch => new(_queryTokens.AsSpan(0, Runs), _lengths.AsSpan(0, Runs), _starts.AsSpan(0, Runs), _causal);
+    private PrefillBatch Batch =>
+        new(_queryTokens.AsSpan(0, Runs), _lengths.AsSpan(0, Runs), _starts.AsSpan(0, Runs), _firstRows.AsSpan(0, Runs), _causal);
 
     /// <summary>Forgets the runs.</summary>
     public void Begin(bool causal)
@@ -52,6 +53,7 @@ internal sealed class CascadeLevel : IDisposable
     {
         _queryTokens[Runs] = queryTokens;
         _starts[Runs] = start;
+        _firstRows[Runs] = _rows;
         _lengths[Runs++] = length;
         _rows += queryTokens;
     }
@@ -66,8 +68,7 @@ internal sealed class CascadeLevel : IDisposable
     /// <summary>Plans the runs and sends the list to the device.</summary>
     public void Plan(float scaleLog2, CudaStream? stream)
     {
-        PrefillBatch batch = Batch;
-        _core.Plan(batch, new PlannedSequences(batch.QueryTokens, batch.Lengths, default, _firstRows), scaleLog2, stream);
+        _core.Plan(Batch, scaleLog2, stream);
     }
 
     public void Dispose() => _core.Dispose();

@@ -108,7 +108,7 @@ internal sealed class DecodeCore : IDisposable
     /// </summary>
     public DecodePath Choose(ReadOnlySpan<Sequence> sequences, float smScale)
     {
-        DecodePath path = IsForWide(sequences, smScale) ? _wide! : _own;
+        DecodePath path = (HasToBeWide(smScale) ?? GainsByWide(sequences)) ? _wide! : _own;
         if (_determinism == Determinism.BatchInvariant)
         {
             CheckSlots(sequences, path.Limits);
@@ -128,24 +128,27 @@ internal sealed class DecodeCore : IDisposable
     {
         _several = several;
         _causal = causal && _cache.Spec.Variant is not { ReplacesCausality: true };
-        _path = path;
-        FindBegins(batch);
-        _plan = DecodePlanner.Plan(Describe(batch), path.Limits, List.Begin());
-        if (_plan.TeamUnits)
+        Plan(Describe(batch), batch.Attending, batch.Places, path, batch.FreshTokens, scale * Log2E, stream);
+    }
+
+    /// <summary>Plans single tokens of a step of prefill, which is not batch-invariant.</summary>
+    /// <param name="batch">Sequences with a query token each.</param>
+    /// <param name="freshTokens">As <see cref="PlannedBatch.FreshTokens"/>.</param>
+    /// <param name="scaleLog2">What <see cref="PrefillCore.Scale"/> gave.</param>
+    /// <param name="stream">The stream.</param>
+    public void Plan(in PrefillBatch batch, int freshTokens, float scaleLog2, CudaStream? stream)
+    {
+        long tokens = 0;
+        int longest = 0;
+        foreach (int length in batch.Lengths)
         {
-            // The one plan that has to wait for a compiler, if the kernel is not in the cache.
-            _teamKernel ??= _cache.Kernels.Decode(_maxQueryTokens, teamUnits: true);
+            tokens += length;
+            longest = Math.Max(longest, length);
         }
 
-        ListHeader header = new()
-        {
-            ScaleLog2 = scale * Log2E,
-            Heads = path.Limits.UnitsPerItem,
-            FreshTokens = batch.FreshTokens,
-        };
-        List.Commit(_plan.Items, header, batch.Attending, stream);
-        _overlaps = false;
-        _isEmpty = false;
+        DecodePath path = (HasToBeWide(scaleLog2 / Log2E) ?? GainsByWide(tokens, longest)) ? _wide! : _own;
+        PlannedSequences sequences = new(default, batch.Lengths, batch.Places, batch.Rows);
+        Plan(Describe(batch), sequences, batch.Places, path, freshTokens, scaleLog2, stream);
     }
 
     /// <summary>Empties the list, for a step that other kernels do: a captured graph launches this one all the same.</summary>
@@ -219,7 +222,10 @@ internal sealed class DecodeCore : IDisposable
     }
 
     /// <summary>What the last plan, that of the batch, looks like.</summary>
-    public PlanInfo Info(PlannedBatch batch) => _path.Info(_plan, Kernel, Describe(batch), batch.Planned, batch.Rows);
+    public PlanInfo Info(PlannedBatch batch) => Info(Describe(batch), batch.Planned, batch.Rows);
+
+    /// <summary>The same of a part of a step.</summary>
+    public PlanInfo Info(in PrefillBatch batch, int sequences, int rows) => Info(Describe(batch), sequences, rows);
 
     public void Dispose()
     {
@@ -228,30 +234,70 @@ internal sealed class DecodeCore : IDisposable
         _wide?.Dispose();
     }
 
+    private void Plan(
+        in DecodeBatch batch,
+        in PlannedSequences sequences,
+        ReadOnlySpan<int> places,
+        DecodePath path,
+        int freshTokens,
+        float scaleLog2,
+        CudaStream? stream
+    )
+    {
+        _path = path;
+        FindBegins(batch, places);
+        _plan = DecodePlanner.Plan(Bounded(batch), path.Limits, List.Begin());
+        if (_plan.TeamUnits)
+        {
+            // The one plan that has to wait for a compiler, if the kernel is not in the cache.
+            _teamKernel ??= _cache.Kernels.Decode(_maxQueryTokens, teamUnits: true);
+        }
+
+        ListHeader header = new()
+        {
+            ScaleLog2 = scaleLog2,
+            Heads = path.Limits.UnitsPerItem,
+            FreshTokens = freshTokens,
+        };
+        List.Commit(_plan.Items, header, sequences, stream);
+        _overlaps = false;
+        _isEmpty = false;
+    }
+
     private DecodeBatch Describe(PlannedBatch batch)
     {
         ReadOnlySpan<int> queryTokens = _several ? batch.QueryTokens : default;
-        int sequences = batch.Lengths.Length;
-        return BoundsKeys
-            ? new DecodeBatch(_seen.AsSpan(0, sequences), batch.PageOffsets, queryTokens, _causal, _begins.AsSpan(0, sequences))
-            : new DecodeBatch(batch.Lengths, batch.PageOffsets, queryTokens, _causal);
+        return new DecodeBatch(batch.Lengths, batch.PageOffsets, queryTokens, _causal);
     }
 
-    private void FindBegins(PlannedBatch batch)
+    private static DecodeBatch Describe(in PrefillBatch batch) => new(batch.Lengths, batch.Starts, causal: batch.Causal, rows: batch.Rows);
+
+    private PlanInfo Info(in DecodeBatch batch, int sequences, int rows) => _path.Info(_plan, Kernel, Bounded(batch), sequences, rows);
+
+    /// <summary>The batch from the first keys on that are seen, once <see cref="FindBegins"/> has found them.</summary>
+    private DecodeBatch Bounded(in DecodeBatch batch)
+    {
+        int sequences = batch.Lengths.Length;
+        return BoundsKeys ? batch.From(_seen.AsSpan(0, sequences), _begins.AsSpan(0, sequences)) : batch;
+    }
+
+    private void FindBegins(in DecodeBatch batch, ReadOnlySpan<int> places)
     {
         if (BoundsKeys)
         {
-            KeyBounds bounds = List.Bounds(batch.Places);
+            KeyBounds bounds = List.Bounds;
             for (int i = 0; i < batch.Lengths.Length; i++)
             {
                 int length = batch.Lengths[i];
-                _begins[i] = bounds.Begin(i, 0, batch.QueryTokens[i], length, length, _path.Limits.BlockTokens);
+                int queryTokens = batch.QueryTokens.IsEmpty ? 1 : batch.QueryTokens[i];
+                _begins[i] = bounds.Begin(places[i], 0, queryTokens, length, length, _path.Limits.BlockTokens);
                 _seen[i] = length - _begins[i];
             }
         }
     }
 
-    private bool IsForWide(ReadOnlySpan<Sequence> sequences, float smScale)
+    /// <summary>Whether a plan is for the kernel of many columns, or must not be; null where it may.</summary>
+    private bool? HasToBeWide(float smScale)
     {
         if (_wide is null || Wide == false)
         {
@@ -269,11 +315,11 @@ internal sealed class DecodeCore : IDisposable
                 );
         }
 
-        if (Wide == true || _determinism == Determinism.BatchInvariant)
-        {
-            return true;
-        }
+        return Wide == true || _determinism == Determinism.BatchInvariant ? true : null;
+    }
 
+    private bool GainsByWide(ReadOnlySpan<Sequence> sequences)
+    {
         long tokens = 0;
         int longest = 0;
         foreach (Sequence sequence in sequences)
@@ -282,9 +328,15 @@ internal sealed class DecodeCore : IDisposable
             longest = Math.Max(longest, sequence.KvLength);
         }
 
+        return GainsByWide(tokens, longest);
+    }
+
+    private bool GainsByWide(long tokens, int longest)
+    {
         AttentionSpec spec = _cache.Spec;
         long bytes = 2 * tokens * spec.KvHeads * spec.HeadDim * spec.KvDtype.Size();
-        return longest > _wide.Kernel.ShortTokens && bytes >= DecodePlanner.WideBytes(_own.Limits.UnitsPerItem / _wide.Limits.UnitsPerItem);
+        return longest > _wide!.Kernel.ShortTokens
+            && bytes >= DecodePlanner.WideBytes(_own.Limits.UnitsPerItem / _wide.Limits.UnitsPerItem);
     }
 
     /// <summary>Batch-invariant plans cut every sequence as if it were alone: the workspace is made for a full cache, not for sequences that stand in a batch twice.</summary>

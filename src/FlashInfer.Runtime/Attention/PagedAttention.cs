@@ -46,7 +46,7 @@ public abstract class PagedAttention : IDisposable, IExplainsPlan
     /// <summary>The most query tokens: of a sequence for decode, else of all sequences of a batch.</summary>
     public int MaxQueryTokens { get; }
 
-    /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one.</summary>
+    /// <summary>Device memory of the wrapper's workspace, known before any plan and never exceeded by one. Room for staged keys and values is taken when it is first needed.</summary>
     public abstract long WorkspaceBytes { get; }
 
     /// <summary>What is known of the planned sequences.</summary>

@@ -103,10 +103,9 @@ internal sealed class PlanList : IDisposable
     }
 
     /// <summary>Which keys the planned sequences' query tokens do not see, as the arguments taken say.</summary>
-    /// <param name="places">Place of each planned sequence in the batch; empty when they are all of it.</param>
-    public KeyBounds Bounds(ReadOnlySpan<int> places) =>
+    public KeyBounds Bounds =>
         _variant is not null && (_variant.Does(VariantHooks.FirstKey) || _variant.SkipsKeys)
-            ? new KeyBounds(_variant, _arguments!.Reader, places)
+            ? new KeyBounds(_variant, _arguments!.Reader)
             : default;
 
     /// <summary>Room for the items, contents undefined, and for the arguments taken. There is no list until <see cref="Commit"/>.</summary>
@@ -198,47 +197,38 @@ internal readonly ref struct BatchShape(AttentionSpec spec, ReadOnlySpan<int> qu
 /// <summary>The arguments of a plan that is given none.</summary>
 internal readonly struct NoArguments;
 
-/// <summary>The sequences of a plan that have query tokens, or all, in the order of their rows.</summary>
+/// <summary>The sequences of a list, in the order of their rows: those of a plan that have query tokens, or all, or some.</summary>
 /// <param name="queryTokens">Query tokens of each; empty when each has one.</param>
 /// <param name="lengths">Tokens of each.</param>
 /// <param name="places">Place of each in the batch; empty when they are all of it.</param>
-/// <param name="firstRows">Scratch, as long as <paramref name="lengths"/>.</param>
+/// <param name="rows">The row of each one's first query token.</param>
 internal readonly ref struct PlannedSequences(
     ReadOnlySpan<int> queryTokens,
     ReadOnlySpan<int> lengths,
     ReadOnlySpan<int> places,
-    Span<int> firstRows
+    ReadOnlySpan<int> rows
 )
 {
     private readonly ReadOnlySpan<int> _queryTokens = queryTokens;
     private readonly ReadOnlySpan<int> _lengths = lengths;
     private readonly ReadOnlySpan<int> _places = places;
-    private readonly Span<int> _firstRows = firstRows;
+    private readonly ReadOnlySpan<int> _rows = rows;
 
     /// <summary>Says of each item whose it is.</summary>
     public void Describe(ReadOnlySpan<WorkItem> items, Span<ItemContext> contexts)
     {
-        int row = 0;
-        for (int i = 0; i < _lengths.Length; i++)
-        {
-            _firstRows[i] = row;
-            row += QueryTokens(i);
-        }
-
         for (int at = 0; at < items.Length; at++)
         {
             int i = Owner(items[at].Row);
             contexts[at] = new ItemContext
             {
                 Sequence = _places.IsEmpty ? i : _places[i],
-                FirstRow = _firstRows[i],
-                QoLen = QueryTokens(i),
+                FirstRow = _rows[i],
+                QoLen = _queryTokens.IsEmpty ? 1 : _queryTokens[i],
                 KvLen = _lengths[i],
             };
         }
     }
-
-    private int QueryTokens(int i) => _queryTokens.IsEmpty ? 1 : _queryTokens[i];
 
     /// <summary>The last sequence that starts at the row or before it: one without query tokens starts where the next one does.</summary>
     private int Owner(int row)
@@ -248,7 +238,7 @@ internal readonly ref struct PlannedSequences(
         while (low < high)
         {
             int middle = (low + high + 1) / 2;
-            (low, high) = _firstRows[middle] <= row ? (middle, high) : (low, middle - 1);
+            (low, high) = _rows[middle] <= row ? (middle, high) : (low, middle - 1);
         }
 
         return low;

@@ -21,6 +21,7 @@ internal sealed class PlannedBatch : IDisposable
     private readonly int[] _queryTokens;
     private readonly int[] _attends;
     private readonly int[] _firstRows;
+    private readonly int[] _givenLengths;
     private int _attending;
     private int _cacheRevision;
     private int _cacheCommits;
@@ -48,6 +49,7 @@ internal sealed class PlannedBatch : IDisposable
         _queryTokens = new int[maxSequences];
         _attends = new int[maxSequences];
         _firstRows = new int[maxSequences];
+        _givenLengths = new int[maxSequences];
     }
 
     /// <summary>The wrapper's name, for messages.</summary>
@@ -80,8 +82,11 @@ internal sealed class PlannedBatch : IDisposable
     /// <summary>Place in the batch of each sequence that has query tokens.</summary>
     public ReadOnlySpan<int> Places => _attends.AsSpan(0, _attending);
 
+    /// <summary>The row of the first query token of each sequence that has any.</summary>
+    public ReadOnlySpan<int> FirstRows => _firstRows.AsSpan(0, _attending);
+
     /// <summary>The sequences that have query tokens.</summary>
-    public PlannedSequences Attending => new(QueryTokens, Lengths, Places, _firstRows);
+    public PlannedSequences Attending => new(QueryTokens, Lengths, Places, FirstRows);
 
     /// <summary>The one caller's entry.</summary>
     public UseGuard.Use Enter()
@@ -124,11 +129,10 @@ internal sealed class PlannedBatch : IDisposable
 
         for (int i = 0; i < sequences.Length; i++)
         {
-            // Scratch until the plan is committed.
-            _firstRows[i] = sequences[i].KvLength;
+            _givenLengths[i] = sequences[i].KvLength;
         }
 
-        return new BatchShape(Cache.Spec, queryTokens, _firstRows.AsSpan(0, sequences.Length));
+        return new BatchShape(Cache.Spec, queryTokens, _givenLengths.AsSpan(0, sequences.Length));
     }
 
     /// <summary>The tokens of each sequence's open forward.</summary>
@@ -204,6 +208,7 @@ internal sealed class PlannedBatch : IDisposable
                 _lengths[attending] = sequence.KvLength;
                 _pageOffsets[attending] = sequence.PageOffset;
                 _attends[attending] = i;
+                _firstRows[attending] = rows;
                 _queryTokens[attending++] = tokens;
                 rows += tokens;
                 freshTokens = Math.Max(freshTokens, sequence.ForwardTokens);
@@ -286,8 +291,11 @@ internal sealed class PlannedBatch : IDisposable
         }
     }
 
+    /// <summary>The sequence that has a place in the batch.</summary>
+    public Sequence At(int place) => _sequences[place];
+
     /// <summary>One of the sequences that have query tokens.</summary>
-    public Sequence Attends(int index) => _sequences[_attends[index]];
+    public Sequence Attends(int index) => At(_attends[index]);
 
     /// <summary>The sequence that a row of the query belongs to.</summary>
     public Sequence? SequenceAt(int row) => IndexAt(row) is var i and >= 0 ? Attends(i) : null;

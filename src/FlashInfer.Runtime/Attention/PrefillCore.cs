@@ -130,14 +130,23 @@ internal sealed class PrefillCore : IDisposable
             );
     }
 
+    /// <summary>Whether the last plan has no sequence: there is nothing to run but for a graph.</summary>
+    public bool IsEmpty => _isEmpty;
+
     /// <summary>Plans the step and sends the list to the device.</summary>
-    /// <param name="batch">The sequences.</param>
-    /// <param name="sequences">The same, as a variant of attention knows them.</param>
+    /// <param name="batch">The sequences; none where other kernels have them all.</param>
     /// <param name="scaleLog2">The factor of the logits.</param>
     /// <param name="stream">The stream.</param>
-    public void Plan(in PrefillBatch batch, in PlannedSequences sequences, float scaleLog2, CudaStream? stream)
+    public void Plan(in PrefillBatch batch, float scaleLog2, CudaStream? stream)
     {
+        if (batch.Lengths.IsEmpty)
+        {
+            Clear(stream);
+            return;
+        }
+
         _plan = PrefillPlanner.Plan(batch, Limits, List.Begin());
+        PlannedSequences sequences = new(batch.QueryTokens, batch.Lengths, batch.Places, batch.Rows);
         List.Commit(_plan.Items, new ListHeader { ScaleLog2 = scaleLog2, Heads = _plan.Heads }, sequences, stream);
         _overlaps = false;
         _isEmpty = false;

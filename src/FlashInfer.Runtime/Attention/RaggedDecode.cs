@@ -12,7 +12,6 @@ internal sealed class RaggedDecode : IRaggedAttention, IExplainsPlan
     private readonly int[] _length = new int[1];
     private readonly int[] _seen = new int[1];
     private readonly int[] _begin = new int[1];
-    private readonly int[] _firstRow = new int[1];
     private DecodePlan _plan;
     private int _rows;
     private bool _overlaps;
@@ -72,7 +71,7 @@ internal sealed class RaggedDecode : IRaggedAttention, IExplainsPlan
         int rows = qoIndptr[^1];
         _length[0] = tokens;
         _list.Take(arguments, new BatchShape(Spec, [rows], _length));
-        _begin[0] = rows == 0 ? 0 : _list.Bounds(places: default).Begin(0, 0, rows, tokens, tokens, _path.Limits.BlockTokens);
+        _begin[0] = rows == 0 ? 0 : _list.Bounds.Begin(0, 0, rows, tokens, tokens, _path.Limits.BlockTokens);
         _seen[0] = tokens - _begin[0];
         _rows = rows;
         _plan = DecodePlanner.Plan(Batch, _path.Limits, _list.Begin());
@@ -84,7 +83,7 @@ internal sealed class RaggedDecode : IRaggedAttention, IExplainsPlan
             Heads = _path.Limits.UnitsPerItem,
             FreshTokens = tokens,
         };
-        _list.Commit(_plan.Items, header, new PlannedSequences(default, _length, default, _firstRow), stream);
+        _list.Commit(_plan.Items, header, new PlannedSequences(default, _length, default, [0]), stream);
         _overlaps = false;
         _isPlanned = true;
         Telemetry.EndPlan(start, nameof(SingleDecode), this, Device.Log);

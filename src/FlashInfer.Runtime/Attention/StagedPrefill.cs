@@ -14,14 +14,19 @@ internal sealed class StagedPrefill : IDisposable
 
     private readonly AttentionSpec _spec;
     private readonly StagedPrefillKernel _kernel;
-    private readonly bool _isPaged;
-    private readonly int _maxTokens;
-    private readonly int _leastWalks;
+    private readonly Device _device;
+    private readonly StagingLimits _limits;
+    private readonly bool[] _isStaged;
+    private readonly long[] _order;
+    private readonly PrefillPart _staged;
+    private readonly PrefillPart _rest;
     private readonly int[] _starts;
     private readonly PrefillCore _core;
     private readonly UploadList<StageItem> _list;
-    private readonly DeviceMemory _keys;
-    private readonly DeviceMemory? _values;
+    private DeviceMemory? _keys;
+    private DeviceMemory? _values;
+    private StagingChoice _choice;
+    private bool _splits;
 
     // -1 before there is a list.
     private int _items = -1;
@@ -30,7 +35,7 @@ internal sealed class StagedPrefill : IDisposable
     /// <param name="device">The device.</param>
     /// <param name="spec">The configuration.</param>
     /// <param name="kernel">The two kernels.</param>
-    /// <param name="prepares">What prefill does with plans that stage nothing, made with this one's kernel as borrower.</param>
+    /// <param name="prepares">What prefill does with sequences that are not staged, made with this one's kernel as borrower.</param>
     /// <param name="isPaged">Whether keys and values come from a paged cache, else they are ragged.</param>
     /// <param name="maxSequences">Sequences of the largest batch.</param>
     /// <param name="maxQueryTokens">Query tokens of the largest batch.</param>
@@ -46,11 +51,15 @@ internal sealed class StagedPrefill : IDisposable
         int maxTokens
     )
     {
+        _device = device;
         _spec = spec;
         _kernel = kernel;
-        _isPaged = isPaged;
-        _maxTokens = maxTokens;
-        _leastWalks = PrefillStaging.LeastWalks(spec.Shape, isPaged, prepares.Kernel.IsHopper);
+        int leastWalks = PrefillStaging.LeastWalks(spec.Shape, isPaged, prepares.Kernel.IsHopper);
+        _limits = new StagingLimits(isPaged, maxTokens, leastWalks, RestWaits: !isPaged || !spec.Shape.IsQuantised);
+        _isStaged = new bool[maxSequences];
+        _order = new long[maxSequences];
+        _staged = new PrefillPart(maxSequences);
+        _rest = new PrefillPart(maxSequences);
         _starts = new int[maxSequences];
         try
         {
@@ -65,8 +74,6 @@ internal sealed class StagedPrefill : IDisposable
                 prepares
             );
             _list = new UploadList<StageItem>(device.Backend, PrefillStaging.MaxItems(maxSequences, maxTokens));
-            _keys = new DeviceMemory(device, (long)maxTokens * spec.KvHeads * spec.HeadDim * spec.Dtype.Size());
-            _values = isPaged ? new DeviceMemory(device, _keys.Bytes) : null;
         }
         catch
         {
@@ -78,71 +85,90 @@ internal sealed class StagedPrefill : IDisposable
     /// <summary>The list of the prefill kernel.</summary>
     public PlanList List => _core.List;
 
-    /// <summary>Device memory of staged keys and values.</summary>
-    public long Bytes => _keys.Bytes + (_values?.Bytes ?? 0);
+    /// <summary>Device memory of staged keys and values, which is taken when it is first needed.</summary>
+    public long Bytes => _limits.IsPaged ? 2 * RowBytes : RowBytes;
 
-    /// <summary>Tokens that the last plan stages; 0 when it stages nothing.</summary>
-    public int Tokens { get; private set; }
+    /// <summary>What of <see cref="Bytes"/> is taken.</summary>
+    public long TakenBytes => (_keys?.Bytes ?? 0) + (_values?.Bytes ?? 0);
 
-    /// <summary>Plans the step and sends all lists to the device: stages if all that is to be staged has room and that pays.</summary>
-    /// <param name="staged">What stages, if anything does.</param>
-    /// <param name="prepares">What prefill does where nothing is staged.</param>
+    /// <summary>Whether the last plan stages anything.</summary>
+    public bool Stages => _choice.Tokens > 0;
+
+    /// <summary>Bytes of all rows of keys.</summary>
+    private long RowBytes => (long)_limits.MaxTokens * _spec.KvHeads * _spec.HeadDim * _spec.Dtype.Size();
+
+    /// <summary>Plans what gains by it and sends the lists to the device.</summary>
     /// <param name="batch">The sequences; they start where their pages do, or where their ragged rows do.</param>
-    /// <param name="sequences">The same, as a variant of attention knows them.</param>
     /// <param name="scaleLog2">The factor of the logits.</param>
     /// <param name="stages">Whether to stage whatever has room, or nothing; null leaves it to the planner.</param>
     /// <param name="stream">The stream.</param>
-    public static void Plan(
-        StagedPrefill? staged,
-        PrefillCore prepares,
-        in PrefillBatch batch,
-        in PlannedSequences sequences,
-        float scaleLog2,
-        bool? stages,
-        CudaStream? stream
-    )
+    /// <returns>The other sequences.</returns>
+    public PrefillBatch Plan(PrefillBatch batch, float scaleLog2, bool? stages, CudaStream? stream)
     {
-        if (staged?.TryPlan(batch, sequences, scaleLog2, stages, stream) == true)
+        _choice = PrefillStaging.Choose(batch, _core.Limits, _limits, stages, _isStaged, _order);
+        _splits = Stages && _choice.Sequences < batch.Lengths.Length;
+        if (_splits)
         {
-            prepares.Clear(stream);
+            _staged.Take(batch, _isStaged, taken: true);
+            _rest.Take(batch, _isStaged, taken: false);
+        }
+
+        if (Stages)
+        {
+            TakeRows();
+            _items = PrefillStaging.List(Chosen(batch), _core.Limits, _limits.IsPaged, _starts, _list.Begin());
+            _list.Commit(_items, stream);
+            _core.Plan(Staged(batch), scaleLog2, stream);
+            _overlaps = false;
         }
         else
         {
-            prepares.Plan(batch, sequences, scaleLog2, stream);
+            Clear(stream);
         }
+
+        return Others(batch);
     }
 
-    /// <summary>What the last plan looks like; <paramref name="batch"/> as it was planned.</summary>
-    public static PlanInfo Info(StagedPrefill? staged, PrefillCore prepares, in PrefillBatch batch, int sequences, int rows) =>
-        staged is { Tokens: > 0 }
-            ? staged._core.Info(staged.Staged(batch), sequences, rows) with
-            {
-                StagedTokens = staged.Tokens,
-            }
-            : prepares.Info(batch, sequences, rows);
+    /// <summary>Of what was planned, the sequences that are not staged.</summary>
+    public PrefillBatch Others(PrefillBatch batch) =>
+        _splits ? _rest.Of(batch)
+        : Stages ? default
+        : batch;
+
+    /// <summary>What the last plan, one that stages, looks like; <paramref name="batch"/> as it was planned.</summary>
+    public PlanInfo Info(in PrefillBatch batch, int sequences, int rows) =>
+        _core.Info(Staged(batch), sequences, rows) with
+        {
+            StagedSequences = _choice.Sequences,
+            StagedTokens = _choice.Tokens,
+        };
 
     /// <summary>The arguments of prefill over what is staged, but for checks, a cache's scales, and ragged values.</summary>
     /// <param name="unstaged">Those of the core that prepares by itself, whose workspace it is, too.</param>
-    public PrefillParams Arguments(in PrefillParams unstaged) =>
-        unstaged with
+    public PrefillParams Arguments(in PrefillParams unstaged)
+    {
+        // A graph may be captured before any plan has staged.
+        TakeRows();
+        return unstaged with
         {
             Plan = List.Address,
             Variant = List.VariantAddress,
-            Key = _keys.Address,
+            Key = _keys!.Address,
             Value = _values?.Address ?? 0,
             KeyTokenStride = _spec.KvHeads * _spec.HeadDim,
             ValueTokenStride = _spec.KvHeads * _spec.HeadDim,
             KeyHeadStride = _spec.HeadDim,
             ValueHeadStride = _spec.HeadDim,
         };
+    }
 
-    /// <summary>Launches the kernel that stages.</summary>
+    /// <summary>Launches the kernel that stages, after <see cref="Arguments"/>.</summary>
     /// <param name="args">Where keys and values come from.</param>
     /// <param name="stream">The stream.</param>
     /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
     public bool Stage(ref StageParams args, CudaStream? stream)
     {
-        args.StagedKey = _keys.Address;
+        args.StagedKey = _keys!.Address;
         args.StagedValue = _values?.Address ?? 0;
         args.Plan = _list.Address;
         args.Variant = List.VariantAddress;
@@ -154,19 +180,22 @@ internal sealed class StagedPrefill : IDisposable
     /// <summary>Launches prefill over what was staged.</summary>
     /// <param name="args">All arguments.</param>
     /// <param name="rows">Rows of query and output.</param>
-    /// <param name="valueRows">Rows of ragged values.</param>
+    /// <param name="valueRows">Rows of ragged values; those of keys end where there is no more room for them.</param>
     /// <param name="stream">The stream.</param>
     public void Run(ref PrefillParams args, int rows, int valueRows, CudaStream? stream) =>
-        _core.Run(ref args, rows, _isPaged ? _maxTokens : valueRows, stream);
+        _core.Run(ref args, rows, _limits.IsPaged ? _limits.MaxTokens : Math.Min(valueRows, _limits.MaxTokens), stream);
 
-    /// <summary>Of sequences of so many tokens, the one that a row staged from pages belongs to; -1 for none.</summary>
-    public int IndexAt(int row, ReadOnlySpan<int> lengths)
+    /// <summary>The place in the batch of the sequence that a row staged from pages belongs to; -1 for none's.</summary>
+    /// <param name="row">The row.</param>
+    /// <param name="batch">As it was planned.</param>
+    public int PlaceAt(int row, in PrefillBatch batch)
     {
-        for (int i = 0; i < lengths.Length; i++)
+        PrefillBatch staged = Staged(batch);
+        for (int i = 0; i < staged.Lengths.Length; i++)
         {
-            if (row < _starts[i] + lengths[i])
+            if (row < staged.Starts[i] + staged.Lengths[i])
             {
-                return i;
+                return staged.Place(i);
             }
         }
 
@@ -181,32 +210,6 @@ internal sealed class StagedPrefill : IDisposable
         _core?.Dispose();
     }
 
-    /// <summary>Plans the step, or sends empty lists.</summary>
-    /// <returns>Whether the step is planned.</returns>
-    private bool TryPlan(in PrefillBatch batch, in PlannedSequences sequences, float scaleLog2, bool? stages, CudaStream? stream)
-    {
-        long tokens = PrefillStaging.Tokens(batch, _core.Limits);
-        long rows =
-            _isPaged ? tokens
-            : batch.Starts.IsEmpty ? 0
-            : (long)batch.Starts[^1] + batch.Lengths[^1];
-        bool fits = tokens > 0 && rows <= _maxTokens;
-        if (!fits || !(stages ?? PrefillStaging.Pays(batch, _core.Limits, tokens, _leastWalks)))
-        {
-            Clear(stream);
-            return false;
-        }
-
-        _items = PrefillStaging.List(batch, _core.Limits, _isPaged, _starts, _list.Begin());
-        _list.Commit(_items, stream);
-        _core.Plan(Staged(batch), sequences, scaleLog2, stream);
-        Tokens = (int)tokens;
-        _overlaps = false;
-        return true;
-    }
-
-    private PrefillBatch Staged(in PrefillBatch batch) => batch.At(_starts.AsSpan(0, batch.Lengths.Length));
-
     private void Clear(CudaStream? stream)
     {
         _core.Clear(stream);
@@ -216,7 +219,25 @@ internal sealed class StagedPrefill : IDisposable
             _list.Commit(0, stream);
             _overlaps = false;
         }
+    }
 
-        Tokens = 0;
+    /// <summary>The sequences that are staged.</summary>
+    private PrefillBatch Chosen(PrefillBatch batch) => _splits ? _staged.Of(batch) : batch;
+
+    /// <summary>The same, whose keys and values start in the rows of the workspace.</summary>
+    private PrefillBatch Staged(PrefillBatch batch)
+    {
+        PrefillBatch chosen = Chosen(batch);
+        return chosen.At(_starts.AsSpan(0, chosen.Lengths.Length));
+    }
+
+    /// <summary>Takes the memory of the rows when it is first needed: most wrappers of decode rows and short prompts never stage.</summary>
+    private void TakeRows()
+    {
+        _keys ??= new DeviceMemory(_device, RowBytes);
+        if (_limits.IsPaged)
+        {
+            _values ??= new DeviceMemory(_device, RowBytes);
+        }
     }
 }

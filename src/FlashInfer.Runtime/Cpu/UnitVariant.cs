@@ -79,7 +79,7 @@ internal readonly unsafe struct UnitVariant
     /// <param name="row">Row of the query token.</param>
     /// <param name="head">The query head.</param>
     public void TransformQuery(Span<float> elements, int row, int head) =>
-        _variant!.TransformQuery(elements, QueryContext.Of(At(row, head)), new VariantReader(_arguments));
+        _variant!.TransformQuery(elements, ElementContext.Of(At(row, head)), new VariantReader(_arguments));
 
     /// <summary>Replaces the elements of the output of one query token and head.</summary>
     /// <param name="elements">The elements.</param>
@@ -87,7 +87,7 @@ internal readonly unsafe struct UnitVariant
     /// <param name="head">The query head.</param>
     /// <param name="lse2">Base-2 log-sum-exp of the row.</param>
     public void TransformOutput(Span<float> elements, int row, int head, float lse2) =>
-        _variant!.TransformOutput(elements, OutputContext.Of(At(row, head)) with { Lse2 = lse2 }, new VariantReader(_arguments));
+        _variant!.TransformOutput(elements, lse2, ElementContext.Of(At(row, head)), new VariantReader(_arguments));
 
     /// <summary>The logit without a value that joins a head's softmax.</summary>
     /// <param name="head">The query head.</param>

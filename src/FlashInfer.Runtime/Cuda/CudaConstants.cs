@@ -43,6 +43,12 @@ internal static class CudaFlag
     /// <summary>CU_MEMPOOL_ATTR_RELEASE_THRESHOLD; its value is 64 bits.</summary>
     public const int PoolReleaseThreshold = 4;
 
+    /// <summary>CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT; its value is 64 bits.</summary>
+    public const int PoolReservedMemory = 5;
+
+    /// <summary>CU_MEMPOOL_ATTR_USED_MEM_CURRENT; its value is 64 bits.</summary>
+    public const int PoolUsedMemory = 7;
+
     /// <summary>CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL.</summary>
     public const int PointerDeviceOrdinal = 9;
 
@@ -59,12 +65,10 @@ internal static class CudaResult
     public const int Success = 0;
     public const int InvalidValue = 1;
     public const int OutOfMemory = 2;
-    public const int NotInitialized = 3;
     public const int Deinitialized = 4;
     public const int StubLibrary = 34;
     public const int DeviceUnavailable = 46;
     public const int NoDevice = 100;
-    public const int InvalidDevice = 101;
     public const int InvalidImage = 200;
     public const int InvalidContext = 201;
     public const int NoBinaryForGpu = 209;
@@ -73,7 +77,6 @@ internal static class CudaResult
     public const int JitCompilerNotFound = 221;
     public const int UnsupportedPtxVersion = 222;
     public const int InvalidHandle = 400;
-    public const int NotFound = 500;
     public const int NotReady = 600;
     public const int IllegalAddress = 700;
     public const int LaunchOutOfResources = 701;
@@ -86,7 +89,6 @@ internal static class CudaResult
     public const int InvalidAddressSpace = 717;
     public const int InvalidPc = 718;
     public const int LaunchFailed = 719;
-    public const int NotSupported = 801;
     public const int SystemNotReady = 802;
     public const int SystemDriverMismatch = 803;
     public const int CompatNotSupportedOnDevice = 804;

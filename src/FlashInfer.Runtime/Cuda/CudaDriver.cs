@@ -157,6 +157,9 @@ internal static unsafe partial class CudaDriver
     public static partial int cuMemPoolSetAttribute(nint pool, int attribute, void* value);
 
     [LibraryImport(NativeLibraries.Driver)]
+    public static partial int cuMemPoolGetAttribute(nint pool, int attribute, void* value);
+
+    [LibraryImport(NativeLibraries.Driver)]
     public static partial int cuMemPoolTrimTo(nint pool, nuint bytes);
 
     // Modules and kernels

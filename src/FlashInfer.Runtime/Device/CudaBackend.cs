@@ -14,6 +14,7 @@ internal sealed unsafe class CudaBackend : Backend
     private const int StagingSlotBytes = 2 << 20;
 
     private readonly Func<AttentionSpec, CudaBackend, AttentionKernels> _loadKernels;
+    private readonly nint _pool;
     private readonly CudaStream _allocation;
     private readonly bool _ownsStream;
     private readonly Lock _stagingLock = new();
@@ -48,7 +49,7 @@ internal sealed unsafe class CudaBackend : Backend
         Context = context;
         Architecture = context.Architecture;
         _loadKernels = loadKernels;
-        KeepPoolMemory(context);
+        _pool = KeepingPool(context);
         _allocation = new CudaStream(context);
         _ownsStream = stream is null;
         Stream = stream ?? new CudaStream(context);
@@ -99,6 +100,43 @@ internal sealed unsafe class CudaBackend : Backend
         ObjectDisposedException.ThrowIf(_disposed, this);
         RefuseCapture();
         Check(cuMemFreeAsync((ulong)address, Stream.Handle), nameof(cuMemFreeAsync), Context);
+    }
+
+    /// <inheritdoc/>
+    public override void TrimMemory()
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        if (Stream.IsCapturing)
+        {
+            throw new InvalidOperationException(
+                "The device's stream is being captured into a graph, so nothing can wait for it: trim memory before the capture or after it."
+            );
+        }
+
+        // The pool cannot give back what the stream has yet to pass the free of.
+        using RelaxedCapture relaxed = RelaxedCapture.Enter();
+        Stream.Synchronize();
+        Check(cuMemPoolTrimTo(_pool, 0), nameof(cuMemPoolTrimTo), Context);
+    }
+
+    /// <inheritdoc/>
+    public override (long Used, long Kept)? Memory
+    {
+        get
+        {
+            // Asked by whoever measures, on a thread of its own: also while the device is disposed, and when its GPU has failed.
+            lock (_stagingLock)
+            {
+                long used;
+                long reserved;
+                return
+                    !_disposed
+                    && cuMemPoolGetAttribute(_pool, CudaFlag.PoolUsedMemory, &used) == CudaResult.Success
+                    && cuMemPoolGetAttribute(_pool, CudaFlag.PoolReservedMemory, &reserved) == CudaResult.Success
+                    ? (used, reserved - used)
+                    : null;
+            }
+        }
     }
 
     /// <inheritdoc/>
@@ -227,13 +265,6 @@ internal sealed unsafe class CudaBackend : Backend
         }
     }
 
-    /// <summary>Gives the freed memory that the device's pool keeps back to the system, once the device's stream has passed the frees.</summary>
-    public void TrimPool()
-    {
-        Synchronize();
-        Check(cuMemPoolTrimTo(DefaultPool(Context), 0), nameof(cuMemPoolTrimTo), Context);
-    }
-
     /// <summary>The stream to work on: the given one, if it belongs to this device, else the device's own.</summary>
     public CudaStream Resolve(CudaStream? stream)
     {
@@ -265,22 +296,14 @@ internal sealed unsafe class CudaBackend : Backend
         return MergeKernels?.Invoke(dtype, this) ?? throw new InvalidOperationException("This backend was made without kernels.");
     }
 
-    /// <summary>Lets the device's pool keep freed memory: by default it would go back to the system at each synchronisation.</summary>
-    private static void KeepPoolMemory(CudaContext context)
-    {
-        ulong threshold = ulong.MaxValue;
-        Check(
-            cuMemPoolSetAttribute(DefaultPool(context), CudaFlag.PoolReleaseThreshold, &threshold),
-            nameof(cuMemPoolSetAttribute),
-            context
-        );
-    }
-
-    private static nint DefaultPool(CudaContext context)
+    /// <summary>The device's pool, which from now on keeps freed memory: by default it would go back to the system at each synchronisation.</summary>
+    private static nint KeepingPool(CudaContext context)
     {
         context.MakeCurrent();
         nint pool;
         Check(cuDeviceGetDefaultMemPool(&pool, context.Device), nameof(cuDeviceGetDefaultMemPool), context);
+        ulong threshold = ulong.MaxValue;
+        Check(cuMemPoolSetAttribute(pool, CudaFlag.PoolReleaseThreshold, &threshold), nameof(cuMemPoolSetAttribute), context);
         return pool;
     }
 }

@@ -34,6 +34,7 @@ public sealed partial class Device : IDisposable
         Reason = reason;
         Log = loggers?.CreateLogger<Device>() ?? (ILogger)NullLogger.Instance;
         Log.DeviceOpened(ToString(), reason);
+        Telemetry.Track(this);
     }
 
     /// <summary>GPU or CPU.</summary>
@@ -56,6 +57,9 @@ public sealed partial class Device : IDisposable
             return _backend;
         }
     }
+
+    /// <summary>As <see cref="Backend.Memory"/>.</summary>
+    internal (long Used, long Kept)? Memory => _backend.Memory;
 
     /// <summary>The device's log.</summary>
     internal ILogger Log { get; }
@@ -125,6 +129,19 @@ public sealed partial class Device : IDisposable
     public void Synchronize() => Backend.Synchronize();
 
     /// <summary>
+    /// Gives the GPU memory that disposed tensors, caches and wrappers have left back to the system, once the device's stream has passed
+    /// their last work. Until then it is kept, without a limit, for what is allocated next: the system's memory takes long to get.
+    /// </summary>
+    /// <remarks>
+    /// For when another process or library is to have the memory of a model that is gone; not in a step, since it waits. The memory is in
+    /// the GPU's default pool (<c>cuDeviceGetDefaultMemPool</c>), so what other devices and libraries of this process keep there goes
+    /// back too. The CPU device keeps nothing.
+    /// </remarks>
+    /// <exception cref="InvalidOperationException">The device's stream is being captured into a graph.</exception>
+    /// <exception cref="ObjectDisposedException">The device was disposed.</exception>
+    public void TrimMemory() => Backend.TrimMemory();
+
+    /// <summary>
     /// Compiles a configuration's kernels, or loads them from the kernel cache, so that the first step does not wait. Without it the
     /// first cache of a configuration does this for decode and append, and the first wrapper of a kind for its own kernel.
     /// </summary>
@@ -146,6 +163,7 @@ public sealed partial class Device : IDisposable
             return;
         }
 
+        Telemetry.Forget(this);
         foreach (Lazy<AttentionKernels> kernels in _kernels.Values)
         {
             if (kernels.IsValueCreated)

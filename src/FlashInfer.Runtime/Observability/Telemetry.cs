@@ -18,6 +18,7 @@ internal static class Telemetry
     private const string Wrapper = "flashinfer.wrapper";
     private const string DeviceTag = "flashinfer.device";
     private const string PageState = "flashinfer.page.state";
+    private const string MemoryState = "flashinfer.memory.state";
 
     private static readonly string? s_version = typeof(Telemetry).Assembly.GetName().Version?.ToString(3);
     private static readonly ActivitySource s_activities = new(FlashInferTelemetry.ActivitySourceName, s_version);
@@ -46,12 +47,14 @@ internal static class Telemetry
         advice: new InstrumentAdvice<double> { HistogramBucketBoundaries = [0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30] }
     );
 
-    // Weak: a cache that its owner forgot is not kept alive for the sake of being counted.
+    // Weak: what its owner forgot is not kept alive for the sake of being counted.
     private static readonly ConditionalWeakTable<PagedKvCache, object?> s_caches = [];
+    private static readonly ConditionalWeakTable<Device, object?> s_devices = [];
 
     static Telemetry()
     {
         s_meter.CreateObservableUpDownCounter("flashinfer.cache.pages", Pages, "{page}", "Pages of the paged KV caches, used and free.");
+        s_meter.CreateObservableUpDownCounter("flashinfer.device.memory", Memory, "By", "Memory of the GPUs' pools, used and kept.");
     }
 
     /// <summary>Counts a launch.</summary>
@@ -126,6 +129,25 @@ internal static class Telemetry
 
     /// <summary>No longer counts the pages of a cache.</summary>
     public static void Forget(PagedKvCache cache) => s_caches.Remove(cache);
+
+    /// <summary>Measures the memory of a device from now on.</summary>
+    public static void Track(Device device) => s_devices.Add(device, null);
+
+    /// <summary>No longer measures the memory of a device.</summary>
+    public static void Forget(Device device) => s_devices.Remove(device);
+
+    // Devices of one GPU share its pool.
+    private static IEnumerable<Measurement<long>> Memory()
+    {
+        foreach (Device device in s_devices.Select(static entry => entry.Key).DistinctBy(static device => device.ToString()))
+        {
+            if (device.Memory is { } memory)
+            {
+                yield return new(memory.Used, new(DeviceTag, device.ToString()), new(MemoryState, "used"));
+                yield return new(memory.Kept, new(DeviceTag, device.ToString()), new(MemoryState, "kept"));
+            }
+        }
+    }
 
     private static IEnumerable<Measurement<long>> Pages()
     {

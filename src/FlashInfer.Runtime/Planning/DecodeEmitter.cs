@@ -75,7 +75,7 @@ internal static class DecodeEmitter
             next += count;
         }
 
-        if (longest <= uncut && queryTokens.IsEmpty && batch.Begins.IsEmpty)
+        if (longest <= uncut && queryTokens.IsEmpty && batch.Begins.IsEmpty && batch.Rows.IsEmpty)
         {
             EmitWhole(lengths, pageOffsets, shift, starts, items);
             return new DecodePlan(next, 0, cut.Cluster, cut.TeamUnits, chunk, 0, total);
@@ -83,10 +83,11 @@ internal static class DecodeEmitter
 
         int slots = 0;
         int split = 0;
-        int row = 0;
+        int behind = 0;
         for (int i = 0; i < lengths.Length; i++)
         {
             int length = lengths[i];
+            int row = batch.Rows.IsEmpty ? behind : batch.Rows[i];
             int rows = queryTokens.IsEmpty ? 1 : queryTokens[i];
             int first = batch.Begins.IsEmpty ? 0 : batch.Begins[i];
             int visible = first + length + (batch.Causal ? 1 - rows : 0);
@@ -117,7 +118,7 @@ internal static class DecodeEmitter
                 split++;
             }
 
-            row += rows;
+            behind = row + rows;
         }
 
         return new DecodePlan(next, slots, cut.Cluster, cut.TeamUnits, chunk, split, total);

@@ -6,12 +6,14 @@ namespace FlashInfer.Planning;
 /// <param name="queryTokens">Query tokens of each, 1 or more; empty when each has one.</param>
 /// <param name="causal">Whether a query token sees no token behind itself; the query tokens are the sequence's last.</param>
 /// <param name="begins">The first token that each sequence's query tokens see, a multiple of 16; empty when they see all.</param>
+/// <param name="rows">The row of each sequence's first query token; empty when they stand one behind the other.</param>
 internal readonly ref struct DecodeBatch(
     ReadOnlySpan<int> lengths,
     ReadOnlySpan<int> pageOffsets,
     ReadOnlySpan<int> queryTokens = default,
     bool causal = true,
-    ReadOnlySpan<int> begins = default
+    ReadOnlySpan<int> begins = default,
+    ReadOnlySpan<int> rows = default
 )
 {
     public readonly ReadOnlySpan<int> Lengths = lengths;
@@ -19,6 +21,13 @@ internal readonly ref struct DecodeBatch(
     public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
     public readonly bool Causal = causal;
     public readonly ReadOnlySpan<int> Begins = begins;
+    public readonly ReadOnlySpan<int> Rows = rows;
+
+    /// <summary>The same, of which the query tokens see less.</summary>
+    /// <param name="lengths">As of the constructor.</param>
+    /// <param name="begins">As of the constructor.</param>
+    public DecodeBatch From(ReadOnlySpan<int> lengths, ReadOnlySpan<int> begins) =>
+        new(lengths, PageOffsets, QueryTokens, Causal, begins, Rows);
 }
 
 /// <summary>What the planner must know of the machine and the kernel.</summary>

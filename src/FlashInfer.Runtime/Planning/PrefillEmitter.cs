@@ -111,11 +111,10 @@ internal ref struct PrefillEmitter
     /// sequences as have so many tokens together, at least of one.
     /// </summary>
     /// <param name="first">The first sequence; receives the one behind the last.</param>
-    /// <param name="row">The first row of the first sequence; receives that of the one behind the last.</param>
     /// <param name="head">The first head tile.</param>
     /// <param name="kind">Which of the sequences.</param>
     /// <param name="tokens">Tokens.</param>
-    public void Emit(scoped ref int first, scoped ref int row, int head, PrefillKind kind, long tokens)
+    public void Emit(scoped ref int first, int head, PrefillKind kind, long tokens)
     {
         _places.Clear();
         int items = 0;
@@ -139,24 +138,21 @@ internal ref struct PrefillEmitter
         Order(placed);
         for (; first < end; first++)
         {
-            int queryTokens = _batch.QueryTokens[first];
-            if (Takes(queryTokens, kind))
+            if (Takes(_batch.QueryTokens[first], kind))
             {
                 if (!IsWhole(first))
                 {
-                    EmitParts(first, row, head, kind);
+                    EmitParts(first, head, kind);
                 }
                 else if (kind == PrefillKind.Streaming)
                 {
-                    EmitStreaming(first, row, head);
+                    EmitStreaming(first, head);
                 }
                 else
                 {
-                    EmitWhole(first, row, head);
+                    EmitWhole(first, head);
                 }
             }
-
-            row += queryTokens;
         }
     }
 
@@ -230,8 +226,9 @@ internal ref struct PrefillEmitter
         }
     }
 
-    private void EmitParts(int sequence, int row, int head, PrefillKind kind)
+    private void EmitParts(int sequence, int head, PrefillKind kind)
     {
+        int row = _batch.Rows[sequence];
         int queryTokens = _batch.QueryTokens[sequence];
         int start = _batch.Starts[sequence];
         int tileTokens = _limits.TileTokens;
@@ -286,7 +283,7 @@ internal ref struct PrefillEmitter
     /// store.
     /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)] // the loop needs all registers
-    private void EmitWhole(int sequence, int row, int head)
+    private void EmitWhole(int sequence, int head)
     {
         int tileTokens = _limits.TileTokens;
         int blockTokens = _limits.BlockTokens;
@@ -300,7 +297,7 @@ internal ref struct PrefillEmitter
         int stride = _stride;
         int strideBlocks = _strideBlocks;
         Vector256<int> next = _next;
-        Vector256<int> item = Item(sequence, row, head);
+        Vector256<int> item = Item(sequence, head);
         int range = _batch.Before(sequence);
         int end = _blockTokens.Ceiling(range) * blockTokens;
         int left = _batch.QueryTokens[sequence];
@@ -329,24 +326,33 @@ internal ref struct PrefillEmitter
     }
 
     /// <summary>The same for a sequence of one tile.</summary>
-    private void EmitStreaming(int sequence, int row, int head)
+    private void EmitStreaming(int sequence, int head)
     {
         int queryTokens = _batch.QueryTokens[sequence];
         int range = _batch.Before(sequence) + (queryTokens * _step);
         int end = Math.Min(_batch.Lengths[sequence], _blockTokens.Ceiling(range) * _limits.BlockTokens);
         ref WorkItem place = ref _items[StreamingPlace(_places[FirstTile(sequence) >> _shift]++)];
-        Unsafe.As<WorkItem, Vector256<int>>(ref place) = Item(sequence, row, head);
+        Unsafe.As<WorkItem, Vector256<int>>(ref place) = Item(sequence, head);
         place.End = end;
         place.QueryTokens = (ushort)queryTokens;
         _longest = Math.Max(_longest, end);
     }
 
     /// <summary>The members of an uncut sequence's first item but for its end, the four of 16 bits in pairs.</summary>
-    private readonly Vector256<int> Item(int sequence, int row, int head)
+    private readonly Vector256<int> Item(int sequence, int head)
     {
         const int Uncut = 1 << 16;
         int heads = (head << 16) | _limits.TileTokens;
-        return Vector256.Create(row, 0, 0, _batch.Starts[sequence], _slots, Uncut, heads, _batch.Before(sequence) + _step);
+        return Vector256.Create(
+            _batch.Rows[sequence],
+            0,
+            0,
+            _batch.Starts[sequence],
+            _slots,
+            Uncut,
+            heads,
+            _batch.Before(sequence) + _step
+        );
     }
 
     /// <summary>What the first tile of a sequence that nothing cuts sees, in tiles: its others see one more each, or as much without a mask.</summary>

@@ -2,23 +2,29 @@ using FlashInfer.Attention;
 
 namespace FlashInfer.Planning;
 
-/// <summary>The sequences of a prefill step, one element of each span for each of them, in the order of their rows.</summary>
+/// <summary>The sequences of a prefill step, or some of them, one element of each span for each of them, in the order of their rows.</summary>
 /// <param name="queryTokens">Query tokens of each sequence, its last ones; 0 allowed.</param>
 /// <param name="lengths">Tokens of each sequence, 0 allowed, also fewer than its query tokens.</param>
 /// <param name="starts">Where each sequence's keys and values start, as <see cref="WorkItem.KvStart"/>.</param>
+/// <param name="rows">The row of each sequence's first query token.</param>
 /// <param name="causal">Whether a query token sees no token behind itself.</param>
 /// <param name="bounds">Which keys query tokens do not see.</param>
+/// <param name="places">Place of each sequence in the batch that a variant of attention knows; empty when they are all of it.</param>
 internal readonly ref struct PrefillBatch(
     ReadOnlySpan<int> queryTokens,
     ReadOnlySpan<int> lengths,
     ReadOnlySpan<int> starts,
+    ReadOnlySpan<int> rows,
     bool causal = true,
-    KeyBounds bounds = default
+    KeyBounds bounds = default,
+    ReadOnlySpan<int> places = default
 )
 {
     public readonly ReadOnlySpan<int> QueryTokens = queryTokens;
     public readonly ReadOnlySpan<int> Lengths = lengths;
     public readonly ReadOnlySpan<int> Starts = starts;
+    public readonly ReadOnlySpan<int> Rows = rows;
+    public readonly ReadOnlySpan<int> Places = places;
     public readonly bool Causal = causal;
     private readonly KeyBounds _bounds = bounds;
 
@@ -29,7 +35,24 @@ internal readonly ref struct PrefillBatch(
     public int Before(int sequence) => Causal ? Lengths[sequence] - QueryTokens[sequence] : Lengths[sequence];
 
     /// <summary>The same with keys and values that start elsewhere.</summary>
-    public PrefillBatch At(ReadOnlySpan<int> starts) => new(QueryTokens, Lengths, starts, Causal, _bounds);
+    public PrefillBatch At(ReadOnlySpan<int> starts) => new(QueryTokens, Lengths, starts, Rows, Causal, _bounds, Places);
+
+    /// <summary>Other sequences, of which the same is known.</summary>
+    /// <param name="queryTokens">As of the constructor.</param>
+    /// <param name="lengths">As of the constructor.</param>
+    /// <param name="starts">As of the constructor.</param>
+    /// <param name="rows">As of the constructor.</param>
+    /// <param name="places">Place of each sequence in the batch.</param>
+    public PrefillBatch Of(
+        ReadOnlySpan<int> queryTokens,
+        ReadOnlySpan<int> lengths,
+        ReadOnlySpan<int> starts,
+        ReadOnlySpan<int> rows,
+        ReadOnlySpan<int> places
+    ) => new(queryTokens, lengths, starts, rows, Causal, _bounds, places);
+
+    /// <summary>Place of a sequence in the batch that a variant of attention knows.</summary>
+    public int Place(int sequence) => Places.IsEmpty ? sequence : Places[sequence];
 
     /// <summary>Whether every query token sees its sequence from the first token on, all of it.</summary>
     public bool SeesBeginnings => _bounds.IsEmpty;
@@ -44,14 +67,48 @@ internal readonly ref struct PrefillBatch(
         int length = Lengths[sequence];
         int block = limits.BlockTokens;
         int end = Math.Max(0, Before(sequence) + (Causal ? Math.Min(token + limits.TileTokens, queryTokens) : 0));
-        int begin = _bounds.Begin(sequence, token, queryTokens, length, end, block);
+        int begin = _bounds.Begin(Place(sequence), token, queryTokens, length, end, block);
 
         // As PrefillTile::skipped_by: whole blocks that the tile's first row does not see, but one at least.
-        (int first, int seen) = _bounds.Skipped(sequence, token, queryTokens, length);
+        (int first, int seen) = _bounds.Skipped(Place(sequence), token, queryTokens, length);
         int blocks = (end - begin + block - 1) / block;
         int before = Math.Max(0, first - begin + block - 1) / block;
         int skipped = Math.Min(Math.Min(blocks, Math.Max(0, seen - begin) / block) - before, blocks - 1);
         return new TileRange(begin, end, before * block, Math.Max(0, skipped) * block);
+    }
+
+    /// <summary>Tokens that all tiles of a sequence's query tokens walk, of one head tile.</summary>
+    /// <param name="sequence">The sequence.</param>
+    /// <param name="limits">As of <see cref="Range"/>.</param>
+    public long Walked(int sequence, in PrefillPlanLimits limits)
+    {
+        int queryTokens = QueryTokens[sequence];
+        long length = Lengths[sequence];
+        if (!SeesBeginnings)
+        {
+            long walked = 0;
+            for (int token = 0; token < queryTokens; token += limits.TileTokens)
+            {
+                walked += Range(sequence, token, limits).Tokens;
+            }
+
+            return walked;
+        }
+
+        if (queryTokens <= limits.TileTokens)
+        {
+            return length;
+        }
+
+        int tiles = PrefillPlanner.Tiles(queryTokens, limits);
+        if (!Causal)
+        {
+            return tiles * length;
+        }
+
+        // Without the tokens that come before the sequence's first: their tiles see nothing.
+        long seen = Math.Min(queryTokens, length);
+        return tiles * (length - seen) + (long)(seen * (seen + limits.TileTokens) / (2.0 * limits.TileTokens));
     }
 }
 
@@ -221,15 +278,14 @@ internal static class PrefillPlanner
         for (int head = 0; head < limits.HeadTiles; head += heads)
         {
             int first = 0;
-            int row = 0;
             if (mixed)
             {
-                emitter.Emit(ref first, ref row, head, PrefillKind.Streaming, long.MaxValue);
+                emitter.Emit(ref first, head, PrefillKind.Streaming, long.MaxValue);
             }
 
-            for ((first, row) = (0, 0); first < batch.Lengths.Length; )
+            for (first = 0; first < batch.Lengths.Length; )
             {
-                emitter.Emit(ref first, ref row, head, mixed ? PrefillKind.Reusing : PrefillKind.Any, sectionTokens);
+                emitter.Emit(ref first, head, mixed ? PrefillKind.Reusing : PrefillKind.Any, sectionTokens);
             }
         }
 
@@ -348,13 +404,9 @@ internal readonly record struct PrefillWork(
             }
             else if (batch.SeesBeginnings)
             {
-                // Without the tokens that come before the sequence's first: their tiles see nothing.
-                long seen = Math.Min(queryTokens, length);
                 total += length;
                 longest = Math.Max(longest, length);
-                work += batch.Causal
-                    ? own * (length - seen) + (long)(seen * (seen + limits.TileTokens) / (2.0 * limits.TileTokens))
-                    : (long)own * length;
+                work += batch.Walked(i, limits);
             }
             else
             {

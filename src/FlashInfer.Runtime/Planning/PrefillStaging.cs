@@ -3,8 +3,8 @@ using FlashInfer.Attention;
 namespace FlashInfer.Planning;
 
 /// <summary>
-/// Which tokens are staged, and whether that pays: a kernel that prepares keys and values by itself does so for each tile that walks them,
-/// staging once for all. Pure functions over spans, as <see cref="PrefillPlanner"/>.
+/// Which tokens are staged, where that pays: a kernel that prepares keys and values by itself does so for each tile that walks them, staging
+/// once for all. Pure functions over spans, as <see cref="PrefillPlanner"/>.
 /// </summary>
 internal static class PrefillStaging
 {
@@ -22,6 +22,12 @@ internal static class PrefillStaging
     // Of ragged keys and values only keys, which turn.
     private const int RaggedWalks = 3;
 
+    // What a batch in two launches, some of it staged, loses to one over all of it, as tokens that could be staged in that time (measured as well,
+    // where a few chunks stood beside 4 to 120 single tokens on 1k to 8k): the launch, for one KV head; and where single tokens wait for memory, not
+    // for whoever widens what they read, a share of theirs, since they no longer do so while chunks are multiplied.
+    private const int LaunchTokens = 1 << 14;
+    private const int WaitingShare = 16;
+
     /// <summary>Items that a list may need.</summary>
     /// <param name="maxSequences">Sequences of the largest step.</param>
     /// <param name="maxTokens">Tokens that there is room for.</param>
@@ -38,27 +44,70 @@ internal static class PrefillStaging
         : shape.IsQuantised ? WidenedWalks
         : GatheredWalks;
 
-    /// <summary>Tokens that would be staged.</summary>
-    /// <param name="batch">The sequences.</param>
+    /// <summary>
+    /// Chooses the sequences that are staged: those whose tokens are walked often enough, unless one launch over all, staged or not, gains more
+    /// than two do over a part each. Where there is no room for all of them, those that gain most for each token.
+    /// </summary>
+    /// <param name="batch">The sequences; ragged ones start where their rows do.</param>
     /// <param name="limits">Machine and staged prefill.</param>
-    public static long Tokens(in PrefillBatch batch, in PrefillPlanLimits limits)
+    /// <param name="staging">What there is room for, and what pays.</param>
+    /// <param name="stages">Whether to stage what has room, or nothing; null for what gains most.</param>
+    /// <param name="staged">Receives for each sequence whether it is staged; undefined where none is.</param>
+    /// <param name="order">Scratch, as long.</param>
+    public static StagingChoice Choose(
+        in PrefillBatch batch,
+        in PrefillPlanLimits limits,
+        in StagingLimits staging,
+        bool? stages,
+        Span<bool> staged,
+        Span<long> order
+    )
     {
-        long tokens = 0;
-        for (int i = 0; i < batch.Lengths.Length; i++)
+        if (stages == false)
         {
-            tokens += batch.Lengths[i] - First(batch, i, limits);
+            return default;
         }
 
-        return tokens;
-    }
+        int headTiles = limits.HeadTiles / limits.KvHeads;
+        Stageable all = default;
+        Stageable some = default;
+        bool allFit = true;
+        for (int i = 0; i < batch.Lengths.Length; i++)
+        {
+            int tokens = batch.Lengths[i] - First(batch, i, limits);
+            long gain = Walks(batch, i, headTiles, limits) - ((long)tokens * staging.LeastWalks);
+            bool fits = tokens == 0 || (staging.IsPaged ? tokens : (long)batch.Starts[i] + batch.Lengths[i]) <= staging.MaxTokens;
+            allFit &= fits;
+            all.Add(tokens, gain);
+            staged[i] = fits && (stages == true || gain >= 0);
+            if (staged[i])
+            {
+                some.Add(tokens, gain);
+            }
+        }
 
-    /// <summary>Whether so many tokens are walked so often.</summary>
-    /// <param name="batch">The sequences.</param>
-    /// <param name="limits">Machine and staged prefill.</param>
-    /// <param name="tokens">What <see cref="Tokens"/> says.</param>
-    /// <param name="leastWalks">What <see cref="LeastWalks"/> says.</param>
-    public static bool Pays(in PrefillBatch batch, in PrefillPlanLimits limits, long tokens, int leastWalks) =>
-        PrefillWork.Of(batch, limits).Tokens * (limits.HeadTiles / limits.KvHeads) >= leastWalks * tokens;
+        allFit &= all.Tokens <= staging.MaxTokens;
+        if (some.Tokens == 0)
+        {
+            return default;
+        }
+
+        if (some.Sequences == all.Sequences && allFit)
+        {
+            return all.Choice;
+        }
+
+        if (some.Tokens > staging.MaxTokens)
+        {
+            some = Densest(batch, limits, staging, staged, order);
+        }
+
+        long lost = (LaunchTokens / limits.KvHeads) + (staging.RestWaits ? (all.Tokens - some.Tokens) / WaitingShare : 0);
+        some.Gain -= staging.LeastWalks * lost;
+        return allFit && (stages == true || (all.Gain >= 0 && all.Gain >= some.Gain)) ? all.Choice
+            : stages == true || some.Gain >= 0 ? some.Choice
+            : default;
+    }
 
     /// <summary>Lists the tokens to be staged.</summary>
     /// <param name="batch">The sequences; they start where their pages do, or where their ragged rows do.</param>
@@ -93,9 +142,80 @@ internal static class PrefillStaging
         return count;
     }
 
+    /// <summary>Leaves those staged that have room and whose tokens are walked most often.</summary>
+    private static Stageable Densest(
+        in PrefillBatch batch,
+        in PrefillPlanLimits limits,
+        in StagingLimits staging,
+        Span<bool> staged,
+        Span<long> order
+    )
+    {
+        // Walks of a token as a number above 0, whose bits are in its order; of those that gain alike the first is the largest.
+        int headTiles = limits.HeadTiles / limits.KvHeads;
+        int count = 0;
+        for (int i = 0; i < batch.Lengths.Length; i++)
+        {
+            if (staged[i])
+            {
+                int tokens = batch.Lengths[i] - First(batch, i, limits);
+                float each = tokens == 0 ? float.PositiveInfinity : (float)Walks(batch, i, headTiles, limits) / tokens;
+                order[count++] = ((long)BitConverter.SingleToInt32Bits(each) << 32) | (uint)~i;
+            }
+        }
+
+        order[..count].Sort();
+        Stageable densest = default;
+        while (--count >= 0)
+        {
+            int i = (int)~(uint)order[count];
+            int tokens = batch.Lengths[i] - First(batch, i, limits);
+            staged[i] = densest.Tokens + tokens <= staging.MaxTokens;
+            if (staged[i])
+            {
+                densest.Add(tokens, Walks(batch, i, headTiles, limits) - ((long)tokens * staging.LeastWalks));
+            }
+        }
+
+        return densest;
+    }
+
+    /// <summary>How many tokens all tiles of a KV head walk of a sequence.</summary>
+    private static long Walks(in PrefillBatch batch, int sequence, int headTiles, in PrefillPlanLimits limits) =>
+        batch.QueryTokens[sequence] == 0 ? 0 : batch.Walked(sequence, limits) * headTiles;
+
     /// <summary>The first token that a tile of the sequence walks: no later tile begins before the first one. From it on all are staged, if any tile does.</summary>
     private static int First(in PrefillBatch batch, int sequence, in PrefillPlanLimits limits) =>
         batch.QueryTokens[sequence] == 0 ? batch.Lengths[sequence]
         : batch.SeesBeginnings ? 0
         : batch.Range(sequence, 0, limits).Begin;
+
+    /// <summary>Sequences that may be staged: their tokens, and by how much more those are walked than they have to be.</summary>
+    private struct Stageable
+    {
+        public int Sequences;
+        public long Tokens;
+        public long Gain;
+
+        public readonly StagingChoice Choice => new(Sequences, Tokens);
+
+        public void Add(int tokens, long gain)
+        {
+            Sequences++;
+            Tokens += tokens;
+            Gain += gain;
+        }
+    }
 }
+
+/// <summary>What there is room for, and what pays.</summary>
+/// <param name="IsPaged">Whether tokens are staged one behind the other, from pages; ragged ones have the rows that they have.</param>
+/// <param name="MaxTokens">Rows that there is room for.</param>
+/// <param name="LeastWalks">As <see cref="PrefillStaging.LeastWalks"/>.</param>
+/// <param name="RestWaits">Whether single tokens that are not staged wait for memory.</param>
+internal readonly record struct StagingLimits(bool IsPaged, int MaxTokens, int LeastWalks, bool RestWaits);
+
+/// <summary>What a plan stages.</summary>
+/// <param name="Sequences">Sequences that are attended to over staged keys and values; those that have no tokens to be walked may be among them.</param>
+/// <param name="Tokens">Tokens that are staged; 0 when nothing is.</param>
+internal readonly record struct StagingChoice(int Sequences, long Tokens);

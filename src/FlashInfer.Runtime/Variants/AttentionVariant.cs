@@ -76,13 +76,14 @@ public abstract class AttentionVariant
     /// <param name="elements">The elements.</param>
     /// <param name="first">Where the first of them stands.</param>
     /// <param name="arguments">The plan's arguments.</param>
-    public virtual void TransformQuery(Span<float> elements, QueryContext first, VariantReader arguments) { }
+    public virtual void TransformQuery(Span<float> elements, ElementContext first, VariantReader arguments) { }
 
     /// <summary>Replaces neighbouring elements of a query token's and head's output. Called on several threads.</summary>
     /// <param name="elements">The elements, divided by the sum of weights.</param>
+    /// <param name="lse2">Base-2 log-sum-exp of the row, its sink included; -infinity where the query token sees no key.</param>
     /// <param name="first">Where the first of them stands.</param>
     /// <param name="arguments">The plan's arguments.</param>
-    public virtual void TransformOutput(Span<float> elements, OutputContext first, VariantReader arguments) { }
+    public virtual void TransformOutput(Span<float> elements, float lse2, ElementContext first, VariantReader arguments) { }
 
     /// <summary>How queries and keys turn with their positions before their product.</summary>
     /// <param name="arguments">The plan's arguments.</param>

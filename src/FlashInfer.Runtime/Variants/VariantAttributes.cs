@@ -38,15 +38,16 @@ public sealed class FirstKeyAttribute : Attribute;
 public sealed class AttentionSinkAttribute : Attribute;
 
 /// <summary>
-/// Marks the static method that replaces an element of the query: <c>float M(float element, in QueryContext at [, in Arguments a])</c>. The
+/// Marks the static method that replaces an element of the query: <c>float M(float element, in ElementContext at [, in Arguments a])</c>. The
 /// result is rounded to the query's type, as if it had come so.
 /// </summary>
 [AttributeUsage(AttributeTargets.Method)]
 public sealed class QueryTransformAttribute : Attribute;
 
 /// <summary>
-/// Marks the static method that replaces an element of the output: <c>float M(float element, in OutputContext at [, in Arguments a])</c>. The
-/// element is that of the whole row, before it is rounded; the log-sum-exp stays as it is.
+/// Marks the static method that replaces an element of the output:
+/// <c>float M(float element, float lse2, in ElementContext at [, in Arguments a])</c>. The element is that of the whole row, before it is
+/// rounded; lse2 is the row's base-2 log-sum-exp, its sink included, -infinity where the query token sees no key, and stays as it is.
 /// </summary>
 [AttributeUsage(AttributeTargets.Method)]
 public sealed class OutputTransformAttribute : Attribute;

@@ -52,12 +52,12 @@ partial class SlopedAttention
         return a.slopes[head];
       }
 
-      static __device__ __forceinline__ float transform_query(float element, const flashinfer::QueryContext& at, const Arguments&) {
+      static __device__ __forceinline__ float transform_query(float element, const flashinfer::ElementContext& at, const Arguments&) {
         return element * (at.element < 64 ? 1.5f : 0.5f);
       }
 
-      static __device__ __forceinline__ float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a) {
-        return csharp::divide(element * a.slopes[at.head], 1.f + expf(-at.lse2));
+      static __device__ __forceinline__ float transform_output(float element, float lse2, const flashinfer::ElementContext& at, const Arguments& a) {
+        return csharp::divide(element * a.slopes[at.head], 1.f + expf(-lse2));
       }
     };
 
@@ -80,10 +80,10 @@ partial class SlopedAttention
 
     }  // namespace
 
-    extern "C" __constant__ flashinfer::KernelInfo fi_decode_bf16_h32_kv8_d128_p16_vf0ee10d9_info = Kernel::info();
+    extern "C" __constant__ flashinfer::KernelInfo fi_decode_bf16_h32_kv8_d128_p16_vc8333b4b_info = Kernel::info();
 
     extern "C" __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
-        fi_decode_bf16_h32_kv8_d128_p16_vf0ee10d9(const __grid_constant__ flashinfer::DecodeParams params) {
+        fi_decode_bf16_h32_kv8_d128_p16_vc8333b4b(const __grid_constant__ flashinfer::DecodeParams params) {
       Kernel::run(params);
     }
 

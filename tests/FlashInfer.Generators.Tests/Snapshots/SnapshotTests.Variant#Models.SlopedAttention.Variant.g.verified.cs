@@ -24,7 +24,7 @@ partial class SlopedAttention
             }
         }
 
-        public override void TransformQuery(global::System.Span<float> elements, global::FlashInfer.QueryContext at, global::FlashInfer.VariantReader arguments)
+        public override void TransformQuery(global::System.Span<float> elements, global::FlashInfer.ElementContext at, global::FlashInfer.VariantReader arguments)
         {
             foreach (ref float element in elements)
             {
@@ -33,12 +33,12 @@ partial class SlopedAttention
             }
         }
 
-        public override void TransformOutput(global::System.Span<float> elements, global::FlashInfer.OutputContext at, global::FlashInfer.VariantReader arguments)
+        public override void TransformOutput(global::System.Span<float> elements, float lse2, global::FlashInfer.ElementContext at, global::FlashInfer.VariantReader arguments)
         {
             global::Models.SlopedAttention.Arguments a = Read(arguments);
             foreach (ref float element in elements)
             {
-                element = global::Models.SlopedAttention.Gate(element, at, a);
+                element = global::Models.SlopedAttention.Gate(element, lse2, at, a);
                 at = at with { Element = at.Element + 1 };
             }
         }
@@ -97,12 +97,12 @@ partial class SlopedAttention
         return a.slopes[head];
       }
 
-      static __device__ __forceinline__ float transform_query(float element, const flashinfer::QueryContext& at, const Arguments&) {
+      static __device__ __forceinline__ float transform_query(float element, const flashinfer::ElementContext& at, const Arguments&) {
         return element * (at.element < 64 ? 1.5f : 0.5f);
       }
 
-      static __device__ __forceinline__ float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a) {
-        return csharp::divide(element * a.slopes[at.head], 1.f + expf(-at.lse2));
+      static __device__ __forceinline__ float transform_output(float element, float lse2, const flashinfer::ElementContext& at, const Arguments& a) {
+        return csharp::divide(element * a.slopes[at.head], 1.f + expf(-lse2));
       }
     };
 

@@ -8,7 +8,7 @@ struct Variant : flashinfer::NoVariant {
 
   static constexpr bool kTransformsOutput = true;
 
-  static __device__ __forceinline__ float transform_output(float element, const flashinfer::OutputContext& at, const Arguments& a) {
+  static __device__ __forceinline__ float transform_output(float element, float lse2, const flashinfer::ElementContext& at, const Arguments& a) {
     return element * csharp::fast_sigmoid(a.gates[csharp::add(csharp::multiply(csharp::add(a.starts[at.sequence], at.qo_index), 32), at.head)]);
   }
 };

@@ -9,7 +9,7 @@ struct Variant : flashinfer::NoVariant {
 
   static constexpr bool kTransformsQuery = true;
 
-  static __device__ __forceinline__ float transform_query(float element, const flashinfer::QueryContext& at, const Arguments& a) {
+  static __device__ __forceinline__ float transform_query(float element, const flashinfer::ElementContext& at, const Arguments& a) {
     const float growth = csharp::max(1.f, csharp::log(float(csharp::max(at.qo_position, 0) + 1)) * a.inverse_logarithm);
     return element * growth * a.scales[at.head * 128 + at.element];
   }

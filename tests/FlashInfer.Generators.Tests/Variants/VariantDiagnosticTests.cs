@@ -29,17 +29,17 @@ public sealed class VariantDiagnosticTests
     [InlineData(
         "QueryTransform",
         "static float [|M|](float element, in LogitsContext at) => 0;",
-        "float M(float element, in QueryContext at, in Arguments a)"
+        "float M(float element, in ElementContext at, in Arguments a)"
     )]
     [InlineData(
         "QueryTransform",
-        "static float [|M|](in QueryContext at) => 0;",
-        "float M(float element, in QueryContext at, in Arguments a)"
+        "static float [|M|](in ElementContext at) => 0;",
+        "float M(float element, in ElementContext at, in Arguments a)"
     )]
     [InlineData(
         "OutputTransform",
-        "static float [|M|](float element, in QueryContext at) => 0;",
-        "float M(float element, in OutputContext at, in Arguments a)"
+        "static float [|M|](float element, in ElementContext at) => 0;",
+        "float M(float element, float lse2, in ElementContext at, in Arguments a)"
     )]
     public void FI0201_others_name_the_arguments(string attribute, string method, string expected) =>
         VariantAssert.Members(
@@ -53,8 +53,10 @@ public sealed class VariantDiagnosticTests
     [InlineData("[LogitsMask] internal static bool M(in LogitsContext at, Arguments a) => a.Flag;")]
     [InlineData("[FirstKey] protected static int M(in LogitsContext at, in Arguments a) => a.Count;")]
     [InlineData("[AttentionSink] static float M(int head) => head;")]
-    [InlineData("[QueryTransform] static float M(float element, QueryContext at) => element * at.Element;")]
-    [InlineData("[OutputTransform] static float M(float element, in OutputContext at, in Arguments a) => element * a.Scale * at.Lse2;")]
+    [InlineData("[QueryTransform] static float M(float element, ElementContext at) => element * at.Element;")]
+    [InlineData(
+        "[OutputTransform] static float M(float element, float lse2, in ElementContext at, in Arguments a) => element * a.Scale * lse2;"
+    )]
     public void Signatures_that_are_right(string method) => VariantAssert.Members("", "", method);
 
     [Fact]

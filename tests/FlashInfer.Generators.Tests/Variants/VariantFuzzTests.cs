@@ -16,6 +16,7 @@ namespace FlashInfer.Generators.Tests.Variants;
 /// </summary>
 public sealed class VariantFuzzTests(ITestOutputHelper output)
 {
+    // At once: more make the C++ compiler slow.
     private const int Programs = 24;
     private const int Rows = FuzzCase.Rows;
 
@@ -36,11 +37,8 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
         struct LogitsContext {
           int head, kv_head, sequence, qo_index, qo_position, kv_position, qo_len, kv_len;
         };
-        struct QueryContext {
+        struct ElementContext {
           int head, kv_head, sequence, qo_index, qo_position, qo_len, kv_len, element;
-        };
-        struct OutputContext : QueryContext {
-          float lse2;
         };
         struct NoVariant {};
         }  // namespace flashinfer
@@ -52,23 +50,60 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
     public void CSharp_and_CUDA_compute_the_same()
     {
         Skip.If(Compiler() is null, "There is no g++ here, which compiles the CUDA text for the host.");
-        int seed = Environment.GetEnvironmentVariable("FLASHINFER_FUZZ_SEED") is { Length: > 0 } given
-            ? int.Parse(given, CultureInfo.InvariantCulture)
-            : Environment.TickCount & 0xFFFFFF;
-        output.WriteLine($"FLASHINFER_FUZZ_SEED={seed}");
-        FuzzCase[] cases =
-        [
-            .. Enumerable
-                .Range(seed, Programs)
-                .Select(static one => FuzzCase.Make(one, exactOnly: false, GeneratorHarness.References, Lower)),
-        ];
+        foreach (int[] seeds in FuzzCase.Seeds(Programs).Chunk(Programs))
+        {
+            output.WriteLine($"FLASHINFER_FUZZ_SEED={seeds[0]}");
+            FuzzCase[] cases = [.. seeds.Select(static seed => Make(seed, FuzzProgram.Members(seed, exactOnly: false)))];
 
-        uint[][] results = RunOnHost(cases);
+            uint[][] results = RunOnHost(cases);
 
-        int compared = cases.Select((one, i) => one.Check(results[i])).Sum();
-        output.WriteLine($"{compared} of {cases.Length * Rows * FuzzData.ResultWords} values compared");
-        Assert.True(compared > cases.Length * Rows * FuzzData.ResultWords / 2, $"only {compared} values could be compared");
+            int compared = cases.Select((one, i) => one.Check(results[i])).Sum();
+            int asked = cases.Length * Rows * FuzzData.ResultWords;
+            output.WriteLine($"{compared} of {asked} values compared");
+            Assert.True(compared > asked / 2, $"only {compared} of {asked} values could be compared");
+        }
     }
+
+    /// <summary>
+    /// -0 is less than 0, which RyuJIT forgets where it optimises this body: it makes <c>vminss</c> of it, and that says 0 (.NET 10.0.12,
+    /// https://github.com/dotnet/runtime/issues/130831). So code that is not optimised tells what C# means.
+    /// </summary>
+    [SkippableFact]
+    public void CSharp_is_asked_unoptimised()
+    {
+        Skip.If(Compiler() is null, "There is no g++ here, which compiles the CUDA text for the host.");
+        FuzzCase one = Make(
+            0,
+            FuzzProgram.Arguments
+                + """
+                    [LogitsTransform]
+                    public static float Transform(float logit, in LogitsContext at, in Arguments a) => MathF.Min(a.Flag ? 0f : logit, -0f);
+
+                    [LogitsMask]
+                    public static bool Keep(in LogitsContext at, in Arguments a) => true;
+
+                    [FirstKey]
+                    public static int FirstKey(in LogitsContext at, in Arguments a) => 0;
+
+                    [AttentionSink]
+                    public static float Sink(int head, in Arguments a) => 0f;
+
+                    [QueryTransform]
+                    public static float QueryElement(float value, in ElementContext at, in Arguments a) => MathF.Min(value, -0f);
+
+                    [OutputTransform]
+                    public static float OutputElement(float value, float lse2, in ElementContext at, in Arguments a) => MathF.Min(value, -0f);
+
+                """
+        );
+
+        one.Check(RunOnHost([one])[0]);
+
+        Assert.Contains(0x80000000, one.Expected);
+        Assert.DoesNotContain(0u, Enumerable.Range(0, Rows).Select(row => one.Expected[row * FuzzData.ResultWords]));
+    }
+
+    private static FuzzCase Make(int seed, string members) => FuzzCase.Make(seed, members, GeneratorHarness.References, Lower);
 
     private static string? Lower(INamedTypeSymbol type, Compilation compilation) =>
         VariantParser.Parse(type, compilation, CancellationToken.None)?.Cuda;
@@ -108,7 +143,7 @@ public sealed class VariantFuzzTests(ITestOutputHelper output)
             File.WriteAllText(source, text.ToString());
             // Without contraction and folding by other rules than those of .NET's own library.
             string options =
-                $"-std=c++17 -O1 -ffp-contract=off -fno-builtin -fsanitize=undefined -fsanitize-undefined-trap-on-error -I{Path.Combine(TestPaths.RepositoryRoot, "kernels")}";
+                $"-std=c++17 -O0 -ffp-contract=off -fno-builtin -fsanitize=undefined -fsanitize-undefined-trap-on-error -I{Path.Combine(TestPaths.RepositoryRoot, "kernels")}";
             (int code, _, string errors) = Run(Compiler()!, [.. options.Split(' '), source, "-o", program, "-lm"], []);
             Assert.True(code == 0, errors + text);
             byte[] input = MemoryMarshal.AsBytes<uint>([.. cases.SelectMany(static one => one.Data)]).ToArray();

@@ -230,21 +230,21 @@ public sealed partial class VariantLoweringTests
     {
         string text = VariantHarness.Cuda(
             """
-            [QueryTransform] private static float Query(float element, in QueryContext at) => element;
-            [OutputTransform] private static float Output(float element, in OutputContext at) => TransformOutput(element, at) * Last(at);
-            private static float TransformOutput(float element, in OutputContext at) => element * at.Lse2;
-            private static int Last(in OutputContext at) => at.Element + 1;
+            [QueryTransform] private static float Query(float element, in ElementContext at) => element;
+            [OutputTransform] private static float Output(float element, float lse2, in ElementContext at) => TransformOutput(element, lse2) * Last(at);
+            private static float TransformOutput(float element, float lse2) => element * lse2;
+            private static int Last(in ElementContext at) => at.Element + 1;
             """
         );
         Assert.DoesNotContain("kTransformsQuery", text, StringComparison.Ordinal);
         Assert.Contains("static constexpr bool kTransformsOutput = true;", text, StringComparison.Ordinal);
         Assert.Contains(
-            "float transform_output(float element, const flashinfer::OutputContext& at, const Arguments&) {",
+            "float transform_output(float element, float lse2, const flashinfer::ElementContext& at, const Arguments&) {",
             text,
             StringComparison.Ordinal
         );
-        Assert.Contains("return transform_output_2(element, at) * float(last(at));", text, StringComparison.Ordinal);
-        Assert.Contains("return element * at.lse2;", text, StringComparison.Ordinal);
+        Assert.Contains("return transform_output_2(element, lse2) * float(last(at));", text, StringComparison.Ordinal);
+        Assert.Contains("return element * lse2;", text, StringComparison.Ordinal);
         Assert.Contains("return at.element + 1;", text, StringComparison.Ordinal);
     }
 

@@ -87,6 +87,9 @@ public sealed class StagedPrefillTests
             Assert.True(PrefillScenario.CheckRagged(device, one).StagedTokens > 0, $"{one} stages nothing");
         }
 
+        // The rows of some, with others behind them.
+        Assert.InRange(PrefillScenario.CheckRagged(device, cases[0] with { MaxStagedTokens = 1500 }).StagedTokens, 1000, 1500);
+
         // The planner's own choice, and single tokens, which it does not stage.
         DecodeCase prompt = Of(queryTokens: 2000);
         Assert.Equal(2000, PrefillScenario.CheckRagged(device, prompt).StagedTokens);
@@ -97,15 +100,17 @@ public sealed class StagedPrefillTests
             (plain with { Lengths = [2000], QueryTokens = [queryTokens], Stages = null }).With(AttentionOptions.Rope, rotaryDim: 0);
     }
 
-    [Fact]
-    public void Ragged_plans_that_stage_and_plans_that_do_not_follow_each_other_in_one_graph()
+    [Theory]
+    [InlineData(600)]
+    [InlineData(450)]
+    public void Ragged_plans_that_stage_and_plans_that_do_not_follow_each_other_in_one_graph(int room)
     {
         using CudaContext context = Require();
         using Device device = Device.FromCuda(context);
         const int Rows = 600;
         AttentionSpec spec = new(8, 2, 128, 16, DType.BFloat16, variant: AttentionVariant.Of(AttentionOptions.Rope));
         double[] frequencies = RopeFrequencies.Llama(rotaryDim: 128);
-        using BatchPrefillWithRaggedKvCache captured = new(device, spec, 8, Rows);
+        using BatchPrefillWithRaggedKvCache captured = new(device, spec, 8, Rows, maxStagedTokens: room);
         using BatchPrefillWithRaggedKvCache never = new(device, spec, 8, Rows, maxStagedTokens: 0);
         using DeviceTensor<BFloat16> kv = Draw(device, Rows, 2);
         using DeviceTensor<BFloat16> query = Draw(device, Rows, 8);
@@ -127,7 +132,8 @@ public sealed class StagedPrefillTests
             captured.Stages = stages;
             captured.Plan(qoIndptr, kvIndptr, arguments);
             never.Plan(qoIndptr, kvIndptr, arguments);
-            Assert.Equal(stages, captured.PlanInfo.StagedTokens > 0);
+            int staged = Enumerable.Range(0, qoIndptr.Length - 1).Where(Fits).Sum(i => kvIndptr[i + 1] - kvIndptr[i]);
+            Assert.Equal(stages ? staged : 0, captured.PlanInfo.StagedTokens);
             if (graph is null)
             {
                 captured.Run(query.View, kv.View, kv.View, replayed.View);
@@ -146,6 +152,8 @@ public sealed class StagedPrefillTests
             double[] expected = [.. direct.View.Rows(0, rows).ToArray().Select(x => (double)x)];
             double error = ErrorNorms.Relative(actual, expected);
             Assert.True(error < 0.01, $"[{string.Join(", ", qoIndptr)}], stages {stages}: {error:E2} off");
+
+            bool Fits(int sequence) => qoIndptr[sequence + 1] > qoIndptr[sequence] && kvIndptr[sequence + 1] <= room;
         }
 
         graph!.Dispose();
@@ -194,6 +202,30 @@ public sealed class StagedPrefillTests
         DecodeCase mixed = few with { Lengths = lengths, QueryTokens = [3000, .. Enumerable.Repeat(1, 20)] };
         Assert.Equal(lengths.Sum(), PrefillScenario.CheckPaged(device, mixed with { Stages = true }).StagedTokens);
         Assert.Equal(3000, PrefillScenario.CheckPaged(device, mixed with { Lengths = [3000], QueryTokens = [3000] }).StagedTokens);
+
+        // One of two, either of which the other kernel cuts, or this one.
+        DecodeCase one = few with
+        {
+            Lengths = [20_000, 600],
+            QueryTokens = [16, 600],
+            Stages = true,
+        };
+        foreach ((int room, int staged) in ((int, int)[])[(600, 600), (20_000, 600)])
+        {
+            (_, int split, long tokens) = PrefillScenario.CheckPaged(device, one with { MaxStagedTokens = room });
+            Assert.Equal((1, staged), (split, tokens));
+        }
+
+        DecodeCase two = one with { Lengths = [600, 20_000], QueryTokens = [1, 100], MaxStagedTokens = 20_000 };
+        Assert.Equal(20_000, PrefillScenario.CheckPaged(device, two).StagedTokens);
+
+        // The planner's own choice: a chunk is staged, single tokens beside it are not; what is only gathered is not worth a launch more.
+        DecodeCase served = few with
+        {
+            Lengths = [4000, .. Enumerable.Repeat(2500, 30)],
+            QueryTokens = [3000, .. Enumerable.Repeat(1, 30)],
+        };
+        Assert.Equal(pageSize == 1 ? 0 : 4000, PrefillScenario.CheckPaged(device, served).StagedTokens);
     }
 
     [Theory]
@@ -277,6 +309,8 @@ public sealed class StagedPrefillTests
         foreach (DecodeCase one in cases)
         {
             Assert.True(PrefillScenario.CheckPaged(device, one).StagedTokens > 0, $"{one} stages nothing");
+            DecodeCase some = one with { MaxStagedTokens = 1500 };
+            Assert.True(PrefillScenario.CheckPaged(device, some).StagedTokens is > 0 and <= 1500, $"{some} stages too much or nothing");
         }
     }
 }

@@ -1,4 +1,5 @@
 using FlashInfer.Cuda;
+using FlashInfer.Tests;
 
 namespace FlashInfer.Gpu.Tests.Cuda;
 
@@ -130,7 +131,48 @@ public sealed unsafe class MemoryTests
         // Were it not kept, the device would have lost as much free memory again.
         Assert.InRange(before - context.GetMemoryInfo().Free, long.MinValue, Bytes / 2);
         backend.Free(address);
-        backend.TrimPool();
+        backend.TrimMemory();
+    }
+
+    [Fact]
+    public void Trimmed_memory_is_the_system_s_again()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        using Measurements measured = new();
+        const long Bytes = 1L << 28;
+        device.TrimMemory();
+        (long used, long kept) = device.Memory!.Value;
+        DeviceTensor<int> tensor = device.Allocate<int>((int)(Bytes / sizeof(int)));
+        Assert.Equal(used + Bytes, device.Memory!.Value.Used);
+        tensor.Dispose();
+        device.Synchronize();
+        long free = context.GetMemoryInfo().Free;
+        measured.Observe();
+
+        device.TrimMemory();
+
+        Assert.Equal([used], measured.Of("flashinfer.device.memory", "flashinfer.memory.state", "used"));
+        Assert.InRange(measured.Of("flashinfer.device.memory", "flashinfer.memory.state", "kept").Single() - kept, Bytes, Bytes * 2);
+        Assert.Equal((used, kept), device.Memory);
+        Assert.InRange(context.GetMemoryInfo().Free - free, Bytes, Bytes * 2);
+    }
+
+    [Fact]
+    public void Memory_cannot_be_trimmed_in_a_capture_of_the_device_s_stream()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        device.Stream!.BeginCapture();
+
+        InvalidOperationException e = Assert.Throws<InvalidOperationException>(device.TrimMemory);
+
+        Assert.Contains("before the capture or after it", e.Message, StringComparison.Ordinal);
+        device.Stream.EndCapture().Dispose();
+        device.TrimMemory();
+        device.Dispose();
+        Assert.Throws<ObjectDisposedException>(device.TrimMemory);
+        Assert.Null(device.Memory);
     }
 
     [Fact]

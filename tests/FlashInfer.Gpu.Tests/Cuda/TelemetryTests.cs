@@ -1,5 +1,5 @@
-using System.Diagnostics.Metrics;
 using FlashInfer.Cuda;
+using FlashInfer.Tests;
 
 namespace FlashInfer.Gpu.Tests.Cuda;
 
@@ -11,19 +11,7 @@ public sealed class TelemetryTests
         using CudaContext context = Gpu.Require();
         using TestKernels kernels = TestKernels.Load(context);
         using CudaStream stream = new(context);
-        Dictionary<string, long> counts = [];
-        using MeterListener listener = new();
-        listener.InstrumentPublished = static (instrument, listener) =>
-        {
-            if (instrument.Meter.Name == FlashInferTelemetry.MeterName)
-            {
-                listener.EnableMeasurementEvents(instrument);
-            }
-        };
-        listener.SetMeasurementEventCallback<long>(
-            (instrument, value, _, _) => counts[instrument.Name] = counts.GetValueOrDefault(instrument.Name) + value
-        );
-        listener.Start();
+        using Measurements measured = new();
 
         kernels.Busy(stream, 1);
         stream.BeginCapture();
@@ -33,7 +21,7 @@ public sealed class TelemetryTests
         graph.Launch(stream);
         stream.Synchronize();
 
-        Assert.Equal(2, counts["flashinfer.kernel.launches"]);
-        Assert.Equal(2, counts["flashinfer.graph.launches"]);
+        Assert.Equal(2, measured.Of("flashinfer.kernel.launches").Sum());
+        Assert.Equal(2, measured.Of("flashinfer.graph.launches").Sum());
     }
 }

@@ -31,10 +31,30 @@ public sealed class PlanInfoTests
     [Fact]
     public void What_is_staged_is_told() =>
         Assert.EndsWith(
-            "busiest block at 1.25 of the mean, 5000 tokens staged",
-            new PlanInfo("k", 3, 3, 5000, 9, 72, 4, 1, 1, 1024, 0, 1.25, Determinism.Reproducible) { StagedTokens = 5000 }.ToString(),
+            "busiest block at 1.25 of the mean, 5000 tokens of 3 sequences staged",
+            new PlanInfo("k", 3, 3, 5000, 9, 72, 4, 1, 1, 1024, 0, 1.25, Determinism.Reproducible)
+            {
+                StagedTokens = 5000,
+                StagedSequences = 3,
+            }.ToString(),
             StringComparison.Ordinal
         );
+
+    [Fact]
+    public void Two_kernels_are_told_as_one_plan()
+    {
+        PlanInfo staged = new("k", 3, 14, 5000, 9, 72, 4, 1, 1, 1024, 1, 1.25, Determinism.Reproducible)
+        {
+            StagedTokens = 5000,
+            StagedSequences = 1,
+        };
+        PlanInfo rest = new("l", 3, 14, 300, 2, 16, 5, 1, 1, 200, 1, 1.5, Determinism.Reproducible);
+
+        Assert.Equal(
+            "k, then l: 3 sequences with 5300 tokens and 14 query tokens in 11 items of up to 1024 tokens (2 sequences split), 88 units on 5 blocks, busiest block at 1.50 of the mean, 5000 tokens of 1 sequence staged",
+            PlanInfo.Then(staged, rest).ToString()
+        );
+    }
 
     [Theory]
     [InlineData(1, "1 thread")]

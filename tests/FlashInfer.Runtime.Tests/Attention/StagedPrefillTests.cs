@@ -21,9 +21,17 @@ public sealed class StagedPrefillTests
                 Determinism = Determinism.Reproducible,
                 Stages = true,
             };
-            long expected = drawn.Lengths.Where((_, at) => drawn.QueryTokens![at] > 0).Sum();
+            int expected = drawn.Lengths.Where((_, at) => drawn.QueryTokens![at] > 0).Sum();
             Assert.Equal(expected, PrefillScenario.CheckPaged(device, drawn).StagedTokens);
             Assert.Equal(expected, PrefillScenario.CheckRagged(device, drawn).StagedTokens);
+
+            // Some beside others, which the other kernel attends to.
+            DecodeCase some = drawn with
+            {
+                MaxStagedTokens = Math.Max(1, expected / 2),
+            };
+            Assert.InRange(PrefillScenario.CheckPaged(device, some).StagedTokens, 0, some.MaxStagedTokens.Value);
+            Assert.InRange(PrefillScenario.CheckRagged(device, some).StagedTokens, 0, some.MaxStagedTokens.Value);
         }
     }
 
@@ -35,11 +43,7 @@ public sealed class StagedPrefillTests
     public void Variants_agree_with_the_oracle(AttentionOptions options)
     {
         using Device device = Device.OpenCpu();
-        DecodeCase one = new DecodeCase(4, 2, 64, 5, DType.BFloat16, KvLayout.Nhd, 2, [900, 0, 33, 700, 64], null, 1, Random.Shared.Next())
-        {
-            QueryTokens = [70, 2, 33, 1, 20],
-            Stages = true,
-        }.With(options, window: 100);
+        DecodeCase one = Of(900, 0, 33, 700, 64);
 
         long staged = PrefillScenario.CheckPaged(device, one).StagedTokens;
         Assert.Equal(staged, PrefillScenario.CheckRagged(device, one).StagedTokens);
@@ -47,6 +51,18 @@ public sealed class StagedPrefillTests
         // Only what the window leaves in, from a block's first token on.
         Assert.Equal(options.HasFlag(AttentionOptions.SlidingWindow), staged < one.Lengths.Sum());
         Assert.True(staged > 33 + 64 + 70 + 200, $"{one}: {staged}");
+
+        // A part, whose sequences have other places in it than in the batch.
+        Assert.InRange(PrefillScenario.CheckPaged(device, one with { MaxStagedTokens = 300 }).StagedTokens, 33, 300);
+        one = Of(200, 0, 33, 700, 64) with { MaxStagedTokens = 300 };
+        Assert.InRange(PrefillScenario.CheckRagged(device, one).StagedTokens, 33, 300);
+
+        DecodeCase Of(params int[] lengths) =>
+            new DecodeCase(4, 2, 64, 5, DType.BFloat16, KvLayout.Nhd, 2, lengths, null, 1, Random.Shared.Next())
+            {
+                QueryTokens = [70, 2, 33, 1, 20],
+                Stages = true,
+            }.With(options, window: 100);
     }
 
     [Theory]
@@ -63,6 +79,94 @@ public sealed class StagedPrefillTests
     {
         using Device device = Device.OpenCpu(new DeviceOptions { IsChecked = true });
         StagedScenario.CheckPoisoned(device, Shape(pageSize: 5));
+        StagedScenario.CheckPoisoned(device, Shape(pageSize: 5), room: 400); // of which a part is read to stage
+    }
+
+    [Fact]
+    public void Memory_is_taken_by_the_first_plan_that_stages()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 1, DType.BFloat16), 1, 1500);
+        using PrefillWrapper prefill = new(cache, 4, 1000, Determinism.Reproducible);
+        Sequence sequence = cache.NewSequence();
+        cache.BeginForward(sequence, 1000);
+        foreach ((int queryTokens, long expected) in ((int, long)[])[(1, 0), (400, 1500 * 2 * 256), (1, 1500 * 2 * 256)])
+        {
+            prefill.Plan([sequence], [queryTokens], null, true);
+
+            Assert.Equal(expected, prefill.StagedBytes);
+        }
+
+        cache.AbandonForward(sequence);
+    }
+
+    [Fact]
+    public void Chunks_are_staged_and_single_tokens_beside_them_are_not()
+    {
+        using Device device = Device.OpenCpu();
+        DecodeCase one = new(4, 2, 64, 16, DType.BFloat16, KvLayout.Nhd, 1, [.. Enumerable.Repeat(2000, 13)], null, 1, Random.Shared.Next())
+        {
+            KvDtype = DType.Float8E4M3,
+            QueryTokens = [1, 1, 1, 600, 1, 1, 1, 600, 1, 1, 1, 1, 1],
+        };
+
+        Assert.Equal(4000, PrefillScenario.CheckPaged(device, one).StagedTokens);
+    }
+
+    [Fact]
+    public void Single_tokens_over_a_quantised_cache_go_to_the_kernel_of_decode()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        AttentionSpec spec = new(8, 8, 64, 16, DType.BFloat16, DType.Float8E4M3);
+        using PagedKvCache cache = new(device, spec, 1, 2500);
+        using PrefillWrapper prefill = new(cache, 8, 2000, Determinism.Reproducible);
+        using PrefillWrapper alone = new(cache, 8, 2000, Determinism.Reproducible, maxStagedTokens: 0);
+        Sequence[] sequences = [cache.NewSequence(), .. Enumerable.Range(0, 3).Select(_ => cache.NewSequence())];
+        cache.BeginForward(sequences, [1500, 11_000, 11_000, 11_000]);
+
+        // Enough of them to be worth a launch more; or in place of one; else they stay.
+        string prefills = Kernel(alone, [20, 1, 1, 1]);
+        string decodes = Kernel(prefill, [1, 1, 0, 0]);
+        Assert.NotEqual(prefills, decodes);
+        Assert.Equal($"{prefills}, then {decodes}", Kernel(prefill, [20, 1, 1, 1]));
+        Assert.Equal(prefills, Kernel(prefill, [20, 1, 0, 0]));
+        Assert.Equal(prefills, Kernel(alone, [1, 1, 0, 0]));
+        cache.AbandonForward(sequences);
+
+        string Kernel(PrefillWrapper wrapper, int[] queryTokens)
+        {
+            wrapper.Plan(sequences, queryTokens, null, true);
+            Assert.Equal(queryTokens.Sum(), wrapper.PlanInfo.Rows);
+            return wrapper.PlanInfo.Kernel;
+        }
+    }
+
+    [Fact]
+    public void Chunks_beside_single_tokens_that_decode_takes_agree_with_the_oracle()
+    {
+        using Device device = Device.OpenCpu();
+        DecodeCase one = new(
+            8,
+            8,
+            64,
+            16,
+            DType.Float16,
+            KvLayout.Hnd,
+            1,
+            [3000, 9000, 300, 12_000, 12_001, 0],
+            null,
+            1,
+            Random.Shared.Next()
+        )
+        {
+            KvDtype = DType.Float8E5M2,
+            QueryTokens = [1, 1, 200, 1, 1, 2],
+        };
+
+        // Three kernels, two, and those of a window, whose sequences have other places in a part than in the batch.
+        Assert.Equal(300, PrefillScenario.CheckPaged(device, one with { Stages = true, MaxStagedTokens = 300 }).StagedTokens);
+        Assert.Equal(0, PrefillScenario.CheckPaged(device, one with { Stages = false }).StagedTokens);
+        PrefillScenario.CheckPaged(device, one.With(AttentionOptions.SlidingWindow | AttentionOptions.Alibi, window: 5000));
     }
 
     [Fact]
@@ -81,7 +185,7 @@ public sealed class StagedPrefillTests
         Assert.Equal(1000 * 2 * 256, some.WorkspaceBytes - none.WorkspaceBytes);
         Assert.Equal(1500 * 2 * 256, all.WorkspaceBytes - none.WorkspaceBytes);
         Assert.Equal(1000, Staged(some, [sequences[0]], [400]));
-        Assert.Equal(0, Staged(some, sequences, [400, 1]));
+        Assert.Equal(0, Staged(some, sequences, [400, 1])); // the first has room, but gains less than a launch of its own costs
         Assert.Equal(1001, Staged(all, sequences, [400, 1]));
         Assert.Equal(0, Staged(all, sequences, [1, 1])); // walked once
         Assert.Equal(0, Staged(none, sequences, [400, 1]));

@@ -45,6 +45,7 @@ public class DisposalTests
             things[index].Dispose();
             gone[index] = true;
             Throws(gone[0], () => device.Synchronize());
+            Throws(gone[0], () => device.TrimMemory());
             Throws(gone[0], () => device.Allocate<float>(1).Dispose());
             Throws(gone[0], () => _ = device.View<float>(16, [1]));
             Throws(gone[0], () => new PagedKvCache(device, s_spec, 1, 1).Dispose());

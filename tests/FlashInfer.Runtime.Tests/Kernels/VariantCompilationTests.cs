@@ -19,11 +19,10 @@ public class VariantCompilationTests
           if (Variant::kHasSink) out[3] = Variant::sink(at->head, *a);
           out[5] = Variant::kHasLoops;
           if (Variant::kAddsLine) out[6] = Variant::line(*at, *a).slope;
-          const flashinfer::OutputContext element = {{at->head, at->kv_head, at->sequence, at->qo_index, at->qo_position, at->qo_len,
-                                                      at->kv_len, at->kv_position},
-                                                     out[16]};
+          const flashinfer::ElementContext element = {at->head, at->kv_head, at->sequence, at->qo_index, at->qo_position, at->qo_len,
+                                                      at->kv_len, at->kv_position};
           if (Variant::kTransformsQuery) out[17] = Variant::transform_query(out[17], element, *a);
-          if (Variant::kTransformsOutput) out[18] = Variant::transform_output(out[18], element, *a);
+          if (Variant::kTransformsOutput) out[18] = Variant::transform_output(out[18], out[16], element, *a);
           if (Variant::kTransformsScores) {
             const flashinfer::LogitsContext rows[2] = {at[0], at[1]};
             float scores[8];

@@ -3,6 +3,7 @@ using System.Diagnostics.Metrics;
 using FlashInfer.Compilation;
 using FlashInfer.Observability;
 using FlashInfer.Runtime.Tests.Compilation;
+using FlashInfer.Tests;
 using Microsoft.Extensions.Logging;
 
 namespace FlashInfer.Runtime.Tests.Observability;
@@ -60,6 +61,18 @@ public sealed class ObservabilityTests
                 measured.Of("flashinfer.cache.pages", "flashinfer.page.state", "free").Sum()
             );
         }
+    }
+
+    [Fact]
+    public void The_CPU_keeps_no_memory_that_is_freed()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        device.Allocate<float>(1000).Dispose();
+        device.TrimMemory();
+        using Measurements measured = new();
+        measured.Observe();
+
+        Assert.Empty(measured.Of("flashinfer.device.memory"));
     }
 
     [SkippableFact]

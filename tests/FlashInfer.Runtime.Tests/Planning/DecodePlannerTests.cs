@@ -134,7 +134,7 @@ public class DecodePlannerTests
                 (batch, window) =>
                 {
                     (int[] lengths, DecodePlanLimits limits) = batch;
-                    KeyBounds bounds = new(new WindowVariant(window), default, default);
+                    KeyBounds bounds = new(new WindowVariant(window), default);
                     int[] begins = new int[lengths.Length];
                     for (int i = 0; i < lengths.Length; i++)
                     {

@@ -365,11 +365,12 @@ public class PrefillPlannerTests
         {
             int[] queryTokens = [.. sequences.Select(s => s.Item1)];
             int[] lengths = [.. sequences.Select(s => s.Item2)];
+            int[] rows = Rows(queryTokens);
             WorkItem[] items = new WorkItem[Fit(sequences, s_h100).MaxItems];
             PrefillPlanLimits limits = Fit(sequences, s_h100);
-            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths), limits, items);
+            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths, rows), limits, items);
             long before = GC.GetAllocatedBytesForCurrentThread();
-            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths), limits, items);
+            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths, rows), limits, items);
             Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
         }
     }
@@ -380,7 +381,11 @@ public class PrefillPlannerTests
     {
         (int, int)[] sequences = [(5, 9000), (40, 33)];
         PrefillPlanLimits limits = Fit(sequences, Limits(264, 1, 1, 5, 64, 640));
-        PrefillPlan plan = PrefillPlanner.Plan(new PrefillBatch([5, 40], [9000, 33], [0, 9000]), limits, new WorkItem[limits.MaxItems]);
+        PrefillPlan plan = PrefillPlanner.Plan(
+            new PrefillBatch([5, 40], [9000, 33], [0, 9000], [0, 5]),
+            limits,
+            new WorkItem[limits.MaxItems]
+        );
         Assert.Equal(1, plan.SplitSequences);
         Assert.InRange(plan.ChunkTokens, 500, 4500);
     }
@@ -393,13 +398,14 @@ public class PrefillPlannerTests
         (int, int)[] sequences = [.. Enumerable.Range(0, batch).Select(i => (length - (i % 3), length))];
         int[] queryTokens = [.. sequences.Select(s => s.Item1)];
         int[] lengths = [.. sequences.Select(s => s.Item2)];
+        int[] rows = Rows(queryTokens);
         PrefillPlanLimits limits = Fit(sequences, s_h100);
         WorkItem[] items = new WorkItem[limits.MaxItems];
         TimeSpan best = TimeSpan.MaxValue;
         for (int i = 0; i < 50; i++)
         {
             long start = Stopwatch.GetTimestamp();
-            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths), limits, items);
+            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths, rows), limits, items);
             TimeSpan elapsed = Stopwatch.GetElapsedTime(start);
             best = elapsed < best ? elapsed : best;
         }
@@ -410,6 +416,9 @@ public class PrefillPlannerTests
 
     private static PrefillPlanLimits Limits(int blocks, int headTiles, int kvHeads, int tileTokens, int blockTokens, int tokenBytes) =>
         new(blocks, headTiles, kvHeads, tileTokens, blockTokens, tokenBytes, PrefillPlanner.PartsFor(blocks), 0);
+
+    /// <summary>One behind the other.</summary>
+    internal static int[] Rows(int[] queryTokens) => [.. queryTokens.Select((_, i) => queryTokens[..i].Sum())];
 
     /// <summary>The limits of a wrapper that was made for just this batch.</summary>
     private static PrefillPlanLimits Fit((int QueryTokens, int Length)[] sequences, PrefillPlanLimits limits)
@@ -451,8 +460,9 @@ public class PrefillPlannerTests
             [.. sequences.Select(s => s.QueryTokens)],
             [.. sequences.Select(s => s.Length)],
             starts,
+            Rows([.. sequences.Select(s => s.QueryTokens)]),
             causal,
-            variant is null ? default : new KeyBounds(variant, default, default)
+            variant is null ? default : new KeyBounds(variant, default)
         );
         PrefillPlan plan = PrefillPlanner.Plan(batch, limits, items);
         Assert.DoesNotContain(items[..plan.Items], item => item.Row < 0);

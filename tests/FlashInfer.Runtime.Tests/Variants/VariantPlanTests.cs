@@ -65,7 +65,7 @@ public unsafe class VariantPlanTests
                 items[i].Row = i;
             }
 
-            PlannedSequences sequences = new([0, 2, 0, 4], [9, 40, 0, 70], [1, 3, 4, 8], new int[4]);
+            PlannedSequences sequences = new([0, 2, 0, 4], [9, 40, 0, 70], [1, 3, 4, 8], [0, 0, 2, 2]);
             list.Commit(6, default, sequences, null);
             Assert.Equal(6, ((ListHeader*)list.Address)->Count);
             VariantData* data = (VariantData*)list.VariantAddress;

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Reflection;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
@@ -27,25 +28,36 @@ internal sealed record FuzzCase(int Seed, string Source, string Cuda, uint[] Dat
 
         """;
 
-    /// <summary>Makes a case: writes the C#, lowers it, compiles it, runs it.</summary>
-    /// <param name="seed">The seed.</param>
-    /// <param name="exactOnly">As for <see cref="FuzzProgram"/>.</param>
+    /// <summary>The seeds of a run: the one that the environment or the clock gives, and those after it.</summary>
+    /// <param name="programs">How many, where the environment does not say.</param>
+    public static IEnumerable<int> Seeds(int programs) =>
+        Enumerable.Range(FromEnvironment("SEED", Environment.TickCount & 0xFFFFFF), FromEnvironment("PROGRAMS", programs));
+
+    private static int FromEnvironment(string name, int otherwise) =>
+        Environment.GetEnvironmentVariable($"FLASHINFER_FUZZ_{name}") is { Length: > 0 } given
+            ? int.Parse(given, CultureInfo.InvariantCulture)
+            : otherwise;
+
+    /// <summary>Makes a case of C#: lowers it, compiles it, runs it.</summary>
+    /// <param name="seed">The seed that the C# comes from, and that of what it is asked.</param>
+    /// <param name="members">The configuration's members: those of a <see cref="FuzzProgram"/>, or others with its hooks and arguments.</param>
     /// <param name="references">.NET and the runtime.</param>
     /// <param name="lower">The generator: from a configuration to CUDA.</param>
     public static FuzzCase Make(
         int seed,
-        bool exactOnly,
+        string members,
         IEnumerable<MetadataReference> references,
         Func<INamedTypeSymbol, Microsoft.CodeAnalysis.Compilation, string?> lower
     )
     {
-        string source = Head + FuzzProgram.Members(seed, exactOnly) + "}\n";
+        string source = Head + members + "}\n";
         CSharpParseOptions parse = new(LanguageVersion.CSharp14);
         CSharpCompilation compilation = CSharpCompilation.Create(
             "Fuzz",
             [CSharpSyntaxTree.ParseText(source, parse), CSharpSyntaxTree.ParseText(FuzzData.Driver, parse)],
             references,
-            new CSharpCompilationOptions(OutputKind.DynamicallyLinkedLibrary, optimizationLevel: OptimizationLevel.Release)
+            // What C# says is asked of code that is not optimised: RyuJIT's optimiser departs from it, see CSharp_is_asked_unoptimised.
+            new CSharpCompilationOptions(OutputKind.DynamicallyLinkedLibrary, optimizationLevel: OptimizationLevel.Debug)
         );
         using MemoryStream image = new();
         EmitResult result = compilation.Emit(image);

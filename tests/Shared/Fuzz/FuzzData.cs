@@ -39,7 +39,7 @@ internal static class FuzzData
                         QoLen = (int)w[6],
                         KvLen = (int)w[7],
                     };
-                    QueryContext query = new()
+                    ElementContext element = new()
                     {
                         Head = at.Head,
                         KvHead = at.KvHead,
@@ -49,18 +49,6 @@ internal static class FuzzData
                         QoLen = at.QoLen,
                         KvLen = at.KvLen,
                         Element = (int)w[16],
-                    };
-                    OutputContext output = new()
-                    {
-                        Head = at.Head,
-                        KvHead = at.KvHead,
-                        Sequence = at.Sequence,
-                        QoIndex = at.QoIndex,
-                        QoPosition = at.QoPosition,
-                        QoLen = at.QoLen,
-                        KvLen = at.KvLen,
-                        Element = (int)w[16],
-                        Lse2 = BitConverter.UInt32BitsToSingle(w[17]),
                     };
                     Subject.Arguments a = new()
                     {
@@ -87,8 +75,8 @@ internal static class FuzzData
                                 1 => Subject.Keep(at, a) ? 1u : 0u,
                                 2 => (uint)Subject.FirstKey(at, a),
                                 3 => BitConverter.SingleToUInt32Bits(Subject.Sink((int)w[0], a)),
-                                4 => BitConverter.SingleToUInt32Bits(Subject.QueryElement(BitConverter.UInt32BitsToSingle(w[8]), query, a)),
-                                _ => BitConverter.SingleToUInt32Bits(Subject.OutputElement(BitConverter.UInt32BitsToSingle(w[8]), output, a)),
+                                4 => BitConverter.SingleToUInt32Bits(Subject.QueryElement(BitConverter.UInt32BitsToSingle(w[8]), element, a)),
+                                _ => BitConverter.SingleToUInt32Bits(Subject.OutputElement(BitConverter.UInt32BitsToSingle(w[8]), BitConverter.UInt32BitsToSingle(w[17]), element, a)),
                             };
                         }
                         catch (Exception e) when (e is ArithmeticException or IndexOutOfRangeException or ArgumentException)
@@ -115,16 +103,15 @@ internal static class FuzzData
           at.kv_position = w[5];
           at.qo_len = w[6];
           at.kv_len = w[7];
-          flashinfer::OutputContext output;
-          output.head = at.head;
-          output.kv_head = at.kv_head;
-          output.sequence = at.sequence;
-          output.qo_index = at.qo_index;
-          output.qo_position = at.qo_position;
-          output.qo_len = at.qo_len;
-          output.kv_len = at.kv_len;
-          output.element = w[16];
-          output.lse2 = flashinfer::csharp::from_bits(w[17]);
+          flashinfer::ElementContext element;
+          element.head = at.head;
+          element.kv_head = at.kv_head;
+          element.sequence = at.sequence;
+          element.qo_index = at.qo_index;
+          element.qo_position = at.qo_position;
+          element.qo_len = at.qo_len;
+          element.kv_len = at.kv_len;
+          element.element = w[16];
           typename Variant::Arguments a;
           a.a = w[9];
           a.b = w[10];
@@ -144,8 +131,8 @@ internal static class FuzzData
           out[1] = Variant::keep(at, a) ? 1 : 0;
           out[2] = Variant::first_key(at, a);
           out[3] = flashinfer::csharp::bits(Variant::sink(w[0], a));
-          out[4] = flashinfer::csharp::bits(Variant::transform_query(flashinfer::csharp::from_bits(w[8]), output, a));
-          out[5] = flashinfer::csharp::bits(Variant::transform_output(flashinfer::csharp::from_bits(w[8]), output, a));
+          out[4] = flashinfer::csharp::bits(Variant::transform_query(flashinfer::csharp::from_bits(w[8]), element, a));
+          out[5] = flashinfer::csharp::bits(Variant::transform_output(flashinfer::csharp::from_bits(w[8]), flashinfer::csharp::from_bits(w[17]), element, a));
         }
 
         """;

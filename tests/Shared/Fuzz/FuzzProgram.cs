@@ -12,6 +12,31 @@ internal sealed class FuzzProgram
     /// <summary>Elements of each span.</summary>
     public const int SpanLength = 8;
 
+    /// <summary>The arguments and constants that a program may use: its first members.</summary>
+    public const string Arguments = """
+            [VariantArguments]
+            public readonly ref struct Arguments
+            {
+                public int A { get; init; }
+                public int B { get; init; }
+                public uint U { get; init; }
+                public uint V { get; init; }
+                public float F { get; init; }
+                public float G { get; init; }
+                public bool Flag { get; init; }
+                public ReadOnlySpan<int> Ints { get; init; }
+                public ReadOnlySpan<uint> Uints { get; init; }
+                public ReadOnlySpan<float> Floats { get; init; }
+                public ReadOnlySpan<byte> Bytes { get; init; }
+                public ReadOnlySpan<bool> Bools { get; init; }
+            }
+
+            private const int Constant = 77;
+            private static readonly float s_fixed = -2.5f;
+
+
+        """;
+
     private const int MaxDepth = 4;
 
     private static readonly string[] s_ints =
@@ -63,7 +88,6 @@ internal sealed class FuzzProgram
     private int _names;
     private int _indent = 1;
     private string[] _context = [];
-    private bool _hasLse;
     private bool _isHook;
     private int _loops;
 
@@ -88,31 +112,7 @@ internal sealed class FuzzProgram
 
     private string Write()
     {
-        _text.Append(
-            """
-                [VariantArguments]
-                public readonly ref struct Arguments
-                {
-                    public int A { get; init; }
-                    public int B { get; init; }
-                    public uint U { get; init; }
-                    public uint V { get; init; }
-                    public float F { get; init; }
-                    public float G { get; init; }
-                    public bool Flag { get; init; }
-                    public ReadOnlySpan<int> Ints { get; init; }
-                    public ReadOnlySpan<uint> Uints { get; init; }
-                    public ReadOnlySpan<float> Floats { get; init; }
-                    public ReadOnlySpan<byte> Bytes { get; init; }
-                    public ReadOnlySpan<bool> Bools { get; init; }
-                }
-
-                private const int Constant = 77;
-                private static readonly float s_fixed = -2.5f;
-
-
-            """
-        );
+        _text.Append(Arguments);
         for (int i = 0; i < 3; i++)
         {
             Method helper = new($"Helper{i}", Pick<Kind>(), [.. Enumerable.Range(0, 1 + _random.Next(3)).Select(_ => Pick<Kind>())]);
@@ -128,16 +128,15 @@ internal sealed class FuzzProgram
         Function(
             "QueryTransform",
             Kind.Float,
-            "QueryElement(float p0, in QueryContext at, in Arguments a)",
+            "QueryElement(float p0, in ElementContext at, in Arguments a)",
             [Kind.Float],
             s_elementContext
         );
-        _hasLse = true;
         Function(
             "OutputTransform",
             Kind.Float,
-            "OutputElement(float p0, in OutputContext at, in Arguments a)",
-            [Kind.Float],
+            "OutputElement(float p0, float p1, in ElementContext at, in Arguments a)",
+            [Kind.Float, Kind.Float],
             s_elementContext
         );
         return _text.ToString();
@@ -482,7 +481,6 @@ internal sealed class FuzzProgram
             Kind.Int when _context.Length > 0 && _random.Next(3) > 0 => "at." + Of(_context),
             Kind.Int => Of("a.A", "a.B", $"a.Ints[{index}]", $"(int)a.Bytes[{index}]"),
             Kind.UInt => Of("a.U", "a.V", $"a.Uints[{index}]"),
-            Kind.Float when _hasLse && _random.Next(3) == 0 => "at.Lse2",
             Kind.Float => Of("a.F", "a.G", $"a.Floats[{index}]"),
             _ => Of("a.Flag", $"a.Bools[{index}]"),
         };

@@ -15,6 +15,6 @@ public partial class GatedAttention
     }
 
     [OutputTransform]
-    private static float Transform(float element, in OutputContext at, in Arguments a) =>
+    private static float Transform(float element, float lse2, in ElementContext at, in Arguments a) =>
         element * FastMath.Sigmoid(a.Gates[(a.Starts[at.Sequence] + at.QoIndex) * Heads + at.Head]);
 }

@@ -17,7 +17,7 @@ public partial class QueryScaleAttention
     }
 
     [QueryTransform]
-    private static float Transform(float element, in QueryContext at, in Arguments a)
+    private static float Transform(float element, in ElementContext at, in Arguments a)
     {
         float growth = MathF.Max(1, MathF.Log(Math.Max(at.QoPosition, 0) + 1) * a.InverseLogarithm);
         return element * growth * a.Scales[at.Head * HeadDim + at.Element];

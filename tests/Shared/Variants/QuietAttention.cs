@@ -8,5 +8,5 @@ namespace FlashInfer.Tests.Variants;
 public partial class QuietAttention
 {
     [OutputTransform]
-    private static float Transform(float element, in OutputContext at) => element / (1 + FastMath.Exp2(-at.Lse2));
+    private static float Transform(float element, float lse2, in ElementContext at) => element / (1 + FastMath.Exp2(-lse2));
 }

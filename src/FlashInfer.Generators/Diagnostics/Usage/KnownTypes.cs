@@ -59,12 +59,6 @@ internal sealed class KnownTypes
     /// <summary>What holds device memory until it is disposed.</summary>
     public bool OwnsMemory(ITypeSymbol? type) => IsTensor(type) || IsCache(type) || IsWrapper(type) || IsDevice(type) || IsSingle(type);
 
-    /// <summary>A sequence, or several of them: an array, a span, a list.</summary>
-    public bool IsSequences(ITypeSymbol? type) =>
-        IsSequence(type)
-        || type is IArrayTypeSymbol { ElementType: var element } && IsSequence(element)
-        || type is INamedTypeSymbol { TypeArguments: [var argument] } && IsSequence(argument);
-
     public bool IsSequence(ITypeSymbol? type) => IsRuntime(type, "Sequence");
 
     /// <summary>A method of the runtime or of a generated class: it keeps no reference that could end a forward or dispose something.</summary>

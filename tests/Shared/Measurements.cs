@@ -1,6 +1,6 @@
 using System.Diagnostics.Metrics;
 
-namespace FlashInfer.Runtime.Tests.Observability;
+namespace FlashInfer.Tests;
 
 /// <summary>What the library's meter measures while this is there, of all threads.</summary>
 internal sealed class Measurements : IDisposable
@@ -22,14 +22,15 @@ internal sealed class Measurements : IDisposable
         _listener.Start();
     }
 
-    /// <summary>The values of an instrument with a tag.</summary>
-    public IReadOnlyList<double> Of(string instrument, string tag, string value)
+    /// <summary>The values of an instrument, of those with a tag where one is named.</summary>
+    public IReadOnlyList<double> Of(string instrument, string? tag = null, string? value = null)
     {
         lock (_all)
         {
             return
             [
-                .. _all.Where(m => m.Instrument == instrument && m.Tags.GetValueOrDefault(tag) as string == value).Select(m => m.Value),
+                .. _all.Where(m => m.Instrument == instrument && (tag is null || m.Tags.GetValueOrDefault(tag) as string == value))
+                    .Select(m => m.Value),
             ];
         }
     }

@@ -1,7 +1,10 @@
 namespace FlashInfer;
 
-/// <summary>Where an element of the output stands: what an <see cref="OutputTransformAttribute"/> knows of it.</summary>
-public readonly record struct OutputContext
+/// <summary>
+/// Where an element of a query or an output stands: what a <see cref="QueryTransformAttribute"/> and an <see cref="OutputTransformAttribute"/>
+/// know of it.
+/// </summary>
+public readonly record struct ElementContext
 {
     /// <summary>Query head.</summary>
     public int Head { get; init; }
@@ -27,11 +30,8 @@ public readonly record struct OutputContext
     /// <summary>The element's place in the head's.</summary>
     public int Element { get; init; }
 
-    /// <summary>Base-2 log-sum-exp of the row, its sink included; -infinity where the query token sees no key.</summary>
-    public float Lse2 { get; init; }
-
     /// <summary>The first element of a query token and head.</summary>
-    internal static OutputContext Of(in LogitsContext at) =>
+    internal static ElementContext Of(in LogitsContext at) =>
         new()
         {
             Head = at.Head,
