@@ -239,9 +239,14 @@ struct DecodeCrew {
 
 // For variants, the contexts of a list's items: of the unit that was handed out last, and of the one after it.
 struct UnitContexts {
+  const VariantData* variant;
   const int4* all;
   int4 current, next;
 
+  __device__ __forceinline__ void find(const VariantData* data) {
+    variant = data;
+    all = reinterpret_cast<const int4*>(data->contexts);
+  }
   __device__ __forceinline__ void read(int at) { next = load_ahead(all + at); }
   __device__ __forceinline__ ItemContext unit() const { return {current.x, current.y, current.z, current.w}; }
 };
@@ -285,7 +290,7 @@ struct UnitCursor : UnitContextsFor<Shape::Hooks::kWantsContext> {
     fresh_tokens = header.w;
     scale = __int_as_float(header.y);
     if constexpr (Shape::Hooks::kWantsContext) {
-      this->contexts.all = reinterpret_cast<const int4*>(params.variant->contexts);
+      this->contexts.find(params.variant);
       if (walker / Shape::kUnitsPerItem < count) this->contexts.read(walker / Shape::kUnitsPerItem);
     }
   }
@@ -318,7 +323,11 @@ struct UnitCursor : UnitContextsFor<Shape::Hooks::kWantsContext> {
     const int at = position() / Shape::kUnitsPerItem;
     if (at < count) {
       read(at);
-      if constexpr (Shape::Hooks::kWantsContext) this->contexts.read(at);
+      if constexpr (Shape::Hooks::kWantsContext) {
+        // Over a unit no registers are left to keep the address.
+        if (Shape::kHeadDim == 512) this->contexts.find(anew(this->contexts.variant));
+        this->contexts.read(at);
+      }
     }
     return unit;
   }

@@ -6,34 +6,34 @@ namespace FlashInfer.Compilation;
 /// </summary>
 internal sealed class CompileSlot : IDisposable
 {
-    private static readonly Lock Gate = new();
-    private static readonly Dictionary<string, Shared> Slots = [];
+    private static readonly Lock s_lock = new();
+    private static readonly Dictionary<string, Shared> s_slots = [];
 
-    private readonly string key;
-    private readonly Shared shared;
+    private readonly string _key;
+    private readonly Shared _shared;
 
     private CompileSlot(string key, Shared shared)
     {
-        this.key = key;
-        this.shared = shared;
+        _key = key;
+        _shared = shared;
     }
 
     /// <summary>What the one before left; null for the first, and after a failure.</summary>
     public CompiledKernel? Result
     {
-        get => shared.Result;
-        set => shared.Result = value;
+        get => _shared.Result;
+        set => _shared.Result = value;
     }
 
     /// <summary>Waits until no other thread holds the slot of this key.</summary>
     public static CompileSlot Enter(string key, CancellationToken cancellationToken)
     {
         Shared? shared;
-        lock (Gate)
+        lock (s_lock)
         {
-            if (!Slots.TryGetValue(key, out shared))
+            if (!s_slots.TryGetValue(key, out shared))
             {
-                Slots.Add(key, shared = new Shared());
+                s_slots.Add(key, shared = new Shared());
             }
 
             shared.Users++;
@@ -54,17 +54,17 @@ internal sealed class CompileSlot : IDisposable
     /// <summary>Lets the next one in.</summary>
     public void Dispose()
     {
-        shared.Turn.Release();
-        Leave(key, shared);
+        _shared.Turn.Release();
+        Leave(_key, _shared);
     }
 
     private static void Leave(string key, Shared shared)
     {
-        lock (Gate)
+        lock (s_lock)
         {
             if (--shared.Users == 0)
             {
-                Slots.Remove(key);
+                s_slots.Remove(key);
                 shared.Turn.Dispose();
             }
         }

@@ -13,22 +13,22 @@ namespace FlashInfer.Compilation;
 /// <param name="log">Told of a bundle that cannot be used.</param>
 internal sealed class KernelBundles(string folder, KernelHeaders headers, ILogger log)
 {
-    private readonly Lazy<IReadOnlyList<KernelBundle>> bundles = new(() => OpenAll(folder, log));
+    private readonly Lazy<IReadOnlyList<KernelBundle>> _bundles = new(() => OpenAll(folder, log));
 
     /// <summary>Whether a bundle holds kernels for an architecture.</summary>
-    public bool Serve(string architecture) => bundles.Value.Any(bundle => bundle.Entries.Any(entry => entry.Architecture == architecture));
+    public bool Serve(string architecture) => _bundles.Value.Any(bundle => bundle.Entries.Any(entry => entry.Architecture == architecture));
 
     /// <summary>A kernel compiled from exactly this unit and these headers for exactly this architecture; null when no bundle has it.</summary>
     public (KernelBundle Bundle, KernelBundleEntry Entry, byte[] Cubin)? Find(TranslationUnit unit, string architecture)
     {
         // Most programs have no bundle, and hash nothing.
-        if (bundles.Value.Count == 0)
+        if (_bundles.Value.Count == 0)
         {
             return null;
         }
 
         byte[] key = KernelBundle.KeyOf(unit, headers, architecture);
-        foreach (KernelBundle bundle in bundles.Value)
+        foreach (KernelBundle bundle in _bundles.Value)
         {
             KernelBundleEntry? entry = bundle.Entries.FirstOrDefault(entry => entry.Key.AsSpan().SequenceEqual(key));
             if (entry is null)
@@ -51,9 +51,9 @@ internal sealed class KernelBundles(string folder, KernelHeaders headers, ILogge
 
     /// <summary>What the bundles hold, for the message that a kernel is not among it; null without bundles.</summary>
     public string? Describe() =>
-        bundles.Value.Count == 0
+        _bundles.Value.Count == 0
             ? null
-            : string.Join("; ", bundles.Value.Select(static bundle => $"{bundle.Path} for {string.Join(", ", Architectures(bundle))}"));
+            : string.Join("; ", _bundles.Value.Select(static bundle => $"{bundle.Path} for {string.Join(", ", Architectures(bundle))}"));
 
     private static IEnumerable<string> Architectures(KernelBundle bundle) =>
         bundle.Entries.Select(static entry => entry.Architecture).Distinct().DefaultIfEmpty("no architecture");

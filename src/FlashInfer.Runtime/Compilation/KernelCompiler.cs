@@ -7,17 +7,18 @@ using Microsoft.Extensions.Logging;
 namespace FlashInfer.Compilation;
 
 /// <summary>
-/// Turns translation units into cubins: from a bundle beside the program or the cache on disk when they have them, else with NVRTC. Needs neither a GPU nor the driver, and
-/// compiles for any architecture that NVRTC knows. Safe to use from any number of threads and processes.
+/// Turns translation units into cubins: from a bundle beside the program or the cache on disk when they have them, else with NVRTC.
+/// Needs neither a GPU nor the driver, and compiles for any architecture that NVRTC knows. Safe to use from any number of threads and
+/// processes.
 /// </summary>
 public sealed class KernelCompiler
 {
-    private readonly KernelCompilerOptions options;
-    private readonly KernelHeaders headers;
-    private readonly ILogger log;
-    private readonly NvrtcSelection nvrtc;
-    private readonly KernelBundles? bundles;
-    private readonly KernelCache? cache;
+    private readonly KernelCompilerOptions _options;
+    private readonly KernelHeaders _headers;
+    private readonly ILogger _log;
+    private readonly NvrtcSelection _nvrtc;
+    private readonly KernelBundles? _bundles;
+    private readonly KernelCache? _cache;
 
     /// <summary>Makes a compiler. Nothing is searched or loaded before the first unit.</summary>
     /// <param name="options">Options; null for the defaults.</param>
@@ -28,13 +29,13 @@ public sealed class KernelCompiler
     internal KernelCompiler(KernelCompilerOptions options, KernelHeaders headers, NativeLocatorHost host, ILoggerFactory? loggers = null)
     {
         CheckPaths(options);
-        this.options = options;
-        this.headers = headers;
-        log = options.CreateLog(loggers);
-        nvrtc = new NvrtcSelection(host, options.NvrtcPath);
+        _options = options;
+        _headers = headers;
+        _log = options.CreateLog(loggers);
+        _nvrtc = new NvrtcSelection(host, options.NvrtcPath);
         if (options.UseBundles && !options.LineInfo)
         {
-            bundles = new KernelBundles(options.BundleDirectory ?? AppContext.BaseDirectory, headers, log);
+            _bundles = new KernelBundles(options.BundleDirectory ?? AppContext.BaseDirectory, headers, _log);
         }
 
         if (!options.UseCache)
@@ -45,12 +46,12 @@ public sealed class KernelCompiler
         string profile = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
         if ((options.CacheDirectory ?? KernelCache.DefaultFolder(host.Variable, profile, host.IsWindows)) is not { } folder)
         {
-            log.NoCacheFolder();
+            _log.NoCacheFolder();
             return;
         }
 
         CacheDirectory = Path.GetFullPath(folder);
-        cache = new KernelCache(CacheDirectory, log);
+        _cache = new KernelCache(CacheDirectory, _log);
     }
 
     /// <summary>The folder of compiled kernels; null when none is used.</summary>
@@ -69,7 +70,7 @@ public sealed class KernelCompiler
         NvrtcOptions.CheckArchitecture(architecture);
         cancellationToken.ThrowIfCancellationRequested();
         using Activity? activity = Telemetry.StartLoad(unit.Name, architecture);
-        Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp())
+        Request request = new(unit, architecture, NvrtcOptions.For(architecture, _options.LineInfo), Stopwatch.GetTimestamp())
         {
             Activity = activity,
         };
@@ -83,9 +84,9 @@ public sealed class KernelCompiler
             // Once around, unless the located NVRTC turned out not to load and another one took its place: then under that one's key.
             while (true)
             {
-                string identity = nvrtc.LocatedIdentity ?? Load(request).Identity;
-                byte[] key = KernelCacheKey.Create(unit, headers, request.Options, identity);
-                string? path = cache?.PathOf(unit.Name, architecture, key);
+                string identity = _nvrtc.LocatedIdentity ?? Load(request).Identity;
+                byte[] key = KernelCacheKey.Create(unit, _headers, request.Options, identity);
+                string? path = _cache?.PathOf(unit.Name, architecture, key);
                 CompiledKernel? kernel = FromCache(request, path, key) ?? CompileOnce(request, identity, path, key, cancellationToken);
                 if (kernel is not null)
                 {
@@ -101,7 +102,7 @@ public sealed class KernelCompiler
                 return ptx;
             }
 
-            log.CompileFailed(unit.Name, architecture, e.Message);
+            _log.CompileFailed(unit.Name, architecture, e.Message);
             Telemetry.LoadFailed(activity, architecture, e, request.Elapsed);
             throw;
         }
@@ -111,26 +112,26 @@ public sealed class KernelCompiler
     internal CompiledKernel? Find(TranslationUnit unit, string architecture)
     {
         NvrtcOptions.CheckArchitecture(architecture);
-        Request request = new(unit, architecture, NvrtcOptions.For(architecture, options.LineInfo), Stopwatch.GetTimestamp());
+        Request request = new(unit, architecture, NvrtcOptions.For(architecture, _options.LineInfo), Stopwatch.GetTimestamp());
         if (FromBundle(request, architecture) is { } bundled)
         {
             return bundled;
         }
 
-        if (cache is null || (nvrtc.LocatedIdentity ?? nvrtc.Load()?.Identity) is not { } identity)
+        if (_cache is null || (_nvrtc.LocatedIdentity ?? _nvrtc.Load()?.Identity) is not { } identity)
         {
             return null;
         }
 
-        byte[] key = KernelCacheKey.Create(unit, headers, request.Options, identity);
-        return FromCache(request, cache.PathOf(unit.Name, architecture, key), key);
+        byte[] key = KernelCacheKey.Create(unit, _headers, request.Options, identity);
+        return FromCache(request, _cache.PathOf(unit.Name, architecture, key), key);
     }
 
     /// <summary>Compiles a unit to PTX, the text that NVRTC makes a cubin of; never from a cache. Exceptions as <see cref="Compile"/>.</summary>
     internal string CompileToPtx(TranslationUnit unit, string architecture)
     {
         NvrtcOptions.CheckArchitecture(architecture);
-        Request request = new(unit, architecture, NvrtcOptions.ForPtx(architecture, options.LineInfo), Stopwatch.GetTimestamp());
+        Request request = new(unit, architecture, NvrtcOptions.ForPtx(architecture, _options.LineInfo), Stopwatch.GetTimestamp());
         NvrtcLibrary library = Load(request);
         NvrtcOutput output = Run(request, library, toPtx: true);
         return output.Error is null ? Encoding.UTF8.GetString(output.Image).TrimEnd('\0') : throw Refused(request, library, output);
@@ -146,7 +147,7 @@ public sealed class KernelCompiler
             KernelBundle.PtxArchitecture,
             Encoding.UTF8.GetBytes(ptx),
             "",
-            $"NVRTC {nvrtc.Load()!.Version}",
+            $"NVRTC {_nvrtc.Load()!.Version}",
             KernelOrigin.Compiled,
             Stopwatch.GetElapsedTime(start)
         );
@@ -155,12 +156,12 @@ public sealed class KernelCompiler
     /// <summary>Locates and loads NVRTC and says which one it is, or why there is none: for diagnostics.</summary>
     public NvrtcInfo DescribeNvrtc()
     {
-        NvrtcLibrary? library = nvrtc.Load();
+        NvrtcLibrary? library = _nvrtc.Load();
         return new NvrtcInfo(
             library?.Candidate.Path,
             library?.Version,
             library is null ? [] : NvrtcLibrary.SupportedArchitectures(),
-            nvrtc.Trace
+            _nvrtc.Trace
         );
     }
 
@@ -169,10 +170,10 @@ public sealed class KernelCompiler
     /// which is not loaded for the answer.
     /// </summary>
     internal string? WhyNoKernels(string? architecture) =>
-        bundles is not null && (bundles.Serve(KernelBundle.PtxArchitecture) || (architecture is not null && bundles.Serve(architecture)))
+        _bundles is not null && (_bundles.Serve(KernelBundle.PtxArchitecture) || (architecture is not null && _bundles.Serve(architecture)))
             ? null
-        : nvrtc.IsAvailable ? null
-        : MissingSummary(nvrtc.Override);
+        : _nvrtc.IsAvailable ? null
+        : MissingSummary(_nvrtc.Override);
 
     /// <summary>Says that NVRTC is missing and what to do about it.</summary>
     internal static string MissingSummary(string? overridePath) =>
@@ -205,21 +206,22 @@ public sealed class KernelCompiler
 
     private static void CheckPaths(KernelCompilerOptions options)
     {
-        foreach (string? path in (string?[])[options.CacheDirectory, options.BundleDirectory, options.NvrtcPath])
+        Check(options.CacheDirectory, nameof(options.CacheDirectory));
+        Check(options.BundleDirectory, nameof(options.BundleDirectory));
+        Check(options.NvrtcPath, nameof(options.NvrtcPath));
+
+        static void Check(string? path, string name)
         {
             if (path is not null && string.IsNullOrWhiteSpace(path))
             {
-                throw new ArgumentException(
-                    "CacheDirectory, BundleDirectory or NvrtcPath is empty; give a path, or null for the default.",
-                    nameof(options)
-                );
+                throw new ArgumentException($"{name} is '{path}'; give a path, or null for the default.", nameof(options));
             }
         }
     }
 
     private CompiledKernel? FromBundle(Request request, string architecture)
     {
-        if (bundles?.Find(request.Unit, architecture) is not { } found)
+        if (_bundles?.Find(request.Unit, architecture) is not { } found)
         {
             return null;
         }
@@ -235,11 +237,11 @@ public sealed class KernelCompiler
         );
         if (kernel.IsPtx)
         {
-            log.LoadedPtx(kernel.Unit, request.Architecture, found.Bundle.Path);
+            _log.LoadedPtx(kernel.Unit, request.Architecture, found.Bundle.Path);
         }
         else
         {
-            log.LoadedFromBundle(kernel.Unit, kernel.Architecture, found.Bundle.Path, kernel.Elapsed.TotalMilliseconds);
+            _log.LoadedFromBundle(kernel.Unit, kernel.Architecture, found.Bundle.Path, kernel.Elapsed.TotalMilliseconds);
         }
 
         Telemetry.Loaded(request.Activity, kernel.Architecture, kernel.Origin, kernel.Elapsed);
@@ -262,7 +264,7 @@ public sealed class KernelCompiler
             KernelOrigin.Cache,
             request.Elapsed
         );
-        log.LoadedFromCache(kernel.Unit, kernel.Architecture, path, kernel.Elapsed.TotalMilliseconds);
+        _log.LoadedFromCache(kernel.Unit, kernel.Architecture, path, kernel.Elapsed.TotalMilliseconds);
         Telemetry.Loaded(request.Activity, kernel.Architecture, kernel.Origin, kernel.Elapsed);
         return kernel;
     }
@@ -283,7 +285,7 @@ public sealed class KernelCompiler
         }
 
         cancellationToken.ThrowIfCancellationRequested();
-        log.CompileStarted(request.Unit.Name, request.Architecture, library.Version);
+        _log.CompileStarted(request.Unit.Name, request.Architecture, library.Version);
         NvrtcOutput output = Run(request, library, toPtx: false);
         if (output.Error is not null)
         {
@@ -303,14 +305,14 @@ public sealed class KernelCompiler
         slot.Result = kernel;
         if (path is not null)
         {
-            cache!.Write(path, key, new KernelCacheEntry(request.Architecture, compiler, output.Log, output.Image));
+            _cache!.Write(path, key, new KernelCacheEntry(request.Architecture, compiler, output.Log, output.Image));
         }
 
-        log.Compiled(kernel.Unit, kernel.Architecture, kernel.Elapsed.TotalMilliseconds);
+        _log.Compiled(kernel.Unit, kernel.Architecture, kernel.Elapsed.TotalMilliseconds);
         Telemetry.Loaded(request.Activity, kernel.Architecture, kernel.Origin, kernel.Elapsed);
         foreach (string note in PtxasReport.PerformanceNotes(output.Log))
         {
-            log.PerformanceNote(kernel.Unit, kernel.Architecture, note);
+            _log.PerformanceNote(kernel.Unit, kernel.Architecture, note);
         }
 
         return kernel;
@@ -322,18 +324,18 @@ public sealed class KernelCompiler
         NvrtcOutput output = NvrtcLibrary.Compile(
             request.Unit.Name + ".cu",
             request.Unit.Source.Span,
-            headers.Texts,
-            headers.Names,
+            _headers.Texts,
+            _headers.Names,
             request.Options,
             toPtx
         );
-        GC.KeepAlive(headers);
+        GC.KeepAlive(_headers);
         return output;
     }
 
     private NvrtcLibrary Load(Request request)
     {
-        NvrtcLibrary library = nvrtc.Load() ?? throw Missing(request);
+        NvrtcLibrary library = _nvrtc.Load() ?? throw Missing(request);
         return library.Version >= NvrtcOptions.OldestNvrtc
             ? library
             : throw Failure(
@@ -345,7 +347,7 @@ public sealed class KernelCompiler
     }
 
     private KernelCompilationException Missing(Request request) =>
-        Failure(request, null, MissingMessage(request.ToString(), nvrtc.Override, nvrtc.Trace, bundles?.Describe()), "");
+        Failure(request, null, MissingMessage(request.ToString(), _nvrtc.Override, _nvrtc.Trace, _bundles?.Describe()), "");
 
     private static KernelCompilationException Refused(Request request, NvrtcLibrary library, NvrtcOutput output)
     {

@@ -6,17 +6,17 @@ namespace FlashInfer.Cuda;
 /// </summary>
 internal sealed class NvrtcSelection
 {
-    private readonly Lock gate = new();
-    private readonly List<NativeSearchStep> trace = [];
-    private readonly IEnumerator<NvrtcCandidate> candidates;
-    private bool started;
-    private NvrtcCandidate? current;
-    private NvrtcLibrary? library;
+    private readonly Lock _lock = new();
+    private readonly List<NativeSearchStep> _trace = [];
+    private readonly IEnumerator<NvrtcCandidate> _candidates;
+    private bool _started;
+    private NvrtcCandidate? _current;
+    private NvrtcLibrary? _library;
 
     public NvrtcSelection(NativeLocatorHost host, string? overridePath)
     {
         Override = overridePath ?? host.Variable(NativeLocator.NvrtcVariable);
-        candidates = NativeLocator.FindNvrtc(host, Override, trace).GetEnumerator();
+        _candidates = NativeLocator.FindNvrtc(host, Override, _trace).GetEnumerator();
     }
 
     /// <summary>The file or folder that was asked for; null when it is searched for.</summary>
@@ -27,9 +27,9 @@ internal sealed class NvrtcSelection
     {
         get
         {
-            lock (gate)
+            lock (_lock)
             {
-                return [.. trace];
+                return [.. _trace];
             }
         }
     }
@@ -39,10 +39,10 @@ internal sealed class NvrtcSelection
     {
         get
         {
-            lock (gate)
+            lock (_lock)
             {
                 Start();
-                return library?.Identity ?? current?.Identity;
+                return _library?.Identity ?? _current?.Identity;
             }
         }
     }
@@ -56,13 +56,13 @@ internal sealed class NvrtcSelection
     /// <summary>The loaded library, loaded now if need be; null when no candidate is left, which <see cref="Trace"/> explains.</summary>
     public NvrtcLibrary? Load()
     {
-        lock (gate)
+        lock (_lock)
         {
             Start();
-            while (library is null && current is not null)
+            while (_library is null && _current is not null)
             {
-                bool success = NvrtcLibrary.TryLoad(current, out NvrtcLibrary? result, out string reason);
-                if (success && Override is not null && result!.Identity != current.Identity)
+                bool success = NvrtcLibrary.TryLoad(_current, out NvrtcLibrary? result, out string reason);
+                if (success && Override is not null && result!.Identity != _current.Identity)
                 {
                     reason =
                         $"this process has loaded NVRTC {result.Version} from {result.Candidate.Path} already, and a process uses one NVRTC; give all compilers the same";
@@ -71,26 +71,26 @@ internal sealed class NvrtcSelection
 
                 if (success)
                 {
-                    library = result;
+                    _library = result;
                     break;
                 }
 
-                trace.Add(new NativeSearchStep(current.Path, reason));
+                _trace.Add(new NativeSearchStep(_current.Path, reason));
                 Next();
             }
 
-            return library;
+            return _library;
         }
     }
 
     private void Start()
     {
-        if (!started)
+        if (!_started)
         {
-            started = true;
+            _started = true;
             Next();
         }
     }
 
-    private void Next() => current = candidates.MoveNext() ? candidates.Current : null;
+    private void Next() => _current = _candidates.MoveNext() ? _candidates.Current : null;
 }

@@ -80,7 +80,7 @@ public partial class PagedKvCache
     {
         if (sequences.Length != tokens.Length)
         {
-            throw new ArgumentException($"{sequences.Length} sequences but {tokens.Length} token counts were given.", name);
+            throw new ArgumentException($"{sequences.Length} sequences but {tokens.Length} token counts were given; expected one for each.", name);
         }
     }
 

@@ -131,6 +131,9 @@ public partial class PagedKvCache : IDisposable
     /// <param name="sequence">A sequence of this cache with no forward open.</param>
     /// <param name="tokens">New tokens, 1 or more.</param>
     /// <exception cref="OutOfPagesException">Too few pages are free; nothing was reserved.</exception>
+    /// <exception cref="ArgumentException">The sequence is another cache's or was freed.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">A number of tokens is below 1.</exception>
+    /// <exception cref="InvalidOperationException">A forward is open already.</exception>
     public void BeginForward(Sequence sequence, int tokens) =>
         BeginForward(new ReadOnlySpan<Sequence>(in sequence), new ReadOnlySpan<int>(in tokens));
 
@@ -138,6 +141,9 @@ public partial class PagedKvCache : IDisposable
     /// <param name="sequences">Different sequences of this cache with no forward open.</param>
     /// <param name="tokens">New tokens of each, 1 or more.</param>
     /// <exception cref="OutOfPagesException">Too few pages are free; nothing was reserved.</exception>
+    /// <exception cref="ArgumentException">A sequence is another cache's, was freed, or stands in the batch twice; or there is not one number for each.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">A number of tokens is below 1.</exception>
+    /// <exception cref="InvalidOperationException">A forward is open already.</exception>
     public void BeginForward(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens)
     {
         if (!TryBegin(sequences, tokens, out int needed))
@@ -149,20 +155,30 @@ public partial class PagedKvCache : IDisposable
     /// <summary>As <see cref="BeginForward(Sequence, int)"/>, but says <see langword="false"/> when too few pages are free.</summary>
     /// <param name="sequence">A sequence of this cache with no forward open.</param>
     /// <param name="tokens">New tokens, 1 or more.</param>
+    /// <exception cref="ArgumentException">The sequence is another cache's or was freed.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">A number of tokens is below 1.</exception>
+    /// <exception cref="InvalidOperationException">A forward is open already.</exception>
     public bool TryBeginForward(Sequence sequence, int tokens) =>
         TryBegin(new ReadOnlySpan<Sequence>(in sequence), new ReadOnlySpan<int>(in tokens), out _);
 
     /// <summary>As <see cref="BeginForward(ReadOnlySpan{Sequence}, ReadOnlySpan{int})"/>, but says <see langword="false"/> when too few pages are free.</summary>
     /// <param name="sequences">Different sequences of this cache with no forward open.</param>
     /// <param name="tokens">New tokens of each, 1 or more.</param>
+    /// <exception cref="ArgumentException">A sequence is another cache's, was freed, or stands in the batch twice; or there is not one number for each.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">A number of tokens is below 1.</exception>
+    /// <exception cref="InvalidOperationException">A forward is open already.</exception>
     public bool TryBeginForward(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens) => TryBegin(sequences, tokens, out _);
 
     /// <summary>Commits the open forward of one sequence.</summary>
     /// <param name="sequence">A sequence with a forward open.</param>
+    /// <exception cref="ArgumentException">The sequence is another cache's or was freed.</exception>
+    /// <exception cref="InvalidOperationException">No forward is open.</exception>
     public void EndForward(Sequence sequence) => EndForward(new ReadOnlySpan<Sequence>(in sequence));
 
     /// <summary>Commits the open forwards of a batch. Plans that counted them stay right.</summary>
     /// <param name="sequences">Different sequences with a forward open.</param>
+    /// <exception cref="ArgumentException">A sequence is another cache's, was freed, or stands in the batch twice.</exception>
+    /// <exception cref="InvalidOperationException">A sequence has no forward open; none was changed.</exception>
     public void EndForward(ReadOnlySpan<Sequence> sequences)
     {
         using UseGuard.Use use = Enter();
@@ -179,6 +195,9 @@ public partial class PagedKvCache : IDisposable
     /// <summary>Commits the first tokens of one sequence's open forward and rolls the others back: drafted tokens that were refused, say.</summary>
     /// <param name="sequence">A sequence with a forward open.</param>
     /// <param name="acceptedTokens">Tokens that stay, 0 to those of the forward.</param>
+    /// <exception cref="ArgumentException">The sequence is another cache's or was freed.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">More tokens are to stay than a forward has, or fewer than 0.</exception>
+    /// <exception cref="InvalidOperationException">No forward is open.</exception>
     public void EndForward(Sequence sequence, int acceptedTokens) =>
         EndForward(new ReadOnlySpan<Sequence>(in sequence), new ReadOnlySpan<int>(in acceptedTokens));
 
@@ -188,6 +207,9 @@ public partial class PagedKvCache : IDisposable
     /// </summary>
     /// <param name="sequences">Different sequences with a forward open.</param>
     /// <param name="acceptedTokens">Tokens of each that stay, 0 to those of its forward.</param>
+    /// <exception cref="ArgumentException">A sequence is another cache's, was freed, or stands in the batch twice; or there is not one number for each.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">More tokens are to stay than a forward has, or fewer than 0.</exception>
+    /// <exception cref="InvalidOperationException">A sequence has no forward open; none was changed.</exception>
     public void EndForward(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> acceptedTokens)
     {
         using UseGuard.Use use = Enter();
@@ -223,10 +245,14 @@ public partial class PagedKvCache : IDisposable
 
     /// <summary>Rolls the open forward of one sequence back.</summary>
     /// <param name="sequence">A sequence with a forward open.</param>
+    /// <exception cref="ArgumentException">The sequence is another cache's or was freed.</exception>
+    /// <exception cref="InvalidOperationException">No forward is open.</exception>
     public void AbandonForward(Sequence sequence) => AbandonForward(new ReadOnlySpan<Sequence>(in sequence));
 
     /// <summary>Rolls the open forwards of a batch back: their pages are free again, and plans that counted them are stale.</summary>
     /// <param name="sequences">Different sequences with a forward open.</param>
+    /// <exception cref="ArgumentException">A sequence is another cache's, was freed, or stands in the batch twice.</exception>
+    /// <exception cref="InvalidOperationException">A sequence has no forward open; none was changed.</exception>
     public void AbandonForward(ReadOnlySpan<Sequence> sequences)
     {
         using UseGuard.Use use = Enter();
@@ -241,6 +267,7 @@ public partial class PagedKvCache : IDisposable
 
     /// <summary>Gives all pages of a sequence back, an open forward's too, but those that a fork still holds; the sequence can't be used any more.</summary>
     /// <param name="sequence">A sequence of this cache that was not freed.</param>
+    /// <exception cref="ArgumentException">The sequence is another cache's or was freed.</exception>
     public void Free(Sequence sequence)
     {
         using UseGuard.Use use = Enter();
@@ -261,6 +288,8 @@ public partial class PagedKvCache : IDisposable
     /// <param name="key">[tokens, kvHeads, headDim] of <see cref="AttentionSpec.Dtype"/>: the new tokens of the first sequence, then of the second, ...</param>
     /// <param name="value">As <paramref name="key"/>.</param>
     /// <param name="stream">A stream; the device's own when null.</param>
+    /// <exception cref="ArgumentException">A sequence, the layer, or shape, element type or device of a tensor does not fit.</exception>
+    /// <exception cref="InvalidOperationException">A sequence has no forward open; nothing was written.</exception>
     public void Append(int layer, ReadOnlySpan<Sequence> sequences, TensorView key, TensorView value, CudaStream? stream = null)
     {
         using UseGuard.Use use = Enter();

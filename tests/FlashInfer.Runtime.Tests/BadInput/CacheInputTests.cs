@@ -114,7 +114,7 @@ public sealed class CacheInputTests : IDisposable
             );
         }
 
-        Refused.Argument("acceptedTokens", "1 sequences but 2 token counts were given.", () => _cache.EndForward([_open], [1, 1]));
+        Refused.Argument("acceptedTokens", "1 sequences but 2 token counts were given; expected one for each.", () => _cache.EndForward([_open], [1, 1]));
         Refused.Operation($"({_idle}) has no forward open", () => _cache.EndForward(_idle, 0));
     }
 

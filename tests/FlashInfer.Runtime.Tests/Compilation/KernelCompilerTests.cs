@@ -120,7 +120,10 @@ public sealed class KernelCompilerTests
     [Fact]
     public void Empty_paths_are_refused()
     {
-        Assert.Throws<ArgumentException>(() => new KernelCompiler(new KernelCompilerOptions { CacheDirectory = "" }));
+        ArgumentException empty = Assert.Throws<ArgumentException>(() =>
+            new KernelCompiler(new KernelCompilerOptions { CacheDirectory = "" })
+        );
+        Assert.StartsWith("CacheDirectory is ''; give a path, or null for the default.", empty.Message, StringComparison.Ordinal);
         Assert.Throws<ArgumentException>(() => new KernelCompiler(new KernelCompilerOptions { NvrtcPath = " " }));
     }
 

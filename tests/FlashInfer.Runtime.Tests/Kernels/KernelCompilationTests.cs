@@ -80,6 +80,17 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
         Skip.If(true, $"{name} was recorded with another compiler than NVRTC {compiled.Version}; only local memory was compared.");
     }
 
+    /// <summary>On Hopper, whose prefill has registers to the last for its products, nothing of it may lie in local memory, recorded or not.</summary>
+    [SkippableFact]
+    public void No_prefill_of_Hopper_spills()
+    {
+        compiled.Require();
+        CompiledKernel[] hopper = [.. compiled.Kernels.Where(kernel => kernel.Architecture == "sm_90a" && IsPrefill(kernel.Unit))];
+
+        Assert.True(hopper.Length > 60, $"only {hopper.Length} kernels");
+        Assert.All(hopper.SelectMany(Rows), row => Assert.False(HasLocalMemory(row), row));
+    }
+
     /// <summary>
     /// Keys and values are read once for 8 or 16 columns (query tokens times heads of a group); more make several units. KV heads with short
     /// rows share a unit.
@@ -219,6 +230,10 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
                     : $", local {entry.StackBytes}, spill stores {entry.SpillStoreBytes}, spill loads {entry.SpillLoadBytes}";
             return $"{KernelConfigurations.ReadableName(entry.Entry)}, {kernel.Architecture}: {entry.Registers} registers, {entry.StaticSharedBytes} B shared{local}";
         });
+
+    // Decode of many columns, too: mostly it is prefill's kernel.
+    private static bool IsPrefill(string unit) =>
+        unit.StartsWith("fi_prefill_", StringComparison.Ordinal) || unit.EndsWith("_wide", StringComparison.Ordinal);
 
     private static bool HasLocalMemory(string row) => row.Contains("B shared, local ", StringComparison.Ordinal);
 

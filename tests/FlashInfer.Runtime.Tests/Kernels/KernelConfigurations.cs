@@ -78,6 +78,7 @@ internal static partial class KernelConfigurations
         Paged(Turning(8, 2, 96, 1, AttentionOptions.Rope).Shape),
         Paged(Turning(8, 2, 96, 16, AttentionOptions.Rope, rotaryDim: 24).Shape),
         Paged(Turning(8, 2, 192, 16, AttentionOptions.Rope).Shape),
+        Paged(Turning(8, 2, 192, 1, AttentionOptions.Rope).Shape),
         Paged(Turning(8, 1, 256, 1, AttentionOptions.RopeInterleaved).Shape),
         Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope | AttentionOptions.MultiItemScoring).Shape),
         Paged(Turning(32, 8, 128, 16, AttentionOptions.Rope, kvDtype: DType.Float8E4M3).Shape),
@@ -152,6 +153,11 @@ internal static partial class KernelConfigurations
         Option(AttentionOptions.LogitsSoftCap),
         Option(AttentionOptions.Alibi),
         Option(AttentionOptions.PackedCustomMask),
+        Option(AttentionOptions.LogitsSoftCap, headDim: 64),
+        Option(AttentionOptions.Alibi, headDim: 64),
+        Option(AttentionOptions.CustomMask, headDim: 64),
+        Option(AttentionOptions.MultiItemScoring, headDim: 96),
+        Option(AttentionOptions.LogitsSoftCap | AttentionOptions.SlidingWindow, headDim: 256),
         Catalogue("SoftCapAttention"),
         Catalogue("TemperatureAttention"),
         Catalogue("DocumentMaskAttention"),
@@ -273,8 +279,8 @@ internal static partial class KernelConfigurations
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));
 
-    private static (string Name, TranslationUnit Unit) Option(AttentionOptions option) =>
-        Variant($"{option}", AttentionVariant.Of(option)!.Cuda);
+    private static (string Name, TranslationUnit Unit) Option(AttentionOptions option, int headDim = 128) =>
+        Variant($"{option}".Replace(", ", " ", StringComparison.Ordinal), AttentionVariant.Of(option)!.Cuda, headDim);
 
     private static (string Name, TranslationUnit Unit) Catalogue(string name) =>
         Variant(
@@ -290,8 +296,8 @@ internal static partial class KernelConfigurations
                 )
         );
 
-    private static (string Name, TranslationUnit Unit) Variant(string name, string cuda) =>
-        (name, Paged(Shape(32, 8, 128, 16, DType.BFloat16) with { Variant = cuda }));
+    private static (string Name, TranslationUnit Unit) Variant(string name, string cuda, int headDim = 128) =>
+        (name, Paged(Shape(32, 8, headDim, 16, DType.BFloat16) with { Variant = cuda }));
 
     private static TranslationUnit Ragged(AttentionShape shape) =>
         new(CudaUnits.PrefillRaggedName(shape), Encoding.UTF8.GetBytes(CudaUnits.PrefillRagged(shape)));

@@ -399,7 +399,10 @@ internal sealed class FuzzProgram
             case 6:
                 return $"(uint)({Value(Kind.Float)} {Of("+", "*")} {Any(Kind.Float, depth)})";
             case 7:
-                return $"Math.{Of("Min", "Max")}({Any(Kind.UInt, depth)}, {Any(Kind.UInt, depth)})";
+                return Of(
+                    $"Math.{Of("Min", "Max")}({Any(Kind.UInt, depth)}, {Any(Kind.UInt, depth)})",
+                    $"Math.Clamp({Any(Kind.UInt, depth)}, 3u, 900u)"
+                );
             case 8:
                 return $"BitOperations.Rotate{Of("Left", "Right")}({Any(Kind.UInt, depth)}, {Any(Kind.Int, depth)})";
             default:
@@ -458,7 +461,10 @@ internal sealed class FuzzProgram
                 );
                 return $"({Of(Value(Kind.Int), $"({Value(Kind.Int)} + {Any(Kind.Int, depth)})")} is {pattern})";
             case 7:
-                return $"float.{Of("IsNaN", "IsInfinity", "IsFinite")}({Any(Kind.Float, depth)})";
+                return Of(
+                    $"float.{Of("IsNaN", "IsInfinity", "IsFinite", "IsPositiveInfinity", "IsNegativeInfinity")}({Any(Kind.Float, depth)})",
+                    $"BitOperations.IsPow2({Any(Of(Kind.Int, Kind.UInt), depth)})"
+                );
             default:
                 return $"!{Any(Kind.Bool, depth)}";
         }
