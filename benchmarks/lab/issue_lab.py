@@ -439,14 +439,15 @@ struct HopperPrefill {"""),
     if (thread == 0) for (int i = 0; i < 8; i++) lab_times[(blockIdx.x * 3 + group) * 8 + i] = spent[i];
 #endif
 """),
-    ("attention/prefill_consumer.cuh", "    float2 factor;\n    const float2 height = shape(late_hooks", """    const float one = __int_as_float(0x3f800000 + zero(keys));
+    ("attention/prefill_consumer.cuh", "    float2 factor;\n    bool raised = false;\n", """    const float one = __int_as_float(0x3f800000 + zeros[0]);
 #if LAB_EXTRA == 1
     for (int i = 0; i < kBlockTokens / 2; i++) asm volatile("mul.f32 %0, %0, %1;" : "+f"(s[i]) : "f"(one));
 #elif LAB_EXTRA == 2
-    for (int i = 0; i < kBlockTokens / 2; i++) asm volatile("xor.b32 %0, %0, %1;" : "+f"(s[i]) : "r"(zero(keys)));
+    for (int i = 0; i < kBlockTokens / 2; i++) asm volatile("xor.b32 %0, %0, %1;" : "+f"(s[i]) : "r"(zeros[0]));
 #endif
     float2 factor;
-    const float2 height = shape(late_hooks"""),
+    bool raised = false;
+"""),
     ("attention/prefill_consumer.cuh", """    wgmma_wait<0>();
     keep(o);
     release_values();

@@ -38,10 +38,15 @@ struct PrefillConsumer {
   // Whether scores without a mask between are often weighed at less cost; and whether weights have the range that maxima may stand still.
   static constexpr bool kWeighsSmall = Hooks::kHasCubic && !Shape::Variant::kMasksLogits;
   static constexpr bool kWeighsFreely = kWeighsSmall && IsSame<MathElement, BFloat16>::value;
-  // Whether there are registers for squares of scores, beside O, S and P.
-  static constexpr bool kHasSquares = kValueDim / 2 + kBlockTokens * 5 / 4 <= Layout::kConsumerRegisters - 16;
   // A logit of base 2: sums of 2^20 times that weight, and values of 2^20, are far from infinity.
   static constexpr float kMostFree = 80.f;
+  // Whether there are registers for squares of scores, beside O, S and P.
+  static constexpr bool kHasSquares =
+      !Hooks::kBounds && !Layout::kPrepares && kValueDim / 2 + kBlockTokens * 5 / 4 <= Layout::kConsumerRegisters - 16;
+  // Then slots are counted, where they are a power of two.
+  static constexpr bool kCounts = kWeighsSmall && kHasSquares &&
+                                  power_of_two(Layout::kKeyStages) == Layout::kKeyStages &&
+                                  power_of_two(Layout::kValueStages) == Layout::kValueStages;
 
   // Where nobody else turns queries, the warps that take them do.
   static constexpr bool kTurnsQuery = Hooks::kRotates && !Layout::kPrepares;
@@ -64,8 +69,10 @@ struct PrefillConsumer {
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
   bool idle;     // whether rows of the tile are nobody's
-  RingCounter<Layout::kKeyStages> keys;  // of the next K, and the next V
-  RingCounter<Layout::kValueStages> values;
+  // Zeros, which the compiler does not know: see matrix_descriptor.
+  u32 zeros[3] = {sign(params.plan->count), sign(params.plan->heads), sign(__float_as_int(scale))};
+  RingCounter<Layout::kKeyStages, kCounts> keys;  // of the next K, and the next V
+  RingCounter<Layout::kValueStages, kCounts> values;
   int adds = 1;  // 0: the pending P V is the first of its tile and overwrites O
 
   float o[kValueDim / 2];
@@ -160,10 +167,12 @@ struct PrefillConsumer {
   }
 
  private:
-  // A zero, which the compiler does not know, nor that it is the same in every step: see matrix_descriptor.
+  static __device__ __forceinline__ u32 sign(i32 positive) { return static_cast<u32>(positive) >> 31; }
+
+  // One of them; where slots are counted, the compiler does not know either that it is the same in every step.
   template <typename Counter>
-  static __device__ __forceinline__ u32 zero(const Counter& counter) {
-    return anew(counter.at) >> 31;
+  __device__ __forceinline__ u32 zero(int which, const Counter& counter) const {
+    return kCounts ? anew(counter.at) >> 31 : zeros[which];
   }
 
   // Block n of tile `number`, which is not the tile's first.
@@ -181,9 +190,10 @@ struct PrefillConsumer {
     keep(s);
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
-    if constexpr (kWeighsSmall) {
-      if (!masked && small.cover(s, bound_now())) {
-        constexpr int kScores = kBlockTokens / 2, kHalf = kScores / 8 * 4;
+    constexpr int kScores = kBlockTokens / 2, kHalf = kScores / 8 * 4;
+    const bool is_small = weighs_small(masked);
+    if constexpr (kWeighsSmall && !Hooks::kBounds && !Layout::kPrepares) {
+      if (is_small) {
         // One half beside products and one beside rounding: at once they would leave products fewer turns.
         softmax.template weigh_small<!kWeighsFreely>(s, 0, kHalf, scale, small);
         wgmma_wait<0>();
@@ -195,9 +205,14 @@ struct PrefillConsumer {
       }
     }
     float2 factor;
-    const float2 height = shape(late_hooks(made, number, n), line, number, n, masked);
-    const bool raised = softmax.raise(s, scale, slack, factor, height);
-    softmax.weigh(s, scale, masked || Hooks::kVisits, height);
+    bool raised = false;
+    if (is_small) {
+      softmax.template weigh_small<!kWeighsFreely>(s, 0, kScores, scale, small);
+    } else {
+      const float2 height = shape(late_hooks(made, number, n), line, number, n, masked);
+      raised = softmax.raise(s, scale, slack, factor, height);
+      softmax.weigh(s, scale, masked || Hooks::kVisits, height);
+    }
     wgmma_wait<0>();
     keep(o);
     release_values();
@@ -350,17 +365,19 @@ struct PrefillConsumer {
 
   template <typename TileLine>
   __device__ __forceinline__ void multiply_keys(const TileLine& line) {
+    // At headDim 256 no register is left for this zero.
+    const u32 key_zero = kHeadDim == 256 ? 0 : zero(0, keys);
     const u64 block =
-        advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset, 16, Layout::kKeyGroupStride, zero(keys)),
+        advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset, 16, Layout::kKeyGroupStride, key_zero),
                 keys.slot() * (Shape::kBlockBytes / 16));
     u64 query = matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes,
-                                                    zero(values));
-    // Where the compiler knew Q's descriptors for the same in every step, it would keep more than it has uniform registers for.
-    if constexpr (kHeadDim == 256) query = advance(query, zero(values));
+                                                    zero(1, values));
+    // By nothing, which the compiler does not know: else it keeps descriptors of Q over all steps, more than it has uniform registers for.
+    if constexpr (kHeadDim == 256) query = advance(query, anew(keys.slot()) >> 16);
     if constexpr (Hooks::kAddsLine) {
       u32 slopes[4];
       line.operand(slopes);
-      wgmma<MathElement, false>(s, slopes, repeated_descriptor(base + Layout::kLineOffset, zero(keys)), 0);
+      wgmma<MathElement, false>(s, slopes, repeated_descriptor(base + Layout::kLineOffset, key_zero), 0);
     }
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
@@ -378,7 +395,7 @@ struct PrefillConsumer {
   __device__ __forceinline__ void multiply_values() {
     wgmma_fence();
     const u64 block = advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset, Layout::kColumnStride,
-                                                                  Layout::kValueGroupStride, zero(values)),
+                                                                  Layout::kValueGroupStride, zero(2, values)),
                               values.slot() * (Shape::kValueBlockBytes / 16));
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
@@ -479,6 +496,11 @@ struct PrefillConsumer {
   // Where maxima begin.
   __device__ __forceinline__ float lowest() const {
     return kWeighsFreely && anew(scale) <= kMostFree ? 0.f : negative_infinity();
+  }
+
+  __device__ __forceinline__ bool weighs_small(bool masked) const {
+    if constexpr (!kWeighsSmall) return false;
+    return !masked && small.cover(s, bound_now());
   }
 
   // Of scores that are small: the cubic is right for them, and no maximum rises.

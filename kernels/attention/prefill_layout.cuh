@@ -29,9 +29,9 @@ struct RingPlace {
   }
 };
 
-// The same for consumers, who have all slots in turn: where these are a power of two, slot and phase are bits of one counter, in bytes of
-// barriers. That takes fewer instructions and registers.
-template <int kSlots, bool kCounts = (kSlots & (kSlots - 1)) == 0>
+// The same for consumers, who have all slots in turn. Where these are a power of two, slot and phase can be bits of one counter, in bytes of
+// barriers: that takes fewer instructions and registers.
+template <int kSlots, bool kCounts>
 struct RingCounter {
   u32 at = 0;
 
@@ -169,9 +169,6 @@ struct HopperLayout {
   static constexpr int kValueStages =
       !Shape::kDecodes && kKeyStages == 2 && kPairBytes * 2 + kValueStageBytes <= kBlockRoom ? 3 : kKeyStages;
 
-  // Where a block's shared memory begins, as compilers place it: the first kilobyte is the system's. With a number that they know addresses of
-  // barriers and matrices take fewer instructions, and no register.
-  static constexpr u32 kSharedBase = 1024;
   static constexpr int kKeyOffset = Shape::kQueryBytes;
   static constexpr int kValueOffset = kKeyOffset + kKeyStages * Shape::kBlockBytes;
   static constexpr int kNarrowOffset = kValueOffset + kValueStages * Shape::kValueBlockBytes;
