@@ -34,7 +34,7 @@ struct Config {{
   using KvElement = flashinfer::BFloat16;
   using Variant = flashinfer::NoVariant;
   static constexpr int kHeads = {heads}, kKvHeads = {kv_heads}, kHeadDim = {dim}, kValueDim = {dim}, kPageSize = {PAGE}, kQueryTokens = {tokens};
-  static constexpr bool kTeamUnits = false, kChecked = false;
+  static constexpr bool kTeamUnits = false, kWideUnits = false, kHeadsFirst = false, kChecked = false;
 }};
 using Kernel = flashinfer::{family}<Config>;
 extern "C" __constant__ flashinfer::KernelInfo info = Kernel::info();

@@ -94,7 +94,7 @@ public sealed partial class Device : IDisposable
             if (strides.Length != shape.Length)
             {
                 throw new ArgumentException(
-                    $"{strides.Length} strides were given for the {shape.Length} dimensions of {dimensions}.",
+                    $"{strides.Length} strides were given for the {shape.Length} dimensions of {dimensions}; expected one for each, or none for contiguous ones.",
                     nameof(strides)
                 );
             }

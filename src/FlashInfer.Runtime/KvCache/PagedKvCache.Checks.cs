@@ -31,7 +31,10 @@ public partial class PagedKvCache
             CheckSequence(sequences[i], i);
             if (sequences[i].Mark == _mark)
             {
-                throw new ArgumentException($"Sequence {i} of the batch ({sequences[i]}) stands in it twice.", nameof(sequences));
+                throw new ArgumentException(
+                    $"Sequence {i} of the batch ({sequences[i]}) stands in it twice; expected different ones.",
+                    nameof(sequences)
+                );
             }
 
             sequences[i].Mark = _mark;
@@ -80,7 +83,10 @@ public partial class PagedKvCache
     {
         if (sequences.Length != tokens.Length)
         {
-            throw new ArgumentException($"{sequences.Length} sequences but {tokens.Length} token counts were given; expected one for each.", name);
+            throw new ArgumentException(
+                $"{sequences.Length} sequences but {tokens.Length} token counts were given; expected one for each.",
+                name
+            );
         }
     }
 

@@ -137,7 +137,7 @@ public partial class PagedKvCache
                 throw new ArgumentOutOfRangeException(
                     name,
                     scales[head],
-                    $"Scale {head} of {name} must be a finite number above 0, such as the largest magnitude of what is stored over the largest {Spec.KvDtype}."
+                    $"Scale {head} of {name} is {scales[head]}; expected a finite number above 0, such as the largest magnitude of what is stored over the largest {Spec.KvDtype}."
                 );
             }
         }

@@ -114,7 +114,11 @@ public sealed class CacheInputTests : IDisposable
             );
         }
 
-        Refused.Argument("acceptedTokens", "1 sequences but 2 token counts were given; expected one for each.", () => _cache.EndForward([_open], [1, 1]));
+        Refused.Argument(
+            "acceptedTokens",
+            "1 sequences but 2 token counts were given; expected one for each.",
+            () => _cache.EndForward([_open], [1, 1])
+        );
         Refused.Operation($"({_idle}) has no forward open", () => _cache.EndForward(_idle, 0));
     }
 
@@ -219,7 +223,7 @@ public sealed class CacheInputTests : IDisposable
     public void A_sequence_stands_in_a_batch_once()
     {
         Sequence fresh = _cache.NewSequence();
-        const string Twice = "stands in it twice.";
+        const string Twice = "stands in it twice; expected different ones.";
         Refused.Argument("sequences", $"Sequence 1 of the batch ({fresh}) {Twice}", () => _cache.BeginForward([fresh, fresh], [1, 1]));
         Refused.Argument("sequences", $"Sequence 1 of the batch ({_open}) {Twice}", () => _cache.EndForward([_open, _open]));
         Refused.Argument("sequences", $"Sequence 1 of the batch ({_open}) {Twice}", () => _cache.AbandonForward([_open, _open]));

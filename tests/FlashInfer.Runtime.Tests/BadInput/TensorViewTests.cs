@@ -80,7 +80,11 @@ public sealed class TensorViewTests : IDisposable
             "The address is 0x1002; elements of Float32 lie at multiples of 4 bytes",
             () => _device.View<float>(0x1002, [2, 3])
         );
-        Refused.Argument("strides", "1 strides were given for the 2 dimensions of [2, 3].", () => _device.View<float>(0x1000, [2, 3], [3]));
+        Refused.Argument(
+            "strides",
+            "1 strides were given for the 2 dimensions of [2, 3]; expected one for each",
+            () => _device.View<float>(0x1000, [2, 3], [3])
+        );
         Refused.Range("strides", "'-3'", () => _device.View<float>(0x1000, [2, 3], [-3, 1]));
         Assert.Equal(0, _device.View<float>(0, [0, 3]).Shape.Elements);
     }

@@ -56,8 +56,16 @@ public sealed class QuantisedCacheTests : IDisposable
         cache.SetScales(1, [0.5f, 2f], [3f]);
         foreach (float bad in (float[])[0, -1, float.NaN, float.PositiveInfinity, float.NegativeInfinity])
         {
-            Refused.Range("keyScales", "Scale 1 of keyScales must be a finite number above 0", () => cache.SetScales(1, [1f, bad], [1f]));
-            Refused.Range("valueScales", "Scale 0 of valueScales must be a finite number above 0", () => cache.SetScales(1, 7f, bad));
+            Refused.Range(
+                "keyScales",
+                $"Scale 1 of keyScales is {bad}; expected a finite number above 0",
+                () => cache.SetScales(1, [1f, bad], [1f])
+            );
+            Refused.Range(
+                "valueScales",
+                $"Scale 0 of valueScales is {bad}; expected a finite number above 0",
+                () => cache.SetScales(1, 7f, bad)
+            );
         }
 
         Refused.Argument(
