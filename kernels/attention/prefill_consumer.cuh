@@ -35,8 +35,10 @@ struct PrefillConsumer {
   static constexpr int kValueSteps = kBlockTokens / 16;
   static constexpr int kColumnSteps = Shape::kColumn / 16;  // steps of k within a column
 
-  // Whether scores without a mask between are often weighed at less cost; and whether weights have the range that maxima may stand still.
-  static constexpr bool kWeighsSmall = Hooks::kHasCubic && !Shape::Variant::kMasksLogits;
+  // Whether scores without a mask between are often weighed at less cost, for which a window beside a preparer leaves no registers; and
+  // whether weights have the range that maxima may stand still.
+  static constexpr bool kWeighsSmall =
+      Hooks::kHasCubic && !Shape::Variant::kMasksLogits && !(Hooks::kBounds && Layout::kPrepares);
   static constexpr bool kWeighsFreely = kWeighsSmall && IsSame<MathElement, BFloat16>::value;
   // A logit of base 2: sums of 2^20 times that weight, and values of 2^20, are far from infinity.
   static constexpr float kMostFree = 80.f;
@@ -129,8 +131,8 @@ struct PrefillConsumer {
       if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base, query_part()));
       PrefillSoftmax finished = softmax;
       finished.gather();
-      const float2 height = shape(made, line, number, blocks - 1, masked);
       softmax.clear(lowest());
+      const float2 height = shape(made, line, number, blocks - 1, masked);
       float2 factor;
       softmax.raise(s, scale, slack, factor, height);
       softmax.weigh(s, scale, masked || Hooks::kVisits, height);
