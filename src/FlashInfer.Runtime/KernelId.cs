@@ -33,6 +33,11 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
             kinds &= KernelKinds.ShortDecode | KernelKinds.SpeculativeDecode;
         }
 
+        if (kinds.HasFlag(KernelKinds.PrefillPaged) && shape.IsQuantised)
+        {
+            kinds |= KernelKinds.ShortDecode; // single tokens of a step of prefill are decoded
+        }
+
         if (kinds.HasFlag(KernelKinds.Append))
         {
             yield return new KernelId(KernelFamily.Append);

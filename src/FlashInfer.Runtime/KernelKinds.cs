@@ -22,7 +22,10 @@ public enum KernelKinds
     /// <summary>Batch decode with 2, 4 and 8 query tokens a sequence; with <see cref="ShortDecode"/> also those for many short sequences.</summary>
     SpeculativeDecode = Decode | 8,
 
-    /// <summary>Batch prefill over the paged cache, over keys and values staged from it where there is that, and append.</summary>
+    /// <summary>
+    /// Batch prefill over the paged cache, over keys and values staged from it where there is that, and append; where the cache is quantised
+    /// also <see cref="ShortDecode"/>, for single tokens.
+    /// </summary>
     PrefillPaged = Append | 16,
 
     /// <summary>Batch prefill over ragged keys and values, and over staged keys where there is that.</summary>

@@ -32,6 +32,25 @@ public sealed class KernelIdTests
         Assert.Equal(expected, string.Join(' ', names));
     }
 
+    [Fact]
+    public void Prefill_over_a_quantised_cache_decodes_single_tokens()
+    {
+        AttentionSpec spec = new(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3);
+
+        IEnumerable<KernelFamily> families = KernelId.Of(KernelKinds.PrefillPaged, spec.Shape).Select(static kernel => kernel.Family);
+
+        Assert.Equal(
+            [
+                KernelFamily.Append,
+                KernelFamily.Decode,
+                KernelFamily.Decode, // for many short sequences
+                KernelFamily.PrefillPaged,
+                KernelFamily.PrefillPagedStaged,
+            ],
+            families
+        );
+    }
+
     [Theory]
     [InlineData(64, 2, 128, 16, null, "1 2 4 8")]
     [InlineData(32, 8, 128, 16, null, "8")]
