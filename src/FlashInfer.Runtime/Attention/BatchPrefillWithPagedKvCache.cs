@@ -88,7 +88,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
                 if (cache.Spec.Shape.IsQuantised)
                 {
                     _singles = new SingleTokens(cache, maxSequences);
-                    Lists = [_core.List, _staged.List, _singles.List];
+                    Lists = [_core.List, _staged.List, _singles.Core.List];
                 }
             }
         }
@@ -103,7 +103,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
     public Determinism Determinism => _core.Limits.Determinism;
 
     /// <inheritdoc/>
-    public override long WorkspaceBytes => _core.WorkspaceBytes + (_staged?.Bytes ?? 0) + (_singles?.WorkspaceBytes ?? 0);
+    public override long WorkspaceBytes => _core.WorkspaceBytes + (_staged?.Bytes ?? 0) + (_singles?.Core.WorkspaceBytes ?? 0);
 
     /// <summary>What the last plan looks like.</summary>
     /// <exception cref="StalePlanException">There is no plan.</exception>
@@ -230,7 +230,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
 
         if (_singles is not null && (captures || _singles.Any))
         {
-            _singles.Run(layer, query, output, lse, _batch.Rows, _batch.Check, stream);
+            _singles.Core.Run(layer, query, output, lse, _batch.Rows, _batch.Check, stream);
         }
     }
 

@@ -15,16 +15,16 @@ internal sealed class PrefillPart(int maxSequences)
     /// <summary>Sequences of the part.</summary>
     public int Count { get; private set; }
 
-    /// <summary>Takes those of a batch of which it is said so.</summary>
+    /// <summary>Takes the chosen sequences of a batch, or the others.</summary>
     /// <param name="batch">The batch.</param>
-    /// <param name="staged">Something said of each sequence.</param>
-    /// <param name="taken">What has to be said of those that are taken.</param>
-    public void Take(in PrefillBatch batch, ReadOnlySpan<bool> staged, bool taken)
+    /// <param name="chosen">Whether each sequence is chosen.</param>
+    /// <param name="taken">Whether those that are chosen are taken, or those that are not.</param>
+    public void Take(in PrefillBatch batch, ReadOnlySpan<bool> chosen, bool taken)
     {
         int count = 0;
         for (int i = 0; i < batch.Lengths.Length; i++)
         {
-            if (staged[i] == taken)
+            if (chosen[i] == taken)
             {
                 _queryTokens[count] = batch.QueryTokens[i];
                 _lengths[count] = batch.Lengths[i];

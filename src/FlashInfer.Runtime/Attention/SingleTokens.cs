@@ -13,7 +13,6 @@ internal sealed class SingleTokens : IDisposable
     private const int LeastTokens = 1 << 18;
 
     private readonly int _kvHeads;
-    private readonly DecodeCore _core;
     private readonly bool[] _isSingle;
     private readonly PrefillPart _singles;
     private readonly PrefillPart _others;
@@ -26,14 +25,11 @@ internal sealed class SingleTokens : IDisposable
         _isSingle = new bool[maxSequences];
         _singles = new PrefillPart(maxSequences);
         _others = new PrefillPart(maxSequences);
-        _core = new DecodeCore(cache, maxSequences, maxQueryTokens: 1, Determinism.Reproducible);
+        Core = new DecodeCore(cache, maxSequences, maxQueryTokens: 1, Determinism.Reproducible);
     }
 
-    /// <summary>The work list.</summary>
-    public PlanList List => _core.List;
-
-    /// <summary>Device memory of the workspace.</summary>
-    public long WorkspaceBytes => _core.WorkspaceBytes;
+    /// <summary>Decode, which runs them.</summary>
+    public DecodeCore Core { get; }
 
     /// <summary>Whether the last plan has any.</summary>
     public bool Any => _singles.Count > 0;
@@ -61,32 +57,21 @@ internal sealed class SingleTokens : IDisposable
         if (count == 0 || (count < batch.Lengths.Length && tokens * _kvHeads < LeastTokens))
         {
             _singles.Clear();
-            _core.Clear(stream);
+            Core.Clear(stream);
             return batch;
         }
 
         _singles.Take(batch, _isSingle, taken: true);
         _others.Take(batch, _isSingle, taken: false);
-        _core.Plan(_singles.Of(batch), freshTokens, scaleLog2, stream);
+        Core.Plan(_singles.Of(batch), freshTokens, scaleLog2, stream);
         return Others(batch);
     }
 
     /// <summary>Of what was planned, the other sequences.</summary>
     public PrefillBatch Others(PrefillBatch batch) => Any ? _others.Of(batch) : batch;
 
-    /// <summary>As <see cref="DecodeCore.Run"/>.</summary>
-    public void Run(
-        int layer,
-        in TensorView query,
-        in TensorView output,
-        in TensorView lse,
-        int rows,
-        LaunchCheck? check,
-        CudaStream? stream
-    ) => _core.Run(layer, query, output, lse, rows, check, stream);
-
     /// <summary>What the last plan looks like; <paramref name="batch"/> as it was planned.</summary>
-    public PlanInfo Info(in PrefillBatch batch, int sequences, int rows) => _core.Info(_singles.Of(batch), sequences, rows);
+    public PlanInfo Info(in PrefillBatch batch, int sequences, int rows) => Core.Info(_singles.Of(batch), sequences, rows);
 
-    public void Dispose() => _core.Dispose();
+    public void Dispose() => Core.Dispose();
 }
