@@ -155,14 +155,15 @@ struct PrefillConsumer {
       // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own; but a
       // variant that bounds keys comes back to it.
       int n = blocks - 2;
+      factor = make_float2(1.f, 1.f);
       if constexpr (Hooks::kBounds) {
 #pragma unroll 1
-        for (; n >= 0; n--) step(line, number, n, hides(number, n));
+        for (; n >= 0; n--) step(line, number, n, hides(number, n), factor);
       } else {
 #pragma unroll 1
-        for (; n >= 0 && hides(number, n); n--) step(line, number, n, true);
+        for (; n >= 0 && hides(number, n); n--) step(line, number, n, true, factor);
 #pragma unroll 1
-        for (; n >= 0; n--) step(line, number, n, false);
+        for (; n >= 0; n--) step(line, number, n, false, factor);
       }
     }
     if (lane == 0) bulk_wait();
@@ -177,9 +178,10 @@ struct PrefillConsumer {
     return kCounts ? anew(counter.at) >> 31 : zeros[which];
   }
 
-  // Block n of tile `number`, which is not the tile's first.
+  // Block n of tile `number`, which is not the tile's first. carried: a factor, of no meaning. One without a value has registers from the
+  // kernel's start on; where scores are weighed at less cost that is better all the same.
   template <typename TileLine>
-  __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked) {
+  __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked, float2& carried) {
     wait_for_block(Layout::key_ready(base, keys.slot()), keys.phase());
     begin_turn();
     multiply_keys(line);
@@ -206,7 +208,8 @@ struct PrefillConsumer {
         return;
       }
     }
-    float2 factor;
+    float2 unset;
+    float2& factor = kWeighsSmall ? unset : carried;
     bool raised = false;
     if (is_small) {
       softmax.template weigh_small<!kWeighsFreely>(s, 0, kScores, scale, small);
