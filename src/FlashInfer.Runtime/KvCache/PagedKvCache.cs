@@ -29,14 +29,14 @@ public partial class PagedKvCache : IDisposable
     private long _mark;
     private bool _disposed;
 
-    /// <summary>Allocates a cache and gets its configuration's kernels ready.</summary>
+    /// <summary>Allocates a cache and gets the kernel of append ready; a wrapper gets its own.</summary>
     /// <param name="device">The device that holds it.</param>
     /// <param name="spec">The attention configuration.</param>
     /// <param name="layers">Layers of the model, 1 or more.</param>
     /// <param name="pages">Pages, 1 or more; each holds <see cref="AttentionSpec.PageSize"/> tokens of every layer.</param>
     /// <exception cref="ArgumentException">The configuration has no cache.</exception>
     /// <exception cref="ArgumentOutOfRangeException">A number is below 1, or together they make a cache that no device can hold.</exception>
-    /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
+    /// <exception cref="FlashInferException">The kernel can't be compiled or loaded, or the memory is not there.</exception>
     public PagedKvCache(Device device, AttentionSpec spec, int layers, int pages)
     {
         ArgumentNullException.ThrowIfNull(device);
@@ -50,7 +50,7 @@ public partial class PagedKvCache : IDisposable
         Layers = layers;
         TotalPages = pages;
         Kernels = device.Kernels(spec);
-        Kernels.Load(KernelKinds.Decode);
+        Kernels.Load(KernelKinds.Append);
         PageElements = (long)spec.PageSize * spec.KvHeads * spec.HeadDim;
         _layerElements = pages * PageElements;
         _memory = new DeviceMemory(device, bytes);
