@@ -116,6 +116,10 @@ struct HopperLayout {
   static constexpr int kProducerRegisters = kPrepares ? (kFewPairs ? 40 : 24) + (kAllLanes ? 0 : 8) : kOtherRegisters;
   static constexpr int kPreparerRegisters = kOtherRegisters - kProducerRegisters;
 
+  // Whether consumers have registers for squares of scores, beside O, S and P.
+  static constexpr bool kHasSquares = !Shape::Hooks::kBounds && !kPrepares &&
+                                      Shape::kValueDim / 2 + Shape::kBlockTokens * 5 / 4 <= kConsumerRegisters - 16;
+
   // Of 512 threads none is compiled for a product of 256 columns, whose output is all of its 128 registers.
   static constexpr bool kHalvesOutput = kPrepares && Shape::kValueDim == 256;
 
@@ -195,10 +199,10 @@ struct HopperLayout {
   static_assert(kSkippedPlace + 12 <= kContextPlace, "an item and what it skips fill a slot");
 
   // A block that asks for all that it may have owns what lies behind the first kilobyte, wherever a toolkit lets its own begin: of 228 KB
-  // only one is not its own. An address that the compiler knows takes fewer instructions in a step, and no register; where a variant has
-  // instructions enough to wait for, it is worth the memory.
+  // only one is not its own. An address that the compiler knows takes fewer instructions in a step, and no register: where a variant's
+  // small scores make a step of instructions, not of products.
   static constexpr bool kKnowsBase =
-      Shape::Hooks::kHasCubic && !Shape::kDecodes && kSharedBytes + kReservedBytes <= kMostBytes;
+      Shape::Hooks::kHasCubic && kHasSquares && !Shape::kDecodes && kSharedBytes + kReservedBytes <= kMostBytes;
   static constexpr int kAskedBytes = kKnowsBase ? kMostBytes : kSharedBytes;
   static __device__ __forceinline__ u32 base(const void* shared) {
     return kKnowsBase ? kReservedBytes : shared_address(shared);
