@@ -98,6 +98,17 @@ internal struct WorkItem
 
     /// <summary>One past the last token of the range that any of the query tokens sees; <see cref="Begin"/> or below when none sees one.</summary>
     public readonly int VisibleEnd => Math.Min(End, Visible + QueryTokens - 1);
+
+    /// <summary>Writes all members, the first head: members in pairs, and those of 16 bits in fours, which are half as many stores.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Write(int row, int begin, int end, int kvStart, int partOffset, int part, int parts, int queryTokens, int visible)
+    {
+        ref ulong members = ref Unsafe.As<WorkItem, ulong>(ref this);
+        members = (uint)row | ((ulong)(uint)begin << 32);
+        Unsafe.Add(ref members, 1) = (uint)end | ((ulong)(uint)kvStart << 32);
+        Unsafe.Add(ref members, 2) = (uint)partOffset | ((ulong)(uint)part << 32) | ((ulong)(uint)parts << 48);
+        Unsafe.Add(ref members, 3) = (uint)queryTokens | ((ulong)(uint)visible << 32);
+    }
 }
 
 /// <summary>Arguments of batch decode; 320 bytes.</summary>

@@ -19,6 +19,7 @@ internal sealed class PrefillCore : IDisposable
     private readonly Device _device;
     private readonly AttentionSpec _spec;
     private readonly SplitWorkspace _workspace;
+    private readonly TiledSequence[] _scratch;
     private PrefillPlan _plan;
     private readonly bool _ownsWorkspace;
     private bool _overlaps;
@@ -70,6 +71,7 @@ internal sealed class PrefillCore : IDisposable
         {
             Determinism = determinism,
         };
+        _scratch = new TiledSequence[2 * maxSequences];
         List = new PlanList(device, Limits.MaxItems, spec.Variant, lender?.List);
         try
         {
@@ -145,7 +147,7 @@ internal sealed class PrefillCore : IDisposable
             return;
         }
 
-        _plan = PrefillPlanner.Plan(batch, Limits, List.Begin());
+        _plan = PrefillPlanner.Plan(batch, Limits, List.Begin(), _scratch);
         PlannedSequences sequences = new(batch.QueryTokens, batch.Lengths, batch.Places, batch.Rows);
         List.Commit(_plan.Items, new ListHeader { ScaleLog2 = scaleLog2, Heads = _plan.Heads }, sequences, stream);
         _overlaps = false;
@@ -246,7 +248,7 @@ internal sealed class PrefillCore : IDisposable
     {
         // Planned once more, aside: the items themselves have gone to the device.
         WorkItem[] items = new WorkItem[Limits.MaxItems];
-        PrefillPlan again = PrefillPlanner.Plan(batch, Limits, items);
+        PrefillPlan again = PrefillPlanner.Plan(batch, Limits, items, _scratch);
         long units = (long)_plan.Items * _plan.Heads;
         return new PlanInfo(
             Kernel.Name,

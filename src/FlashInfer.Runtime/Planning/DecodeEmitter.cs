@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using FlashInfer.Attention;
 
 namespace FlashInfer.Planning;
@@ -95,7 +94,7 @@ internal static class DecodeEmitter
             ref int start = ref starts[Bucket(length, parts, shift)];
             if (parts == 1)
             {
-                Write(ref items[start++], row, first, first + length, pageOffsets[i], slots, 0, 1, rows, visible);
+                items[start++].Write(row, first, first + length, pageOffsets[i], slots, 0, 1, rows, visible);
             }
             else
             {
@@ -110,7 +109,7 @@ internal static class DecodeEmitter
                     bool carries = carried >= parts;
                     carried -= carries ? parts : 0;
                     int end = part == parts - 1 ? first + length : begin + ((blocks + (carries ? 1 : 0)) * blockTokens);
-                    Write(ref items[start++], row, begin, end, pageOffsets[i], slots, part, parts, rows, visible);
+                    items[start++].Write(row, begin, end, pageOffsets[i], slots, part, parts, rows, visible);
                     begin = end;
                 }
 
@@ -136,7 +135,7 @@ internal static class DecodeEmitter
         for (int row = 0; row < lengths.Length; row++)
         {
             int length = lengths[row];
-            Write(ref items[starts[length >> shift]++], row, 0, length, pageOffsets[row], 0, 0, 1, 1, length);
+            items[starts[length >> shift]++].Write(row, 0, length, pageOffsets[row], 0, 0, 1, 1, length);
         }
     }
 
@@ -144,28 +143,6 @@ internal static class DecodeEmitter
         limits.Determinism == Determinism.BatchInvariant
             ? DecodePlanner.InvariantParts(length, limits)
             : DecodePlanner.Parts(length, sequence < cut.TailFirst ? cut.ChunkTokens : cut.TailTokens);
-
-    /// <summary>Members in pairs, and those of 16 bits in fours: half as many stores.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Write(
-        ref WorkItem item,
-        int row,
-        int begin,
-        int end,
-        int kvStart,
-        int partOffset,
-        int part,
-        int parts,
-        int queryTokens,
-        int visible
-    )
-    {
-        ref ulong members = ref Unsafe.As<WorkItem, ulong>(ref item);
-        members = (uint)row | ((ulong)(uint)begin << 32);
-        Unsafe.Add(ref members, 1) = (uint)end | ((ulong)(uint)kvStart << 32);
-        Unsafe.Add(ref members, 2) = (uint)partOffset | ((ulong)(uint)part << 32) | ((ulong)(uint)parts << 48);
-        Unsafe.Add(ref members, 3) = (uint)queryTokens | ((ulong)(uint)visible << 32);
-    }
 
     private static int Bucket(int length, int parts, int shift) =>
         Math.Min(SortBuckets - 1, (parts == 1 ? length : (int)((uint)length / (uint)parts)) >> shift);

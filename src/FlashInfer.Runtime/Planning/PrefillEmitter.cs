@@ -4,19 +4,6 @@ using FlashInfer.Attention;
 
 namespace FlashInfer.Planning;
 
-/// <summary>Which sequences of a mixed step.</summary>
-internal enum PrefillKind
-{
-    /// <summary>All: the step is not mixed.</summary>
-    Any,
-
-    /// <summary>Those of one tile: their keys and values are read once.</summary>
-    Streaming,
-
-    /// <summary>Those of several tiles, which share what they read.</summary>
-    Reusing,
-}
-
 /// <summary>Writes the items of a plan, section by section, each sorted by counting.</summary>
 /// <remarks>
 /// Ranges are counted in tiles of query tokens, of which most batches have far more than sequences: the causal tiles of one sequence then fall
@@ -24,9 +11,13 @@ internal enum PrefillKind
 /// </remarks>
 internal ref struct PrefillEmitter
 {
+    // The quotient of two integers of 24 bits, as floats are, is a whole number or further from one than a float's rounding.
+    private const int MostWhole = 1 << 23;
+
     private readonly PrefillBatch _batch;
     private readonly PrefillPlanLimits _limits;
     private readonly Span<WorkItem> _items;
+    private readonly Span<WorkItem> _streamingItems;
     private readonly Span<int> _places;
     private readonly int _chunk;
     private readonly int _heads;
@@ -35,17 +26,13 @@ internal ref struct PrefillEmitter
     private readonly int _step;
     private readonly Divisor _tileTokens;
     private readonly Divisor _blockTokens;
-
-    // From a tile to the next: so many tokens more, which are so many blocks more, or one more than that; and what that is in an item.
-    private readonly int _stride;
-    private readonly int _strideBlocks;
-    private readonly Vector256<int> _next;
     private readonly bool _invariant;
 
-    // Mixed steps: so many streaming items, spread over the first so many of the others, which stand so far apart (32 bits behind the point).
+    // Mixed steps: so many streaming items, spread over the first so many of the others, so many for each of them (32 bits behind the point);
+    // or all of them ahead of those.
     private readonly int _streaming;
-    private readonly int _spread = int.MaxValue;
-    private readonly ulong _distance = 1UL << 32;
+    private readonly int _spread;
+    private readonly long _between;
     private int _streamed;
     private int _reused;
     private int _slots;
@@ -58,7 +45,7 @@ internal ref struct PrefillEmitter
     /// <param name="work">What the batch comes to.</param>
     /// <param name="chunk">Tokens of a part at most; batch-invariant plans do not ask.</param>
     /// <param name="heads">Head tiles that an item expands to.</param>
-    /// <param name="mixed">Whether streaming sequences are spread among the others.</param>
+    /// <param name="streaming">The sequences that are spread among the others.</param>
     /// <param name="items">Receives the items.</param>
     /// <param name="places">Scratch, <see cref="PrefillPlanner.SortBuckets"/> and two more.</param>
     public PrefillEmitter(
@@ -67,7 +54,7 @@ internal ref struct PrefillEmitter
         in PrefillWork work,
         int chunk,
         int heads,
-        bool mixed,
+        ReadOnlySpan<TiledSequence> streaming,
         Span<WorkItem> items,
         Span<int> places
     )
@@ -75,143 +62,183 @@ internal ref struct PrefillEmitter
         _batch = batch;
         _limits = limits;
         _items = items;
+        _streamingItems = items;
         _chunk = chunk;
         _heads = heads;
         _totalTokens = work.TotalTokens;
         _invariant = limits.Determinism == Determinism.BatchInvariant;
 
-        _whole = _invariant ? PrefillPlanner.InvariantChunkTokens : chunk;
+        _whole =
+            !batch.SeesBeginnings ? -1
+            : _invariant ? PrefillPlanner.InvariantChunkTokens
+            : Math.Min(chunk, MostWhole);
         _step = batch.Causal ? 1 : 0;
         _tileTokens = new Divisor(limits.TileTokens);
         _blockTokens = new Divisor(limits.BlockTokens);
-        _stride = limits.TileTokens * _step;
-        _strideBlocks = _blockTokens.Quotient(_stride) * limits.BlockTokens;
-        _next = Vector256.Create(limits.TileTokens, 0, 0, 0, 0, 0, 0, _stride);
 
         // A tile is as close as the order has to be; longer sequences fill the buckets.
         int longest = (Math.Min(work.Longest, _invariant ? int.MaxValue : chunk) / limits.TileTokens) + 1;
         _shift = Math.Max(0, 24 - int.LeadingZeroCount(longest));
-        _places = places[..((longest >> _shift) + 3)];
-        if (mixed)
+        _places = places[..((longest >> _shift) + 3 + Vector256<int>.Count)];
+        if (streaming.Length > 0)
         {
             int groups = limits.HeadTiles / heads;
-            _streaming = StreamingItems() * groups;
+            _streaming = (work.LongestStreaming <= _whole ? streaming.Length : Items(streaming)) * groups;
 
             // The last streaming item to be taken must not be the last to end. Long ones stand first, so that the end of the list is worked
             // through faster than its beginning: hence the square.
             double load = Math.Max(1, work.Tokens * (double)limits.HeadTiles / limits.Blocks);
             double before = Math.Max(0, 1 - (Math.Min(work.LongestStreaming, chunk) / load));
             _spread = (int)Math.Ceiling((work.Tiles - work.Streaming) * groups * before * before);
-            _distance = (((ulong)(_streaming + _spread) << 32) + (uint)_spread - 1) / Math.Max(1, (uint)_spread);
+            _between = _spread == 0 ? 0 : (((long)_streaming << 32) + _spread - 1) / _spread;
+            _items = _spread == 0 ? items[_streaming..] : items;
         }
     }
 
     /// <summary>
-    /// Writes the items of some sequences for some heads, the longest first, behind those of their kind that were written before: of as many
-    /// sequences as have so many tokens together, at least of one.
+    /// Writes the items of sequences for the first head tiles, behind those of their kind that were written before. They stand section by
+    /// section, in each the longest first: of as many sequences as have so many tokens together, at least of one.
     /// </summary>
-    /// <param name="first">The first sequence; receives the one behind the last.</param>
-    /// <param name="head">The first head tile.</param>
-    /// <param name="kind">Which of the sequences.</param>
-    /// <param name="tokens">Tokens.</param>
-    public void Emit(scoped ref int first, int head, PrefillKind kind, long tokens)
+    /// <param name="sequences">The sequences.</param>
+    /// <param name="sectionTokens">Tokens.</param>
+    /// <param name="areStreaming">Whether they are those that are spread among the others.</param>
+    public void Emit(ReadOnlySpan<TiledSequence> sequences, long sectionTokens, bool areStreaming)
     {
-        _places.Clear();
-        int items = 0;
-        int end = first;
-        for (; end < _batch.Lengths.Length; end++)
+        ref int placed = ref areStreaming ? ref _streamed : ref _reused;
+        while (!sequences.IsEmpty)
         {
-            if (Takes(_batch.QueryTokens[end], kind))
+            long tokens = sectionTokens - sequences[0].Length;
+            int count = 1;
+            while (count < sequences.Length && tokens >= sequences[count].Length)
             {
-                tokens -= _batch.Lengths[end];
-                if (tokens < 0 && end > first)
-                {
-                    break;
-                }
-
-                items += Count(end);
+                tokens -= sequences[count++].Length;
             }
-        }
 
-        ref int placed = ref kind == PrefillKind.Streaming ? ref _streamed : ref _reused;
-        placed += items;
-        Order(placed);
-        for (; first < end; first++)
-        {
-            if (Takes(_batch.QueryTokens[first], kind))
+            ReadOnlySpan<TiledSequence> section = sequences[..count];
+            sequences = sequences[count..];
+            _places.Clear();
+            placed += Count(section);
+            Order(placed);
+            while (!section.IsEmpty)
             {
-                if (!IsWhole(first))
+                // What nothing cuts, all at once, up to a sequence that something does.
+                int whole = 0;
+                while (whole < section.Length && IsWhole(section[whole]))
                 {
-                    EmitParts(first, head, kind);
+                    whole++;
                 }
-                else if (kind == PrefillKind.Streaming)
+
+                if (areStreaming)
                 {
-                    EmitStreaming(first, head);
+                    EmitStreaming(section[..whole]);
                 }
                 else
                 {
-                    EmitWhole(first, head);
+                    EmitWhole(section[..whole]);
                 }
+
+                if (whole < section.Length)
+                {
+                    EmitParts(section[whole++], areStreaming);
+                }
+
+                section = section[whole..];
             }
         }
+    }
+
+    /// <summary>Writes the same items for all other heads: in their order behind those that were written.</summary>
+    public void Repeat()
+    {
+        // Of a group of heads to the next: other slots, other heads.
+        Vector256<int> next = Vector256.Create(0, 0, 0, 0, _slots, 0, _heads << 16, 0);
+        int groups = _limits.HeadTiles / _heads;
+        for (int rank = _reused; rank < _reused * groups; rank++)
+        {
+            Members(ref _items[Place(rank)]) = Members(ref _items[Place(rank - _reused)]) + next;
+        }
+
+        for (int rank = _streamed; rank < _streamed * groups; rank++)
+        {
+            Members(ref _streamingItems[StreamingPlace(rank)]) = Members(ref _streamingItems[StreamingPlace(rank - _streamed)]) + next;
+        }
+
+        _reused *= groups;
+        _streamed *= groups;
+        _slots *= groups;
     }
 
     /// <summary>What was written.</summary>
     public readonly PrefillPlan Plan() => new(_streamed + _reused, _heads, _slots, _longest, _splitSequences, _totalTokens);
 
-    /// <summary>Whether a sequence with so many query tokens is of the kind and has any.</summary>
-    private readonly bool Takes(int queryTokens, PrefillKind kind) =>
-        queryTokens > 0 && (kind == PrefillKind.Any || queryTokens <= _limits.TileTokens == (kind == PrefillKind.Streaming));
+    /// <summary>An item as what a vector register holds.</summary>
+    private static ref Vector256<int> Members(ref WorkItem item) => ref Unsafe.As<WorkItem, Vector256<int>>(ref item);
+
+    /// <summary>
+    /// The first item of a sequence that nothing cuts, as if it were a whole tile or the only one; members of 16 bits in pairs. Most are where they
+    /// are in the sequence.
+    /// </summary>
+    private readonly Vector256<int> First(in TiledSequence sequence) =>
+        (Unsafe.As<TiledSequence, Vector256<int>>(ref Unsafe.AsRef(in sequence)) & Vector256.Create(-1, 0, -1, -1, 0, 0, -1, -1))
+        + Vector256.Create(0, 0, 0, 0, 0, 1 << 16, 0, _step);
 
     /// <summary>Whether nothing cuts a sequence's tiles, and each of them sees tokens, from the first on.</summary>
-    private readonly bool IsWhole(int sequence)
-    {
-        int before = _batch.Before(sequence);
-        return _batch.SeesBeginnings && before >= 0 && before + (_batch.QueryTokens[sequence] * _step) <= _whole;
-    }
+    private readonly bool IsWhole(in TiledSequence sequence) => sequence.Length <= _whole & sequence.Before >= 0;
 
     /// <summary>Notes where the number of items of a bucket differs from that of the bucket before.</summary>
-    /// <returns>Items of the sequence.</returns>
-    private readonly int Count(int sequence)
+    /// <returns>Items of the sequences.</returns>
+    private readonly int Count(ReadOnlySpan<TiledSequence> sequences)
     {
         Span<int> differences = _places;
-        int queryTokens = _batch.QueryTokens[sequence];
-        if (!IsWhole(sequence))
+        int shift = _shift;
+        int most = 1 << shift;
+        int items = 0;
+        foreach (ref readonly TiledSequence sequence in sequences)
         {
-            int items = 0;
-            for (int token = 0; token < queryTokens; token += _limits.TileTokens)
+            if (!IsWhole(sequence))
             {
-                int range = _batch.Range(sequence, token, _limits).Tokens;
-                int parts = Parts(queryTokens, range);
-                int bucket = Bucket(range, parts);
-                differences[bucket] += parts;
-                differences[bucket + 1] -= parts;
-                items += parts;
+                items += CountParts(sequence);
+                continue;
             }
 
-            return items;
+            int tiles = sequence.Tiles;
+            int tile = sequence.FirstTile;
+            items += tiles;
+            if (_step == 0)
+            {
+                differences[tile >> shift] += tiles;
+                differences[(tile >> shift) + 1] -= tiles;
+                continue;
+            }
+
+            // Some in the first bucket, as many as fit in those between, and the others in the last. For a single bucket it comes to all of them.
+            int first = tile >> shift;
+            int last = (tile + tiles - 1) >> shift;
+            int some = ((first + 1) << shift) - tile;
+            int others = tile + tiles - (last << shift);
+            differences[first] += some;
+            differences[first + 1] += most - some;
+            differences[last] += others - most;
+            differences[last + 1] -= others;
         }
 
-        int tiles = _tileTokens.Ceiling(queryTokens);
-        int tile = FirstTile(sequence);
-        int first = tile >> _shift;
-        int last = (tile + ((tiles - 1) * _step)) >> _shift;
-        if (first == last)
+        return items;
+    }
+
+    private readonly int CountParts(in TiledSequence sequence)
+    {
+        int items = 0;
+        for (int token = 0; token < sequence.QueryTokens; token += _limits.TileTokens)
         {
-            differences[first] += tiles;
-            differences[first + 1] -= tiles;
-            return tiles;
+            int range = _batch.Range(sequence.Index, token, _limits).Tokens;
+            int parts = Parts(sequence.QueryTokens, range);
+            int bucket = Bucket(range, parts);
+            _places[bucket] += parts;
+            _places[bucket + 1] -= parts;
+            items += parts;
         }
 
-        // Some in the first bucket, as many as fit in those between, and the others in the last.
-        int most = 1 << _shift;
-        int some = ((first + 1) << _shift) - tile;
-        int others = tile + tiles - (last << _shift);
-        differences[first] += some;
-        differences[first + 1] += most - some;
-        differences[last] += others - most;
-        differences[last + 1] -= others;
-        return tiles;
+        return items;
     }
 
     /// <summary>Turns differences into where the items of each bucket begin, the longest first and all before the end.</summary>
@@ -226,45 +253,42 @@ internal ref struct PrefillEmitter
         }
     }
 
-    private void EmitParts(int sequence, int head, PrefillKind kind)
+    private void EmitParts(in TiledSequence sequence, bool isStreaming)
     {
-        int row = _batch.Rows[sequence];
-        int queryTokens = _batch.QueryTokens[sequence];
-        int start = _batch.Starts[sequence];
+        int queryTokens = sequence.QueryTokens;
         int tileTokens = _limits.TileTokens;
-        int before = _batch.Before(sequence);
-        Span<WorkItem> items = _items;
+        Span<WorkItem> items = isStreaming ? _streamingItems : _items;
         int slots = _slots;
         int longest = _longest;
         for (int token = 0; token < queryTokens; token += tileTokens)
         {
             int tokens = Math.Min(tileTokens, queryTokens - token);
-            TileRange range = _batch.Range(sequence, token, _limits);
+            TileRange range = _batch.Range(sequence.Index, token, _limits);
             int parts = Parts(queryTokens, range.Tokens);
             ref int place = ref _places[Bucket(range.Tokens, parts)];
             int at = place;
             place += parts;
-            int visible = before + ((token + 1) * _step);
+            int visible = sequence.Before + ((token + 1) * _step);
             int blocks = _blockTokens.Ceiling(range.Tokens);
 
             // The sequence's tokens behind what is seen, but in the last block, belong to the range: a kernel must clear what is no token's.
-            int last = Math.Min(_batch.Lengths[sequence], range.EndOf(blocks * _limits.BlockTokens));
+            int last = Math.Min(sequence.Length, range.EndOf(blocks * _limits.BlockTokens));
             int begin = range.Begin;
             for (int part = 0; part < parts; part++)
             {
                 // Member by member: a structure put together first would be copied while its stores are still on their way.
                 int end = part == parts - 1 ? last : range.EndOf((int)((long)blocks * (part + 1) / parts) * _limits.BlockTokens);
-                ref WorkItem item = ref items[kind == PrefillKind.Streaming ? StreamingPlace(at) : Place(at)];
+                ref WorkItem item = ref items[isStreaming ? StreamingPlace(at) : Place(at)];
                 at++;
-                item.Row = row + token;
+                item.Row = sequence.Row + token;
                 item.Begin = begin;
                 item.End = end;
-                item.KvStart = start;
+                item.KvStart = sequence.Start;
                 item.PartOffset = slots;
                 item.Part = (ushort)part;
                 item.Parts = (ushort)parts;
                 item.QueryTokens = (ushort)tokens;
-                item.Head = (ushort)head;
+                item.Head = 0;
                 item.Visible = visible;
                 longest = Math.Max(longest, end - begin);
                 begin = end;
@@ -273,114 +297,114 @@ internal ref struct PrefillEmitter
             slots += parts == 1 ? 0 : parts;
         }
 
-        _splitSequences += slots > _slots && head == 0 ? 1 : 0;
+        _splitSequences += slots > _slots ? 1 : 0;
         _slots = slots;
         _longest = longest;
     }
 
     /// <summary>
-    /// As <see cref="EmitParts"/> for a sequence that nothing cuts: one tile differs from the next by so many rows and tokens, and is one
-    /// store.
+    /// As <see cref="EmitParts"/> for sequences that nothing cuts: one tile differs from the next by so many rows and tokens, and is one store.
+    /// Where they stand and end is found for eight at once.
     /// </summary>
-    [MethodImpl(MethodImplOptions.NoInlining)] // the loop needs all registers
-    private void EmitWhole(int sequence, int head)
+    [SkipLocalsInit]
+    private void EmitWhole(ReadOnlySpan<TiledSequence> sequences)
     {
         int tileTokens = _limits.TileTokens;
-        int blockTokens = _limits.BlockTokens;
         int step = _step;
+        int stride = tileTokens * step;
         int shift = _shift;
-        int length = _batch.Lengths[sequence];
-        int tile = FirstTile(sequence);
-        Span<WorkItem> items = _items;
+        Vector256<float> block = Vector256.Create((float)_limits.BlockTokens);
+        Vector256<int> strides = (Vector256<int>.Indices * stride) + Vector256.Create(stride + _limits.BlockTokens - 1);
+        Vector256<int> toNext = Vector256.Create(tileTokens, 0, 0, 0, 0, 0, 0, stride);
+        Vector256<int> isTokens = Vector256<int>.Zero.WithElement(6, -1);
+        Vector256<int> isEnd = Vector256<int>.Zero.WithElement(2, -1);
+        Span<int> ranks = stackalloc int[Vector256<int>.Count];
         Span<int> places = _places;
-
-        int stride = _stride;
-        int strideBlocks = _strideBlocks;
-        Vector256<int> next = _next;
-        Vector256<int> item = Item(sequence, head);
-        int range = _batch.Before(sequence);
-        int end = _blockTokens.Ceiling(range) * blockTokens;
-        int left = _batch.QueryTokens[sequence];
-        for (; left >= tileTokens; left -= tileTokens)
+        Span<WorkItem> items = _items;
+        int spread = _spread;
+        long between = _between;
+        int longest = _longest;
+        foreach (ref readonly TiledSequence sequence in sequences)
         {
-            range += stride;
-            end += strideBlocks;
-            end += end < range ? blockTokens : 0;
-            ref WorkItem place = ref items[Place(places[tile >> shift]++)];
-            tile += step;
-            Unsafe.As<WorkItem, Vector256<int>>(ref place) = item;
-            place.End = Math.Min(length, end);
-            item += next;
+            int tile = sequence.FirstTile;
+            Vector256<int> length = Vector256.Create(sequence.Length);
+            Vector256<int> item = Vector256.ConditionalSelect(isTokens, Vector256.Create(tileTokens), First(sequence));
+            Vector256<int> seen = Vector256.Create(sequence.Before) + strides;
+            int place = 0;
+            for (int left = sequence.Tiles; left > 0; left -= Vector256<int>.Count)
+            {
+                int count = Math.Min(left, Vector256<int>.Count);
+                if (step == 0)
+                {
+                    // All in one bucket.
+                    ref int next = ref places[tile >> shift];
+                    (Vector256.Create(next) + Vector256<int>.Indices).CopyTo(ranks);
+                    next += count;
+                }
+                else if (shift == 0)
+                {
+                    // A bucket each, one behind the other.
+                    Vector256<int> eight = Vector256.Create<int>(places[tile..]);
+                    eight.CopyTo(ranks);
+                    (eight - Vector256.LessThan(Vector256<int>.Indices, Vector256.Create(count))).CopyTo(places[tile..]);
+                    tile += count;
+                }
+                else
+                {
+                    for (int i = 0; i < count; i++)
+                    {
+                        ranks[i] = places[tile++ >> shift]++;
+                    }
+                }
+
+                // The end that is next stands where an item has it.
+                Vector256<float> blocks = Vector256.Floor(Vector256.ConvertToSingle(seen) / block);
+                Vector256<int> ends = Vector256.Min(Vector256.ConvertToInt32Native(blocks * block), length);
+                ends = Vector256.Shuffle(ends, Vector256.Create(6, 7, 0, 1, 2, 3, 4, 5));
+                seen += Vector256.Create(Vector256<int>.Count * stride);
+                foreach (int rank in ranks[..count])
+                {
+                    place = rank + (int)((Math.Min(rank, spread) * between) >> 32);
+                    Members(ref items[place]) = Vector256.ConditionalSelect(isEnd, ends, item);
+                    ends = Vector256.Shuffle(ends, Vector256.Create(1, 2, 3, 4, 5, 6, 7, 0));
+                    item += toNext;
+                }
+            }
+
+            items[place].QueryTokens = (ushort)(sequence.QueryTokens - ((sequence.Tiles - 1) * tileTokens));
+            longest = Math.Max(longest, sequence.Length);
         }
 
-        if (left > 0)
+        _longest = longest;
+    }
+
+    /// <summary>The same for sequences of one tile.</summary>
+    private void EmitStreaming(ReadOnlySpan<TiledSequence> sequences)
+    {
+        foreach (ref readonly TiledSequence sequence in sequences)
         {
-            end = _blockTokens.Ceiling(range + (left * step)) * blockTokens;
-            ref WorkItem place = ref items[Place(places[tile >> shift]++)];
-            Unsafe.As<WorkItem, Vector256<int>>(ref place) = item;
-            place.End = Math.Min(length, end);
-            place.QueryTokens = (ushort)left;
+            int place = StreamingPlace(_places[sequence.FirstTile >> _shift]++);
+            Members(ref _streamingItems[place]) = First(sequence);
+            _longest = Math.Max(_longest, sequence.Length);
         }
-
-        _longest = Math.Max(_longest, Math.Min(length, end));
     }
-
-    /// <summary>The same for a sequence of one tile.</summary>
-    private void EmitStreaming(int sequence, int head)
-    {
-        int queryTokens = _batch.QueryTokens[sequence];
-        int range = _batch.Before(sequence) + (queryTokens * _step);
-        int end = Math.Min(_batch.Lengths[sequence], _blockTokens.Ceiling(range) * _limits.BlockTokens);
-        ref WorkItem place = ref _items[StreamingPlace(_places[FirstTile(sequence) >> _shift]++)];
-        Unsafe.As<WorkItem, Vector256<int>>(ref place) = Item(sequence, head);
-        place.End = end;
-        place.QueryTokens = (ushort)queryTokens;
-        _longest = Math.Max(_longest, end);
-    }
-
-    /// <summary>The members of an uncut sequence's first item but for its end, the four of 16 bits in pairs.</summary>
-    private readonly Vector256<int> Item(int sequence, int head)
-    {
-        const int Uncut = 1 << 16;
-        int heads = (head << 16) | _limits.TileTokens;
-        return Vector256.Create(
-            _batch.Rows[sequence],
-            0,
-            0,
-            _batch.Starts[sequence],
-            _slots,
-            Uncut,
-            heads,
-            _batch.Before(sequence) + _step
-        );
-    }
-
-    /// <summary>What the first tile of a sequence that nothing cuts sees, in tiles: its others see one more each, or as much without a mask.</summary>
-    private readonly int FirstTile(int sequence) => _tileTokens.Quotient(_batch.Before(sequence)) + _step;
 
     /// <summary>
-    /// Where an item stands that comes in this order. Of the first places, as many as all streaming items and their share of the others take,
-    /// those others have i * places / others (rounded down) and the streaming ones (i + 1) * places / streaming - 1 (rounded up), which
-    /// together are all places, each once; also when places / others is rounded up to 32 bits behind the point.
+    /// Where an item stands that comes in this order. Before item i of those that streaming ones are spread over stand i * streaming / spread
+    /// of them (rounded down), and before streaming item i (i + 1) * spread / streaming of the others (rounded up), which together are all
+    /// places, each once; also when streaming / spread is rounded up to 32 bits behind the point.
     /// </summary>
-    private readonly int Place(int rank) => rank < _spread ? (int)(((ulong)rank * _distance) >> 32) : rank + _streaming;
+    private readonly int Place(int rank) => rank + (int)((Math.Min(rank, _spread) * _between) >> 32);
 
-    /// <summary>The same of a streaming item.</summary>
-    private readonly int StreamingPlace(int rank)
-    {
-        ulong over = _distance - (1UL << 32);
-        return _spread == 0 ? rank : (int)(((((ulong)rank + 1) * _distance) + over - 1) / over) - 1;
-    }
+    /// <summary>The same of a streaming item. A quotient of doubles, which has 53 bits, is as exact as one of integers of 52, and sooner there.</summary>
+    private readonly int StreamingPlace(int rank) => _spread == 0 ? rank : rank + (int)Math.Ceiling((rank + 1) * 4294967296.0 / _between);
 
-    private readonly int StreamingItems()
+    private readonly int Items(ReadOnlySpan<TiledSequence> sequences)
     {
         int items = 0;
-        for (int i = 0; i < _batch.Lengths.Length; i++)
+        foreach (ref readonly TiledSequence sequence in sequences)
         {
-            if (Takes(_batch.QueryTokens[i], PrefillKind.Streaming))
-            {
-                items += Parts(_batch.QueryTokens[i], _batch.Range(i, 0, _limits).Tokens);
-            }
+            items += Parts(sequence.QueryTokens, _batch.Range(sequence.Index, 0, _limits).Tokens);
         }
 
         return items;

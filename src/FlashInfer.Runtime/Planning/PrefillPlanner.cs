@@ -252,7 +252,8 @@ internal static class PrefillPlanner
     /// <param name="batch">The sequences.</param>
     /// <param name="limits">Machine and kernel.</param>
     /// <param name="items">Receives the items; <see cref="PrefillPlanLimits.MaxItems"/> long.</param>
-    public static PrefillPlan Plan(in PrefillBatch batch, in PrefillPlanLimits limits, Span<WorkItem> items)
+    /// <param name="scratch">Room for the sequences, twice.</param>
+    public static PrefillPlan Plan(in PrefillBatch batch, in PrefillPlanLimits limits, Span<WorkItem> items, Span<TiledSequence> scratch)
     {
         PrefillWork work = PrefillWork.Of(batch, limits);
         int chunk = limits.Determinism == Determinism.BatchInvariant ? int.MaxValue : PrefillCut.Choose(batch, work, limits);
@@ -266,29 +267,15 @@ internal static class PrefillPlanner
         }
 
         int heads = limits.HeadTiles / groups;
-        bool mixed =
-            limits.Interleaves
-            && work.Streaming > 0
-            && work.Streaming < work.Sequences
-            && work.StreamingTokens * StreamingShare >= work.Tokens;
-
-        Span<int> places = stackalloc int[SortBuckets + 2];
-        PrefillEmitter emitter = new(batch, limits, work, chunk, heads, mixed, items, places);
+        bool spreads = limits.Interleaves && work.Streaming > 0 && work.StreamingTokens * StreamingShare >= work.Tokens;
+        (int streaming, int others) = TiledSequence.List(batch, limits, spreads ? limits.TileTokens : 0, scratch);
+        ReadOnlySpan<TiledSequence> streamed = scratch[..streaming];
+        Span<int> places = stackalloc int[SortBuckets + 2 + 8];
+        PrefillEmitter emitter = new(batch, limits, work, chunk, heads, streamed, items, places);
+        emitter.Emit(streamed, long.MaxValue, areStreaming: true);
         long sectionTokens = section / ((long)limits.TokenBytes * heads * limits.KvHeads / limits.HeadTiles);
-        for (int head = 0; head < limits.HeadTiles; head += heads)
-        {
-            int first = 0;
-            if (mixed)
-            {
-                emitter.Emit(ref first, head, PrefillKind.Streaming, long.MaxValue);
-            }
-
-            for (first = 0; first < batch.Lengths.Length; )
-            {
-                emitter.Emit(ref first, head, mixed ? PrefillKind.Reusing : PrefillKind.Any, sectionTokens);
-            }
-        }
-
+        emitter.Emit(scratch.Slice(batch.Lengths.Length, others), sectionTokens, areStreaming: false);
+        emitter.Repeat();
         return emitter.Plan();
     }
 
@@ -342,84 +329,5 @@ internal static class PrefillPlanner
         }
 
         return best;
-    }
-}
-
-/// <summary>What a step comes to. Tokens of work are those that each tile sees.</summary>
-/// <param name="Sequences">Sequences that have query tokens.</param>
-/// <param name="Streaming">Those of one tile: their keys and values are read once.</param>
-/// <param name="Tiles">Tiles of all sequences.</param>
-/// <param name="Longest">The most tokens that a tile sees: those of the longest sequence, unless the first keys are bounded.</param>
-/// <param name="LongestStreaming">The same of the sequences of one tile.</param>
-/// <param name="TotalTokens">Tokens of all sequences, from the first on that a query token sees.</param>
-/// <param name="Tokens">Tokens of work, of one head tile.</param>
-/// <param name="StreamingTokens">Those of the sequences of one tile.</param>
-internal readonly record struct PrefillWork(
-    int Sequences,
-    int Streaming,
-    int Tiles,
-    int Longest,
-    int LongestStreaming,
-    long TotalTokens,
-    long Tokens,
-    long StreamingTokens
-)
-{
-    public static PrefillWork Of(in PrefillBatch batch, in PrefillPlanLimits limits)
-    {
-        int sequences = 0;
-        int streaming = 0;
-        int tiles = 0;
-        int longest = 0;
-        int longestStreaming = 0;
-        long total = 0;
-        long work = 0;
-        long streamingWork = 0;
-        for (int i = 0; i < batch.Lengths.Length; i++)
-        {
-            int queryTokens = batch.QueryTokens[i];
-            if (queryTokens == 0)
-            {
-                continue;
-            }
-
-            int length = batch.Lengths[i];
-            int own = PrefillPlanner.Tiles(queryTokens, limits);
-            sequences++;
-            tiles += own;
-            if (own == 1)
-            {
-                if (!batch.SeesBeginnings)
-                {
-                    TileRange range = batch.Range(i, 0, limits);
-                    length -= range.Begin + range.Skipped;
-                }
-
-                streaming++;
-                total += length;
-                longest = Math.Max(longest, length);
-                longestStreaming = Math.Max(longestStreaming, length);
-                streamingWork += length;
-                work += length;
-            }
-            else if (batch.SeesBeginnings)
-            {
-                total += length;
-                longest = Math.Max(longest, length);
-                work += batch.Walked(i, limits);
-            }
-            else
-            {
-                total += length - batch.Range(i, 0, limits).Begin;
-                for (int token = 0; token < queryTokens; token += limits.TileTokens)
-                {
-                    int range = batch.Range(i, token, limits).Tokens;
-                    longest = Math.Max(longest, range);
-                    work += range;
-                }
-            }
-        }
-
-        return new PrefillWork(sequences, streaming, tiles, longest, longestStreaming, total, work, streamingWork);
     }
 }

@@ -99,6 +99,25 @@ public class PrefillPlannerTests
             );
     }
 
+    /// <summary>Whole sequences are planned many tiles at a time, but not where their first keys are bounded. A last, shorter tile may stand elsewhere.</summary>
+    [Fact]
+    public void A_window_that_is_longer_than_all_changes_no_item()
+    {
+        Gen.Select(Gen.OneOf(s_sequences, s_sequences.Select(s => s.Concat(s).Concat(s).Concat(s).ToArray())), s_limits, Gen.Bool)
+            .Sample(
+                (sequences, anyLimits, causal) =>
+                {
+                    PrefillPlanLimits limits = Fit(sequences, anyLimits) with { Interleaves = false, Determinism = default, MaxParts = 0 };
+                    (PrefillPlan plan, WorkItem[] items) = Make(sequences, limits, causal);
+                    (PrefillPlan bounded, WorkItem[] boundedItems) = Make(sequences, limits, causal, window: 1 << 20);
+                    Assert.Equal(plan, bounded);
+                    Assert.Equal(items.OrderBy(Place), boundedItems.OrderBy(Place));
+                    static (int, int) Place(WorkItem item) => (item.Head, item.Row);
+                },
+                iter: 400
+            );
+    }
+
     [Fact]
     public void A_batch_invariant_cut_is_the_sequences_own()
     {
@@ -368,9 +387,10 @@ public class PrefillPlannerTests
             int[] rows = Rows(queryTokens);
             WorkItem[] items = new WorkItem[Fit(sequences, s_h100).MaxItems];
             PrefillPlanLimits limits = Fit(sequences, s_h100);
-            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths, rows), limits, items);
+            TiledSequence[] scratch = new TiledSequence[2 * sequences.Length];
+            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths, rows), limits, items, scratch);
             long before = GC.GetAllocatedBytesForCurrentThread();
-            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths, rows), limits, items);
+            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths, rows), limits, items, scratch);
             Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
         }
     }
@@ -384,7 +404,8 @@ public class PrefillPlannerTests
         PrefillPlan plan = PrefillPlanner.Plan(
             new PrefillBatch([5, 40], [9000, 33], [0, 9000], [0, 5]),
             limits,
-            new WorkItem[limits.MaxItems]
+            new WorkItem[limits.MaxItems],
+            new TiledSequence[4]
         );
         Assert.Equal(1, plan.SplitSequences);
         Assert.InRange(plan.ChunkTokens, 500, 4500);
@@ -401,11 +422,12 @@ public class PrefillPlannerTests
         int[] rows = Rows(queryTokens);
         PrefillPlanLimits limits = Fit(sequences, s_h100);
         WorkItem[] items = new WorkItem[limits.MaxItems];
+        TiledSequence[] scratch = new TiledSequence[2 * sequences.Length];
         TimeSpan best = TimeSpan.MaxValue;
         for (int i = 0; i < 50; i++)
         {
             long start = Stopwatch.GetTimestamp();
-            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths, rows), limits, items);
+            PrefillPlanner.Plan(new PrefillBatch(queryTokens, lengths, lengths, rows), limits, items, scratch);
             TimeSpan elapsed = Stopwatch.GetElapsedTime(start);
             best = elapsed < best ? elapsed : best;
         }
@@ -464,7 +486,9 @@ public class PrefillPlannerTests
             causal,
             variant is null ? default : new KeyBounds(variant, default)
         );
-        PrefillPlan plan = PrefillPlanner.Plan(batch, limits, items);
+        TiledSequence[] scratch = new TiledSequence[2 * sequences.Length];
+        scratch.AsSpan().Fill(new TiledSequence { Row = -1 });
+        PrefillPlan plan = PrefillPlanner.Plan(batch, limits, items, scratch);
         Assert.DoesNotContain(items[..plan.Items], item => item.Row < 0);
         return (plan, items[..plan.Items]);
     }

@@ -99,7 +99,7 @@ public class PrefillStagingTests
                     Assert.Equal(tokens, rows.Where(row => row.Sequence >= 0).Distinct().Count());
                     Assert.Equal(isPaged ? 0 : lengths.Sum() - tokens, rows.Count(row => row.Sequence < 0));
                     WorkItem[] work = new WorkItem[limits.MaxItems];
-                    PrefillPlan plan = PrefillPlanner.Plan(part.At(starts), limits, work);
+                    PrefillPlan plan = PrefillPlanner.Plan(part.At(starts), limits, work, new TiledSequence[2 * lengths.Length]);
                     int[] owners = [.. queryTokens.SelectMany((count, i) => Enumerable.Repeat(i, count))];
                     int[] first = [.. lengths];
                     int[] covered = new int[owners.Length];
@@ -119,7 +119,7 @@ public class PrefillStagingTests
                     Assert.Equal(lengths.Zip(first, (length, begin) => length - begin).Sum(), tokens);
 
                     // The other kernel has what is left, in its rows.
-                    plan = PrefillPlanner.Plan(left.Of(batch), limits, work);
+                    plan = PrefillPlanner.Plan(left.Of(batch), limits, work, new TiledSequence[2 * lengths.Length]);
                     foreach (WorkItem item in work[..plan.Items])
                     {
                         Assert.False(marks[owners[item.Row]]);
