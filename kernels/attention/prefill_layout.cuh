@@ -151,10 +151,12 @@ struct HopperLayout {
 
   // Blocks of K and of V there may be at once: at a tile's edge and with short sequences what the next steps need is under way
   // for longer. V's slot is the later one to be free.
+  static constexpr int kReservedBytes = 1024;  // what the system takes of a block's shared memory
+  static constexpr int kMostBytes = Shape::kSharedPerSm - kReservedBytes;
   static constexpr int kBarrierBytes = 1024;                                                 // and items
   static constexpr int kLineBytes = Shape::Hooks::kAddsLine ? Shape::kBlockTokens * 16 : 0;  // as PrefillLine says
   static constexpr int kBlockRoom =
-      227 * 1024 - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes - kLineBytes;
+      kMostBytes - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes - kLineBytes;
   // Decode waits for memory: about 128 KB under way were the fastest, fewer and more lost 1 to 3 %.
   template <bool kValues>
   using Copied = CopiedBlock<Shape, kValues ? Shape::kValueDim : Shape::kHeadDim, kGathers>;
@@ -189,8 +191,18 @@ struct HopperLayout {
   static constexpr int kItemBytes = Shape::Hooks::kWantsContext ? 64 : 48;
   static constexpr int kSharedBytes = kItemOffset + kItems * kItemBytes;
   static_assert(kSharedBytes - kBarrierOffset <= kBarrierBytes, "barriers and items take more than was left for them");
-  static_assert(kSharedBytes <= 227 * 1024, "a block needs more shared memory than the chip has");
+  static_assert(kSharedBytes <= kMostBytes, "a block needs more shared memory than the chip has");
   static_assert(kSkippedPlace + 12 <= kContextPlace, "an item and what it skips fill a slot");
+
+  // A block that asks for all that it may have owns what lies behind the first kilobyte, wherever a toolkit lets its own begin: of 228 KB
+  // only one is not its own. An address that the compiler knows takes fewer instructions in a step, and no register; where a variant has
+  // instructions enough to wait for, it is worth the memory.
+  static constexpr bool kKnowsBase =
+      Shape::Hooks::kHasCubic && !Shape::kDecodes && kSharedBytes + kReservedBytes <= kMostBytes;
+  static constexpr int kAskedBytes = kKnowsBase ? kMostBytes : kSharedBytes;
+  static __device__ __forceinline__ u32 base(const void* shared) {
+    return kKnowsBase ? kReservedBytes : shared_address(shared);
+  }
 
   // Of a tile in which nothing is visible one block is walked, all of it masked: no case of its own. 0 for no tile.
   static __device__ __forceinline__ int blocks_of(const PrefillTile<Shape>& tile) {
