@@ -132,6 +132,13 @@ public sealed class AttentionSpec
     public IReadOnlyList<TranslationUnit> Units =>
         [.. new[] { _decodeUnit, _appendUnit, _prefillPagedUnit, _prefillRaggedUnit }.OfType<TranslationUnit>()];
 
+    /// <summary>
+    /// Bytes of the keys and values of one page in one layer: a cache takes <c>layers * pages * PageBytes</c>, and a little for its page
+    /// table and scales.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">The configuration has no cache.</exception>
+    public long PageBytes => HasCache ? 2L * PageSize * KvHeads * HeadDim * KvDtype.Size() : throw NoCache();
+
     internal AttentionShape Shape { get; }
 
     /// <summary>The units of some kinds of kernels, as a device compiles them.</summary>
