@@ -147,12 +147,15 @@ struct PrefillMask {
   __device__ __forceinline__ void hide(float (&s)[Shape::kBlockTokens / 2], int first, int row, int n) const {
     const u32 place = static_cast<u32>(n) % kStretch * kTokens;
     if (whole >> place & 1) return;
+    u32 bits[2][kWords];
 #pragma unroll
-    for (int r = 0; r < 2; r++) {  // one behind the other: registers are scarce
-      const int source = place + Tile::token_of(anew(row) + 8 * r) - Tile::token_of(first);
-      PrefillHooks<Shape>::hide(s, r,
-                                [&](int i) { return __shfl_sync(~0u, words[i], source) >> (lane_now() & 3) * 2; });
+    for (int r = 0; r < 2; r++) {
+      const int source = place + Tile::token_of(row + 8 * r) - Tile::token_of(first);
+#pragma unroll
+      for (int i = 0; i < kWords; i++) bits[r][i] = __shfl_sync(~0u, words[i], source) >> (lane_now() & 3) * 2;
     }
+#pragma unroll
+    for (int r = 0; r < 2; r++) PrefillHooks<Shape>::hide(s, r, [&](int i) { return bits[r][i]; });
   }
 };
 
