@@ -42,10 +42,8 @@ struct PrefillConsumer {
   static constexpr bool kWeighsFreely = kWeighsSmall && IsSame<MathElement, BFloat16>::value;
   // A logit of base 2: sums of 2^20 times that weight, and values of 2^20, are far from infinity.
   static constexpr float kMostFree = 80.f;
-  // Whether there are registers for squares of scores, beside O, S and P.
-  static constexpr bool kHasSquares =
-      !Hooks::kBounds && !Layout::kPrepares && kValueDim / 2 + kBlockTokens * 5 / 4 <= Layout::kConsumerRegisters - 16;
-  // Then slots are counted, where they are a power of two.
+  static constexpr bool kHasSquares = Layout::kHasSquares;
+  // Where scores' squares are kept slots are counted, if they are a power of two.
   static constexpr bool kCounts = kWeighsSmall && kHasSquares &&
                                   power_of_two(Layout::kKeyStages) == Layout::kKeyStages &&
                                   power_of_two(Layout::kValueStages) == Layout::kValueStages;
@@ -155,14 +153,15 @@ struct PrefillConsumer {
       // The other blocks, downwards. The code of the mask costs time where it is skipped, so it has steps of its own; but a
       // variant that bounds keys comes back to it.
       int n = blocks - 2;
+      factor = make_float2(1.f, 1.f);
       if constexpr (Hooks::kBounds) {
 #pragma unroll 1
-        for (; n >= 0; n--) step(line, number, n, hides(number, n));
+        for (; n >= 0; n--) step(line, number, n, hides(number, n), factor);
       } else {
 #pragma unroll 1
-        for (; n >= 0 && hides(number, n); n--) step(line, number, n, true);
+        for (; n >= 0 && hides(number, n); n--) step(line, number, n, true, factor);
 #pragma unroll 1
-        for (; n >= 0; n--) step(line, number, n, false);
+        for (; n >= 0; n--) step(line, number, n, false, factor);
       }
     }
     if (lane == 0) bulk_wait();
@@ -172,14 +171,12 @@ struct PrefillConsumer {
   static __device__ __forceinline__ u32 sign(i32 positive) { return static_cast<u32>(positive) >> 31; }
 
   // One of them; where slots are counted, the compiler does not know either that it is the same in every step.
-  template <typename Counter>
-  __device__ __forceinline__ u32 zero(int which, const Counter& counter) const {
-    return kCounts ? anew(counter.at) >> 31 : zeros[which];
-  }
+  __device__ __forceinline__ u32 zero(int which) const { return kCounts ? anew(zeros[0]) : zeros[which]; }
 
-  // Block n of tile `number`, which is not the tile's first.
+  // Block n of tile `number`, which is not the tile's first. carried: a factor, of no meaning. One without a value has registers from the
+  // kernel's start on; where scores are weighed at less cost that is better all the same.
   template <typename TileLine>
-  __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked) {
+  __device__ __forceinline__ void step(const TileLine& line, u32 number, int n, bool masked, float2& carried) {
     wait_for_block(Layout::key_ready(base, keys.slot()), keys.phase());
     begin_turn();
     multiply_keys(line);
@@ -206,7 +203,8 @@ struct PrefillConsumer {
         return;
       }
     }
-    float2 factor;
+    float2 unset;
+    float2& factor = kWeighsSmall ? unset : carried;
     bool raised = false;
     if (is_small) {
       softmax.template weigh_small<!kWeighsFreely>(s, 0, kScores, scale, small);
@@ -368,12 +366,12 @@ struct PrefillConsumer {
   template <typename TileLine>
   __device__ __forceinline__ void multiply_keys(const TileLine& line) {
     // At headDim 256 no register is left for this zero.
-    const u32 key_zero = kHeadDim == 256 ? 0 : zero(0, keys);
+    const u32 key_zero = kHeadDim == 256 ? 0 : zero(0);
     const u64 block =
         advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kKeyOffset, 16, Layout::kKeyGroupStride, key_zero),
                 keys.slot() * (Shape::kBlockBytes / 16));
-    u64 query = matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes,
-                                                    zero(1, values));
+    u64 query =
+        matrix_descriptor<Shape::kRowBytes>(base + group * 64 * Shape::kRowBytes, 16, Layout::kGroupBytes, zero(1));
     // By nothing, which the compiler does not know: else it keeps descriptors of Q over all steps, more than it has uniform registers for.
     if constexpr (kHeadDim == 256) query = advance(query, anew(keys.slot()) >> 16);
     if constexpr (Hooks::kAddsLine) {
@@ -397,7 +395,7 @@ struct PrefillConsumer {
   __device__ __forceinline__ void multiply_values() {
     wgmma_fence();
     const u64 block = advance(matrix_descriptor<Shape::kRowBytes>(base + Layout::kValueOffset, Layout::kColumnStride,
-                                                                  Layout::kValueGroupStride, zero(2, values)),
+                                                                  Layout::kValueGroupStride, zero(2)),
                               values.slot() * (Shape::kValueBlockBytes / 16));
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {

@@ -65,32 +65,44 @@ struct PrefillHooks {
   template <int N>
   static __device__ __forceinline__ void mask(float (&s)[N], const PrefillParams& params, const Tile& tile,
                                               const ItemContext& context, int row, int block, int lane) {
-    int limit[2], first[2];
     block += (lane & 3) * 2;
+    const Arguments a = Hooks::arguments(params.variant);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      limit[r] = tile.limit_of(row + 8 * r) - block;
-      if (Hooks::kBounds) first[r] = first_key(tile, context, row + 8 * r, Hooks::arguments(params.variant)) - block;
+      const int at = anew(row) + 8 * r;  // rows one behind the other: registers are scarce
+      const int end = tile.limit_of(at) - block;
+      const int first = Hooks::kBounds ? first_key(tile, context, at, a) - block : 0;
+      const KeyRange skipped = Hooks::kSkips ? Variant::skipped(place(tile, context, at), a) : KeyRange();
+      hide(s, r, [&](int word) {
+        u32 seen = columns(first, end, word);
+        if (Hooks::kSkips) seen &= ~columns(skipped.first - block, skipped.end - block, word);
+        return seen;
+      });
     }
-    hide(s, [&](int r, int column) { return column >= limit[r] || (Hooks::kBounds && column < first[r]); });
-    if constexpr (Hooks::kSkips) {
+  }
+
+  // Hides what row r does not see; seen(i) has a bit for each of 32 columns from 32 i on.
+  template <int N, typename Seen>
+  static __device__ __forceinline__ void hide(float (&s)[N], int r, Seen seen) {
 #pragma unroll
-      for (int r = 0; r < 2; r++) {  // one behind the other: registers are scarce
-        const KeyRange keys =
-            Variant::skipped(place(tile, context, anew(row) + 8 * r), Hooks::arguments(params.variant));
-        const int skipped = keys.first - block, end = keys.end - block;
-        hide(s, [&](int of, int column) { return of == r && column >= skipped && column < end; });
+    for (int word = 0; word < (N + 15) / 16; word++) {
+      const u32 bits = seen(word);
+#pragma unroll
+      for (int j = word * 16; j < N && j < word * 16 + 16; j += 4) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          if (!(bits >> (j * 2 + e) % 32 & 1)) s[j + 2 * r + e] = negative_infinity();
+        }
       }
     }
   }
 
-  template <int N, typename Hides>
-  static __device__ __forceinline__ void hide(float (&s)[N], Hides hides) {
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-      if (hides(i / 2 % 2, i / 4 * 8 + i % 2)) s[i] = negative_infinity();
-    }
+ private:
+  // Of 32 columns from 32 i on, those from `first` on, before `end`.
+  static __device__ __forceinline__ u32 columns(int first, int end, int i) {
+    return from(first - 32 * i) & ~from(end - 32 * i);
   }
+  static __device__ __forceinline__ u32 from(int column) { return __funnelshift_lc(0, ~0u, max(column, 0)); }
 };
 
 // A mask of bits for 16 rows, a warp's. Their query tokens' bits of a stretch of blocks come at once, to every lane those of one token and
@@ -135,16 +147,12 @@ struct PrefillMask {
   __device__ __forceinline__ void hide(float (&s)[Shape::kBlockTokens / 2], int first, int row, int n) const {
     const u32 place = static_cast<u32>(n) % kStretch * kTokens;
     if (whole >> place & 1) return;
-    u32 bits[2][kWords];
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-#pragma unroll
-      for (int i = 0; i < kWords; i++) {
-        bits[r][i] = __shfl_sync(~0u, words[i], place + Tile::token_of(row + 8 * r) - Tile::token_of(first)) >>
-                     (lane_now() & 3) * 2;
-      }
+    for (int r = 0; r < 2; r++) {  // one behind the other: registers are scarce
+      const int source = place + Tile::token_of(anew(row) + 8 * r) - Tile::token_of(first);
+      PrefillHooks<Shape>::hide(s, r,
+                                [&](int i) { return __shfl_sync(~0u, words[i], source) >> (lane_now() & 3) * 2; });
     }
-    PrefillHooks<Shape>::hide(s, [&](int r, int column) { return !(bits[r][column / 32] >> column % 32 & 1); });
   }
 };
 

@@ -30,11 +30,11 @@ struct HopperPrefill {
 
   static constexpr int kThreads = Layout::kWarpgroups * 128;
   static constexpr int kBlocksPerSm = 1;
-  static constexpr int kSharedBytes = Layout::kSharedBytes;
+  static constexpr int kSharedBytes = Layout::kAskedBytes;
 
   static __device__ __forceinline__ void run(const PrefillParams& params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    const u32 base = shared_address(shared);
+    const u32 base = Layout::base(shared);
     if (threadIdx.x == 0) {
       prefetch_tensor_map(params.query_map);
       prefetch_tensor_map(params.key_map);

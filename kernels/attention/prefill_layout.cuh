@@ -116,6 +116,10 @@ struct HopperLayout {
   static constexpr int kProducerRegisters = kPrepares ? (kFewPairs ? 40 : 24) + (kAllLanes ? 0 : 8) : kOtherRegisters;
   static constexpr int kPreparerRegisters = kOtherRegisters - kProducerRegisters;
 
+  // Whether consumers have registers for squares of scores, beside O, S and P.
+  static constexpr bool kHasSquares = !Shape::Hooks::kBounds && !kPrepares &&
+                                      Shape::kValueDim / 2 + Shape::kBlockTokens * 5 / 4 <= kConsumerRegisters - 16;
+
   // Of 512 threads none is compiled for a product of 256 columns, whose output is all of its 128 registers.
   static constexpr bool kHalvesOutput = kPrepares && Shape::kValueDim == 256;
 
@@ -151,10 +155,12 @@ struct HopperLayout {
 
   // Blocks of K and of V there may be at once: at a tile's edge and with short sequences what the next steps need is under way
   // for longer. V's slot is the later one to be free.
+  static constexpr int kReservedBytes = 1024;  // what the system takes of a block's shared memory
+  static constexpr int kMostBytes = Shape::kSharedPerSm - kReservedBytes;
   static constexpr int kBarrierBytes = 1024;                                                 // and items
   static constexpr int kLineBytes = Shape::Hooks::kAddsLine ? Shape::kBlockTokens * 16 : 0;  // as PrefillLine says
   static constexpr int kBlockRoom =
-      227 * 1024 - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes - kLineBytes;
+      kMostBytes - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes - kLineBytes;
   // Decode waits for memory: about 128 KB under way were the fastest, fewer and more lost 1 to 3 %.
   template <bool kValues>
   using Copied = CopiedBlock<Shape, kValues ? Shape::kValueDim : Shape::kHeadDim, kGathers>;
@@ -189,8 +195,18 @@ struct HopperLayout {
   static constexpr int kItemBytes = Shape::Hooks::kWantsContext ? 64 : 48;
   static constexpr int kSharedBytes = kItemOffset + kItems * kItemBytes;
   static_assert(kSharedBytes - kBarrierOffset <= kBarrierBytes, "barriers and items take more than was left for them");
-  static_assert(kSharedBytes <= 227 * 1024, "a block needs more shared memory than the chip has");
+  static_assert(kSharedBytes <= kMostBytes, "a block needs more shared memory than the chip has");
   static_assert(kSkippedPlace + 12 <= kContextPlace, "an item and what it skips fill a slot");
+
+  // A block that asks for all that it may have owns what lies behind the first kilobyte, wherever a toolkit lets its own begin: of 228 KB
+  // only one is not its own. An address that the compiler knows takes fewer instructions in a step, and no register: where a variant's
+  // small scores make a step of instructions, not of products.
+  static constexpr bool kKnowsBase =
+      Shape::Hooks::kHasCubic && kHasSquares && !Shape::kDecodes && kSharedBytes + kReservedBytes <= kMostBytes;
+  static constexpr int kAskedBytes = kKnowsBase ? kMostBytes : kSharedBytes;
+  static __device__ __forceinline__ u32 base(const void* shared) {
+    return kKnowsBase ? kReservedBytes : shared_address(shared);
+  }
 
   // Of a tile in which nothing is visible one block is walked, all of it masked: no case of its own. 0 for no tile.
   static __device__ __forceinline__ int blocks_of(const PrefillTile<Shape>& tile) {

@@ -63,7 +63,7 @@ struct PrefillProducer {
         }
       } while (ring.n >= 0);
       ring.turn_to(Layout::tile(base, number + 1));
-      if (warp > 0) release(number);
+      if (warp > 0) release(anew(number));
     }
     if (threadIdx.x == kItemWords + 1) finish_queue(params.queue);  // the thread that has taken from it
   }

@@ -168,7 +168,9 @@ struct PrefillRing {
   static __device__ __forceinline__ int mine() {
     return Layout::kGathers ? Gather::token_of(threadIdx.x & 31) : threadIdx.x & 31;
   }
-  static __device__ __forceinline__ bool has(int i) { return kShare >= 32 * (i + 1) || mine() + 32 * i < kShare; }
+  static __device__ __forceinline__ bool has(int i) {
+    return i == 0 || kShare >= 32 * (i + 1) || mine() + 32 * i < kShare;
+  }
   // Checked here, though that waits: below 0 is none, whatever the table has.
   __device__ __forceinline__ i32 page_of(u32 token) const {
     return checked_page<Shape::kChecked>(params, __ldg(table + token / Shape::kPageSize), row, token);

@@ -145,15 +145,17 @@ struct PrefillShape {
   static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
   static constexpr bool kHasMore = Hooks::kShapes || Hooks::kRotates || kHasScales;  // to do than plain attention
+  // Registers: of consumers, or of the producer where it skips some of many boxes.
+  static constexpr bool kNeedsMany = Hooks::kHasMany || (Hooks::kSkips && kPaged && kPageSize % 16 == 8);
   static constexpr int kTurningTokens = kWiderDim <= 64 ? 128 : kWiderDim <= 128 ? 96 : kWiderDim <= 192 ? 80 : 64;
-  static constexpr int kHopperTokens = kPrepares                               ? kTurningTokens
-                                       : kHopperRows == 192 && kWiderDim > 96  ? 64
-                                       : kHopperRows == 192 && kWiderDim > 64  ? (kHasMore ? 96 : 112)
-                                       : kHopperRows == 192 && Hooks::kHasMany ? 96
-                                       : kWiderDim <= 128                      ? 128
-                                       : kHeadDim <= 192 && kValueDim <= 128   ? 112
-                                       : kWiderDim <= 192                      ? 80
-                                                                               : 64;
+  static constexpr int kHopperTokens = kPrepares                              ? kTurningTokens
+                                       : kHopperRows == 192 && kWiderDim > 96 ? 64
+                                       : kHopperRows == 192 && kWiderDim > 64 ? (kHasMore ? 96 : 112)
+                                       : kHopperRows == 192 && kNeedsMany     ? 96
+                                       : kWiderDim <= 128                     ? 128
+                                       : kHeadDim <= 192 && kValueDim <= 128  ? 112
+                                       : kWiderDim <= 192                     ? 80
+                                                                              : 64;
   static constexpr int kBlockTokens = kHopper ? kHopperTokens : kPortableTokens;
   static constexpr int kQueryBytes = kTileRows * kRowTotalBytes;
   static constexpr int kBlockBytes = kBlockTokens * kRowTotalBytes;  // K of one step

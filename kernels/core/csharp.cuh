@@ -51,6 +51,14 @@ __device__ __forceinline__ int subtract(int a, int b) { return int(unsigned(a) -
 __device__ __forceinline__ int multiply(int a, int b) { return int(unsigned(a) * unsigned(b)); }
 __device__ __forceinline__ int negate(int a) { return int(0u - unsigned(a)); }
 
+// A loop's step, and whether the variable has not wrapped around. In C# such a loop goes on for ever.
+template <typename T>
+__device__ __forceinline__ bool step(T& variable, long long by) {
+  const T before = variable;
+  variable = T(unsigned(before) + unsigned(by));
+  return by > 0 ? variable > before : variable < before;
+}
+
 // C# throws for int.MinValue, which has no absolute value.
 __device__ __forceinline__ int abs(int a) { return a < 0 ? negate(a) : a; }
 

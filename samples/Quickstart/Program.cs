@@ -22,7 +22,7 @@ try
         _ => Device.Open(WithProgress()),
     };
 
-    // Room for 2,048 tokens. The first cache of a configuration gets its kernels ready: from disk, or compiled in a moment.
+    // Room for 2,048 tokens. The first cache and wrapper of a configuration get its kernels ready: from disk, or compiled in a moment.
     using QuickstartAttention.PagedKvCache cache = new(device, layers: 1, pages: 2048 / QuickstartAttention.PageSize);
     using QuickstartAttention.BatchDecodeWithPagedKvCache decode = new(cache);
 

@@ -77,7 +77,7 @@ internal sealed unsafe class CpuRig(Device device, int threads) : Rig
                 at += length;
             }
 
-            view.WithRows(first, count, view.Dtype.Size()).CopyFrom(some);
+            view.Rows(first, count).CopyFrom(some);
         }
     }
 

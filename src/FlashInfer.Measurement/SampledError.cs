@@ -95,13 +95,13 @@ internal readonly record struct SampledError(double Relative, double MaxAbs)
             tokens,
             Math.Min(tokens, 512),
             KvLayout.Nhd,
-            (from, count) => ragged.WithRows(first + from, count, ragged.Dtype.Size())
+            (from, count) => ragged.Rows(first + from, count)
         );
 
     /// <summary>Some rows of a tensor, whatever its other dimensions, on the host.</summary>
     private static float[] Rows(TensorView tensor, int first, int count)
     {
-        TensorView some = tensor.WithRows(first, count, tensor.Dtype.Size());
+        TensorView some = tensor.Rows(first, count);
         float[] values = new float[some.Shape.Elements];
         some.CopyTo(values);
         return values;

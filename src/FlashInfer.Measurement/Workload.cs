@@ -79,7 +79,7 @@ internal sealed class Workload : IDisposable
             length,
             Spec.PageSize,
             Spec.KvLayout,
-            (first, _) => pages.WithRows(sequence.Pages[first / Spec.PageSize], 1, pages.Dtype.Size())
+            (first, _) => pages.Rows(sequence.Pages[first / Spec.PageSize], 1)
         );
 
     private void Scatter()

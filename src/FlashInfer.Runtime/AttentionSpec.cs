@@ -132,6 +132,13 @@ public sealed class AttentionSpec
     public IReadOnlyList<TranslationUnit> Units =>
         [.. new[] { _decodeUnit, _appendUnit, _prefillPagedUnit, _prefillRaggedUnit }.OfType<TranslationUnit>()];
 
+    /// <summary>
+    /// Bytes of the keys and values of one page in one layer: a cache takes <c>layers * pages * PageBytes</c>, and a little for its page
+    /// table and scales.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">The configuration has no cache.</exception>
+    public long PageBytes => HasCache ? 2L * PageSize * KvHeads * HeadDim * KvDtype.Size() : throw NoCache();
+
     internal AttentionShape Shape { get; }
 
     /// <summary>The units of some kinds of kernels, as a device compiles them.</summary>
@@ -141,17 +148,19 @@ public sealed class AttentionSpec
         KernelId
             .Of(kernels, Shape)
             .Select(kernel =>
-                kernel.Family switch
-                {
-                    KernelFamily.Append => AppendUnitFor(isChecked),
-                    KernelFamily.Decode => DecodeUnitFor(kernel.QueryTokens, kernel.TeamUnits, isChecked),
-                    KernelFamily.WideDecode => WideDecodeUnitFor(kernel.QueryTokens, isChecked),
-                    KernelFamily.DecodeRagged => DecodeRaggedUnit,
-                    KernelFamily.MergeStates => MergeStatesUnit(Dtype),
-                    KernelFamily.PrefillPagedStaged => PrefillStagedUnitFor(isPaged: true, isChecked),
-                    KernelFamily.PrefillRaggedStaged => PrefillStagedUnitFor(isPaged: false, isChecked),
-                    _ => PrefillUnitFor(kernel.Family == KernelFamily.PrefillPaged, isChecked),
-                }
+                (
+                    kernel.Family switch
+                    {
+                        KernelFamily.Append => AppendUnitFor(isChecked),
+                        KernelFamily.Decode => DecodeUnitFor(kernel.QueryTokens, kernel.TeamUnits, isChecked),
+                        KernelFamily.WideDecode => WideDecodeUnitFor(kernel.QueryTokens, isChecked),
+                        KernelFamily.DecodeRagged => DecodeRaggedUnit,
+                        KernelFamily.MergeStates => MergeStatesUnit(Dtype),
+                        KernelFamily.PrefillPagedStaged => PrefillStagedUnitFor(isPaged: true, isChecked),
+                        KernelFamily.PrefillRaggedStaged => PrefillStagedUnitFor(isPaged: false, isChecked),
+                        _ => PrefillUnitFor(kernel.Family == KernelFamily.PrefillPaged, isChecked),
+                    }
+                ).For(kernel.Architecture)
             );
 
     /// <summary>A unit of batch decode; parameters as <see cref="CudaUnits.Decode"/>.</summary>
@@ -180,13 +189,9 @@ public sealed class AttentionSpec
         : isChecked ? Unit(CudaUnits.PrefillPagedName(Shape, isChecked: true), CudaUnits.PrefillPaged(Shape, isChecked: true))
         : PrefillPagedUnit;
 
-    /// <summary>The unit of prefill over staged keys and values, with checks or without, for the one architecture that gains by it.</summary>
+    /// <summary>The unit of prefill over staged keys and values, with checks or without.</summary>
     internal TranslationUnit PrefillStagedUnitFor(bool isPaged, bool isChecked) =>
-        new(
-            CudaUnits.PrefillStagedName(Shape, isPaged, isChecked),
-            Encoding.UTF8.GetBytes(CudaUnits.PrefillStaged(Shape, isPaged, isChecked)),
-            CudaUnits.StagedArchitecture
-        );
+        Unit(CudaUnits.PrefillStagedName(Shape, isPaged, isChecked), CudaUnits.PrefillStaged(Shape, isPaged, isChecked));
 
     /// <summary>The unit that merges states of attention, of one element type: the same for all configurations.</summary>
     internal static TranslationUnit MergeStatesUnit(DType dtype) => Unit(CudaUnits.MergeStatesName(dtype), CudaUnits.MergeStates(dtype));

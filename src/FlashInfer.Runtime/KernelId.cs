@@ -20,6 +20,12 @@ internal enum KernelFamily
 /// <param name="TeamUnits">Decode: whether each team (a warp) takes units of its own.</param>
 internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 1, bool TeamUnits = false)
 {
+    /// <summary>The one architecture that has a use for it; null when all have.</summary>
+    public string? Architecture { get; init; }
+
+    /// <summary>Whether an architecture has a use for it.</summary>
+    public bool Serves(string architecture) => Architecture is null || Architecture == architecture;
+
     /// <summary>A configuration's kernels of some kinds, those needed first in front: the one answer for warm-up, for bundles and for the tool.</summary>
     public static IEnumerable<KernelId> Of(KernelKinds kinds, AttentionShape shape)
     {
@@ -33,11 +39,6 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
             kinds &= KernelKinds.ShortDecode | KernelKinds.SpeculativeDecode;
         }
 
-        if (kinds.HasFlag(KernelKinds.PrefillPaged) && shape.IsQuantised)
-        {
-            kinds |= KernelKinds.ShortDecode; // single tokens of a step of prefill are decoded
-        }
-
         if (kinds.HasFlag(KernelKinds.Append))
         {
             yield return new KernelId(KernelFamily.Append);
@@ -46,18 +47,18 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
         foreach (int queryTokens in CudaUnits.QueryTokens)
         {
             KernelKinds several = queryTokens == 1 ? KernelKinds.None : KernelKinds.SpeculativeDecode;
-            if (kinds.HasFlag(KernelKinds.Decode | several))
+            bool decodesSingles = queryTokens == 1 && kinds.HasFlag(KernelKinds.PrefillPaged) && shape.IsQuantised;
+            foreach (KernelId kernel in Decode(shape, queryTokens).Append(new(KernelFamily.Decode, queryTokens, TeamUnits: true)))
             {
-                yield return new KernelId(KernelFamily.Decode, queryTokens);
-                if (CudaUnits.HasWideDecode(shape, queryTokens))
+                if (kinds.HasFlag((kernel.TeamUnits ? KernelKinds.ShortDecode : KernelKinds.Decode) | several))
                 {
-                    yield return new KernelId(KernelFamily.WideDecode, queryTokens);
+                    yield return kernel;
                 }
-            }
-
-            if (kinds.HasFlag(KernelKinds.ShortDecode | several))
-            {
-                yield return new KernelId(KernelFamily.Decode, queryTokens, TeamUnits: true);
+                else if (decodesSingles)
+                {
+                    // Prefill that stages leaves single tokens to decode.
+                    yield return Staged(kernel);
+                }
             }
         }
 
@@ -66,7 +67,7 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
             yield return new KernelId(KernelFamily.PrefillPaged);
             if (CudaUnits.HasStagedPrefill(shape, isPaged: true))
             {
-                yield return new KernelId(KernelFamily.PrefillPagedStaged);
+                yield return Staged(new(KernelFamily.PrefillPagedStaged));
             }
         }
 
@@ -84,7 +85,7 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
 
         if (kinds.HasFlag(KernelKinds.PrefillRagged) && CudaUnits.HasStagedPrefill(shape, isPaged: false))
         {
-            yield return new KernelId(KernelFamily.PrefillRaggedStaged);
+            yield return Staged(new(KernelFamily.PrefillRaggedStaged));
         }
 
         if (kinds.HasFlag(KernelKinds.Cascade))
@@ -92,4 +93,18 @@ internal readonly record struct KernelId(KernelFamily Family, int QueryTokens = 
             yield return new KernelId(KernelFamily.MergeStates);
         }
     }
+
+    /// <summary>What a wrapper of decode asks for when it is made: the kernel of few columns, and that of many where there is one.</summary>
+    /// <param name="shape">A legal shape.</param>
+    /// <param name="queryTokens">The most query tokens of a sequence, one of <see cref="CudaUnits.QueryTokens"/>.</param>
+    public static IEnumerable<KernelId> Decode(AttentionShape shape, int queryTokens)
+    {
+        yield return new KernelId(KernelFamily.Decode, queryTokens);
+        if (CudaUnits.HasWideDecode(shape, queryTokens))
+        {
+            yield return new KernelId(KernelFamily.WideDecode, queryTokens);
+        }
+    }
+
+    private static KernelId Staged(KernelId kernel) => kernel with { Architecture = CudaUnits.StagedArchitecture };
 }

@@ -11,8 +11,7 @@ public enum KernelKinds
     Append = 1,
 
     /// <summary>
-    /// Batch decode with one query token a sequence, of many query heads for a KV head too where there are so many, and append: what the
-    /// first cache makes ready anyway.
+    /// Batch decode with one query token a sequence, of many query heads for a KV head too where there are so many, and append.
     /// </summary>
     Decode = Append | 2,
 
@@ -23,20 +22,23 @@ public enum KernelKinds
     SpeculativeDecode = Decode | 8,
 
     /// <summary>
-    /// Batch prefill over the paged cache, over keys and values staged from it where there is that, and append; where the cache is quantised
-    /// also <see cref="ShortDecode"/>, for single tokens.
+    /// Batch prefill over the paged cache, over keys and values staged from it where there is that, and append; on Hopper, where the cache
+    /// is quantised, also <see cref="ShortDecode"/>, for single tokens.
     /// </summary>
     PrefillPaged = Append | 16,
 
     /// <summary>Batch prefill over ragged keys and values, and over staged keys where there is that.</summary>
     PrefillRagged = 32,
 
-    /// <summary>Merging of attention states, and multi-level cascade attention with it: batch prefill over the paged cache, and append.</summary>
-    Cascade = PrefillPaged | 64,
+    /// <summary>
+    /// Merging of attention states, and multi-level cascade attention with it: batch prefill over the paged cache, and decode of sequences
+    /// that share nothing.
+    /// </summary>
+    Cascade = PrefillPaged | ShortDecode | 64,
 
     /// <summary>Decode of one sequence without a cache; <see cref="PrefillRagged"/> where that does it.</summary>
     SingleDecode = 128,
 
     /// <summary>All of them.</summary>
-    All = ShortDecode | SpeculativeDecode | PrefillPaged | PrefillRagged | SingleDecode | Cascade,
+    All = SpeculativeDecode | PrefillRagged | SingleDecode | Cascade,
 }

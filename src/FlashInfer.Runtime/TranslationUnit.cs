@@ -37,9 +37,12 @@ public sealed class TranslationUnit
         Source = source.ToArray();
     }
 
-    /// <summary>Makes a unit that is of use on one architecture only.</summary>
-    internal TranslationUnit(string name, ReadOnlySpan<byte> source, string architecture)
-        : this(name, source) => _architecture = architecture;
+    private TranslationUnit(TranslationUnit unit, string architecture)
+    {
+        Name = unit.Name;
+        Source = unit.Source;
+        _architecture = architecture;
+    }
 
     /// <summary>The name of the unit, of its kernel, and the prefix of its file in the kernel cache.</summary>
     public string Name { get; }
@@ -49,6 +52,9 @@ public sealed class TranslationUnit
 
     /// <summary>The CUDA text.</summary>
     public override string ToString() => Encoding.UTF8.GetString(Source.Span);
+
+    /// <summary>The same unit, of use on one architecture only; null for all of them.</summary>
+    internal TranslationUnit For(string? architecture) => architecture is null ? this : new(this, architecture);
 
     /// <summary>Whether it is of use on an architecture.</summary>
     internal bool Serves(string architecture) => _architecture is null || architecture == _architecture;

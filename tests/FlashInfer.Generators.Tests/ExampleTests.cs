@@ -6,7 +6,8 @@ namespace FlashInfer.Generators.Tests;
 
 /// <summary>
 /// Every C# block of the README, CONTRIBUTING and the pages under docs compiles without a warning, against the runtime and with the
-/// generator, as a user's program would; and every relative link leads to a file and a heading.
+/// generator, as a user's program would. On every page of the repository relative links lead to files and headings, and the files that are
+/// named are there.
 /// </summary>
 /// <remarks>
 /// A block that is a fragment has an HTML comment on the line above it: <c>&lt;!-- context: NAME --&gt;</c> puts it behind the statements
@@ -103,16 +104,13 @@ public sealed partial class ExampleTests
         }
     }
 
-    public static TheoryData<string> Pages => [.. s_pages.Select(Relative)];
+    public static TheoryData<string> Pages => [.. AllPages().Select(Relative)];
 
     /// <summary>A page elsewhere with code would not be looked at, nor a block that says <c>cs</c>; those of diagnostics are DocumentationTests'.</summary>
     [Fact]
     public void No_page_with_code_is_left_out()
     {
-        string[] ignored = ["artifacts", "bin", "obj", "node_modules"];
-        IEnumerable<string> with = Directory
-            .EnumerateFiles(TestPaths.RepositoryRoot, "*.md", SearchOption.AllDirectories)
-            .Where(page => !Relative(page).Split('/').Any(part => part.StartsWith('.') || ignored.Contains(part)))
+        IEnumerable<string> with = AllPages()
             .Where(static page => CSharpBlock().IsMatch(File.ReadAllText(page)))
             .Where(static page => !Relative(page).StartsWith("docs/diagnostics/", StringComparison.Ordinal));
 
@@ -154,6 +152,34 @@ public sealed partial class ExampleTests
                 Assert.True(Anchors(path).Contains(anchor), $"{page} links to {target}#{anchor}, but there is no such heading");
             }
         }
+    }
+
+    /// <summary>Names in code spans: files of this repository, and results of benchmarks, by which figures can be looked up.</summary>
+    [Theory]
+    [MemberData(nameof(Pages))]
+    public void Files_that_are_named_are_there(string page)
+    {
+        string text = File.ReadAllText(Path.Combine(TestPaths.RepositoryRoot, page));
+        string[] missing =
+        [
+            .. NamedFile()
+                .Matches(text)
+                .Select(static match => match.Groups["path"].Value)
+                .Where(static path => !Placeholder().IsMatch(path))
+                .Concat(NamedResults().Matches(text).Select(static match => $"benchmarks/results/{match.Value}"))
+                .Where(static path => !Path.Exists(Path.Combine(TestPaths.RepositoryRoot, path))),
+        ];
+
+        Assert.Empty(missing);
+    }
+
+    private static IEnumerable<string> AllPages()
+    {
+        string[] ignored = ["artifacts", "bin", "obj", "node_modules"];
+        return Directory
+            .EnumerateFiles(TestPaths.RepositoryRoot, "*.md", SearchOption.AllDirectories)
+            .Where(page => !Relative(page).Split('/').Any(part => part.StartsWith('.') || ignored.Contains(part)))
+            .Order(StringComparer.Ordinal);
     }
 
     /// <summary>Headings as GitHub turns them into anchors: lower case, hyphens for spaces, no punctuation.</summary>
@@ -218,6 +244,15 @@ public sealed partial class ExampleTests
 
     [GeneratedRegex(@"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")]
     private static partial Regex Link();
+
+    [GeneratedRegex(@"`(?<path>(benchmarks|docs|eng|kernels|samples|src|tests)/[\w./#-]+)`")]
+    private static partial Regex NamedFile();
+
+    [GeneratedRegex(@"\b(FOLDER|NAME|ID|EXT)\b")]
+    private static partial Regex Placeholder();
+
+    [GeneratedRegex(@"\b20\d\d-\d\d-\d\d-[a-z0-9-]+\.(json|svg)")]
+    private static partial Regex NamedResults();
 
     [GeneratedRegex(@"^#+ (.*)$", RegexOptions.Multiline)]
     private static partial Regex Heading();

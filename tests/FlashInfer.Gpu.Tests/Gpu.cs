@@ -85,26 +85,21 @@ internal static class Gpu
         switch (api)
         {
             case GridApi.Decode:
-                yield return () => kernels.Decode(queryTokens ?? 1);
-                yield return () => kernels.WideDecode(queryTokens ?? 1);
+                yield return () => kernels.Load(KernelKinds.Append);
+                yield return () => kernels.LoadDecode(queryTokens ?? 1);
+                break;
+            case GridApi.Paged:
+                yield return () => kernels.Load(KernelKinds.PrefillPaged);
+                break;
+            case GridApi.Ragged:
+                yield return () => kernels.Load(KernelKinds.PrefillRagged);
                 break;
             case GridApi.Single when queryTokens is null:
                 yield return () => kernels.Load(KernelKinds.SingleDecode);
                 break;
             default:
-                yield return () => kernels.Prefill(isPaged: api == GridApi.Paged);
+                yield return () => kernels.Prefill(isPaged: false);
                 break;
-        }
-
-        if (api is GridApi.Paged or GridApi.Ragged)
-        {
-            yield return () => kernels.StagedPrefill(isPaged: api == GridApi.Paged);
-        }
-
-        if (api is GridApi.Decode or GridApi.Paged)
-        {
-            // What a cache loads when it is made.
-            yield return () => kernels.Load(KernelKinds.Decode);
         }
     }
 

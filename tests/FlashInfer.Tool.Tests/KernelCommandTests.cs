@@ -198,8 +198,6 @@ public sealed class KernelCommandTests
         Assert.Equal(
             [
                 ($"fi_append_{Suffix}", "sm_80"),
-                ($"fi_decode_{Suffix}", "sm_80"), // for single tokens beside chunks
-                ($"fi_decode_{Suffix}_team", "sm_80"),
                 ($"fi_prefill_paged_{Suffix}", "sm_80"),
                 ($"fi_append_{Suffix}", "sm_90a"),
                 ($"fi_decode_{Suffix}", "sm_90a"), // for single tokens beside chunks

@@ -1,3 +1,4 @@
+using System;
 using System.Collections.Generic;
 using System.Linq;
 using Microsoft.CodeAnalysis;
@@ -34,26 +35,30 @@ internal sealed record LoopBound(ISymbol Variable, Scalar Type, long Step, IOper
         return IsInclusive && (Step > 0 ? end.Min >= all.Max : end.Max <= all.Min);
     }
 
-    /// <summary>What the variable may be where the condition is asked and in the body; null when it may wrap around.</summary>
-    public (Interval AtCondition, Interval InBody)? Range(Interval start, Interval end)
+    /// <summary>Whether the step may wrap the variable around while the condition holds.</summary>
+    public bool MayWrap(Interval start, Interval end)
     {
-        Interval body =
-            Step > 0 ? new Interval(start.Min, end.Max - (IsInclusive ? 0 : 1)) : new Interval(end.Min + (IsInclusive ? 0 : 1), start.Max);
-        Interval next = body + new Interval(Step, Step);
         Interval all = Interval.Of(Type);
-        bool fits = Step > 0 ? next.Max <= all.Max : next.Min >= all.Min;
-        if (!fits)
-        {
-            return null;
-        }
-
-        return (
-            Step > 0
-                ? new Interval(start.Min, System.Math.Max(start.Max, next.Max))
-                : new Interval(System.Math.Min(start.Min, next.Min), start.Max),
-            body
-        );
+        Interval next = InBody(start, end) + new Interval(Step, Step);
+        return Step > 0 ? next.Max > all.Max : next.Min < all.Min;
     }
+
+    /// <summary>What the variable may be in the body.</summary>
+    public Interval InBody(Interval start, Interval end) =>
+        Step > 0 ? new Interval(start.Min, end.Max - (IsInclusive ? 0 : 1)) : new Interval(end.Min + (IsInclusive ? 0 : 1), start.Max);
+
+    /// <summary>What the variable may be where the condition is asked, which is not where it has wrapped around.</summary>
+    public Interval AtCondition(Interval start, Interval end)
+    {
+        Interval all = Interval.Of(Type);
+        Interval next = InBody(start, end) + new Interval(Step, Step);
+        return Step > 0
+            ? new Interval(start.Min, Math.Max(start.Max, Math.Min(next.Max, all.Max)))
+            : new Interval(Math.Min(start.Min, Math.Max(next.Min, all.Min)), start.Max);
+    }
+
+    /// <summary>Whether an operation at the loop's bottom is the variable's step.</summary>
+    public bool IsStep(IOperation operation) => Changes(operation).Any(change => Same(change.Variable, Variable));
 
     private static LoopBound? Of(
         IOperation condition,

@@ -1,4 +1,5 @@
 using System.Collections.Generic;
+using System.Globalization;
 using System.Linq;
 using FlashInfer.Generators.Diagnostics;
 using Microsoft.CodeAnalysis;
@@ -23,7 +24,7 @@ internal sealed partial class MethodLowering
         }
 
         // Before the range of the variable is known, which depends on both.
-        Interval? start = Start(loop, bound.Variable);
+        Interval start = Start(loop, bound);
         Interval end = Lower(bound.End).Range;
         if (bound.NeverEnds(end))
         {
@@ -31,37 +32,34 @@ internal sealed partial class MethodLowering
             return;
         }
 
-        string before = string.Join(", ", loop.Before.SelectMany(Before).Where(static text => text.Length > 0));
-        if (start is { } first && bound.Range(first, end) is { } range)
+        // Where C# would wrap around and go on for ever, the loop ends.
+        string? goesOn = bound.MayWrap(start, end) ? _names.Unused("goes_on") : null;
+        if (goesOn is not null)
         {
-            _ranges[bound.Variable] = range.AtCondition;
-            string plainCondition = Lower(loop.Condition!).Text;
-            _ranges[bound.Variable] = range.InBody;
-            Loop(plainCondition);
-            _ranges.Remove(bound.Variable);
-        }
-        else
-        {
-            Loop(Lower(loop.Condition!).Text);
+            _text.Line($"bool {goesOn} = true;");
         }
 
-        void Loop(string condition)
-        {
-            string bottom = string.Join(", ", loop.AtLoopBottom.Select(AtBottom).Where(static text => text.Length > 0));
-            _text.Line($"for ({before}; {condition}; {bottom}) {{");
-            Nested(loop.Body);
-            _text.Line("}");
-        }
+        string before = Joined(loop.Before.SelectMany(Before));
+        _ranges[bound.Variable] = bound.AtCondition(start, end);
+        Expression condition = Lower(loop.Condition!);
+        _ranges[bound.Variable] = bound.InBody(start, end);
+        string bottom = Joined(loop.AtLoopBottom.Select(operation => AtBottom(operation, bound, goesOn)));
+        _text.Line($"for ({before}; {(goesOn is null ? condition.Text : $"{goesOn} && {condition.As(Precedence.And)}")}; {bottom}) {{");
+        Nested(loop.Body);
+        _text.Line("}");
+        _ranges.Remove(bound.Variable);
     }
 
-    /// <summary>Where the loop's variable starts; null when another statement set it.</summary>
-    private Interval? Start(IForLoopOperation loop, ISymbol variable)
+    private static string Joined(IEnumerable<string> texts) => string.Join(", ", texts.Where(static text => text.Length > 0));
+
+    /// <summary>Where the loop's variable starts: anywhere when another statement set it.</summary>
+    private Interval Start(IForLoopOperation loop, LoopBound bound)
     {
         IVariableDeclaratorOperation? declarator = loop
             .Before.OfType<IVariableDeclarationGroupOperation>()
             .SelectMany(Declarators)
-            .FirstOrDefault(declarator => SymbolEqualityComparer.Default.Equals(declarator.Symbol, variable));
-        return declarator?.GetVariableInitializer() is { } initializer ? Lower(initializer.Value).Range : null;
+            .FirstOrDefault(declarator => SymbolEqualityComparer.Default.Equals(declarator.Symbol, bound.Variable));
+        return declarator?.GetVariableInitializer() is { } initializer ? Lower(initializer.Value).Range : Interval.Of(bound.Type);
     }
 
     private IEnumerable<string> Before(IOperation operation)
@@ -88,6 +86,15 @@ internal sealed partial class MethodLowering
 
     private string AtBottom(IOperation operation) =>
         Assignment(operation is IExpressionStatementOperation statement ? statement.Operation : operation);
+
+    /// <summary>What stands at a loop's bottom; the step that may wrap around says whether it has not.</summary>
+    private string AtBottom(IOperation operation, LoopBound bound, string? goesOn)
+    {
+        string text = AtBottom(operation);
+        return goesOn is not null && bound.IsStep(operation)
+            ? $"{goesOn} = {Operators.CSharp}step({_names.Of(bound.Variable.Name)}, {bound.Step.ToString(CultureInfo.InvariantCulture)})"
+            : text;
+    }
 
     private void Unbounded(ILoopOperation loop)
     {

@@ -10,8 +10,8 @@ namespace FlashInfer.Generators.Lowering;
 /// </summary>
 internal static class Operators
 {
-    // Names core/csharp.cuh's namespace in the text, see VariantLowering.
-    private const string CSharp = "csharp::";
+    /// <summary>Names core/csharp.cuh's namespace in the text, see <see cref="VariantLowering"/>.</summary>
+    public const string CSharp = "csharp::";
 
     public static Expression Constant(object value)
     {

@@ -73,6 +73,9 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
+    protected override bool Serves(KernelId kernel) => kernel.Serves(_backend.Architecture);
+
+    /// <inheritdoc/>
     protected override void LoadAppend() => _append.Get();
 
     /// <inheritdoc/>
@@ -94,20 +97,14 @@ internal sealed class CudaAttentionKernels : AttentionKernels
             : new CudaWideDecodeKernel(_backend, Load<PrefillParams>(unit), _spec);
     }
 
-    private KernelSlot<StagedPrefillKernel>? StagedSlot(bool isPaged)
-    {
-        if (!CudaUnits.HasStagedPrefill(_spec.Shape, isPaged))
-        {
-            return null;
-        }
+    private KernelSlot<StagedPrefillKernel>? StagedSlot(bool isPaged) =>
+        CudaUnits.HasStagedPrefill(_spec.Shape, isPaged) && _backend.Architecture == CudaUnits.StagedArchitecture
+            ? new(() => LoadStagedPrefill(isPaged))
+            : null;
 
-        TranslationUnit unit = _spec.PrefillStagedUnitFor(isPaged, _backend.IsChecked);
-        return unit.Serves(_backend.Architecture) ? new(() => LoadStagedPrefill(unit, isPaged)) : null;
-    }
-
-    private CudaStagedPrefillKernel LoadStagedPrefill(TranslationUnit unit, bool isPaged)
+    private CudaStagedPrefillKernel LoadStagedPrefill(bool isPaged)
     {
-        CudaKernel prefill = Load<PrefillParams>(unit);
+        CudaKernel prefill = Load<PrefillParams>(_spec.PrefillStagedUnitFor(isPaged, _backend.IsChecked));
         string stage = CudaUnits.StageName(_spec.Shape, isPaged, _backend.IsChecked);
         return new CudaStagedPrefillKernel(new CudaPrefillKernel(_backend, prefill, _spec), prefill.GetKernel<StageParams>(stage));
     }

@@ -38,6 +38,7 @@ internal sealed class DecodeCore : IDisposable
         _maxQueryTokens = maxQueryTokens;
         _determinism = determinism;
         long kvTokens = (long)cache.TotalPages * cache.Spec.PageSize;
+        cache.Kernels.LoadDecode(maxQueryTokens);
         DecodeKernel own = cache.Kernels.Decode(maxQueryTokens, teamUnits: false);
         _own = new DecodePath(cache.Device, cache.Spec, own, kvTokens, maxSequences, determinism);
         try

@@ -14,6 +14,9 @@ internal interface IRaggedAttention : IDisposable
     /// <summary>Query tokens of the largest batch.</summary>
     int MaxQueryTokens { get; }
 
+    /// <summary>Device memory of the workspace.</summary>
+    long WorkspaceBytes { get; }
+
     /// <summary>Whether a graph holds the plan: the next one changes what it does.</summary>
     bool IsCaptured { get; }
 

@@ -49,6 +49,9 @@ internal sealed class RaggedDecode : IRaggedAttention, IExplainsPlan
     public int MaxQueryTokens => 1;
 
     /// <inheritdoc/>
+    public long WorkspaceBytes => _path.Workspace.Bytes;
+
+    /// <inheritdoc/>
     public bool IsCaptured { get; private set; }
 
     private DecodeBatch Batch => new(_seen.AsSpan(0, _rows), [0], begins: _begin.AsSpan(0, _rows));

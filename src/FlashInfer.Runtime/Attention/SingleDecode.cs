@@ -40,6 +40,9 @@ public class SingleDecode : IDisposable
     /// <summary>The attention configuration.</summary>
     public AttentionSpec Spec => _sequence.Batch.Spec;
 
+    /// <summary>Device memory of the workspace.</summary>
+    public long WorkspaceBytes => _sequence.Batch.WorkspaceBytes;
+
     /// <summary>Attends with the sequence's last token, which sees all of it.</summary>
     /// <param name="query">[heads, headDim] or [1, heads, headDim].</param>
     /// <param name="key">[kvLen, kvHeads, headDim] of <see cref="AttentionSpec.Dtype"/>; heads first by its strides.</param>

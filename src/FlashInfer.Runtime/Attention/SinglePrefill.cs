@@ -44,6 +44,9 @@ public class SinglePrefill : IDisposable
     /// <summary>The most query tokens of a call.</summary>
     public int MaxQueryTokens => _sequence.Batch.MaxQueryTokens;
 
+    /// <summary>As of <see cref="BatchPrefillWithRaggedKvCache"/>: device memory of the workspace, that for staged keys and values included.</summary>
+    public long WorkspaceBytes => _sequence.Batch.WorkspaceBytes;
+
     /// <summary>Attends with the query tokens, which are the sequence's last.</summary>
     /// <param name="query">[qoLen, heads, headDim].</param>
     /// <param name="key">[kvLen, kvHeads, headDim] of <see cref="AttentionSpec.Dtype"/>; heads first by its strides.</param>

@@ -29,10 +29,13 @@ internal abstract class AttentionKernels : IDisposable
         _prefillRagged = new(() => LoadPrefill(isPaged: false));
     }
 
+    /// <summary>Loads kernels of some kinds, those that the device has a use for.</summary>
+    public void Load(KernelKinds kinds) => Load(KernelId.Of(kinds, _shape).Where(Serves));
+
     /// <summary>Loads several kernels at the same time.</summary>
-    public void Load(KernelKinds kinds)
+    private void Load(IEnumerable<KernelId> kernels)
     {
-        Task[] tasks = [.. KernelId.Of(kinds, _shape).Select(kernel => Task.Run(() => Load(kernel)))];
+        Task[] tasks = [.. kernels.Select(kernel => Task.Run(() => Load(kernel)))];
         try
         {
             Task.WaitAll(tasks);
@@ -73,6 +76,9 @@ internal abstract class AttentionKernels : IDisposable
         }
     }
 
+    /// <summary>Loads what a wrapper of decode needs for sequences of up to so many query tokens, but for the kernel with teams.</summary>
+    public void LoadDecode(int queryTokens) => Load(KernelId.Decode(_shape, CudaUnits.QueryTokens[Place(queryTokens)]));
+
     /// <summary>The prefill kernel.</summary>
     /// <param name="isPaged">Over the paged cache, else over ragged keys and values.</param>
     public PrefillKernel Prefill(bool isPaged) => (isPaged ? _prefillPaged : _prefillRagged).Get();
@@ -110,6 +116,9 @@ internal abstract class AttentionKernels : IDisposable
         _prefillPaged.Dispose();
         _prefillRagged.Dispose();
     }
+
+    /// <summary>Whether the device has a use for a kernel.</summary>
+    protected abstract bool Serves(KernelId kernel);
 
     /// <summary>Loads what <see cref="Append"/> and <see cref="UpdatePageTable"/> run.</summary>
     protected abstract void LoadAppend();

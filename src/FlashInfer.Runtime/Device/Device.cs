@@ -143,7 +143,7 @@ public sealed partial class Device : IDisposable
 
     /// <summary>
     /// Compiles a configuration's kernels, or loads them from the kernel cache, so that the first step does not wait. Without it the
-    /// first cache of a configuration does this for decode and append, and the first wrapper of a kind for its own kernel.
+    /// first cache of a configuration does this for append, and the first wrapper of a kind for its own kernels.
     /// </summary>
     /// <param name="spec">The configuration.</param>
     /// <param name="kernels">Which kernels, all at the same time.</param>

@@ -22,8 +22,8 @@ public partial class PagedKvCache
         }
     }
 
-    /// <summary>Throws unless all sequences are this cache's, different from each other, and in (or not in) a forward.</summary>
-    internal void CheckBatch(ReadOnlySpan<Sequence> sequences, bool inForward)
+    /// <summary>Throws unless all sequences are this cache's, different from each other, and in (or not in) a forward; null when it may be either.</summary>
+    internal void CheckBatch(ReadOnlySpan<Sequence> sequences, bool? inForward)
     {
         _mark++;
         for (int i = 0; i < sequences.Length; i++)
@@ -38,10 +38,10 @@ public partial class PagedKvCache
             }
 
             sequences[i].Mark = _mark;
-            if (sequences[i].IsInForward != inForward)
+            if (inForward is { } expected && sequences[i].IsInForward != expected)
             {
                 throw new InvalidOperationException(
-                    inForward
+                    expected
                         ? $"Sequence {i} of the batch ({sequences[i]}) has no forward open; call BeginForward first."
                         : $"Sequence {i} of the batch ({sequences[i]}) has a forward open; call EndForward or AbandonForward first."
                 );
@@ -110,7 +110,7 @@ public partial class PagedKvCache
             );
         }
 
-        Int128 needed = (Int128)2 * layers * pages * spec.PageSize * spec.KvHeads * spec.HeadDim * spec.KvDtype.Size();
+        Int128 needed = (Int128)layers * pages * spec.PageBytes;
         if (needed > long.MaxValue)
         {
             throw new ArgumentOutOfRangeException(

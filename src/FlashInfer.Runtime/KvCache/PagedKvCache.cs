@@ -27,16 +27,17 @@ public partial class PagedKvCache : IDisposable
     private readonly long _layerElements;
     private long _nextId;
     private long _mark;
+    private int[] _each = [];
     private bool _disposed;
 
-    /// <summary>Allocates a cache and gets its configuration's kernels ready.</summary>
+    /// <summary>Allocates a cache and gets the kernel of append ready; a wrapper gets its own.</summary>
     /// <param name="device">The device that holds it.</param>
     /// <param name="spec">The attention configuration.</param>
     /// <param name="layers">Layers of the model, 1 or more.</param>
-    /// <param name="pages">Pages, 1 or more; each holds <see cref="AttentionSpec.PageSize"/> tokens of every layer.</param>
+    /// <param name="pages">Pages, 1 or more; each holds <see cref="AttentionSpec.PageSize"/> tokens of every layer, in <see cref="AttentionSpec.PageBytes"/> of each.</param>
     /// <exception cref="ArgumentException">The configuration has no cache.</exception>
     /// <exception cref="ArgumentOutOfRangeException">A number is below 1, or together they make a cache that no device can hold.</exception>
-    /// <exception cref="FlashInferException">The kernels can't be compiled or loaded, or the memory is not there.</exception>
+    /// <exception cref="FlashInferException">The kernel can't be compiled or loaded, or the memory is not there.</exception>
     public PagedKvCache(Device device, AttentionSpec spec, int layers, int pages)
     {
         ArgumentNullException.ThrowIfNull(device);
@@ -50,7 +51,7 @@ public partial class PagedKvCache : IDisposable
         Layers = layers;
         TotalPages = pages;
         Kernels = device.Kernels(spec);
-        Kernels.Load(KernelKinds.Decode);
+        Kernels.Load(KernelKinds.Append);
         PageElements = (long)spec.PageSize * spec.KvHeads * spec.HeadDim;
         _layerElements = pages * PageElements;
         _memory = new DeviceMemory(device, bytes);
@@ -152,6 +153,15 @@ public partial class PagedKvCache : IDisposable
         }
     }
 
+    /// <summary>Reserves room for as many new tokens of each sequence of a batch, one each in a step of decode: for all of it or none.</summary>
+    /// <param name="sequences">Different sequences of this cache with no forward open.</param>
+    /// <param name="tokens">New tokens of each, 1 or more.</param>
+    /// <exception cref="OutOfPagesException">Too few pages are free; nothing was reserved.</exception>
+    /// <exception cref="ArgumentException">A sequence is another cache's, was freed, or stands in the batch twice.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">The number of tokens is below 1.</exception>
+    /// <exception cref="InvalidOperationException">A forward is open already.</exception>
+    public void BeginForward(ReadOnlySpan<Sequence> sequences, int tokens) => BeginForward(sequences, Each(sequences.Length, tokens));
+
     /// <summary>As <see cref="BeginForward(Sequence, int)"/>, but says <see langword="false"/> when too few pages are free.</summary>
     /// <param name="sequence">A sequence of this cache with no forward open.</param>
     /// <param name="tokens">New tokens, 1 or more.</param>
@@ -168,6 +178,14 @@ public partial class PagedKvCache : IDisposable
     /// <exception cref="ArgumentOutOfRangeException">A number of tokens is below 1.</exception>
     /// <exception cref="InvalidOperationException">A forward is open already.</exception>
     public bool TryBeginForward(ReadOnlySpan<Sequence> sequences, ReadOnlySpan<int> tokens) => TryBegin(sequences, tokens, out _);
+
+    /// <summary>As <see cref="BeginForward(ReadOnlySpan{Sequence}, int)"/>, but says <see langword="false"/> when too few pages are free.</summary>
+    /// <param name="sequences">Different sequences of this cache with no forward open.</param>
+    /// <param name="tokens">New tokens of each, 1 or more.</param>
+    /// <exception cref="ArgumentException">A sequence is another cache's, was freed, or stands in the batch twice.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">The number of tokens is below 1.</exception>
+    /// <exception cref="InvalidOperationException">A forward is open already.</exception>
+    public bool TryBeginForward(ReadOnlySpan<Sequence> sequences, int tokens) => TryBegin(sequences, Each(sequences.Length, tokens), out _);
 
     /// <summary>Commits the open forward of one sequence.</summary>
     /// <param name="sequence">A sequence with a forward open.</param>
@@ -268,15 +286,23 @@ public partial class PagedKvCache : IDisposable
     /// <summary>Gives all pages of a sequence back, an open forward's too, but those that a fork still holds; the sequence can't be used any more.</summary>
     /// <param name="sequence">A sequence of this cache that was not freed.</param>
     /// <exception cref="ArgumentException">The sequence is another cache's or was freed.</exception>
-    public void Free(Sequence sequence)
+    public void Free(Sequence sequence) => Free(new ReadOnlySpan<Sequence>(in sequence));
+
+    /// <summary>Gives all pages of a batch of sequences back, as of one.</summary>
+    /// <param name="sequences">Different sequences of this cache that were not freed.</param>
+    /// <exception cref="ArgumentException">A sequence is another cache's, was freed, or stands in the batch twice; none was freed.</exception>
+    public void Free(ReadOnlySpan<Sequence> sequences)
     {
         using UseGuard.Use use = Enter();
-        CheckSequence(sequence, 0);
-        ReleasePagesBeyond(sequence, 0);
-        sequence.Length = 0;
-        sequence.ForwardTokens = 0;
-        sequence.IsFreed = true;
-        Touch(sequence);
+        CheckBatch(sequences, inForward: null);
+        foreach (Sequence sequence in sequences)
+        {
+            ReleasePagesBeyond(sequence, 0);
+            sequence.Length = 0;
+            sequence.ForwardTokens = 0;
+            sequence.IsFreed = true;
+            Touch(sequence);
+        }
     }
 
     /// <summary>
@@ -439,6 +465,19 @@ public partial class PagedKvCache : IDisposable
         }
 
         return true;
+    }
+
+    /// <summary>The same number for each of a batch.</summary>
+    private ReadOnlySpan<int> Each(int count, int tokens)
+    {
+        if (_each.Length < count)
+        {
+            _each = new int[count];
+        }
+
+        Span<int> each = _each.AsSpan(0, count);
+        each.Fill(tokens);
+        return each;
     }
 
     private void ReleasePagesBeyond(Sequence sequence, long pages)

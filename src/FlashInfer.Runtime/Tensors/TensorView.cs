@@ -1,5 +1,4 @@
 using System.Numerics.Tensors;
-using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using FlashInfer.Cuda;
 
@@ -72,6 +71,38 @@ public readonly struct TensorView
     {
         _ = Shape[dimension];
         return _strides[dimension];
+    }
+
+    /// <summary>Rows <paramref name="start"/> to <paramref name="start"/> + <paramref name="count"/> of the outermost dimension: the same memory.</summary>
+    /// <param name="start">The first row.</param>
+    /// <param name="count">The number of rows.</param>
+    public TensorView Rows(int start, int count)
+    {
+        if (IsEmpty)
+        {
+            throw new InvalidOperationException("This view is no tensor (default); it has no rows.");
+        }
+
+        ArgumentOutOfRangeException.ThrowIfNegative(start);
+        ArgumentOutOfRangeException.ThrowIfNegative(count);
+        if ((long)start + count > Shape[0])
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(count),
+                count,
+                $"Rows {start} to {(long)start + count} were asked for; {this} has {Shape[0]}."
+            );
+        }
+
+        Span<int> dimensions = stackalloc int[Shape.Rank];
+        dimensions[0] = count;
+        for (int i = 1; i < dimensions.Length; i++)
+        {
+            dimensions[i] = Shape[i];
+        }
+
+        nint address = _address + checked((nint)(start * _strides[0] * Dtype.Size()));
+        return new(Device, _memory, address, Dtype, new TensorShape(dimensions), _strides);
     }
 
     /// <summary>The view with its element type fixed.</summary>
@@ -199,25 +230,6 @@ public readonly struct TensorView
         }
     }
 
-    internal TensorView WithRows(int start, int count, int elementBytes)
-    {
-        Span<int> dimensions = stackalloc int[Shape.Rank];
-        dimensions[0] = count;
-        for (int i = 1; i < dimensions.Length; i++)
-        {
-            dimensions[i] = Shape[i];
-        }
-
-        return new(
-            Device,
-            _memory,
-            _address + checked((nint)(start * _strides[0] * elementBytes)),
-            Dtype,
-            new TensorShape(dimensions),
-            _strides
-        );
-    }
-
     /// <summary>The view with a dimension of one in front; itself where it has <paramref name="rank"/> dimensions already, or is no tensor.</summary>
     internal TensorView Batched(int rank)
     {
@@ -328,26 +340,7 @@ public readonly partial struct TensorView<T>
     /// <summary>Rows <paramref name="start"/> to <paramref name="start"/> + <paramref name="count"/> of the outermost dimension.</summary>
     /// <param name="start">The first row.</param>
     /// <param name="count">The number of rows.</param>
-    public TensorView<T> Rows(int start, int count)
-    {
-        if (_view.IsEmpty)
-        {
-            throw new InvalidOperationException("This view is no tensor (default); it has no rows.");
-        }
-
-        ArgumentOutOfRangeException.ThrowIfNegative(start);
-        ArgumentOutOfRangeException.ThrowIfNegative(count);
-        if ((long)start + count > Shape[0])
-        {
-            throw new ArgumentOutOfRangeException(
-                nameof(count),
-                count,
-                $"Rows {start} to {(long)start + count} were asked for; {_view} has {Shape[0]}."
-            );
-        }
-
-        return new(_view.WithRows(start, count, Unsafe.SizeOf<T>()));
-    }
+    public TensorView<T> Rows(int start, int count) => new(_view.Rows(start, count));
 
     /// <summary>Throws unless the view has this shape.</summary>
     /// <param name="what">What the tensor is, for the message.</param>

@@ -30,8 +30,6 @@ public sealed class ChunkedPrefill(Device device, IModel model, Attention.PagedK
             [
                 .. requests.Where(static request => request.IsPrefilled && !request.IsFinished).Select(static request => request.Sequence),
             ];
-            int[] ones = new int[decoding.Length];
-            Array.Fill(ones, 1);
             int rows = chunks.Sum() + decoding.Length;
             if (rows > _tensors.Query.Tokens)
             {
@@ -47,7 +45,7 @@ public sealed class ChunkedPrefill(Device device, IModel model, Attention.PagedK
 
             if (decoding.Length > 0)
             {
-                cache.BeginForward(decoding, ones);
+                cache.BeginForward(decoding, tokens: 1);
                 _decode.Plan(decoding);
             }
 
@@ -62,8 +60,8 @@ public sealed class ChunkedPrefill(Device device, IModel model, Attention.PagedK
 
                 if (decoding.Length > 0)
                 {
-                    _decode.Append(layer, _tensors.KeyRows(ones.Length), _tensors.ValueRows(ones.Length));
-                    _decode.Run(layer, _tensors.QueryRows(ones.Length), _tensors.OutputRows(ones.Length));
+                    _decode.Append(layer, _tensors.KeyRows(decoding.Length), _tensors.ValueRows(decoding.Length));
+                    _decode.Run(layer, _tensors.QueryRows(decoding.Length), _tensors.OutputRows(decoding.Length));
                 }
 
                 model.Absorb(layer, _tensors.Output);

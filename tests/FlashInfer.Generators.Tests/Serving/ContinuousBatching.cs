@@ -17,7 +17,6 @@ public sealed class ContinuousBatching : IDisposable
     private readonly Queue<Request> _waiting = new();
     private readonly List<Request> _running = [];
     private Sequence[] _batch = [];
-    private int[] _tokens = [];
 
     public ContinuousBatching(Device device, IModel model, int pages, int maxBatch)
     {
@@ -50,10 +49,7 @@ public sealed class ContinuousBatching : IDisposable
             }
         }
 
-        foreach (Request request in _running)
-        {
-            _cache.Free(request.Sequence);
-        }
+        _cache.Free([.. _running.Select(static request => request.Sequence)]);
     }
 
     /// <summary>The same, but a request that is cancelled in the middle of a step takes its token back.</summary>
@@ -106,7 +102,7 @@ public sealed class ContinuousBatching : IDisposable
     private void Step()
     {
         Fill();
-        while (!_cache.TryBeginForward(_batch, _tokens))
+        while (!_cache.TryBeginForward(_batch, tokens: 1))
         {
             Preempt();
             if (_running.Count == 0)
@@ -147,12 +143,7 @@ public sealed class ContinuousBatching : IDisposable
         _model.Absorb(layer, _tensors.OutputRows(rows));
     }
 
-    private void Fill()
-    {
-        _batch = [.. _running.Select(static request => request.Sequence)];
-        _tokens = new int[_batch.Length];
-        _tokens.AsSpan().Fill(1);
-    }
+    private void Fill() => _batch = [.. _running.Select(static request => request.Sequence)];
 
     // The youngest goes back to the queue, without its pages.
     private void Preempt()
@@ -164,10 +155,10 @@ public sealed class ContinuousBatching : IDisposable
     }
 
     /// <summary>As <see cref="Step"/> over a list, without a copy of it.</summary>
-    public void StepOver(List<Sequence> sequences, int[] ones)
+    public void StepOver(List<Sequence> sequences)
     {
         Span<Sequence> batch = CollectionsMarshal.AsSpan(sequences);
-        _cache.BeginForward(batch, ones);
+        _cache.BeginForward(batch, tokens: 1);
         _decode.Plan(batch);
         for (int layer = 0; layer < _cache.Layers; layer++)
         {

@@ -57,13 +57,13 @@ public sealed class StepTensors : IDisposable
 
     public Attention.Output Output { get; }
 
-    public Attention.Query QueryRows(int rows) => new(Query.View.Rows(0, rows));
+    public Attention.Query QueryRows(int rows) => Query.Rows(0, rows);
 
-    public Attention.Key KeyRows(int rows) => new(Key.View.Rows(0, rows));
+    public Attention.Key KeyRows(int rows) => Key.Rows(0, rows);
 
-    public Attention.Value ValueRows(int rows) => new(Value.View.Rows(0, rows));
+    public Attention.Value ValueRows(int rows) => Value.Rows(0, rows);
 
-    public Attention.Output OutputRows(int rows) => new(Output.View.Rows(0, rows));
+    public Attention.Output OutputRows(int rows) => Output.Rows(0, rows);
 
     public void Dispose()
     {

@@ -34,6 +34,11 @@ partial class LlamaAttention
         /// <summary>Tokens: the first dimension.</summary>
         public int Tokens => View.Shape[0];
 
+        /// <summary>Some of the tokens: a view of the same memory, for a step that is smaller than the largest.</summary>
+        /// <param name="start">The first token.</param>
+        /// <param name="count">The number of tokens.</param>
+        public Lse2 Rows(int start, int count) => new(View.Rows(start, count));
+
         /// <summary>Copies host values into the tensor, in stream order; the source may be reused on return.</summary>
         /// <param name="source">As many values as the tensor has elements, last dimension fastest.</param>
         /// <param name="stream">A stream; the device's own when null.</param>

@@ -112,6 +112,37 @@ public sealed partial class VariantLoweringTests
     [InlineData("(a.Bits & (1u << at.Head)) != 0", "(a.bits & (1u << (at.head & 31))) != 0u")]
     public void Bool(string csharp, string cuda) => Lowers("bool", csharp, cuda);
 
+    // A loop goes on as in C#, but where C# would wrap around and never end: there it ends.
+    [Theory]
+    [InlineData("int i = 0; i < a.Count; i++", "int i = 0; i < a.count; ++i")]
+    [InlineData("int i = 0; i <= at.Head; i++", "int i = 0; i <= at.head; ++i")]
+    [InlineData("int i = a.Count; i >= 0; i -= 2", "int i = a.count; i >= 0; i -= 2")]
+    [InlineData("uint i = a.Bits; i > 0; i--", "unsigned i = a.bits; i > 0u; --i")]
+    [InlineData("int i = 0; i <= a.Count; i++", "int i = 0; goes_on && i <= a.count; goes_on = csharp::step(i, 1)")]
+    [InlineData("int i = 0; i < a.Count; i += 2", "int i = 0; goes_on && i < a.count; goes_on = csharp::step(i, 2)")]
+    [InlineData("int i = 9; i >= a.Count; i--", "int i = 9; goes_on && i >= a.count; goes_on = csharp::step(i, -1)")]
+    [InlineData("uint i = 9; i >= a.Bits; i -= 3", "unsigned i = 9u; goes_on && i >= a.bits; goes_on = csharp::step(i, -3)")]
+    [InlineData(
+        "int i = 0, j = 5; a.Count >= i && a.Flag; j--, i++",
+        "int i = 0, j = 5; goes_on && a.count >= i && a.flag != 0; j = csharp::subtract(j, 1), goes_on = csharp::step(i, 1)"
+    )]
+    public void Loops(string csharp, string cuda)
+    {
+        string text = BodyOf("float", $"float sum = 0; for ({csharp}) {{ sum += i; }} return sum;");
+
+        string goesOn = cuda.Contains("goes_on", StringComparison.Ordinal) ? "    bool goes_on = true;\n" : "";
+        Assert.Equal($"    float sum = 0.f;\n{goesOn}    for ({cuda}) {{\n      sum += float(i);\n    }}\n    return sum;\n", text);
+    }
+
+    // It does not wrap around, so what is computed from it need not either.
+    [Fact]
+    public void What_a_loop_counts_is_in_order()
+    {
+        string text = BodyOf("float", "float sum = 0; for (int i = 1; i <= a.Count; i++) { sum += i - 1; } return sum;");
+
+        Assert.Contains("sum += float(i - 1);", text, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void Statements()
     {

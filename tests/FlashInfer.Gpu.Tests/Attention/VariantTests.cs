@@ -89,6 +89,50 @@ public class VariantTests
         );
     }
 
+    /// <summary>Logits of all sizes: prefill bends small ones by a cubic, whose error the log-sum-exp would show first.</summary>
+    [Fact]
+    public void Soft_caps_of_small_and_large_logits_agree_with_the_oracle()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        int seed = Random.Shared.Next();
+        List<(GridApi, DecodeCase)> cases = [];
+        foreach (
+            (int heads, int kvHeads, int headDim, DType dtype) in new[]
+            {
+                (32, 8, 64, DType.BFloat16),
+                (32, 8, 128, DType.BFloat16),
+                (4, 4, 128, DType.Float16),
+                (8, 2, 256, DType.Float16),
+            }
+        )
+        {
+            foreach (float sharpness in new[] { 1f, 2f, 2.5f, 3f, 4f, 5f })
+            {
+                DecodeCase one = new(
+                    heads,
+                    kvHeads,
+                    headDim,
+                    16,
+                    dtype,
+                    KvLayout.Nhd,
+                    1,
+                    [512, 81],
+                    sharpness / MathF.Sqrt(headDim),
+                    1,
+                    seed
+                )
+                {
+                    QueryTokens = [128, 81],
+                };
+                cases.Add((GridApi.Paged, one.With(AttentionOptions.LogitsSoftCap, cap: 30)));
+                cases.Add((GridApi.Paged, (one with { Causal = false }).With(AttentionOptions.LogitsSoftCap, cap: 50)));
+            }
+        }
+
+        Gpu.Report("soft cap", $"logits of all sizes, seed {seed}", Gpu.Check(device, cases));
+    }
+
     /// <summary>
     /// Each option alone, all pairs that go together, and all at once: over the usual cache, and over caches of all kinds, of which each option
     /// meets most, those of pages whose tokens are gathered and of 8-bit elements among them. One sequence is split.

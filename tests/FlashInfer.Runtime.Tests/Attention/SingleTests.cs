@@ -32,6 +32,18 @@ public class SingleTests
     }
 
     [Fact]
+    public void A_workspace_is_that_of_the_batch_of_one()
+    {
+        using Device device = Device.OpenCpu();
+        using SinglePrefill prefill = new(device, s_spec, maxQueryTokens: 100);
+        using SingleDecode decode = new(device, s_spec);
+        using BatchPrefillWithRaggedKvCache batch = new(device, s_spec, maxSequences: 1, maxQueryTokens: 100);
+
+        Assert.Equal(batch.WorkspaceBytes, prefill.WorkspaceBytes);
+        Assert.True(decode.WorkspaceBytes > 0);
+    }
+
+    [Fact]
     public void Decode_takes_a_token_without_its_own_dimension()
     {
         using Device device = Device.OpenCpu();

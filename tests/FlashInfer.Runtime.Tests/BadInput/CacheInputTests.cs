@@ -51,6 +51,21 @@ public sealed class CacheInputTests : IDisposable
             $"Sequence 0 of the batch begins {count} tokens; expected 1 or more.",
             () => _cache.BeginForward(_idle, count)
         );
+        Refused.Range(
+            "tokens",
+            $"Sequence 0 of the batch begins {count} tokens; expected 1 or more.",
+            () => _cache.TryBeginForward([_idle], count)
+        );
+    }
+
+    [Fact]
+    public void A_batch_that_cannot_be_freed_is_left_as_it_is()
+    {
+        Sequence freed = _cache.NewSequence();
+        _cache.Free(freed);
+
+        Refused.Argument("sequences", "stands in it twice", () => _cache.Free([_open, _idle, _open]));
+        Refused.Argument("sequence", $"({freed}) was freed", () => _cache.Free([_open, freed]));
     }
 
     [Fact]

@@ -274,7 +274,7 @@ internal static partial class KernelConfigurations
     ) => new(heads, kvHeads, headDim, pageSize, DType.BFloat16, kvDtype, variant: AttentionVariant.Of(options, rotaryDim));
 
     private static TranslationUnit Staged(AttentionSpec spec, bool isPaged = true, bool isChecked = false) =>
-        spec.PrefillStagedUnitFor(isPaged, isChecked);
+        spec.PrefillStagedUnitFor(isPaged, isChecked).For(CudaUnits.StagedArchitecture);
 
     private static TranslationUnit Paged(AttentionShape shape, bool isChecked = false) =>
         new(CudaUnits.PrefillPagedName(shape, isChecked), Encoding.UTF8.GetBytes(CudaUnits.PrefillPaged(shape, isChecked)));

@@ -18,7 +18,7 @@ public sealed class KernelIdTests
     [InlineData(KernelKinds.PrefillPaged, "append prefill_paged")]
     [InlineData(KernelKinds.PrefillRagged, "prefill_ragged")]
     [InlineData(KernelKinds.SingleDecode, "decode_ragged")]
-    [InlineData(KernelKinds.Cascade, "append prefill_paged merge_states_bf16")]
+    [InlineData(KernelKinds.Cascade, "append decode decode_team prefill_paged merge_states_bf16")]
     [InlineData(
         KernelKinds.All,
         "append decode decode_team decode_q2 decode_q2_team decode_q4 decode_q4_team decode_q8 decode_q8_wide decode_q8_team prefill_paged decode_ragged prefill_ragged merge_states_bf16"
@@ -32,23 +32,26 @@ public sealed class KernelIdTests
         Assert.Equal(expected, string.Join(' ', names));
     }
 
-    [Fact]
-    public void Prefill_over_a_quantised_cache_decodes_single_tokens()
+    [Theory]
+    [InlineData(KernelKinds.PrefillPaged, "sm_90a", "append decode decode_team prefill_paged prefill_staged")]
+    [InlineData(KernelKinds.PrefillPaged, "sm_80", "append prefill_paged")]
+    [InlineData(KernelKinds.PrefillPaged | KernelKinds.Decode, "sm_90a", "append decode decode_team prefill_paged prefill_staged")]
+    [InlineData(KernelKinds.PrefillPaged | KernelKinds.Decode, "sm_80", "append decode prefill_paged")]
+    [InlineData(KernelKinds.PrefillPaged | KernelKinds.ShortDecode, "sm_80", "append decode decode_team prefill_paged")]
+    [InlineData(KernelKinds.Append, "sm_90a", "append")]
+    public void Prefill_over_a_quantised_cache_decodes_single_tokens_where_it_stages(
+        KernelKinds kinds,
+        string architecture,
+        string expected
+    )
     {
         AttentionSpec spec = new(32, 8, 128, 16, DType.BFloat16, DType.Float8E4M3);
 
-        IEnumerable<KernelFamily> families = KernelId.Of(KernelKinds.PrefillPaged, spec.Shape).Select(static kernel => kernel.Family);
+        IEnumerable<string> names = spec.UnitsFor(kinds)
+            .Where(unit => unit.Serves(architecture))
+            .Select(static unit => unit.Name.Replace("fi_", "").Replace("_bf16_e4m3_h32_kv8_d128", "").Replace("_p16", ""));
 
-        Assert.Equal(
-            [
-                KernelFamily.Append,
-                KernelFamily.Decode,
-                KernelFamily.Decode, // for many short sequences
-                KernelFamily.PrefillPaged,
-                KernelFamily.PrefillPagedStaged,
-            ],
-            families
-        );
+        Assert.Equal(expected, string.Join(' ', names));
     }
 
     [Theory]

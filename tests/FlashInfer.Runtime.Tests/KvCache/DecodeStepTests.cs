@@ -18,6 +18,45 @@ public class DecodeStepTests
     }
 
     [Fact]
+    public void A_batch_begins_the_same_number_of_tokens_and_is_freed_at_once()
+    {
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        using PagedKvCache cache = new(device, new AttentionSpec(2, 1, 64, 4, DType.Float16), layers: 1, pages: 6);
+        Sequence[] batch = [cache.NewSequence(), cache.NewSequence(), cache.NewSequence()];
+
+        cache.BeginForward(batch, tokens: 5);
+        Assert.All(batch, static sequence => Assert.Equal((5, 2), (sequence.KvLength, sequence.PageCount)));
+        cache.EndForward(batch.AsSpan(1));
+        Assert.True(cache.TryBeginForward(batch.AsSpan(1), tokens: 3));
+        cache.EndForward(batch.AsSpan(1));
+
+        OutOfPagesException e = Assert.Throws<OutOfPagesException>(() => cache.BeginForward(batch.AsSpan(1), tokens: 1));
+        Assert.Equal((2, 0, 6), (e.Needed, e.Free, e.Total));
+        Assert.False(cache.TryBeginForward(batch.AsSpan(1), tokens: 1));
+
+        // One of them in a forward, two not.
+        cache.Free(batch);
+        Assert.Equal(6, cache.FreePages);
+        Assert.All(batch, static sequence => Assert.True(sequence.IsFreed));
+    }
+
+    [Theory]
+    [InlineData(null, KvLayout.Nhd)]
+    [InlineData(DType.Float8E4M3, KvLayout.Hnd)]
+    public void A_cache_takes_what_its_pages_take(DType? kvDtype, KvLayout kvLayout)
+    {
+        AttentionSpec spec = new(8, 2, 96, 5, DType.BFloat16, kvDtype, kvLayout);
+        using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        using PagedKvCache cache = new(device, spec, layers: 3, pages: 64);
+
+        TensorView pages = cache.KeyPages(0);
+        Assert.Equal(2 * pages.Shape.Elements * pages.Dtype.Size(), 64 * spec.PageBytes);
+        Assert.InRange(cache.Bytes - (3 * 64 * spec.PageBytes), 1, 4096);
+        AttentionSpec none = new(8, 8, 192, 16, DType.BFloat16, valueDim: 128);
+        Assert.Throws<InvalidOperationException>(() => none.PageBytes);
+    }
+
+    [Fact]
     public void Empty_sequences_stand_among_others()
     {
         using CacheStory story = new();

@@ -36,6 +36,27 @@ public sealed class DeviceTensorTests : IDisposable
         Assert.Throws<ArgumentNullException>(static () => (TensorView)(DeviceTensor)null!);
     }
 
+    [Fact]
+    public void Rows_are_a_view_of_the_same_memory()
+    {
+        using DeviceTensor tensor = _device.Allocate(DType.BFloat16, 4, 2, 3);
+        tensor.CopyFrom([.. Enumerable.Range(0, 24).Select(static i => (float)i)]);
+
+        TensorView rows = tensor.View.Rows(1, 2);
+        float[] values = new float[12];
+        rows.CopyTo(values);
+
+        Assert.Equal(new TensorShape(2, 2, 3), rows.Shape);
+        Assert.Equal(Enumerable.Range(6, 12).Select(static i => (float)i), values);
+        Assert.Equal(rows.Address, tensor.View.As<BFloat16>().Rows(1, 2).Address);
+        Assert.Equal(0, tensor.View.Rows(4, 0).Shape[0]);
+        Assert.Throws<InvalidOperationException>(static () => default(TensorView).Rows(0, 0));
+        Assert.Throws<ArgumentOutOfRangeException>("start", () => tensor.View.Rows(-1, 1));
+        Assert.Throws<ArgumentOutOfRangeException>("count", () => tensor.View.Rows(0, -1));
+        ArgumentException e = Assert.Throws<ArgumentOutOfRangeException>("count", () => tensor.View.Rows(3, 2));
+        Assert.Contains("Rows 3 to 5 were asked for; BFloat16[4, 2, 3]", e.Message, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData(DType.Float16)]
     [InlineData(DType.BFloat16)]

@@ -260,18 +260,33 @@ internal sealed class FuzzProgram
     {
         _loops++;
         string name = $"i{_names++}";
-        string head = _random.Next(4) switch
+        int step = _random.Next(1, 4);
+        // The last two come to the end of their type: without the break C# would wrap around and go on.
+        (string head, string? leave) = _random.Next(6) switch
         {
-            0 => $"for (int {name} = 0; {name} < {_random.Next(1, 6)}; {name}++)",
-            1 => $"for (int {name} = {_random.Next(1, 9)}; {name} >= 0; {name} -= {_random.Next(1, 4)})",
-            2 => $"for (int {name} = 0; {name} < a.Ints.Length && {Any(Kind.Bool, 2)}; {name} += 2)",
-            _ => $"for (int {name} = 0; a.Bytes.Length > {name}; {name}++)",
+            0 => ($"int {name} = 0; {name} < {_random.Next(1, 6)}; {name}++", null),
+            1 => ($"int {name} = {_random.Next(1, 9)}; {name} >= 0; {name} -= {step}", null),
+            2 => ($"int {name} = 0; {name} < a.Ints.Length && {Any(Kind.Bool, 2)}; {name} += 2", null),
+            3 => ($"int {name} = 0; a.Bytes.Length > {name}; {name}++", null),
+            4 => (
+                $"int {name} = int.MaxValue - {_random.Next(6)}; {name} <= (a.{Of("A", "B")} | int.MaxValue); {name} += {step}",
+                $"{name} > int.MaxValue - {step}"
+            ),
+            _ => ($"uint {name} = {_random.Next(6)}; {name} >= (a.{Of("U", "V")} & 1); {name} -= {step}", $"{name} < {step}"),
         };
-        Line(head);
-        _scope.Add(new Variable(name, Kind.Int, false));
+        Line($"for ({head})");
+        _scope.Add(new Variable(name, head[0] == 'u' ? Kind.UInt : Kind.Int, false));
         int outer = _scope.Count;
         Open();
         Statement(result);
+        if (leave is not null)
+        {
+            Line($"if ({leave})");
+            Open();
+            Line("break;");
+            Close();
+        }
+
         if (_random.Next(3) == 0)
         {
             Line($"if ({Any(Kind.Bool, 2)})");

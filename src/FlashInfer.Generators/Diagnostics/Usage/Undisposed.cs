@@ -48,7 +48,9 @@ internal static class Undisposed
             IObjectCreationOperation creation => types.IsCache(creation.Type)
                 || types.IsWrapper(creation.Type)
                 || types.IsSingle(creation.Type),
-            IInvocationOperation call => types.IsOurs(call.TargetMethod) && (types.IsTensor(call.Type) || types.IsDevice(call.Type)),
+            // Rows are a view of memory that somebody else owns.
+            IInvocationOperation { TargetMethod.Name: not "Rows" } call => types.IsOurs(call.TargetMethod)
+                && (types.IsTensor(call.Type) || types.IsDevice(call.Type)),
             _ => false,
         };
 
