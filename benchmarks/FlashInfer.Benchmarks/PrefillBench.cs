@@ -134,7 +134,7 @@ internal static class PrefillBench
         prefill.Plan(workload.Sequences.AsSpan(0, Chunks), measured.QueryTokens.AsSpan(0, Chunks));
         decode.Plan(workload.Sequences.AsSpan(Chunks));
         int chunkRows = rows - Decodes;
-        TensorView Part(DeviceTensor tensor, int first, int count) => tensor.View.WithRows(first, count, spec.Dtype.Size());
+        TensorView Part(DeviceTensor tensor, int first, int count) => tensor.View.Rows(first, count);
         both.Run(0, query.View, output.View);
         SampledError error = SampledError.Of(
             spec,

@@ -127,6 +127,6 @@ internal static class SingleBench
 
         public void Dispose() => Array.ForEach(_all, tensor => tensor.Dispose());
 
-        private TensorView Set(int tensor, int set, int rows) => _all[tensor].View.WithRows(set * rows, rows, s_spec.Dtype.Size());
+        private TensorView Set(int tensor, int set, int rows) => _all[tensor].View.Rows(set * rows, rows);
     }
 }
