@@ -152,7 +152,11 @@ struct PrefillSoftmax {
     for (int i = from; i < to; i++) {
       const float line = s[i] * small.factor, bend = small.bend(s[i]);
       s[i] = exp2_fast(kHasMaxima ? __fmaf_rn(line, bend, i / 2 % 2 == 0 ? -base0 : -base1) : line * bend);
-      sum[i / 2 % 2] += s[i];
+    }
+#pragma unroll
+    for (int i = from; i < to; i += 4) {
+      sum[0] += s[i] + s[i + 1];
+      sum[1] += s[i + 2] + s[i + 3];
     }
   }
 

@@ -157,16 +157,14 @@ internal sealed class PlannedBatch : IDisposable
             );
         }
 
-        for (int i = 0; i < queryTokens.Length; i++)
+        int wrong = queryTokens.IndexOfAnyExceptInRange(0, most);
+        if (wrong >= 0)
         {
-            if ((uint)queryTokens[i] > (uint)most)
-            {
-                throw new ArgumentOutOfRangeException(
-                    nameof(queryTokens),
-                    queryTokens[i],
-                    $"Sequence {i} of the batch ({sequences[i]}) has {queryTokens[i]} query tokens; expected 0 to {most}. {advice}"
-                );
-            }
+            throw new ArgumentOutOfRangeException(
+                nameof(queryTokens),
+                queryTokens[wrong],
+                $"Sequence {wrong} of the batch ({sequences[wrong]}) has {queryTokens[wrong]} query tokens; expected 0 to {most}. {advice}"
+            );
         }
     }
 

@@ -84,7 +84,15 @@ public sealed partial class Device : IDisposable
     /// <param name="strides">Elements between neighbours for each dimension; contiguous when empty.</param>
     /// <returns>A view; the memory must stay alive while it is used.</returns>
     public TensorView<T> View<T>(nint address, ReadOnlySpan<int> shape, ReadOnlySpan<long> strides = default)
-        where T : unmanaged
+        where T : unmanaged => View(address, DTypes.Of<T>(), shape, strides).As<T>();
+
+    /// <summary>Looks at memory that somebody else owns, of an element type that is known only at run time.</summary>
+    /// <param name="address">A device pointer of this GPU, or a native pointer on the CPU device; 16-byte aligned.</param>
+    /// <param name="dtype">The element type.</param>
+    /// <param name="shape">The dimensions, outermost first.</param>
+    /// <param name="strides">Elements between neighbours for each dimension; contiguous when empty.</param>
+    /// <returns>A view; the memory must stay alive while it is used.</returns>
+    public TensorView View(nint address, DType dtype, ReadOnlySpan<int> shape, ReadOnlySpan<long> strides = default)
     {
         ThrowIfDisposed();
         TensorShape dimensions = new(shape);
@@ -106,9 +114,8 @@ public sealed partial class Device : IDisposable
             }
         }
 
-        DType dtype = DTypes.Of<T>();
         CheckForeign(address, dtype, dimensions);
-        return new TensorView(this, null, address, dtype, dimensions, steps).As<T>();
+        return new TensorView(this, null, address, dtype, dimensions, steps);
     }
 
     /// <summary>

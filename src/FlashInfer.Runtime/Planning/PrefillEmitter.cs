@@ -11,8 +11,11 @@ namespace FlashInfer.Planning;
 /// </remarks>
 internal ref struct PrefillEmitter
 {
-    // The quotient of two integers of 24 bits, as floats are, is a whole number or further from one than a float's rounding.
-    private const int MostWhole = 1 << 23;
+    // Up to here a float tells a block's end from the tokens beside it, also after a multiplication by a reciprocal: longer ones go the long way.
+    private const int MostWhole = 1 << 20;
+
+    // Eights that are prepared before they are written: what is written then waits neither for what it is made of nor for an eight before it.
+    private const int Eights = 16;
 
     private readonly PrefillBatch _batch;
     private readonly PrefillPlanLimits _limits;
@@ -28,9 +31,7 @@ internal ref struct PrefillEmitter
     private readonly Divisor _blockTokens;
     private readonly bool _invariant;
 
-    // Mixed steps: so many streaming items, spread over the first so many of the others, so many for each of them (32 bits behind the point);
-    // or all of them ahead of those.
-    private readonly int _streaming;
+    // Streaming items, spread over the first so many of the others, so many for each of those (32 bits behind the point), or ahead of them all.
     private readonly int _spread;
     private readonly long _between;
     private int _streamed;
@@ -47,7 +48,7 @@ internal ref struct PrefillEmitter
     /// <param name="heads">Head tiles that an item expands to.</param>
     /// <param name="streaming">The sequences that are spread among the others.</param>
     /// <param name="items">Receives the items.</param>
-    /// <param name="places">Scratch, <see cref="PrefillPlanner.SortBuckets"/> and two more.</param>
+    /// <param name="places">Scratch, <see cref="PrefillPlanner.Places"/> long.</param>
     public PrefillEmitter(
         in PrefillBatch batch,
         in PrefillPlanLimits limits,
@@ -79,19 +80,19 @@ internal ref struct PrefillEmitter
         // A tile is as close as the order has to be; longer sequences fill the buckets.
         int longest = (Math.Min(work.Longest, _invariant ? int.MaxValue : chunk) / limits.TileTokens) + 1;
         _shift = Math.Max(0, 24 - int.LeadingZeroCount(longest));
-        _places = places[..((longest >> _shift) + 3 + Vector256<int>.Count)];
+        _places = places[..((longest >> _shift) + 3 + EightTiles.Most)];
         if (streaming.Length > 0)
         {
             int groups = limits.HeadTiles / heads;
-            _streaming = (work.LongestStreaming <= _whole ? streaming.Length : Items(streaming)) * groups;
+            int count = (work.LongestStreaming <= _whole ? streaming.Length : Items(streaming)) * groups;
 
             // The last streaming item to be taken must not be the last to end. Long ones stand first, so that the end of the list is worked
             // through faster than its beginning: hence the square.
             double load = Math.Max(1, work.Tokens * (double)limits.HeadTiles / limits.Blocks);
             double before = Math.Max(0, 1 - (Math.Min(work.LongestStreaming, chunk) / load));
             _spread = (int)Math.Ceiling((work.Tiles - work.Streaming) * groups * before * before);
-            _between = _spread == 0 ? 0 : (((long)_streaming << 32) + _spread - 1) / _spread;
-            _items = _spread == 0 ? items[_streaming..] : items;
+            _between = _spread == 0 ? 0 : (((long)count << 32) + _spread - 1) / _spread;
+            _items = _spread == 0 ? items[count..] : items;
         }
     }
 
@@ -117,12 +118,13 @@ internal ref struct PrefillEmitter
             ReadOnlySpan<TiledSequence> section = sequences[..count];
             sequences = sequences[count..];
             _places.Clear();
-            placed += Count(section);
+            (int items, bool areWhole) = Count(section);
+            placed += items;
             Order(placed);
             while (!section.IsEmpty)
             {
-                // What nothing cuts, all at once, up to a sequence that something does.
-                int whole = 0;
+                // What nothing cuts together, up to a sequence that something does.
+                int whole = areWhole ? section.Length : 0;
                 while (whole < section.Length && IsWhole(section[whole]))
                 {
                     whole++;
@@ -130,19 +132,19 @@ internal ref struct PrefillEmitter
 
                 if (areStreaming)
                 {
-                    EmitStreaming(section[..whole]);
+                    EmitSingle(section[..whole]);
                 }
                 else
                 {
                     EmitWhole(section[..whole]);
                 }
 
-                if (whole < section.Length)
-                {
-                    EmitParts(section[whole++], areStreaming);
-                }
-
                 section = section[whole..];
+                if (!section.IsEmpty)
+                {
+                    EmitParts(section[0], areStreaming);
+                    section = section[1..];
+                }
             }
         }
     }
@@ -186,17 +188,19 @@ internal ref struct PrefillEmitter
     private readonly bool IsWhole(in TiledSequence sequence) => sequence.Length <= _whole & sequence.Before >= 0;
 
     /// <summary>Notes where the number of items of a bucket differs from that of the bucket before.</summary>
-    /// <returns>Items of the sequences.</returns>
-    private readonly int Count(ReadOnlySpan<TiledSequence> sequences)
+    /// <returns>Items of the sequences, and whether none is cut.</returns>
+    private readonly (int Items, bool AreWhole) Count(ReadOnlySpan<TiledSequence> sequences)
     {
         Span<int> differences = _places;
         int shift = _shift;
         int most = 1 << shift;
         int items = 0;
+        bool areWhole = true;
         foreach (ref readonly TiledSequence sequence in sequences)
         {
             if (!IsWhole(sequence))
             {
+                areWhole = false;
                 items += CountParts(sequence);
                 continue;
             }
@@ -222,7 +226,7 @@ internal ref struct PrefillEmitter
             differences[last + 1] -= others;
         }
 
-        return items;
+        return (items, areWhole);
     }
 
     private readonly int CountParts(in TiledSequence sequence)
@@ -303,83 +307,117 @@ internal ref struct PrefillEmitter
     }
 
     /// <summary>
-    /// As <see cref="EmitParts"/> for sequences that nothing cuts: one tile differs from the next by so many rows and tokens, and is one store.
-    /// Where they stand and end is found for eight at once.
+    /// As <see cref="EmitParts"/> for sequences that nothing cuts: where eight tiles stand and end is found at once, and one differs from the next
+    /// by so many rows and tokens.
     /// </summary>
     [SkipLocalsInit]
-    private void EmitWhole(ReadOnlySpan<TiledSequence> sequences)
+    private unsafe void EmitWhole(ReadOnlySpan<TiledSequence> sequences)
     {
         int tileTokens = _limits.TileTokens;
+        int blockTokens = _limits.BlockTokens;
         int step = _step;
         int stride = tileTokens * step;
         int shift = _shift;
-        Vector256<float> block = Vector256.Create((float)_limits.BlockTokens);
-        Vector256<int> strides = (Vector256<int>.Indices * stride) + Vector256.Create(stride + _limits.BlockTokens - 1);
+        Span<int> places = _places;
+
+        // The stack is aligned to 16 bytes only: every other vector would lie across two cache lines.
+        EightTiles* room = stackalloc EightTiles[Eights + 1];
+        Span<EightTiles> eights = new((EightTiles*)(((nint)room + 63) & ~63), Eights);
+
+        // Ends are rounded up to blocks. Half a token more, so that no quotient is close to a whole number, where a reciprocal might miss it.
+        Vector256<float> strides =
+            Vector256.ConvertToSingle(Vector256<int>.Indices * stride) + Vector256.Create(stride + blockTokens - 0.5f);
+        Vector256<float> eightStrides = Vector256.Create((float)(EightTiles.Most * stride));
+        Vector256<float> reciprocal = Vector256.Create(1f / blockTokens);
+        Vector256<int> block = Vector256.Create(blockTokens);
         Vector256<int> toNext = Vector256.Create(tileTokens, 0, 0, 0, 0, 0, 0, stride);
+        Vector256<int> eightNext = toNext * EightTiles.Most;
         Vector256<int> isTokens = Vector256<int>.Zero.WithElement(6, -1);
         Vector256<int> isEnd = Vector256<int>.Zero.WithElement(2, -1);
-        Span<int> ranks = stackalloc int[Vector256<int>.Count];
-        Span<int> places = _places;
-        Span<WorkItem> items = _items;
-        int spread = _spread;
-        long between = _between;
-        int longest = _longest;
+        int prepared = 0;
         foreach (ref readonly TiledSequence sequence in sequences)
         {
             int tile = sequence.FirstTile;
-            Vector256<int> length = Vector256.Create(sequence.Length);
-            Vector256<int> item = Vector256.ConditionalSelect(isTokens, Vector256.Create(tileTokens), First(sequence));
-            Vector256<int> seen = Vector256.Create(sequence.Before) + strides;
-            int place = 0;
-            for (int left = sequence.Tiles; left > 0; left -= Vector256<int>.Count)
+            Vector256<int> item = Vector256.ConditionalSelect(
+                isTokens,
+                Vector256.Create(tileTokens),
+                Vector256.AndNot(First(sequence), isEnd)
+            );
+            Vector256<float> seen = Vector256.Create((float)sequence.Before) + strides;
+            for (int left = sequence.Tiles; left > 0; left -= EightTiles.Most)
             {
-                int count = Math.Min(left, Vector256<int>.Count);
+                ref EightTiles eight = ref eights[prepared++];
+                int count = Math.Min(left, EightTiles.Most);
                 if (step == 0)
                 {
                     // All in one bucket.
-                    ref int next = ref places[tile >> shift];
-                    (Vector256.Create(next) + Vector256<int>.Indices).CopyTo(ranks);
-                    next += count;
+                    ref int place = ref places[tile >> shift];
+                    eight.Ranks = Vector256.Create(place) + Vector256<int>.Indices;
+                    place += count;
                 }
                 else if (shift == 0)
                 {
                     // A bucket each, one behind the other.
-                    Vector256<int> eight = Vector256.Create<int>(places[tile..]);
-                    eight.CopyTo(ranks);
-                    (eight - Vector256.LessThan(Vector256<int>.Indices, Vector256.Create(count))).CopyTo(places[tile..]);
+                    eight.Ranks = Vector256.Create<int>(places[tile..]);
+                    (eight.Ranks - Vector256.LessThan(Vector256<int>.Indices, Vector256.Create(count))).CopyTo(places[tile..]);
                     tile += count;
                 }
                 else
                 {
-                    for (int i = 0; i < count; i++)
+                    foreach (ref int rank in eight.RankOf[..count])
                     {
-                        ranks[i] = places[tile++ >> shift]++;
+                        rank = places[tile++ >> shift]++;
                     }
                 }
 
-                // The end that is next stands where an item has it.
-                Vector256<float> blocks = Vector256.Floor(Vector256.ConvertToSingle(seen) / block);
-                Vector256<int> ends = Vector256.Min(Vector256.ConvertToInt32Native(blocks * block), length);
-                ends = Vector256.Shuffle(ends, Vector256.Create(6, 7, 0, 1, 2, 3, 4, 5));
-                seen += Vector256.Create(Vector256<int>.Count * stride);
-                foreach (int rank in ranks[..count])
+                Vector256<int> ends = Vector256.ConvertToInt32Native(seen * reciprocal) * block;
+                eight.Ends = Vector256.Min(ends, Vector256.Create(sequence.Length));
+                eight.Item = item;
+                eight.Count = count;
+                eight.LastTokens = Math.Min(tileTokens, sequence.QueryTokens - ((sequence.Tiles - left + count - 1) * tileTokens));
+                seen += eightStrides;
+                item += eightNext;
+                if (prepared == Eights)
                 {
-                    place = rank + (int)((Math.Min(rank, spread) * between) >> 32);
-                    Members(ref items[place]) = Vector256.ConditionalSelect(isEnd, ends, item);
-                    ends = Vector256.Shuffle(ends, Vector256.Create(1, 2, 3, 4, 5, 6, 7, 0));
-                    item += toNext;
+                    Write(eights, toNext);
+                    prepared = 0;
                 }
             }
 
-            items[place].QueryTokens = (ushort)(sequence.QueryTokens - ((sequence.Tiles - 1) * tileTokens));
-            longest = Math.Max(longest, sequence.Length);
+            _longest = Math.Max(_longest, sequence.Length);
         }
 
-        _longest = longest;
+        Write(eights[..prepared], toNext);
     }
 
-    /// <summary>The same for sequences of one tile.</summary>
-    private void EmitStreaming(ReadOnlySpan<TiledSequence> sequences)
+    /// <summary>Writes the items of tiles, each a store.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)] // the loop needs all registers
+    private readonly void Write(Span<EightTiles> eights, Vector256<int> toNext)
+    {
+        Span<WorkItem> items = _items;
+        int spread = _spread;
+        long between = _between;
+        Vector256<int> isEnd = Vector256<int>.Zero.WithElement(2, -1);
+        foreach (ref EightTiles eight in eights)
+        {
+            Vector256<int> item = eight.Item;
+            ReadOnlySpan<int> ranks = eight.RankOf;
+            ReadOnlySpan<int> ends = eight.EndOf;
+            int place = 0;
+            for (int i = 0; i < eight.Count; i++)
+            {
+                int rank = ranks[i];
+                place = rank + (int)((Math.Min(rank, spread) * between) >> 32);
+                Members(ref items[place]) = item | (Vector256.Create(ends[i]) & isEnd);
+                item += toNext;
+            }
+
+            items[place].QueryTokens = (ushort)eight.LastTokens;
+        }
+    }
+
+    /// <summary>As <see cref="EmitWhole"/> for sequences of one tile.</summary>
+    private void EmitSingle(ReadOnlySpan<TiledSequence> sequences)
     {
         foreach (ref readonly TiledSequence sequence in sequences)
         {

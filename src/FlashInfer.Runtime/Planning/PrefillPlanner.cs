@@ -183,8 +183,8 @@ internal readonly record struct PrefillPlan(int Items, int Heads, int Slots, int
 /// </remarks>
 internal static class PrefillPlanner
 {
-    /// <summary>Buckets of the counting sort.</summary>
-    public const int SortBuckets = 256;
+    /// <summary>Buckets of the counting sort, and room behind them for eight that are read at once.</summary>
+    public const int Places = 256 + 2 + EightTiles.Most;
 
     // Sections: measured on an H100 with sequences of equal length; with uneven ones a balanced end is worth more than hits in the L2.
     private const int ShortSequence = 1024;
@@ -270,7 +270,7 @@ internal static class PrefillPlanner
         bool spreads = limits.Interleaves && work.Streaming > 0 && work.StreamingTokens * StreamingShare >= work.Tokens;
         (int streaming, int others) = TiledSequence.List(batch, limits, spreads ? limits.TileTokens : 0, scratch);
         ReadOnlySpan<TiledSequence> streamed = scratch[..streaming];
-        Span<int> places = stackalloc int[SortBuckets + 2 + 8];
+        Span<int> places = stackalloc int[Places];
         PrefillEmitter emitter = new(batch, limits, work, chunk, heads, streamed, items, places);
         emitter.Emit(streamed, long.MaxValue, areStreaming: true);
         long sectionTokens = section / ((long)limits.TokenBytes * heads * limits.KvHeads / limits.HeadTiles);

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace FlashInfer.Planning;
@@ -26,9 +27,6 @@ internal struct TiledSequence
     /// <summary>As <see cref="PrefillBatch.Before"/>.</summary>
     public int Before;
 
-    /// <summary>What the last tile sees, in tiles.</summary>
-    public readonly int LastTile(int step) => FirstTile + ((Tiles - 1) * step);
-
     /// <summary>
     /// Lists the sequences that have query tokens: those of up to so many first, and from the middle of the list on the others. Each is written
     /// before it is known whether it counts: a branch could not be foretold, and would go wrong with every third sequence.
@@ -47,7 +45,7 @@ internal struct TiledSequence
         ReadOnlySpan<int> starts = batch.Starts[..count];
         Divisor tileTokens = new(limits.TileTokens);
         int step = batch.Causal ? 1 : 0;
-        int first = 0;
+        int some = 0;
         int others = 0;
         for (int i = 0; i < lengths.Length; i++)
         {
@@ -56,19 +54,24 @@ internal struct TiledSequence
             int before = length - (tokens * step);
             int isAny = -tokens >>> 31;
             int isOther = (most - tokens) >>> 31;
-            ref TiledSequence sequence = ref list[first + ((count + others - first) * isOther)];
-            sequence.Index = i;
-            sequence.Row = rows[i];
-            sequence.Start = starts[i];
-            sequence.Length = length;
-            sequence.QueryTokens = tokens;
-            sequence.Before = before;
-            sequence.Tiles = tileTokens.Ceiling(tokens);
-            sequence.FirstTile = tileTokens.Quotient(Math.Max(0, before)) + step;
+            ref TiledSequence sequence = ref list[some + ((count + others - some) * isOther)];
+            int first = tileTokens.Quotient(Math.Max(0, before)) + step;
+            sequence.Write(rows[i], tileTokens.Ceiling(tokens), length, starts[i], first, i, tokens, before);
             others += isOther;
-            first += isAny - isOther;
+            some += isAny - isOther;
         }
 
-        return (first, others);
+        return (some, others);
+    }
+
+    /// <summary>Members in pairs, which are half as many stores.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void Write(int row, int tiles, int length, int start, int firstTile, int index, int queryTokens, int before)
+    {
+        ref ulong members = ref Unsafe.As<TiledSequence, ulong>(ref this);
+        members = (uint)row | ((ulong)(uint)tiles << 32);
+        Unsafe.Add(ref members, 1) = (uint)length | ((ulong)(uint)start << 32);
+        Unsafe.Add(ref members, 2) = (uint)firstTile | ((ulong)(uint)index << 32);
+        Unsafe.Add(ref members, 3) = (uint)queryTokens | ((ulong)(uint)before << 32);
     }
 }

@@ -37,6 +37,23 @@ public sealed class DeviceTensorTests : IDisposable
     }
 
     [Fact]
+    public void Memory_is_looked_at_with_an_element_type_known_at_run_time()
+    {
+        using DeviceTensor<Half> tensor = _device.Allocate<Half>(2, 3);
+        tensor.CopyFrom([(Half)1, (Half)2, (Half)3, (Half)4, (Half)5, (Half)6]);
+
+        TensorView view = _device.View(tensor.Address, DType.Float16, [3, 2]);
+        float[] values = new float[6];
+        view.CopyTo(values);
+
+        Assert.Equal([1, 2, 3, 4, 5, 6], values);
+        Assert.Equal((DType.Float16, new TensorShape(3, 2), tensor.Address), (view.Dtype, view.Shape, view.Address));
+        Assert.Equal(1, _device.View(tensor.Address, DType.Float16, [3, 2], [1, 3]).Stride(0));
+        Assert.Throws<ArgumentOutOfRangeException>("dtype", () => _device.View(tensor.Address, (DType)99, [3, 2]));
+        Assert.Throws<ArgumentException>("address", () => _device.View(tensor.Address + 1, DType.Float16, [3, 2]));
+    }
+
+    [Fact]
     public void Rows_are_a_view_of_the_same_memory()
     {
         using DeviceTensor tensor = _device.Allocate(DType.BFloat16, 4, 2, 3);
