@@ -13,7 +13,7 @@ internal static class PrefillStaging
 
     // How often a staged token has to be walked on average, for each KV head, measured on an H100 with headDim 128: where tokens are only
     // gathered from their pages, where they are widened, turned, or both, and where the portable kernel does that.
-    private const int GatheredWalks = 26;
+    private const int GatheredWalks = 36;
     private const int WidenedWalks = 8;
     private const int TurnedWalks = 7;
     private const int WidenedAndTurnedWalks = 4;

@@ -79,4 +79,26 @@ public class SanitizerTests
             PrefillScenario.CheckRagged(device, one);
         }
     }
+
+    [Theory]
+    [InlineData(AttentionOptions.LogitsSoftCap, 16)]
+    [InlineData(AttentionOptions.LogitsSoftCap, 1)]
+    [InlineData(AttentionOptions.LogitsSoftCap | AttentionOptions.SlidingWindow, 5)]
+    [InlineData(AttentionOptions.PackedCustomMask, 16)]
+    [InlineData(AttentionOptions.CustomMask | AttentionOptions.Sinks, 16)]
+    [InlineData(AttentionOptions.MultiItemScoring, 16)]
+    [InlineData(AttentionOptions.Alibi, 1)]
+    [InlineData(AttentionOptions.Rope, 16)]
+    public void Every_option_of_prefill(AttentionOptions options, int pageSize)
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        DecodeCase one = new(8, 2, 128, pageSize, DType.BFloat16, KvLayout.Nhd, 1, [300, 0, 130], null, 1, Random.Shared.Next())
+        {
+            QueryTokens = [200, 0, 3],
+        };
+        DecodeCase varied = one.With(options);
+        PrefillScenario.CheckPaged(device, varied);
+        PrefillScenario.CheckRagged(device, varied);
+    }
 }

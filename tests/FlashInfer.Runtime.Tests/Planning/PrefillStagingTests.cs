@@ -280,8 +280,8 @@ public class PrefillStagingTests
 
     [Theory]
     [InlineData(16, null, AttentionOptions.Rope, true, 3, false)] // values stay where they are
-    [InlineData(1, null, AttentionOptions.None, true, 26)]
-    [InlineData(5, null, AttentionOptions.SlidingWindow, true, 26)]
+    [InlineData(1, null, AttentionOptions.None, true, 36)]
+    [InlineData(5, null, AttentionOptions.SlidingWindow, true, 36)]
     [InlineData(16, DType.Float8E4M3, AttentionOptions.None, true, 8)]
     [InlineData(16, null, AttentionOptions.Rope, true, 7)]
     [InlineData(1, DType.Float8E5M2, AttentionOptions.RopeInterleaved, true, 4)]
