@@ -157,8 +157,9 @@ struct HopperLayout {
   // for longer. V's slot is the later one to be free.
   static constexpr int kReservedBytes = 1024;  // what the system takes of a block's shared memory
   static constexpr int kMostBytes = Shape::kSharedPerSm - kReservedBytes;
-  static constexpr int kBarrierBytes = 1024;                                                 // and items
-  static constexpr int kLineBytes = Shape::Hooks::kAddsLine ? Shape::kBlockTokens * 16 : 0;  // as PrefillLine says
+  static constexpr int kBarrierBytes = 1024;  // and items
+  // As PrefillLine says; and to where a tile may stand.
+  static constexpr int kLineBytes = Shape::Hooks::kAddsLine ? round_up(Shape::kBlockTokens * 16, 1024) : 0;
   static constexpr int kBlockRoom =
       kMostBytes - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes - kLineBytes;
   // Decode waits for memory: about 128 KB under way were the fastest, fewer and more lost 1 to 3 %.
@@ -179,13 +180,14 @@ struct HopperLayout {
   static constexpr int kValueOffset = kKeyOffset + kKeyStages * Shape::kBlockBytes;
   static constexpr int kNarrowOffset = kValueOffset + kValueStages * Shape::kValueBlockBytes;
   static constexpr int kNarrowValueOffset = kNarrowOffset + kKeyStages * kNarrowBytes;
-  static constexpr int kOutputOffset = kNarrowValueOffset + kValueStages * kNarrowValueBytes;
+  // A product takes its rows twice. compute-sanitizer takes them for twice as long, so something stands behind.
+  static constexpr int kLineOffset = kNarrowValueOffset + kValueStages * kNarrowValueBytes;
+  static constexpr int kOutputOffset = kLineOffset + kLineBytes;
   template <bool kValues>
   static constexpr int kCopiedOffset = kWidens   ? (kValues ? kNarrowValueOffset : kNarrowOffset)
                                        : kValues ? kValueOffset
                                                  : kKeyOffset;
-  static constexpr int kLineOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
-  static constexpr int kBarrierOffset = kLineOffset + kLineBytes;
+  static constexpr int kBarrierOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
   static constexpr int kBarriers = 2 * (kQueryParts + kItems + kKeyStages + kValueStages) +
                                    (kPrepares ? kQueryParts + kKeyStages : 0) +
                                    (kWidens ? kKeyStages + 2 * kValueStages : 0);
