@@ -406,8 +406,7 @@ internal ref struct PrefillEmitter
             int place = 0;
             for (int i = 0; i < eight.Count; i++)
             {
-                int rank = ranks[i];
-                place = rank + (int)((Math.Min(rank, spread) * between) >> 32);
+                place = Place(ranks[i], spread, between);
                 Members(ref items[place]) = item | (Vector256.Create(ends[i]) & isEnd);
                 item += toNext;
             }
@@ -432,7 +431,9 @@ internal ref struct PrefillEmitter
     /// of them (rounded down), and before streaming item i (i + 1) * spread / streaming of the others (rounded up), which together are all
     /// places, each once; also when streaming / spread is rounded up to 32 bits behind the point.
     /// </summary>
-    private readonly int Place(int rank) => rank + (int)((Math.Min(rank, _spread) * _between) >> 32);
+    private readonly int Place(int rank) => Place(rank, _spread, _between);
+
+    private static int Place(int rank, int spread, long between) => rank + (int)((Math.Min(rank, spread) * between) >> 32);
 
     /// <summary>The same of a streaming item. A quotient of doubles, which has 53 bits, is as exact as one of integers of 52, and sooner there.</summary>
     private readonly int StreamingPlace(int rank) => _spread == 0 ? rank : rank + (int)Math.Ceiling((rank + 1) * 4294967296.0 / _between);
