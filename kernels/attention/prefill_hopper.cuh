@@ -31,6 +31,7 @@ struct HopperPrefill {
   static constexpr int kThreads = Layout::kWarpgroups * 128;
   static constexpr int kBlocksPerSm = 1;
   static constexpr int kSharedBytes = Layout::kAskedBytes;
+  static constexpr int kFeatures = kTensorMap | (Layout::kHasStager ? kStager : 0);
 
   static __device__ __forceinline__ void run(const PrefillParams& params) {
     extern __shared__ __align__(1024) unsigned char shared[];
@@ -52,7 +53,11 @@ struct HopperPrefill {
     launch_dependents();
     if (threadIdx.x < 128) {
       if (Layout::kConsumers > 1) yield_registers<Layout::kProducerRegisters>();
-      if (threadIdx.x < Layout::kProducerWarps * 32) work<PrefillProducer<Shape>>(params, base);
+      if (threadIdx.x < Layout::kProducerWarps * 32) {
+        work<PrefillProducer<Shape>>(params, base);
+      } else if (Layout::kHasStager && threadIdx.x < Layout::kProducerWarps * 32 + 32) {
+        work<PrefillStager<Shape>>(params, base);
+      }
     } else if (!Layout::kPrepares || threadIdx.x < 128 + PrefillConsumer<Shape>::kThreads) {
       if (Layout::kConsumers > 1) take_registers<Layout::kConsumerRegisters>();
       work<PrefillConsumer<Shape>>(params, base);

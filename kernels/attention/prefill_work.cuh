@@ -53,6 +53,8 @@ struct PrefillShape {
   static constexpr int kPageSize = kStaged ? 0 : Config::kPageSize;  // 0: keys and values are ragged, packed rows
   static constexpr int kGroup = kHeads / kKvHeads;
   static constexpr bool kPaged = kPageSize > 0;
+  // Where staging is nothing but copying, the pages' size: a warp of this kernel can do it on the way. Else 0.
+  static constexpr int kStagedPageSize = kStaged && !Hooks::kRotates && !kHasScales ? Config::kPageSize : 0;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
   static constexpr __host__ __device__ bool is_dim(int dim) {
     return dim == 64 || dim == 96 || dim == 128 || dim == 192 || dim == 256;

@@ -86,7 +86,7 @@ public sealed class StagedPrefillTests
     public void Memory_is_taken_by_the_first_plan_that_stages()
     {
         using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
-        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 1, DType.BFloat16), 1, 1500);
+        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 1, DType.BFloat16, DType.Float8E4M3), 1, 1500);
         using PrefillWrapper prefill = new(cache, 4, 1000, Determinism.Reproducible);
         Sequence sequence = cache.NewSequence();
         cache.BeginForward(sequence, 1000);
@@ -181,9 +181,9 @@ public sealed class StagedPrefillTests
         Sequence[] sequences = [cache.NewSequence(), cache.NewSequence()];
         cache.BeginForward(sequences, [1000, 1]);
 
-        // A row of a KV head is 128 bytes, of keys and of values; there is room for what the cache holds at most.
-        Assert.Equal(1000 * 2 * 256, some.WorkspaceBytes - none.WorkspaceBytes);
-        Assert.Equal(1500 * 2 * 256, all.WorkspaceBytes - none.WorkspaceBytes);
+        // A row of a KV head is 128 bytes, of keys and of values; there is room for what the cache holds at most. A stager has its queue.
+        Assert.Equal((1000 * 2 * 256) + (4 * (4 + 16)), some.WorkspaceBytes - none.WorkspaceBytes);
+        Assert.Equal((1500 * 2 * 256) + (4 * (4 + 24)), all.WorkspaceBytes - none.WorkspaceBytes);
         Assert.Equal(1000, Staged(some, [sequences[0]], [400]));
         Assert.Equal(0, Staged(some, sequences, [400, 1])); // the first has room, but gains less than a launch of its own costs
         Assert.Equal(1001, Staged(all, sequences, [400, 1]));
