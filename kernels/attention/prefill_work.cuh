@@ -28,7 +28,7 @@ constexpr __host__ __device__ int packed_heads(int group, int rows, int query_to
 }
 
 // All constants of a configuration on this architecture. Tuning numbers stand here, each with its reason. kStaged: another kernel
-// (stage.cuh) has made ragged rows of the query's type of the cache's tokens, and turned the keys.
+// (stage.cuh), or where that is but copying a warp of this one, makes ragged rows of the query's type of the cache's tokens, and turns the keys.
 template <typename Config, bool kStaged = false>
 struct PrefillShape {
   using Element = typename Config::Element;
