@@ -73,6 +73,9 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
+    protected override bool LoadsInBackground => _compiler.WhyNoKernels(_backend.Architecture) is null;
+
+    /// <inheritdoc/>
     protected override bool Serves(KernelId kernel) => kernel.Serves(_backend.Architecture);
 
     /// <inheritdoc/>
