@@ -270,7 +270,7 @@ def write(options, rows, copied):
     """A results file as the benchmarks write them."""
     result = {**gpu.device(), "date": datetime.date.today().isoformat(), "commit": options.commit,
               "note": "benchmarks/lab/staged.py: kernels without the library around them, in turn in one process, by graph replay. plain: ragged attention without a variant; alone: "
-                      "the kernel that prepares keys and values by itself; staged: fi_stage and the kernel over its rows; pass: fi_stage alone.",
+                      "the kernel that prepares keys and values by itself; staged: fi_stage and the kernel over its rows, or that kernel alone where it has a stager; pass: fi_stage alone.",
               "ceilings": {"copyGBps": round(copied)}, "rows": []}
     for config, name, causal, batch, count, length, flops, reuse, moved, us in rows:
         for kind, t in us.items():
