@@ -170,8 +170,13 @@ struct PrefillConsumer {
  private:
   static __device__ __forceinline__ u32 sign(i32 positive) { return static_cast<u32>(positive) >> 31; }
 
-  // K's, Q's or V's; where slots are counted, the compiler does not know either that it is the same in every step, and V's can be K's.
-  __device__ __forceinline__ u32 zero(int which) const { return kCounts ? anew(zeros[which % 2]) : zeros[which]; }
+  // K's, Q's or V's; where slots are counted, the compiler does not know either that it is the same in every step, and V's can be K's. Where
+  // registers are scarce, signs of what is kept anyway, for which a preparer leaves no room.
+  __device__ __forceinline__ u32 zero(int which) const {
+    if constexpr (kCounts) return anew(zeros[which % 2]);
+    if constexpr (Shape::kIsScarce && !Layout::kPrepares) return sign(which == 1 ? group : static_cast<i32>(base));
+    return zeros[which];
+  }
 
   // Block n of tile `number`, which is not the tile's first. carried: a factor, of no meaning. One without a value has registers from the
   // kernel's start on; where scores are weighed at less cost that is better all the same.
