@@ -33,7 +33,7 @@ struct Prefill {
             Kernel::kSharedBytes,
             kBlocksPerSm,
             1,
-            Shape::kHopper ? kTensorMap : 0,
+            Kernel::kFeatures,
             Shape::kUsedRows,
             1,
             1,

@@ -2,10 +2,10 @@
 //
 // Grid: at most one block an SM, persistent. Block: 384 threads, 512 where three consumers have registers enough, or 256 where
 //   64 rows are enough. Warpgroup 0 produces: two warps copy K, two V; they also read the items and copy Q
-//   (prefill_producer.cuh). The one to three others consume: 64 query rows each (prefill_consumer.cuh). Where queries and keys turn
+//   (prefill_producer.cuh). Or one of each, and one copies pages into the rows that they read (prefill_stager.cuh). The one to three others consume: 64 query rows each (prefill_consumer.cuh). Where queries and keys turn
 //   with their positions, or are quantised, one more warpgroup does what that takes, between the two (prefill_preparer.cuh).
 // Shared memory, at HopperLayout's offsets: Q | stages of K | stages of V | both with 8 bits | output of each consumer warp |
-//   columns of a line | mbarriers | items.
+//   columns of a line | a slice to be staged | mbarriers | items.
 // mbarriers, each a pair of full (the arrival of the warp that copies, or of every thread that gathers, and the bytes copied) and
 //   empty (one arrival of each consumer warp, or thread): Q, every stage of K and of V, and every slot of items, which all producing warps
 //   but the first, and the preparer, read too. Of Q and K, and V that is widened, one more says that it is prepared (an arrival of each of
@@ -31,6 +31,7 @@ struct HopperPrefill {
   static constexpr int kThreads = Layout::kWarpgroups * 128;
   static constexpr int kBlocksPerSm = 1;
   static constexpr int kSharedBytes = Layout::kAskedBytes;
+  static constexpr int kFeatures = kTensorMap | (Layout::kHasStager ? kStager : 0);
 
   static __device__ __forceinline__ void run(const PrefillParams& params) {
     extern __shared__ __align__(1024) unsigned char shared[];
@@ -52,7 +53,11 @@ struct HopperPrefill {
     launch_dependents();
     if (threadIdx.x < 128) {
       if (Layout::kMovesRegisters) yield_registers<Layout::kProducerRegisters>();
-      if (threadIdx.x < Layout::kProducerWarps * 32) work<PrefillProducer<Shape>>(params, base);
+      if (threadIdx.x < Layout::kProducerWarps * 32) {
+        work<PrefillProducer<Shape>>(params, base);
+      } else if (Layout::kHasStager && threadIdx.x < Layout::kProducerWarps * 32 + 32) {
+        work<PrefillStager<Shape>>(params, base);
+      }
     } else if (!Layout::kPrepares || threadIdx.x < 128 + PrefillConsumer<Shape>::kThreads) {
       if (Layout::kMovesRegisters) take_registers<Layout::kConsumerRegisters>();
       work<PrefillConsumer<Shape>>(params, base);

@@ -143,9 +143,7 @@ struct HopperLayout {
                                                    : greatest_divisor(Shape::kPageSize, Shape::kBlockTokens);
   static constexpr int kBoxes = Shape::kBlockTokens / kBoxTokens;  // of a block
 
-  // Producing warps: a team for K and one for V.
-  static constexpr int kTeamWarps = 2;
-  static constexpr int kProducerWarps = 2 * kTeamWarps;
+  static constexpr int kQueryColumnBytes = Shape::kTileRows * Shape::kRowBytes;
 
   // Output of a consumer's warp, [column][16 rows][kRowBytes]; headDim 256 has room for half of it.
   static constexpr int kWarpRows = 16;
@@ -159,8 +157,6 @@ struct HopperLayout {
   static constexpr int kPreparerArrivals = 32 * kPreparerWarps;
   static constexpr int kConsumerArrivals = (kWidens ? 32 : 1) * kConsumerWarps;
 
-  static constexpr int kQueryColumnBytes = Shape::kTileRows * Shape::kRowBytes;
-
   // Blocks of K and of V there may be at once: at a tile's edge and with short sequences what the next steps need is under way
   // for longer. V's slot is the later one to be free.
   static constexpr int kReservedBytes = 1024;  // what the system takes of a block's shared memory
@@ -168,7 +164,7 @@ struct HopperLayout {
   static constexpr int kBarrierBytes = 1024;  // and items
   // As PrefillLine says; and to where a tile may stand.
   static constexpr int kLineBytes = Shape::Hooks::kAddsLine ? round_up(Shape::kBlockTokens * 16, 1024) : 0;
-  static constexpr int kBlockRoom =
+  static constexpr int kRoom =
       kMostBytes - kBarrierBytes - Shape::kQueryBytes - kConsumerWarps * kOutputBytes - kLineBytes;
   // Decode waits for memory: about 128 KB under way were the fastest, fewer and more lost 1 to 3 %.
   template <bool kValues>
@@ -177,12 +173,32 @@ struct HopperLayout {
   static constexpr int kNarrowValueBytes = kWidens ? Copied<true>::kBytes : 0;
   static constexpr int kValueStageBytes = Shape::kValueBlockBytes + kNarrowValueBytes;
   static constexpr int kPairBytes = Shape::kBlockBytes + kNarrowBytes + kValueStageBytes;
+
+  // A warp stages pages on the way (prefill_stager.cuh), in slices of as many tokens as two stages of K and V leave room for, and no more than let
+  // one more of V stay. None where that is little.
+  static constexpr int kMostSliceBytes = 16 * 1024, kLeastSliceBytes = 6 * 1024;
+  static constexpr int kSliceRoom = kRoom - 2 * kPairBytes < kMostSliceBytes ? kRoom - 2 * kPairBytes : kMostSliceBytes;
+  static constexpr int kStagedTokenBytes = 2 * Shape::kKvHeads * Shape::kRowTotalBytes;
+  static constexpr bool kHasStager =
+      Shape::kStagedPageSize > 0 && kSliceRoom >= kLeastSliceBytes&& kSliceRoom >= kStagedTokenBytes;
+  static constexpr int kSliceTokens = !kHasStager                           ? 1
+                                      : kSliceRoom < 64 * kStagedTokenBytes ? kSliceRoom / kStagedTokenBytes
+                                                                            : 64;
+  static constexpr int kSliceBytes = kHasStager ? kSliceTokens * kStagedTokenBytes : 0;
+  static constexpr int kBlockRoom = kRoom - kSliceBytes;
+
+  // Producing warps: a team for K and one for V.
+  static constexpr int kTeamWarps = kHasStager ? 1 : 2;
+  static constexpr int kProducerWarps = 2 * kTeamWarps;
+
   static constexpr int kKeyStages = Shape::kDecodes                ? (128 * 1024 + kPairBytes / 2) / kPairBytes
                                     : 4 * kPairBytes <= kBlockRoom ? 4
                                     : 3 * kPairBytes <= kBlockRoom ? 3
                                                                    : 2;
   static constexpr int kValueStages =
-      !Shape::kDecodes && kKeyStages == 2 && kPairBytes * 2 + kValueStageBytes <= kBlockRoom ? 3 : kKeyStages;
+      !Shape::kDecodes && kKeyStages < (kHasStager ? 4 : 3) && kPairBytes * kKeyStages + kValueStageBytes <= kBlockRoom
+          ? kKeyStages + 1
+          : kKeyStages;
 
   static constexpr int kKeyOffset = Shape::kQueryBytes;
   static constexpr int kValueOffset = kKeyOffset + kKeyStages * Shape::kBlockBytes;
@@ -195,10 +211,11 @@ struct HopperLayout {
   static constexpr int kCopiedOffset = kWidens   ? (kValues ? kNarrowValueOffset : kNarrowOffset)
                                        : kValues ? kValueOffset
                                                  : kKeyOffset;
-  static constexpr int kBarrierOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
+  static constexpr int kStagerOffset = kOutputOffset + kConsumerWarps * kOutputBytes;
+  static constexpr int kBarrierOffset = kStagerOffset + kSliceBytes;
   static constexpr int kBarriers = 2 * (kQueryParts + kItems + kKeyStages + kValueStages) +
                                    (kPrepares ? kQueryParts + kKeyStages : 0) +
-                                   (kWidens ? kKeyStages + 2 * kValueStages : 0);
+                                   (kWidens ? kKeyStages + 2 * kValueStages : 0) + kHasStager;
   static constexpr int kItemOffset = kBarrierOffset + round_up(kBarriers * 8, 16);
   static constexpr int kSkippedPlace = PrefillTile<Shape>::kWords * 4;  // of a slot, where a variant skips keys
   static constexpr int kContextPlace = 48;                              // and where it wants the item's context
@@ -257,6 +274,9 @@ struct HopperLayout {
   static __device__ __forceinline__ u32 value_free(u32 base, u32 stage) {
     return key_free(base, stage) + kKeyStages * 8;
   }
+  // The last one, where there is a stager: its slice has come.
+  static __device__ __forceinline__ u32 slice_full(u32 base) { return base + kBarrierOffset + (kBarriers - 1) * 8; }
+
   // What consumers wait for, and what they say when they have read a stage.
   static __device__ __forceinline__ u32 query_ready(u32 base, u32 part) {
     return kPreparesQuery ? query_prepared(base, part) : query_full(base, part);
@@ -298,6 +318,7 @@ struct HopperLayout {
       if (kWidens) mbarrier_init(value_prepared(base, i), kPreparerArrivals);
       if (kWidens) mbarrier_init(value_free(base, i), kConsumerArrivals);
     }
+    if (kHasStager) mbarrier_init(slice_full(base), 1);
     mbarrier_init_fence();
   }
 

@@ -35,6 +35,7 @@ struct PortablePrefill {
   static constexpr int kThreads = Layout::kThreads;
   static constexpr int kBlocksPerSm = Layout::kBlocksPerSm;
   static constexpr int kSharedBytes = Layout::kSharedBytes;
+  static constexpr int kFeatures = 0;
   static constexpr int kBlockTokens = Shape::kBlockTokens;
   static constexpr int kValueDim = Shape::kValueDim;
   static constexpr int kSlabs = Shape::kSlabs;

@@ -65,7 +65,11 @@ struct PrefillProducer {
       ring.turn_to(Layout::tile(base, number + 1));
       if (warp > 0) release(anew(number));
     }
-    if (threadIdx.x == kItemWords + 1) finish_queue(params.queue);  // the thread that has taken from it
+    if constexpr (Layout::kHasStager) {
+      PrefillStager<Shape>::finish(params);
+    } else if (threadIdx.x == kItemWords + 1) {
+      finish_queue(params.queue);  // the thread that has taken from it
+    }
   }
 
   __device__ __forceinline__ void values(int warp) {
@@ -88,6 +92,7 @@ struct PrefillProducer {
       } while (ring.n >= 0);
       release(number);
     }
+    if constexpr (Layout::kHasStager) PrefillStager<Shape>::finish(params);
   }
 
   // Tokens of the first tile's sequence that the kernel before does not write.

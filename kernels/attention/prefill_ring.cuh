@@ -9,6 +9,7 @@
 
 #include "attention/prefill_gather.cuh"
 #include "attention/prefill_layout.cuh"
+#include "attention/prefill_stager.cuh"
 #include "core/fault.cuh"
 
 namespace flashinfer {
@@ -54,6 +55,7 @@ struct PrefillRing {
   const i32* table;   // paged: the sequence's pages
   i32 pages[kWords];  // paged: the pages of this lane's boxes; below 0 behind the end
   i32 row;            // paged: of the query, for a fault
+  int unknown = 0;    // beside a stager: rows before this one may not be staged yet
   Gather gather;
 
   __device__ __forceinline__ PrefillRing(const PrefillParams& arguments, u32 shared_base, int warp)
@@ -89,6 +91,9 @@ struct PrefillRing {
       }
     } else {
       first = tile.item.kv_start + begin;
+      if constexpr (Layout::kHasStager) {
+        if (unknown != PrefillStager<Shape>::kNone) unknown = tile.item.kv_start + tile.item.end;
+      }
     }
   }
 
@@ -138,6 +143,9 @@ struct PrefillRing {
         }
       }
     } else {
+      if constexpr (Layout::kHasStager) {
+        if (first < unknown) unknown = PrefillStager<Shape>::wait_for(params, first, unknown);
+      }
       wait();
       if (elect_one()) {
         mbarrier_expect(full(), kBytes);

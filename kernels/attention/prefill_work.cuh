@@ -28,7 +28,7 @@ constexpr __host__ __device__ int packed_heads(int group, int rows, int query_to
 }
 
 // All constants of a configuration on this architecture. Tuning numbers stand here, each with its reason. kStaged: another kernel
-// (stage.cuh) has made ragged rows of the query's type of the cache's tokens, and turned the keys.
+// (stage.cuh), or where that is but copying a warp of this one, makes ragged rows of the query's type of the cache's tokens, and turns the keys.
 template <typename Config, bool kStaged = false>
 struct PrefillShape {
   using Element = typename Config::Element;
@@ -53,6 +53,8 @@ struct PrefillShape {
   static constexpr int kPageSize = kStaged ? 0 : Config::kPageSize;  // 0: keys and values are ragged, packed rows
   static constexpr int kGroup = kHeads / kKvHeads;
   static constexpr bool kPaged = kPageSize > 0;
+  // Where staging is nothing but copying, the pages' size: a warp of this kernel can do it on the way. Else 0.
+  static constexpr int kStagedPageSize = kStaged && !Hooks::kRotates && !kHasScales ? Config::kPageSize : 0;
   static_assert(kHeads % kKvHeads == 0, "heads must be a multiple of kvHeads");
   static constexpr __host__ __device__ bool is_dim(int dim) {
     return dim == 64 || dim == 96 || dim == 128 || dim == 192 || dim == 256;

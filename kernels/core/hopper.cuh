@@ -137,6 +137,9 @@ __device__ __forceinline__ void copy_async_arrive(u32 barrier) {
 // Orders this thread's plain accesses to shared memory before what the copy engine and wgmma do there afterwards.
 __device__ __forceinline__ void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// Orders what is known to be in global memory before what the copy engine does there afterwards.
+__device__ __forceinline__ void global_proxy_fence() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
 // L2 policies as createpolicy encodes them; constants cost no register.
 enum : u64 { kEvictFirst = 0x12F0000000000000ull, kEvictLast = 0x14F0000000000000ull };
 
@@ -148,6 +151,22 @@ __device__ __forceinline__ void copy_tensor(u32 shared, const TensorMap& map, u3
       "[%0], [%1, {%3,%4,%5,%6}], [%2], %7;" ::"r"(shared),
       "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "l"(policy)
       : "memory");
+}
+
+// Copies so many bytes, a multiple of 16, to shared memory; completion counts them on the barrier.
+__device__ __forceinline__ void copy_bulk(u32 shared, const void* global, u32 bytes, u32 barrier, u64 policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
+// And from there; bulk_commit closes a group of these.
+__device__ __forceinline__ void store_bulk(void* global, u32 shared, u32 bytes, u64 policy) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, %3;" ::"l"(global),
+               "r"(shared), "r"(bytes), "l"(policy)
+               : "memory");
 }
 
 // Copies a box from shared memory to a rank-4 tensor; bulk_commit closes a group of these.

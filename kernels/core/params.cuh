@@ -12,7 +12,7 @@ struct ListHeader {
   i32 count;         // items in the list
   float scale_log2;  // decode, prefill: smScale * log2(e); prefill wants it above 0
   i32 heads;         // head tiles that an item expands to, from its own on; decode's own kernel does not ask
-  i32 fresh_tokens;  // decode: the last tokens of a sequence that this step may still write, at most
+  i32 fresh_tokens;  // decode: the last tokens of a sequence that this step may still write, at most; StageItems: rows of all
 };
 static_assert(sizeof(ListHeader) == 16, "ListHeader is 16 bytes on the host");
 
@@ -105,7 +105,9 @@ struct alignas(64) PrefillParams {
   float* partial_output;   // [slots, heads of the header, rows of a tile, headDim]: sum of exp2(s - max) * v
   float2* partial_state;   // [slots, heads of the header, rows of a tile]: max (base 2), sum of exp2(s - max)
   u32* counters;           // [slots, heads of the header]: parts that have arrived; zero between launches
-  u32* queue;              // [2]: units taken beyond each block's first, blocks that are done; zero between launches
+  // Zero between launches. [2]: units taken beyond each block's first, blocks that are done; kStager: warps of blocks that are done, slices
+  // taken by stagers, rows that they staged, and of each 64 rows those that they did.
+  u32* queue;
   i64 query_row_stride;
   i64 query_head_stride;
   i64 output_row_stride;
@@ -126,9 +128,10 @@ struct alignas(64) PrefillParams {
   i32 page_count;             // checked mode: pages of the cache
   i32 reserved0;
   const VariantData* variant;  // what the unit's variant of attention is given; null for NoVariant
-  i64 reserved2;               // the maps stand at multiples of 64 bytes
-  i64 reserved3;
-  i64 reserved4;
+  // For KernelInfo's kStager, whose keys, values, pages and strides are the cache's, and whose maps those of the staged rows:
+  u16* staged_key;           // [rows, kvHeads, headDim], contiguous
+  u16* staged_value;         // as staged_key
+  const ListHeader* staged;  // header and StageItems, none of which goes over a multiple of 64 rows
   // For KernelInfo's kTensorMap. c = 64 columns, or 32 where headDim is no multiple of 64, swizzled over 2c bytes; b =
   // KernelInfo's block_tokens; p, t = its pack and tile_tokens. Keys and values ragged: {c, tokens, headDim/c, kvHeads}, box
   // {c, b, headDim/c, 1}; paged, pages of 8 tokens or multiples: {c, 8, headDim/c, kvHeads (NHD) or 1 (HND), 8-token groups
@@ -243,7 +246,7 @@ struct StageParams {
 };
 static_assert(sizeof(StageParams) == 12 * 8, "StageParams has 12 words on the host");
 
-enum Feature { kTensorMap = 1, kClusters = 2 };
+enum Feature { kTensorMap = 1, kClusters = 2, kStager = 4 };
 
 // What a cubin says of itself: the host launches by it and refuses a version that it does not know.
 struct KernelInfo {
@@ -253,7 +256,8 @@ struct KernelInfo {
   i32 shared_bytes;      // dynamic shared memory of a block
   i32 blocks_per_sm;     // blocks meant to share an SM
   i32 units_per_item;    // pieces of work that one list item expands to
-  i32 features;          // kTensorMap: wants tensor maps; kClusters: can share a unit between the blocks of a cluster
+  i32 features;          // kTensorMap: wants tensor maps; kClusters: can share a unit between the blocks of a cluster;
+                         // kStager: stages the rows that it attends to
   i32 columns_per_unit;  // pairs of query token and head that a unit has room for; the rows of a prefill tile
   i32 crews;             // units that a block works on at once
   i32 teams;        // decode: warps of a block, each a team of its own in the kernel for short sequences; 1 without one

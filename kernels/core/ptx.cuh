@@ -152,6 +152,13 @@ __device__ __forceinline__ u32 atomic_add_acq_rel(u32* address, u32 value) {
   return before;
 }
 
+// Sees what others have written before they changed what is read.
+__device__ __forceinline__ u32 load_acquire(const u32* address) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(address) : "memory");
+  return v;
+}
+
 // Loads of what no kernel of the chain writes, issued where they stand: the compiler would move a plain load to its
 // first use and so lay its latency bare.
 __device__ __forceinline__ i32 load_ahead(const i32* p) {

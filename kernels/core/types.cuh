@@ -12,7 +12,7 @@ using i32 = int;
 using i64 = long long;
 
 // The version of the contract between units, headers and runtime (CudaUnits.AbiVersion in C#).
-enum { kAbiVersion = 6 };
+enum { kAbiVersion = 7 };
 
 // The smallest power of two that is enough, and the exponent of a power of two.
 constexpr __host__ __device__ int power_of_two(int wanted) {

@@ -116,12 +116,12 @@ public sealed class KernelCompilationException : FlashInferException
 public sealed class OutOfPagesException : FlashInferException
 {
     /// <summary>Makes the exception.</summary>
-    /// <param name="needed">Pages that the forward needs.</param>
+    /// <param name="needed">Pages that the forward or fork needs.</param>
     /// <param name="free">Pages that are free.</param>
     /// <param name="total">Pages of the cache.</param>
     public OutOfPagesException(int needed, int free, int total)
         : base(
-            $"The forward needs {needed} more pages but {free} of {total} are free; free or shorten sequences, begin fewer tokens, or make the cache larger. TryBeginForward reports this without an exception."
+            $"{needed} more {(needed == 1 ? "page is" : "pages are")} needed but {free} of {total} are free; free or shorten sequences, begin fewer tokens, or make the cache larger. TryBeginForward and TryFork report this without an exception."
         )
     {
         Needed = needed;
@@ -129,7 +129,7 @@ public sealed class OutOfPagesException : FlashInferException
         Total = total;
     }
 
-    /// <summary>Pages that the forward needs.</summary>
+    /// <summary>Pages that the forward or fork needs.</summary>
     public int Needed { get; }
 
     /// <summary>Pages that are free.</summary>

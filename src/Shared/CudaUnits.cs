@@ -11,7 +11,7 @@ namespace FlashInfer;
 internal static partial class CudaUnits
 {
     /// <summary>The version of the contract between units, kernel headers and runtime. A cubin of another version is refused.</summary>
-    public const int AbiVersion = 6;
+    public const int AbiVersion = 7;
 
     private const string PagedDecode = "batch decode over a paged KV cache";
 

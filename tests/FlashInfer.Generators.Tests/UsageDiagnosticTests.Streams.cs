@@ -58,6 +58,16 @@ public sealed partial class UsageDiagnosticTests
                 }
             }
 
+            void CopiedBeforeItIsComputed(Sequence[] batch, Llama.Query q, Llama.Output o, DeviceTensor<BFloat16> kept)
+            {
+                using CudaStream side = new(context);
+                decode.Plan(batch, stream: side);
+                decode.Run(0, q, o, side);
+                o.View.CopyTo(kept, side);
+                [|kept.ToArray()|];
+                [|o.View.CopyTo(kept)|];
+            }
+
             void LaunchedOnAnother(Sequence[] batch, Llama.Query q, Llama.Output o, BFloat16[] host)
             {
                 using CudaStream side = new(context);
@@ -230,12 +240,14 @@ public sealed partial class UsageDiagnosticTests
             """
             void Right(CudaStream stream, Sequence[] batch, Llama.Query q, Llama.Output o, Llama.Key k, Llama.Value v, BFloat16[] host)
             {
+                using DeviceTensor<BFloat16> kept = device.Allocate<BFloat16>(2, 32, 128);
                 decode.Plan(batch, stream: stream);
                 stream.BeginCapture();
                 for (int layer = 0; layer < cache.Layers; layer++)
                 {
                     decode.Append(layer, k, v, stream);
                     decode.Run(layer, q, o, stream);
+                    o.View.CopyTo(kept, stream);
                 }
 
                 using CudaGraph graph = stream.EndCapture();

@@ -52,7 +52,15 @@ public class BatchDecodeWithPagedKvCache : PagedAttention
         Determinism = determinism;
         _core = new DecodeCore(cache, maxSequences, maxQueryTokens, determinism);
         Lists = [_core.List];
-        _batch = new PlannedBatch(this, nameof(BatchDecodeWithPagedKvCache), cache, maxSequences);
+        try
+        {
+            _batch = new PlannedBatch(this, nameof(BatchDecodeWithPagedKvCache), cache, maxSequences);
+        }
+        catch
+        {
+            _core.Dispose();
+            throw;
+        }
     }
 
     /// <summary>On what the bits of a sequence's results may depend.</summary>

@@ -238,6 +238,16 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
 
     private void LaunchStaged(int layer, PrefillParams args, CudaStream? stream)
     {
+        if (_staged!.HasStager)
+        {
+            PrefillCore.SetCache(ref args, Cache, default, layer);
+            args.Fault = _stagingCheck?.Record(layer) ?? 0;
+            _stagingCheck?.Before(stream);
+            Cache.Table.IsCaptured |= _staged.Run(ref args, _batch.Rows, valueRows: 0, stream);
+            _stagingCheck?.After(layer, stream);
+            return;
+        }
+
         args.KeyScales = Cache.KeyScaleAddress(layer);
         args.ValueScales = Cache.ValueScaleAddress(layer);
         StageParams stage = new()
@@ -252,7 +262,7 @@ public class BatchPrefillWithPagedKvCache : PagedAttention
             PageCount = Cache.TotalPages,
         };
         _stagingCheck?.Before(stream);
-        Cache.Table.IsCaptured |= _staged!.Stage(ref stage, stream);
+        Cache.Table.IsCaptured |= _staged.Stage(ref stage, stream);
         _stagingCheck?.After(layer, stream);
         _batch.Check?.Before(stream);
         _staged.Run(ref args, _batch.Rows, valueRows: 0, stream);

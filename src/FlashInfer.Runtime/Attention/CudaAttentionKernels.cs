@@ -73,6 +73,9 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
+    protected override bool LoadsInBackground => _compiler.WhyNoKernels(_backend.Architecture) is null;
+
+    /// <inheritdoc/>
     protected override bool Serves(KernelId kernel) => kernel.Serves(_backend.Architecture);
 
     /// <inheritdoc/>
@@ -105,17 +108,18 @@ internal sealed class CudaAttentionKernels : AttentionKernels
     private CudaStagedPrefillKernel LoadStagedPrefill(bool isPaged)
     {
         CudaKernel prefill = Load<PrefillParams>(_spec.PrefillStagedUnitFor(isPaged, _backend.IsChecked));
+        CudaPrefillKernel kernel = new(_backend, prefill, _spec);
         string stage = CudaUnits.StageName(_spec.Shape, isPaged, _backend.IsChecked);
-        return new CudaStagedPrefillKernel(new CudaPrefillKernel(_backend, prefill, _spec), prefill.GetKernel<StageParams>(stage));
+        return new CudaStagedPrefillKernel(kernel, kernel.HasStager ? null : prefill.GetKernel<StageParams>(stage));
     }
 
     private CudaKernel Load<TParams>(TranslationUnit unit)
         where TParams : unmanaged => CudaKernel.Load<TParams>(_backend, _compiler.Compile(unit, _backend.Architecture));
 
-    /// <summary>The two kernels of the unit of staged prefill.</summary>
-    private sealed class CudaStagedPrefillKernel(CudaPrefillKernel prefill, CudaKernel stage) : StagedPrefillKernel(prefill)
+    /// <summary>The two kernels of the unit of staged prefill; without the other where the first has a stager.</summary>
+    private sealed class CudaStagedPrefillKernel(CudaPrefillKernel prefill, CudaKernel? stage) : StagedPrefillKernel(prefill)
     {
-        public override bool Stage(in StageParams args, in ListLaunch launch, CudaStream? stream) => stage.Launch(args, launch, stream);
+        public override bool Stage(in StageParams args, in ListLaunch launch, CudaStream? stream) => stage!.Launch(args, launch, stream);
 
         public override void Dispose() => Prefill.Dispose();
     }

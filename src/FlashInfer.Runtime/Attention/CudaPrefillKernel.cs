@@ -48,6 +48,9 @@ internal sealed class CudaPrefillKernel : PrefillKernel
     public override bool IsHopper => _maps is not null;
 
     /// <inheritdoc/>
+    public override bool HasStager => _kernel.Info.Features.HasFlag(KernelFeatures.Stager);
+
+    /// <inheritdoc/>
     public override TensorMap EncodeKvMap(PagedKvCache cache)
     {
         if (_maps is null)

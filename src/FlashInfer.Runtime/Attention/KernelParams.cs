@@ -21,7 +21,7 @@ internal struct ListHeader
 
     /// <summary>
     /// Decode: the last tokens of a sequence that this step may still write, at most. Their keys and values are read after the kernels
-    /// before this one are done; all others may be read while those still run.
+    /// before this one are done; all others may be read while those still run. Of <see cref="StageItem"/>s: rows of all of them.
     /// </summary>
     public int FreshTokens;
 }
@@ -253,7 +253,7 @@ internal struct AppendParams
     private readonly int _reserved0;
 }
 
-/// <summary>Up to 64 tokens of a sequence that are staged: copied from their pages into rows one behind the other; 16 bytes.</summary>
+/// <summary>Up to 64 tokens of a sequence that are staged: copied from their pages into rows one behind the other, over no multiple of 64; 16 bytes.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct StageItem
 {
@@ -470,4 +470,7 @@ internal enum KernelFeatures
 
     /// <summary>Can share a unit of work between the blocks of a cluster.</summary>
     Clusters = 2,
+
+    /// <summary>Stages the rows that it attends to.</summary>
+    Stager = 4,
 }

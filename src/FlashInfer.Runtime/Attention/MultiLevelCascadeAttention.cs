@@ -60,6 +60,7 @@ public class MultiLevelCascadeAttention : PagedAttention
         }
 
         MaxLevels = maxLevels;
+        cache.Kernels.LoadCascade();
         _checks = new LaunchCheck?[maxLevels];
         try
         {

@@ -39,6 +39,8 @@ internal sealed class PlannedBatch : IDisposable
         Name = name;
         _guard = new UseGuard(name);
         Cache = cache;
+        // Begun when the cache was made, it had the time that the wrapper's kernels took. No step waits for it, or fails by it.
+        cache.Kernels.Load(KernelKinds.Append);
         _appends = new AppendList(cache, $"{name}.Append");
         Check = LaunchCheck.Create(cache, $"{name}.Run", SequenceAt);
         _sequences = new Sequence[maxSequences];

@@ -38,7 +38,10 @@ internal struct PrefillParams
     /// <summary>Arrival counters, uint32 [slots, heads of the header]; all zero between launches.</summary>
     public nint Counters;
 
-    /// <summary>Two uint32, zero between launches: units taken beyond each block's first, blocks that are done.</summary>
+    /// <summary>
+    /// uint32, zero between launches: units taken beyond each block's first, blocks that are done. With <see cref="KernelFeatures.Stager"/> warps of
+    /// blocks that are done, slices taken by stagers, rows that they staged, and of each 64 rows those that they did.
+    /// </summary>
     public nint Queue;
 
     public long QueryRowStride;
@@ -85,10 +88,17 @@ internal struct PrefillParams
     /// <summary>What the unit's variant of attention is given, <see cref="VariantData"/> and its arguments; 0 without a variant.</summary>
     public nint Variant;
 
-    // The maps stand at multiples of 64 bytes.
-    private readonly long _reserved2;
-    private readonly long _reserved3;
-    private readonly long _reserved4;
+    /// <summary>
+    /// With <see cref="KernelFeatures.Stager"/> the rows of keys, [rows, kvHeads, headDim], contiguous, that the kernel stages and attends to; then
+    /// keys, values, pages and their strides are the cache's, and the maps of keys and values those of the rows.
+    /// </summary>
+    public nint StagedKey;
+
+    /// <summary>Of values, as <see cref="StagedKey"/>.</summary>
+    public nint StagedValue;
+
+    /// <summary><see cref="ListHeader"/> and <see cref="StageItem"/>s, as <see cref="StageParams.Plan"/>.</summary>
+    public nint Staged;
 
     // The maps are set where KernelFeatures.TensorMap asks for them. c is 64 columns, or 32 where headDim or valueDim is no multiple of 64; the
     // swizzle is over 2c bytes.

@@ -49,7 +49,13 @@ internal sealed class PrefillTensorMaps(CudaContext context, AttentionSpec spec,
             args.OutputMap = BitOperations.IsPow2(info.Pack)
                 ? Get(Kind.Output, args.Output, rows, args.OutputRowStride, args.OutputHeadStride, args.Queue)
                 : args.QueryMap;
-            if (args.Pages != 0)
+            if (args.StagedKey != 0)
+            {
+                int row = spec.KvHeads * spec.HeadDim;
+                args.KeyMap = Get(Kind.Key, args.StagedKey, keyRows, row, spec.HeadDim, args.Queue);
+                args.ValueMap = Get(Kind.Value, args.StagedValue, keyRows, row, spec.HeadDim, args.Queue);
+            }
+            else if (args.Pages != 0)
             {
                 // Pages that the copy engine can't take have no map, but kernels fetch all four ahead.
                 if (spec.PageSize % KvTensorMap.GroupTokens != 0)

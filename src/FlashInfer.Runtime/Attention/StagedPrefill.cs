@@ -4,8 +4,8 @@ using FlashInfer.Planning;
 namespace FlashInfer.Attention;
 
 /// <summary>
-/// Prefill over keys and values that are staged first: a kernel prepares them once, as the other one wants to have them, where else each tile
-/// that walks them would have to. From a paged cache both are staged, of ragged ones only the keys.
+/// Prefill over keys and values that are staged: prepared once, as tiles want to have them, where else each tile that walks them would have to. From a
+/// paged cache both are staged, of ragged ones only the keys; by a kernel ahead of prefill, or where that is but copying by prefill's own stager.
 /// </summary>
 internal sealed class StagedPrefill : IDisposable
 {
@@ -24,6 +24,7 @@ internal sealed class StagedPrefill : IDisposable
     private readonly PrefillCore _core;
     private readonly UploadList<StageItem> _list;
     private DeviceMemory? _keys;
+    private readonly DeviceMemory? _queue;
     private DeviceMemory? _values;
     private StagingChoice _choice;
     private bool _splits;
@@ -54,8 +55,9 @@ internal sealed class StagedPrefill : IDisposable
         _device = device;
         _spec = spec;
         _kernel = kernel;
-        int leastWalks = PrefillStaging.LeastWalks(spec.Shape, isPaged, prepares.Kernel.IsHopper);
-        _limits = new StagingLimits(isPaged, maxTokens, leastWalks, RestWaits: !isPaged || !spec.Shape.IsQuantised);
+        bool isOnTheWay = kernel.Prefill.HasStager;
+        int leastWalks = PrefillStaging.LeastWalks(spec.Shape, isPaged, prepares.Kernel.IsHopper, isOnTheWay);
+        _limits = new StagingLimits(isPaged, maxTokens, leastWalks, RestWaits: !isPaged || !spec.Shape.IsQuantised, isOnTheWay);
         _isStaged = new bool[maxSequences];
         _order = new long[maxSequences];
         _staged = new PrefillPart(maxSequences);
@@ -74,6 +76,12 @@ internal sealed class StagedPrefill : IDisposable
                 prepares
             );
             _list = new UploadList<StageItem>(device.Backend, PrefillStaging.MaxItems(maxSequences, maxTokens));
+            if (HasStager)
+            {
+                _queue = new DeviceMemory(device, QueueBytes);
+                device.Backend.Fill(_queue.Address, 0, _queue.Bytes, null);
+                device.Synchronize(); // as SplitWorkspace
+            }
         }
         catch
         {
@@ -85,14 +93,20 @@ internal sealed class StagedPrefill : IDisposable
     /// <summary>The list of the prefill kernel.</summary>
     public PlanList List => _core.List;
 
-    /// <summary>Device memory of staged keys and values, which is taken when it is first needed.</summary>
-    public long Bytes => _limits.IsPaged ? 2 * RowBytes : RowBytes;
+    /// <summary>Device memory of staged keys and values, which is taken when it is first needed, and of a stager's queue.</summary>
+    public long Bytes => (_limits.IsPaged ? 2 * RowBytes : RowBytes) + (HasStager ? QueueBytes : 0);
 
-    /// <summary>What of <see cref="Bytes"/> is taken.</summary>
+    /// <summary>What of the rows is taken.</summary>
     public long TakenBytes => (_keys?.Bytes ?? 0) + (_values?.Bytes ?? 0);
+
+    /// <summary>Whether prefill stages by itself: <see cref="Stage"/> is not to be called then.</summary>
+    public bool HasStager => _limits.IsOnTheWay;
 
     /// <summary>Whether the last plan stages anything.</summary>
     public bool Stages => _choice.Tokens > 0;
+
+    /// <summary>Of <see cref="PrefillParams.Queue"/> with a stager: a word for each 64 rows behind four others.</summary>
+    private long QueueBytes => sizeof(uint) * (4L + (_limits.MaxTokens / PrefillStaging.ItemTokens) + 1);
 
     /// <summary>Bytes of all rows of keys.</summary>
     private long RowBytes => (long)_limits.MaxTokens * _spec.KvHeads * _spec.HeadDim * _spec.Dtype.Size();
@@ -116,8 +130,8 @@ internal sealed class StagedPrefill : IDisposable
         if (Stages)
         {
             TakeRows();
-            _items = PrefillStaging.List(Chosen(batch), _core.Limits, _limits.IsPaged, _starts, _list.Begin());
-            _list.Commit(_items, stream);
+            _items = PrefillStaging.List(Chosen(batch), _core.Limits, _limits.IsPaged, _starts, _list.Begin(), _order);
+            _list.Commit(_items, stream, new ListHeader { FreshTokens = (int)_choice.Tokens });
             _core.Plan(Staged(batch), scaleLog2, stream);
             _overlaps = false;
         }
@@ -149,6 +163,19 @@ internal sealed class StagedPrefill : IDisposable
     {
         // A graph may be captured before any plan has staged.
         TakeRows();
+        if (HasStager)
+        {
+            return unstaged with
+            {
+                Plan = List.Address,
+                Variant = List.VariantAddress,
+                Queue = _queue!.Address,
+                StagedKey = _keys!.Address,
+                StagedValue = _values!.Address,
+                Staged = _list.Address,
+            };
+        }
+
         return unstaged with
         {
             Plan = List.Address,
@@ -182,7 +209,8 @@ internal sealed class StagedPrefill : IDisposable
     /// <param name="rows">Rows of query and output.</param>
     /// <param name="valueRows">Rows of ragged values; those of keys end where there is no more room for them.</param>
     /// <param name="stream">The stream.</param>
-    public void Run(ref PrefillParams args, int rows, int valueRows, CudaStream? stream) =>
+    /// <returns>Whether the launch was recorded into a graph instead of run.</returns>
+    public bool Run(ref PrefillParams args, int rows, int valueRows, CudaStream? stream) =>
         _core.Run(ref args, rows, _limits.IsPaged ? _limits.MaxTokens : Math.Min(valueRows, _limits.MaxTokens), stream);
 
     /// <summary>The place in the batch of the sequence that a row staged from pages belongs to; -1 for none's.</summary>
@@ -204,6 +232,7 @@ internal sealed class StagedPrefill : IDisposable
 
     public void Dispose()
     {
+        _queue?.Dispose();
         _values?.Dispose();
         _keys?.Dispose();
         _list?.Dispose();

@@ -84,6 +84,9 @@ internal sealed unsafe class CpuAttentionKernels : AttentionKernels
     }
 
     /// <inheritdoc/>
+    protected override bool LoadsInBackground => false;
+
+    /// <inheritdoc/>
     protected override bool Serves(KernelId kernel) => kernel.Architecture is null;
 
     /// <inheritdoc/>

@@ -47,6 +47,23 @@ internal abstract class AttentionKernels : IDisposable
         }
     }
 
+    /// <summary>
+    /// Begins to load append and returns, so that it is compiled beside the kernels of the wrapper that is made next. Whoever needs it first
+    /// waits for it. Throws where it can't be had, as far as that is known without a compile.
+    /// </summary>
+    public void BeginAppend()
+    {
+        if (LoadsInBackground)
+        {
+            // A failure is for who needs the kernel: that load tries again and throws it. Here it is looked at and dropped.
+            Task.Run(LoadAppend).ContinueWith(static load => load.Exception, TaskScheduler.Default);
+        }
+        else
+        {
+            LoadAppend();
+        }
+    }
+
     private void Load(KernelId kernel)
     {
         switch (kernel.Family)
@@ -78,6 +95,10 @@ internal abstract class AttentionKernels : IDisposable
 
     /// <summary>Loads what a wrapper of decode needs for sequences of up to so many query tokens, but for the kernel with teams.</summary>
     public void LoadDecode(int queryTokens) => Load(KernelId.Decode(_shape, CudaUnits.QueryTokens[Place(queryTokens)]));
+
+    /// <summary>Loads what a cascade needs, but for the kernel with teams.</summary>
+    public void LoadCascade() =>
+        Load([new(KernelFamily.PrefillPaged), .. KernelId.Decode(_shape, queryTokens: 1), new(KernelFamily.MergeStates)]);
 
     /// <summary>The prefill kernel.</summary>
     /// <param name="isPaged">Over the paged cache, else over ragged keys and values.</param>
@@ -116,6 +137,9 @@ internal abstract class AttentionKernels : IDisposable
         _prefillPaged.Dispose();
         _prefillRagged.Dispose();
     }
+
+    /// <summary>Whether loading may take long, and is not known to fail.</summary>
+    protected abstract bool LoadsInBackground { get; }
 
     /// <summary>Whether the device has a use for a kernel.</summary>
     protected abstract bool Serves(KernelId kernel);

@@ -149,8 +149,8 @@ public sealed partial class Device : IDisposable
     public void TrimMemory() => Backend.TrimMemory();
 
     /// <summary>
-    /// Compiles a configuration's kernels, or loads them from the kernel cache, so that the first step does not wait. Without it the
-    /// first cache of a configuration does this for append, and the first wrapper of a kind for its own kernels.
+    /// Compiles a configuration's kernels, or loads them from the kernel cache, so that nobody waits for them later. Without it the first
+    /// cache of a configuration begins with append, and the first wrapper of a kind waits for that and for its own kernels.
     /// </summary>
     /// <param name="spec">The configuration.</param>
     /// <param name="kernels">Which kernels, all at the same time.</param>

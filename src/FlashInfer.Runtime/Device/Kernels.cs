@@ -109,6 +109,9 @@ internal abstract class PrefillKernel : IDisposable
     /// <summary>Whether it is Hopper's own, made of warpgroup products and the copy engine.</summary>
     public virtual bool IsHopper => false;
 
+    /// <summary>Whether it stages the rows that it attends to (prefill_stager.cuh), where else another kernel does so ahead of it.</summary>
+    public virtual bool HasStager => false;
+
     /// <summary>What the copy engine has to know of a cache, where it is used.</summary>
     public virtual TensorMap EncodeKvMap(PagedKvCache cache) => default;
 
@@ -125,7 +128,7 @@ internal abstract class PrefillKernel : IDisposable
 
 /// <summary>
 /// Prefill over keys and values that were staged: prepared once for all tiles, as ragged rows of the query's type whose keys have turned.
-/// Two kernels, one behind the other.
+/// Two kernels, one behind the other; or one that has a stager.
 /// </summary>
 /// <param name="prefill">What attends to the rows as ragged prefill does, but that only queries turn, and scales of the cache count.</param>
 internal abstract class StagedPrefillKernel(PrefillKernel prefill) : IDisposable
@@ -156,7 +159,7 @@ internal abstract class StagedPrefillKernel(PrefillKernel prefill) : IDisposable
     /// <summary>What attends to the staged rows.</summary>
     public PrefillKernel Prefill => prefill;
 
-    /// <summary>Queues the staging and returns, as <see cref="DecodeKernel.Run"/>.</summary>
+    /// <summary>Queues the staging and returns, as <see cref="DecodeKernel.Run"/>; not where <see cref="Prefill"/> has a stager.</summary>
     public abstract bool Stage(in StageParams args, in ListLaunch launch, CudaStream? stream);
 
     /// <inheritdoc/>

@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using FlashInfer.Cuda;
 using FlashInfer.KvCache;
 
@@ -27,7 +28,27 @@ public partial class PagedKvCache
     /// <returns>The new sequence, with these tokens committed.</returns>
     /// <exception cref="OutOfPagesException">Tokens have to be copied and no page is free.</exception>
     /// <exception cref="InvalidOperationException">The page table has to grow, but a captured graph holds its address.</exception>
-    public Sequence Fork(Sequence sequence, int tokens, CudaStream? stream = null)
+    public Sequence Fork(Sequence sequence, int tokens, CudaStream? stream = null) =>
+        TryFork(sequence, tokens, out Sequence? fork, stream) ? fork : throw new OutOfPagesException(1, FreePages, TotalPages);
+
+    /// <summary>As <see cref="Fork(Sequence, CudaStream?)"/>, but says <see langword="false"/> when a page is needed and none is free.</summary>
+    /// <param name="sequence">A sequence of this cache that was not freed.</param>
+    /// <param name="fork">The new sequence, with all committed tokens of the other.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    public bool TryFork(Sequence sequence, [NotNullWhen(true)] out Sequence? fork, CudaStream? stream = null)
+    {
+        ThrowIfDisposed();
+        CheckSequence(sequence, 0);
+        return TryFork(sequence, sequence.Length, out fork, stream);
+    }
+
+    /// <summary>As <see cref="Fork(Sequence, int, CudaStream?)"/>, but says <see langword="false"/> when a page is needed and none is free.</summary>
+    /// <param name="sequence">A sequence of this cache that was not freed. Its open forward, if there is one, is not part of the fork.</param>
+    /// <param name="tokens">Tokens to begin with, 0 to its <see cref="Sequence.Length"/>. A multiple of the page size needs no page.</param>
+    /// <param name="fork">The new sequence, with these tokens committed.</param>
+    /// <param name="stream">The stream that copies, which has to wait for what wrote these tokens; the device's own when null.</param>
+    /// <exception cref="InvalidOperationException">The page table has to grow, but a captured graph holds its address.</exception>
+    public bool TryFork(Sequence sequence, int tokens, [NotNullWhen(true)] out Sequence? fork, CudaStream? stream = null)
     {
         using UseGuard.Use use = Enter();
         Device.CheckStream(stream);
@@ -45,10 +66,11 @@ public partial class PagedKvCache
         bool copies = tokens % Spec.PageSize != 0;
         if (copies && FreePages == 0)
         {
-            throw new OutOfPagesException(1, FreePages, TotalPages);
+            fork = null;
+            return false;
         }
 
-        Sequence fork = new(this, Interlocked.Increment(ref _nextId)) { Origin = sequence.Id, SharedPages = shared };
+        fork = new Sequence(this, Interlocked.Increment(ref _nextId)) { Origin = sequence.Id, SharedPages = shared };
         _table.ReserveForks(new ReadOnlySpan<Sequence>(in fork), new ReadOnlySpan<int>(in tokens), Spec.PageSize);
         _table.Share(sequence, fork, shared);
         foreach (int page in fork.Pages)
@@ -64,7 +86,7 @@ public partial class PagedKvCache
             CopyPage(sequence.Pages[shared], page, stream);
         }
 
-        return fork;
+        return true;
     }
 
     private void CopyPage(int from, int to, CudaStream? stream)

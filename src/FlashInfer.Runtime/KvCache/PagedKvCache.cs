@@ -30,14 +30,14 @@ public partial class PagedKvCache : IDisposable
     private int[] _each = [];
     private bool _disposed;
 
-    /// <summary>Allocates a cache and gets the kernel of append ready; a wrapper gets its own.</summary>
+    /// <summary>Allocates a cache and begins to get the kernel of append ready; a wrapper waits for it and gets its own ready.</summary>
     /// <param name="device">The device that holds it.</param>
     /// <param name="spec">The attention configuration.</param>
     /// <param name="layers">Layers of the model, 1 or more.</param>
     /// <param name="pages">Pages, 1 or more; each holds <see cref="AttentionSpec.PageSize"/> tokens of every layer, in <see cref="AttentionSpec.PageBytes"/> of each.</param>
     /// <exception cref="ArgumentException">The configuration has no cache.</exception>
     /// <exception cref="ArgumentOutOfRangeException">A number is below 1, or together they make a cache that no device can hold.</exception>
-    /// <exception cref="FlashInferException">The kernel can't be compiled or loaded, or the memory is not there.</exception>
+    /// <exception cref="FlashInferException">There is neither a kernel nor a compiler, or the memory is not there.</exception>
     public PagedKvCache(Device device, AttentionSpec spec, int layers, int pages)
     {
         ArgumentNullException.ThrowIfNull(device);
@@ -51,7 +51,7 @@ public partial class PagedKvCache : IDisposable
         Layers = layers;
         TotalPages = pages;
         Kernels = device.Kernels(spec);
-        Kernels.Load(KernelKinds.Append);
+        Kernels.BeginAppend();
         PageElements = (long)spec.PageSize * spec.KvHeads * spec.HeadDim;
         _layerElements = pages * PageElements;
         _memory = new DeviceMemory(device, bytes);
@@ -316,6 +316,7 @@ public partial class PagedKvCache : IDisposable
     /// <param name="stream">A stream; the device's own when null.</param>
     /// <exception cref="ArgumentException">A sequence, the layer, or shape, element type or device of a tensor does not fit.</exception>
     /// <exception cref="InvalidOperationException">A sequence has no forward open; nothing was written.</exception>
+    /// <exception cref="FlashInferException">The kernel can't be compiled or loaded, which a wrapper's constructor says before.</exception>
     public void Append(int layer, ReadOnlySpan<Sequence> sequences, TensorView key, TensorView value, CudaStream? stream = null)
     {
         using UseGuard.Use use = Enter();

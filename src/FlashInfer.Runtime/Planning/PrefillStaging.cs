@@ -22,6 +22,9 @@ internal static class PrefillStaging
     // Of ragged keys and values only keys, which turn.
     private const int RaggedWalks = 3;
 
+    // Where prefill stages on the way, which takes its time beside products, but keeps the first tiles waiting: for as long as a launch costs.
+    private const int OnTheWayWalks = 8;
+
     // What a batch in two launches, some of it staged, loses to one over all of it, as tokens that could be staged in that time (measured as well,
     // where a few chunks stood beside 4 to 120 single tokens on 1k to 8k): the launch, for one KV head; and where single tokens wait for memory, not
     // for whoever widens what they read, a share of theirs, since they no longer do so while chunks are multiplied.
@@ -37,8 +40,10 @@ internal static class PrefillStaging
     /// <param name="shape">The configuration.</param>
     /// <param name="isPaged">Whether it is staged from a paged cache.</param>
     /// <param name="isHopper">Whether the kernel that prepares by itself is Hopper's.</param>
-    public static int LeastWalks(AttentionShape shape, bool isPaged, bool isHopper) =>
-        !isHopper ? PortableWalks
+    /// <param name="isOnTheWay">As <see cref="StagingLimits.IsOnTheWay"/>.</param>
+    public static int LeastWalks(AttentionShape shape, bool isPaged, bool isHopper, bool isOnTheWay) =>
+        isOnTheWay ? OnTheWayWalks
+        : !isHopper ? PortableWalks
         : !isPaged ? RaggedWalks
         : shape.Turns ? (shape.IsQuantised ? WidenedAndTurnedWalks : TurnedWalks)
         : shape.IsQuantised ? WidenedWalks
@@ -86,6 +91,10 @@ internal static class PrefillStaging
             }
         }
 
+        // By whatever staging is done: what is lost is time in which another kernel could stage so many tokens.
+        long lostWalks = staging.IsOnTheWay ? GatheredWalks : staging.LeastWalks;
+        long lost = staging.IsOnTheWay ? LaunchTokens / limits.KvHeads : 0;
+        all.Gain -= lostWalks * lost;
         allFit &= all.Tokens <= staging.MaxTokens;
         if (some.Tokens == 0)
         {
@@ -94,7 +103,7 @@ internal static class PrefillStaging
 
         if (some.Sequences == all.Sequences && allFit)
         {
-            return all.Choice;
+            return stages == true || all.Gain >= 0 ? all.Choice : default;
         }
 
         if (some.Tokens > staging.MaxTokens)
@@ -102,8 +111,8 @@ internal static class PrefillStaging
             some = Densest(batch, limits, staging, staged, order);
         }
 
-        long lost = (LaunchTokens / limits.KvHeads) + (staging.RestWaits ? (all.Tokens - some.Tokens) / WaitingShare : 0);
-        some.Gain -= staging.LeastWalks * lost;
+        lost += (LaunchTokens / limits.KvHeads) + (staging.RestWaits ? (all.Tokens - some.Tokens) / WaitingShare : 0);
+        some.Gain -= lostWalks * lost;
         return allFit && (stages == true || (all.Gain >= 0 && all.Gain >= some.Gain)) ? all.Choice
             : stages == true || some.Gain >= 0 ? some.Choice
             : default;
@@ -115,28 +124,47 @@ internal static class PrefillStaging
     /// <param name="isPaged">Whether they start at pages: their rows are one behind the other. Ragged ones have their own rows, since values stay there.</param>
     /// <param name="starts">Receives in which row the first token of each sequence would be, as <see cref="WorkItem.KvStart"/> of staged prefill: below 0 where it is none of the staged ones.</param>
     /// <param name="items">Receives the items.</param>
-    /// <returns>Items written.</returns>
-    public static int List(in PrefillBatch batch, in PrefillPlanLimits limits, bool isPaged, Span<int> starts, Span<StageItem> items)
+    /// <param name="order">Scratch, an element for each sequence.</param>
+    /// <returns>Items written, in the order in which tiles want them: of the longest sequences first, and from their ends on.</returns>
+    public static int List(
+        in PrefillBatch batch,
+        in PrefillPlanLimits limits,
+        bool isPaged,
+        Span<int> starts,
+        Span<StageItem> items,
+        Span<long> order
+    )
     {
-        int count = 0;
         int row = 0;
         for (int i = 0; i < batch.Lengths.Length; i++)
         {
             int first = First(batch, i, limits);
-            int length = batch.Lengths[i];
             starts[i] = isPaged ? row - first : batch.Starts[i];
-            for (int token = first; token < length; token += ItemTokens)
+            row += batch.Lengths[i] - first;
+            order[i] = ((long)~batch.Lengths[i] << 32) | (uint)i;
+        }
+
+        order = order[..batch.Lengths.Length];
+        order.Sort();
+        int count = 0;
+        foreach (long next in order)
+        {
+            int i = (int)next;
+            int first = First(batch, i, limits);
+            int start = starts[i];
+            for (int end = batch.Lengths[i]; end > first; )
             {
+                // None goes over a multiple of rows: a kernel may count by these what is there.
+                int token = Math.Max(first, ((start + end - 1) / ItemTokens * ItemTokens) - start);
                 items[count++] = new StageItem
                 {
-                    Row = starts[i] + token,
-                    Count = Math.Min(ItemTokens, length - token),
+                    Row = start + token,
+                    Count = end - token,
                     Position = token,
                     PageOffset = batch.Starts[i],
                 };
+                end = token;
             }
-
-            row += length - first;
         }
 
         return count;
@@ -213,7 +241,8 @@ internal static class PrefillStaging
 /// <param name="MaxTokens">Rows that there is room for.</param>
 /// <param name="LeastWalks">As <see cref="PrefillStaging.LeastWalks"/>.</param>
 /// <param name="RestWaits">Whether single tokens that are not staged wait for memory.</param>
-internal readonly record struct StagingLimits(bool IsPaged, int MaxTokens, int LeastWalks, bool RestWaits);
+/// <param name="IsOnTheWay">Whether prefill itself stages, while it attends to what is staged already.</param>
+internal readonly record struct StagingLimits(bool IsPaged, int MaxTokens, int LeastWalks, bool RestWaits, bool IsOnTheWay = false);
 
 /// <summary>What a plan stages.</summary>
 /// <param name="Sequences">Sequences that are attended to over staged keys and values; those that have no tokens to be walked may be among them.</param>

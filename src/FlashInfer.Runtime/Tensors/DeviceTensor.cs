@@ -53,6 +53,9 @@ public sealed class DeviceTensor : IDisposable
     /// <inheritdoc cref="TensorView.CopyTo(Span{float}, CudaStream?)"/>
     public void CopyTo(Span<float> destination, CudaStream? stream = null) => View.CopyTo(destination, stream);
 
+    /// <inheritdoc cref="TensorView.CopyTo(TensorView, CudaStream?)"/>
+    public void CopyTo(TensorView destination, CudaStream? stream = null) => View.CopyTo(destination, stream);
+
     /// <summary>Frees the memory once the work queued on the device's own stream is done; views of it throw from now on.</summary>
     public void Dispose() => _memory.Dispose();
 
@@ -108,6 +111,9 @@ public sealed class DeviceTensor<T> : IDisposable
 
     /// <inheritdoc cref="TensorView{T}.CopyTo(Span{T}, CudaStream?)"/>
     public void CopyTo(Span<T> destination, CudaStream? stream = null) => View.CopyTo(destination, stream);
+
+    /// <inheritdoc cref="TensorView.CopyTo(TensorView, CudaStream?)"/>
+    public void CopyTo(TensorView<T> destination, CudaStream? stream = null) => View.CopyTo(destination, stream);
 
     /// <inheritdoc cref="TensorView{T}.ToArray(CudaStream?)"/>
     public T[] ToArray(CudaStream? stream = null) => View.ToArray(stream);

@@ -1,5 +1,6 @@
 using System.Numerics.Tensors;
 using System.Runtime.InteropServices;
+using FlashInfer.Attention;
 using FlashInfer.Cuda;
 
 namespace FlashInfer;
@@ -176,6 +177,36 @@ public readonly struct TensorView
         }
     }
 
+    /// <summary>Copies the tensor into another one of the same device, in stream order, without the host; a graph may hold it.</summary>
+    /// <param name="destination">A tensor of the same element type and shape, in other memory.</param>
+    /// <param name="stream">A stream; the device's own when null.</param>
+    /// <exception cref="ArgumentException">The destination is another device's, of another type or shape, or overlaps this tensor.</exception>
+    /// <exception cref="InvalidOperationException">One of the two has gaps between its elements.</exception>
+    public void CopyTo(TensorView destination, CudaStream? stream = null)
+    {
+        CheckDense();
+        if (destination.IsEmpty || destination.Dtype != Dtype || destination.Shape != Shape)
+        {
+            throw new ArgumentException(
+                $"The destination is {(destination.IsEmpty ? "no tensor" : $"{destination.Dtype}{destination.Shape}")}; expected {Dtype}{Shape}, as the source is.",
+                nameof(destination)
+            );
+        }
+
+        KernelTensor.CheckDevice(destination, nameof(destination), Device, "source");
+        destination.CheckDense();
+        long bytes = Shape.Elements * Dtype.Size();
+        if (Math.Abs(destination.Address - Address) < bytes)
+        {
+            throw new ArgumentException(
+                $"The destination begins {destination.Address - Address} bytes behind the source, of {bytes} bytes; expected memory that they do not share.",
+                nameof(destination)
+            );
+        }
+
+        Device.Backend.Copy(destination.Address, Address, bytes, stream);
+    }
+
     /// <summary>
     /// Hands the tensor to another library by DLPack, without a copy. Memory that this library allocated stays until the other one is done
     /// with it, also when its tensor is disposed meanwhile; the device has to outlive both.
@@ -214,16 +245,7 @@ public readonly struct TensorView
     /// <summary>Throws unless a host span of this many elements can be copied from or to the view at once.</summary>
     internal void CheckHost(int length)
     {
-        if (IsEmpty)
-        {
-            throw new InvalidOperationException("This view is no tensor (default); there is nothing to copy.");
-        }
-
-        if (!IsContiguous)
-        {
-            throw new InvalidOperationException($"{this} has gaps between its elements; only a contiguous tensor can be copied at once.");
-        }
-
+        CheckDense();
         if (length != Shape.Elements)
         {
             throw new ArgumentException($"The host span has {length} elements; {this} has {Shape.Elements}.");
@@ -249,6 +271,19 @@ public readonly struct TensorView
         }
 
         return new(Device, _memory, _address, Dtype, new TensorShape(dimensions), strides);
+    }
+
+    private void CheckDense()
+    {
+        if (IsEmpty)
+        {
+            throw new InvalidOperationException("This view is no tensor (default); there is nothing to copy.");
+        }
+
+        if (!IsContiguous)
+        {
+            throw new InvalidOperationException($"{this} has gaps between its elements; only a contiguous tensor can be copied at once.");
+        }
     }
 
     private InvalidOperationException NoFloats() => new($"{this} holds no floating-point numbers; copy its values by way of As<int>().");
@@ -327,6 +362,9 @@ public readonly partial struct TensorView<T>
         _view.CheckHost(destination.Length);
         Device.Backend.CopyOut(MemoryMarshal.AsBytes(destination), Address, stream);
     }
+
+    /// <inheritdoc cref="TensorView.CopyTo(TensorView, CudaStream?)"/>
+    public void CopyTo(TensorView<T> destination, CudaStream? stream = null) => _view.CopyTo(destination, stream);
 
     /// <summary>The tensor's values in a new array; waits for the work queued before.</summary>
     /// <param name="stream">A stream; the device's own when null.</param>

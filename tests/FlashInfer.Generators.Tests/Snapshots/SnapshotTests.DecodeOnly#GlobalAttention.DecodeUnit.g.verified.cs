@@ -11,7 +11,7 @@ partial class GlobalAttention
     // 16 heads, 1 kvHeads (group 16), headDim 512, pageSize 16, BFloat16, KV BFloat16.
     #include "attention/decode.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 6,
+    static_assert(flashinfer::kAbiVersion == 7,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {

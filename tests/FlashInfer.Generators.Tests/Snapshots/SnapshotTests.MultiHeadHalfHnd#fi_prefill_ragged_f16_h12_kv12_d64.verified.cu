@@ -3,7 +3,7 @@
 // 12 heads, 12 kvHeads (group 1), headDim 64, Float16, KV Float16.
 #include "attention/prefill.cuh"
 
-static_assert(flashinfer::kAbiVersion == 6,
+static_assert(flashinfer::kAbiVersion == 7,
               "this unit and the kernel headers come from different versions of FlashInfer");
 
 namespace {

@@ -3,7 +3,7 @@
 // 8 heads, 1 kvHeads (group 8), headDim 256, pageSize 64, BFloat16, KV BFloat16.
 #include "cache/append.cuh"
 
-static_assert(flashinfer::kAbiVersion == 6,
+static_assert(flashinfer::kAbiVersion == 7,
               "this unit and the kernel headers come from different versions of FlashInfer");
 
 namespace {

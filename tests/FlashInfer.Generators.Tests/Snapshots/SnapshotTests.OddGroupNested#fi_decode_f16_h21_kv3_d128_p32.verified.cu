@@ -3,7 +3,7 @@
 // 21 heads, 3 kvHeads (group 7), headDim 128, pageSize 32, Float16, KV Float16.
 #include "attention/decode.cuh"
 
-static_assert(flashinfer::kAbiVersion == 6,
+static_assert(flashinfer::kAbiVersion == 7,
               "this unit and the kernel headers come from different versions of FlashInfer");
 
 namespace {

@@ -12,7 +12,7 @@ partial class WindowAttention
     #include "attention/decode.cuh"
     #include "attention/variants.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 6,
+    static_assert(flashinfer::kAbiVersion == 7,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {

@@ -3,7 +3,7 @@
 // 24 heads, 8 kvHeads (group 3), headDim 192, pageSize 16, BFloat16, KV Float8E4M3.
 #include "cache/append.cuh"
 
-static_assert(flashinfer::kAbiVersion == 6,
+static_assert(flashinfer::kAbiVersion == 7,
               "this unit and the kernel headers come from different versions of FlashInfer");
 
 namespace {

@@ -3,7 +3,7 @@
 // 12 heads, 2 kvHeads (group 6), headDim 96, pageSize 32, Float16, KV Float8E5M2.
 #include "cache/append.cuh"
 
-static_assert(flashinfer::kAbiVersion == 6,
+static_assert(flashinfer::kAbiVersion == 7,
               "this unit and the kernel headers come from different versions of FlashInfer");
 
 namespace {

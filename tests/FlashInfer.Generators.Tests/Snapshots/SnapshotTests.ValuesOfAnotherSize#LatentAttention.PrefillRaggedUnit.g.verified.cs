@@ -11,7 +11,7 @@ partial class LatentAttention
     // 128 heads, 128 kvHeads (group 1), headDim 192, valueDim 128, BFloat16, KV BFloat16.
     #include "attention/prefill.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 6,
+    static_assert(flashinfer::kAbiVersion == 7,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {

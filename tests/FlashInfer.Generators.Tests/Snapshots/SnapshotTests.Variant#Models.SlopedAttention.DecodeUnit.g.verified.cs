@@ -14,7 +14,7 @@ partial class SlopedAttention
     #include "attention/decode.cuh"
     #include "core/csharp.cuh"
 
-    static_assert(flashinfer::kAbiVersion == 6,
+    static_assert(flashinfer::kAbiVersion == 7,
                   "this unit and the kernel headers come from different versions of FlashInfer");
 
     namespace {

@@ -52,6 +52,23 @@ public sealed class BundleTests : IDisposable
         };
     }
 
+    [Fact]
+    public void A_cache_is_refused_where_there_is_neither_its_kernel_nor_a_compiler()
+    {
+        using CudaContext context = Gpu.Require();
+        AttentionSpec spec = new(8, 2, 128, 16, DType.BFloat16);
+        using Device device = OpenWith(context, []);
+
+        KernelCompilationException e = Assert.Throws<KernelCompilationException>(() =>
+            new PagedKvCache(device, spec, layers: 1, pages: 64)
+        );
+        Assert.Contains(
+            "has to be compiled, and NVRTC, CUDA's run-time compiler, cannot be used from",
+            e.Message,
+            StringComparison.Ordinal
+        );
+    }
+
     // Single tokens over a quantised cache go to decode on Hopper: with these short sequences to its kernel with teams.
     [Fact]
     public void Prefill_runs_from_a_bundle_of_its_kind()

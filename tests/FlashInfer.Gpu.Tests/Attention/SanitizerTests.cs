@@ -76,6 +76,7 @@ public class SanitizerTests
                 Causal = causal,
             };
             PrefillScenario.CheckPaged(device, one);
+            PrefillScenario.CheckPaged(device, one with { Stages = true });
             PrefillScenario.CheckRagged(device, one);
         }
     }

@@ -32,6 +32,25 @@ public sealed unsafe class MemoryTests
     }
 
     [Fact]
+    public void Tensors_are_copied_again_by_each_replay_of_a_graph()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        using DeviceTensor<int> source = device.Allocate<int>(3, 5);
+        using DeviceTensor<int> destination = device.Allocate<int>(2, 5);
+        device.Stream!.BeginCapture();
+        source.View.Rows(1, 2).CopyTo(destination);
+        using CudaGraph graph = device.Stream.EndCapture();
+
+        foreach (int start in (int[])[10, 20])
+        {
+            source.CopyFrom([.. Enumerable.Range(start, 15)]);
+            graph.Launch(device.Stream);
+            Assert.Equal(Enumerable.Range(start + 5, 10), destination.ToArray());
+        }
+    }
+
+    [Fact]
     public void Fill_sets_its_range_only()
     {
         using CudaContext context = Gpu.Require();

@@ -86,7 +86,7 @@ public sealed class StagedPrefillTests
     public void Memory_is_taken_by_the_first_plan_that_stages()
     {
         using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
-        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 1, DType.BFloat16), 1, 1500);
+        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 1, DType.BFloat16, DType.Float8E4M3), 1, 1500);
         using PrefillWrapper prefill = new(cache, 4, 1000, Determinism.Reproducible);
         Sequence sequence = cache.NewSequence();
         cache.BeginForward(sequence, 1000);
@@ -173,23 +173,23 @@ public sealed class StagedPrefillTests
     public void What_is_walked_often_and_has_room_is_staged()
     {
         using Device device = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
-        using PagedKvCache cache = new(device, new AttentionSpec(4, 2, 64, 1, DType.BFloat16), 1, 1500);
-        using PrefillWrapper some = new(cache, 4, 1000, Determinism.Reproducible, maxStagedTokens: 1000);
+        using PagedKvCache cache = new(device, new AttentionSpec(16, 2, 64, 1, DType.BFloat16), 1, 7500);
+        using PrefillWrapper some = new(cache, 4, 1000, Determinism.Reproducible, maxStagedTokens: 5000);
         using PrefillWrapper all = new(cache, 4, 1000, Determinism.Reproducible);
         using PrefillWrapper none = new(cache, 4, 1000, Determinism.Reproducible, maxStagedTokens: 0);
         using PrefillWrapper invariant = new(cache, 4, 1000, Determinism.BatchInvariant);
         Sequence[] sequences = [cache.NewSequence(), cache.NewSequence()];
-        cache.BeginForward(sequences, [1000, 1]);
+        cache.BeginForward(sequences, [5000, 1]);
 
-        // A row of a KV head is 128 bytes, of keys and of values; there is room for what the cache holds at most.
-        Assert.Equal(1000 * 2 * 256, some.WorkspaceBytes - none.WorkspaceBytes);
-        Assert.Equal(1500 * 2 * 256, all.WorkspaceBytes - none.WorkspaceBytes);
-        Assert.Equal(1000, Staged(some, [sequences[0]], [400]));
-        Assert.Equal(0, Staged(some, sequences, [400, 1])); // the first has room, but gains less than a launch of its own costs
-        Assert.Equal(1001, Staged(all, sequences, [400, 1]));
+        // A row of a KV head is 128 bytes, of keys and of values; there is room for what the cache holds at most. A stager has its queue.
+        Assert.Equal((5000 * 2 * 256) + (4 * (4 + 79)), some.WorkspaceBytes - none.WorkspaceBytes);
+        Assert.Equal((7500 * 2 * 256) + (4 * (4 + 118)), all.WorkspaceBytes - none.WorkspaceBytes);
+        Assert.Equal(5000, Staged(some, [sequences[0]], [1000]));
+        Assert.Equal(0, Staged(some, sequences, [999, 1])); // the first has room, but gains less than a launch of its own costs
+        Assert.Equal(5001, Staged(all, sequences, [999, 1]));
         Assert.Equal(0, Staged(all, sequences, [1, 1])); // walked once
-        Assert.Equal(0, Staged(none, sequences, [400, 1]));
-        Assert.Equal(0, Staged(invariant, sequences, [400, 1]));
+        Assert.Equal(0, Staged(none, sequences, [999, 1]));
+        Assert.Equal(0, Staged(invariant, sequences, [999, 1]));
         cache.AbandonForward(sequences);
 
         static long Staged(PrefillWrapper wrapper, Sequence[] batch, int[] queryTokens)

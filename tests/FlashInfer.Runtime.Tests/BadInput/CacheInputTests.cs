@@ -272,7 +272,7 @@ public sealed class CacheInputTests : IDisposable
         OutOfPagesException e = Assert.Throws<OutOfPagesException>(() => _cache.BeginForward(_idle, tokens));
 
         Assert.Equal((needed, 5, 8), (e.Needed, e.Free, e.Total));
-        Assert.StartsWith($"The forward needs {needed} more pages but 5 of 8 are free; ", e.Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{needed} more pages are needed but 5 of 8 are free; ", e.Message, StringComparison.Ordinal);
         Assert.False(_cache.TryBeginForward(_idle, tokens));
     }
 

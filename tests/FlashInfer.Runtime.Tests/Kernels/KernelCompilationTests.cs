@@ -121,8 +121,8 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
 
     /// <summary>
     /// On Hopper every prefill uses warpgroup products and the copy engine, beside which threads gather the tokens of pages that are no multiple
-    /// of 8, unless the cache is quantised and its heads wide; elsewhere neither. What is staged is never gathered or wide. The copy engine stores where the heads of a group, neighbouring rows of a tile,
-    /// divide it.
+    /// of 8, unless the cache is quantised and its heads wide; elsewhere neither. What is staged is never gathered or wide; what is only copied, the
+    /// copy engine stages in prefill itself, but at headDim 256. It stores where the heads of a group, neighbouring rows of a tile, divide it.
     /// </summary>
     [SkippableFact]
     public void Prefill_uses_the_instructions_that_its_architecture_has()
@@ -155,6 +155,8 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
                 Assert.True(isHopper == sass.Contains("UTMALDG", StringComparison.Ordinal), $"{where}: the copy engine's loads");
                 Assert.True(gathers == sass.Contains("LDGSTS.E", StringComparison.Ordinal), $"{where}: copies without registers");
                 Assert.True(isHopper || sass.Contains("HMMA.16816.F32", StringComparison.Ordinal), $"{where}: products of a warp");
+                bool hasStager = CopiedPages().IsMatch(kernel.Unit);
+                Assert.True(hasStager == sass.Contains("UBLKCP", StringComparison.Ordinal), $"{where}: a stager's copies");
                 bool stores = sass.Contains("UTMASTG", StringComparison.Ordinal);
                 Assert.True(isHopper ? stores || !BitOperations.IsPow2(GroupSize(kernel)) : !stores, $"{where}: the copy engine's stores");
             }
@@ -214,6 +216,9 @@ public partial class KernelCompilationTests(KernelCompilationTests.Compiled comp
 
     [GeneratedRegex("_p[15](_|$)")]
     private static partial Regex OddPages();
+
+    [GeneratedRegex("^fi_prefill_staged_b?f16_h[0-9]+_kv[0-9]+_d(64|96|128|192)_p[15](_checked)?$")]
+    private static partial Regex CopiedPages();
 
     [GeneratedRegex("_e[45]m[23]_.*_d(192|256)_")]
     private static partial Regex WideQuantised();

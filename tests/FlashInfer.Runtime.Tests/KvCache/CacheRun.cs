@@ -51,11 +51,12 @@ internal sealed class CacheRun : IDisposable
             {
                 long needed = operation.Kind == CacheOperationKind.Fork ? 1 : _model.NeededPages(batch, tokens);
                 Assert.Equal((Math.Min(needed, int.MaxValue), _model.FreePages, _cache.TotalPages), (e.Needed, e.Free, e.Total));
+                Assert.False(operation.Kind == CacheOperationKind.Fork && _cache.TryFork(batch[0]!, tokens[0], out _));
             }
         }
         else if (operation.Kind == CacheOperationKind.Fork)
         {
-            ModelSequence fork = _model.Fork(_model.Find(batch[0])!, tokens[0], _cache.Fork(batch[0]!, tokens[0]));
+            ModelSequence fork = _model.Fork(_model.Find(batch[0])!, tokens[0], Fork(batch[0]!, tokens[0]));
             _model.Check(_cache, [fork]);
             CheckStretches();
             return;
@@ -165,6 +166,11 @@ internal sealed class CacheRun : IDisposable
                 break;
         }
     }
+
+    private Sequence Fork(Sequence sequence, int tokens) =>
+        tokens % 2 == 0 ? _cache.Fork(sequence, tokens)
+        : _cache.TryFork(sequence, tokens, out Sequence? fork) ? fork
+        : throw new InvalidOperationException("TryFork refused what the model allows.");
 
     private bool Try(Sequence[] batch, int[] tokens) =>
         batch.Length == 1 ? _cache.TryBeginForward(batch[0], tokens[0]) : _cache.TryBeginForward(batch, tokens);

@@ -129,8 +129,14 @@ public class ForkTests
         Refused.Range("tokens", "begin with -1 tokens", () => story.Cache.Fork(origin, -1));
         Refused.Argument("sequence", "was freed", () => story.Cache.Fork(freed, 0));
         Refused.Argument("sequence", "another cache", () => story.Cache.Fork(other.Sequence(1), 0));
+        Refused.Range("tokens", "begin with 8 tokens; expected 0 to 7", () => story.Cache.TryFork(origin, 8, out _));
         OutOfPagesException e = Assert.Throws<OutOfPagesException>(() => story.Cache.Fork(origin));
         Assert.Equal((1, 0, 2), (e.Needed, e.Free, e.Total));
+        Assert.StartsWith("1 more page is needed but 0 of 2 are free; ", e.Message, StringComparison.Ordinal);
+        Assert.False(story.Cache.TryFork(origin, out Sequence? fork));
+        Assert.Null(fork);
         Assert.Equal(4, story.Cache.Fork(origin, 4).Length);
+        Assert.True(story.Cache.TryFork(origin, 4, out fork));
+        Assert.Equal(origin.Pages[..1].ToArray(), fork.Pages.ToArray());
     }
 }

@@ -48,7 +48,7 @@ public class PrefillStagingTests
                     int[] firstRows = PrefillPlannerTests.Rows(queryTokens);
                     PrefillBatch batch = new(queryTokens, lengths, places, firstRows, causal, bounds);
                     bool[] marks = new bool[sequences.Length];
-                    StagingLimits staging = new(isPaged, maxTokens, LeastWalks: 2, RestWaits: causal);
+                    StagingLimits staging = new(isPaged, maxTokens, LeastWalks: 2, RestWaits: causal, IsOnTheWay: isPaged && !causal);
                     StagingChoice choice = PrefillStaging.Choose(
                         batch,
                         limits,
@@ -78,15 +78,23 @@ public class PrefillStagingTests
                     PrefillBatch part = taken.Of(batch);
                     int[] starts = new int[part.Lengths.Length];
                     StageItem[] items = new StageItem[PrefillStaging.MaxItems(sequences.Length, maxTokens)];
-                    items = items[..PrefillStaging.List(part, limits, isPaged, starts, items)];
+                    items = items[..PrefillStaging.List(part, limits, isPaged, starts, items, new long[sequences.Length])];
+                    (int Length, int Position) before = (int.MaxValue, 0);
 
                     // Row by row, whose token it is: all rows from pages, each once; of ragged ones those that are staged.
                     (int Sequence, int Token)[] rows = [.. Enumerable.Repeat((-1, -1), isPaged ? tokens : lengths.Sum())];
                     foreach (StageItem item in items)
                     {
                         Assert.InRange(item.Count, 1, PrefillStaging.ItemTokens);
+                        Assert.Equal(item.Row / PrefillStaging.ItemTokens, (item.Row + item.Count - 1) / PrefillStaging.ItemTokens);
                         int sequence = Enumerable.Range(0, lengths.Length).First(i => places[i] == item.PageOffset && lengths[i] > 0);
                         Assert.True(marks[sequence]);
+
+                        // Longest sequences first, and from their ends on.
+                        int length = lengths[sequence];
+                        int end = item.Position + item.Count;
+                        Assert.True(end == length ? length <= before.Length : end == before.Position);
+                        before = (length, item.Position);
                         for (int i = 0; i < item.Count; i++)
                         {
                             Assert.Equal(-1, rows[item.Row + i].Sequence);
@@ -144,15 +152,17 @@ public class PrefillStagingTests
     [Fact]
     public void What_is_chosen_gains_as_much_as_nothing_all_and_those_that_gain()
     {
-        Gen.Select(s_sequences, s_limits, Gen.Int[1, 12], Gen.Bool, Gen.Bool)
+        Gen.Select(s_sequences, s_limits, Gen.Int[1, 12], Gen.Bool, Gen.Bool, Gen.Bool)
             .Sample(
-                (sequences, limits, leastWalks, isPaged, restWaits) =>
+                (sequences, limits, leastWalks, isPaged, restWaits, isOnTheWay) =>
                 {
                     int[] queryTokens = [.. sequences.Select(s => s.QueryTokens)];
                     int[] lengths = [.. sequences.Select(s => s.Length)];
                     PrefillBatch batch = Batch(queryTokens, lengths);
                     bool[] marks = new bool[lengths.Length];
-                    StagingLimits staging = new(isPaged, lengths.Sum(), leastWalks, restWaits);
+                    StagingLimits staging = new(isPaged, lengths.Sum(), leastWalks, restWaits, isOnTheWay);
+                    long launch = (isOnTheWay ? 36 : leastWalks) * (16_384L / limits.KvHeads);
+                    long start = isOnTheWay ? launch : 0;
                     StagingChoice choice = PrefillStaging.Choose(batch, limits, staging, null, marks, new long[lengths.Length]);
 
                     // As the planner's own items walk them.
@@ -172,11 +182,11 @@ public class PrefillStagingTests
                     bool all = choice.Sequences == lengths.Length;
                     long chosen =
                         choice.Tokens == 0 ? 0
-                        : all ? gains.Sum()
+                        : all ? gains.Sum() - start
                         : Gain(i => marks[i]);
 
                     // What a tile walks besides is rounded.
-                    Assert.InRange(chosen, Math.Max(0, Math.Max(gains.Sum(), some)) - (20 * 500 * 3), long.MaxValue);
+                    Assert.InRange(chosen, Math.Max(0, Math.Max(gains.Sum() - start, some)) - (20 * 500 * 3), long.MaxValue);
 
                     long Gain(Func<int, bool> isStaged)
                     {
@@ -188,7 +198,7 @@ public class PrefillStagingTests
                             rest += isStaged(i) || queryTokens[i] == 0 ? 0 : lengths[i];
                         }
 
-                        return gain - (leastWalks * ((16_384L / limits.KvHeads) + (restWaits ? rest / 16 : 0)));
+                        return gain - start - launch - (restWaits ? rest / 16 * (isOnTheWay ? 36 : leastWalks) : 0);
                     }
                 },
                 iter: 400
@@ -206,6 +216,17 @@ public class PrefillStagingTests
     public void It_pays_where_tokens_are_walked_often_enough(int queryTokens, int length, int leastWalks, bool expected)
     {
         Assert.Equal(expected ? [0] : [], Chosen(s_grouped, [(queryTokens, length)], leastWalks));
+    }
+
+    [Fact]
+    public void On_the_way_it_takes_less_but_keeps_the_first_tiles_waiting()
+    {
+        (int, int)[] two = [(2048, 2048), (2048, 2048)];
+
+        Assert.Empty(Chosen(s_grouped, two, leastWalks: 8, isOnTheWay: true));
+        Assert.Equal([0, 1, 2, 3], Chosen(s_grouped, [.. two, .. two], leastWalks: 8, isOnTheWay: true));
+        Assert.Equal([0, 1], Chosen(s_grouped, two, leastWalks: 8, isOnTheWay: true, stages: true));
+        Assert.Equal([0], Chosen(s_grouped, [(4096, 4096)], leastWalks: 8, isOnTheWay: true));
     }
 
     [Fact]
@@ -280,6 +301,7 @@ public class PrefillStagingTests
 
     [Theory]
     [InlineData(16, null, AttentionOptions.Rope, true, 3, false)] // values stay where they are
+    [InlineData(1, null, AttentionOptions.None, true, 8, true, true)]
     [InlineData(1, null, AttentionOptions.None, true, 36)]
     [InlineData(5, null, AttentionOptions.SlidingWindow, true, 36)]
     [InlineData(16, DType.Float8E4M3, AttentionOptions.None, true, 8)]
@@ -292,12 +314,13 @@ public class PrefillStagingTests
         AttentionOptions options,
         bool isHopper,
         int expected,
-        bool isPaged = true
+        bool isPaged = true,
+        bool isOnTheWay = false
     )
     {
         AttentionSpec spec = new(32, 8, 128, pageSize, DType.BFloat16, kvDtype, variant: AttentionVariant.Of(options));
 
-        Assert.Equal(expected, PrefillStaging.LeastWalks(spec.Shape, isPaged, isHopper));
+        Assert.Equal(expected, PrefillStaging.LeastWalks(spec.Shape, isPaged, isHopper, isOnTheWay));
     }
 
     /// <summary>Which of some sequences are staged.</summary>
@@ -308,14 +331,15 @@ public class PrefillStagingTests
         int maxTokens = int.MaxValue,
         bool isPaged = true,
         bool? stages = null,
-        bool restWaits = false
+        bool restWaits = false,
+        bool isOnTheWay = false
     )
     {
         bool[] marks = new bool[sequences.Length];
         StagingChoice choice = PrefillStaging.Choose(
             Batch([.. sequences.Select(s => s.QueryTokens)], [.. sequences.Select(s => s.Length)]),
             limits,
-            new StagingLimits(isPaged, maxTokens, leastWalks, restWaits),
+            new StagingLimits(isPaged, maxTokens, leastWalks, restWaits, isOnTheWay),
             stages,
             marks,
             new long[marks.Length]

@@ -1,3 +1,5 @@
+using FlashInfer.Tests.BadInput;
+
 namespace FlashInfer.Tests.Tensors;
 
 public sealed class DeviceTensorTests : IDisposable
@@ -148,11 +150,58 @@ public sealed class DeviceTensorTests : IDisposable
     }
 
     [Fact]
+    public void A_tensor_is_copied_into_another()
+    {
+        using DeviceTensor<int> source = _device.Allocate<int>(4, 3);
+        using DeviceTensor<int> destination = _device.Allocate<int>(2, 3);
+        source.CopyFrom([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        destination.CopyFrom([-1, -1, -1, -1, -1, -1]);
+
+        source.View.Rows(2, 1).CopyTo(destination.View.Rows(1, 1));
+        Assert.Equal([-1, -1, -1, 6, 7, 8], destination.ToArray());
+        source.View.Rows(0, 2).CopyTo(destination);
+        Assert.Equal([0, 1, 2, 3, 4, 5], destination.ToArray());
+
+        // Without its element type; and within one tensor.
+        using DeviceTensor untyped = _device.Allocate(DType.Int32, 2, 3);
+        destination.View.ToTensorView().CopyTo(untyped);
+        destination.CopyFrom([7, 7, 7, 7, 7, 7]);
+        untyped.CopyTo(destination);
+        Assert.Equal([0, 1, 2, 3, 4, 5], destination.ToArray());
+        source.View.Rows(2, 2).CopyTo(source.View.Rows(0, 2));
+        Assert.Equal([6, 7, 8, 9, 10, 11, 6, 7, 8, 9, 10, 11], source.ToArray());
+    }
+
+    [Fact]
+    public void A_destination_that_does_not_fit_is_named()
+    {
+        using Device other = Device.OpenCpu(new DeviceOptions { CpuThreads = 1 });
+        using DeviceTensor elsewhere = other.Allocate(DType.Float16, 2, 3);
+        using DeviceTensor floats = _device.Allocate(DType.Float32, 2, 3);
+        using DeviceTensor tensor = _device.Allocate(DType.Float16, 4, 3);
+        using DeviceTensor destination = _device.Allocate(DType.Float16, 2, 3);
+        TensorView source = tensor.View.Rows(1, 2);
+        TensorView gaps = _device.View(tensor.Address, DType.Float16, [2, 3], [6, 1]);
+
+        Refused.Argument("destination", "is Float16[4, 3]; expected Float16[2, 3], as the source is", () => source.CopyTo(tensor));
+        Refused.Argument("destination", "is Float32[2, 3]; expected Float16[2, 3]", () => source.CopyTo(floats));
+        Refused.Argument("destination", "is no tensor; expected Float16[2, 3]", () => source.CopyTo(default(TensorView)));
+        Refused.Argument("destination", "(opened twice); allocate it on the source's device", () => source.CopyTo(elsewhere));
+        Refused.Argument("destination", "begins 6 bytes behind the source, of 12 bytes", () => source.CopyTo(tensor.View.Rows(2, 2)));
+        Refused.Argument("destination", "begins 0 bytes behind", () => source.CopyTo(source));
+        Refused.Operation("has gaps between its elements", () => gaps.CopyTo(destination));
+        Refused.Operation("has gaps between its elements", () => source.CopyTo(gaps));
+        Refused.Operation("is no tensor (default)", () => default(TensorView).CopyTo(destination));
+    }
+
+    [Fact]
     public void An_empty_tensor_is_copied()
     {
         using DeviceTensor tensor = _device.Allocate(DType.Float16, 0, 3);
+        using DeviceTensor another = _device.Allocate(DType.Float16, 0, 3);
         tensor.CopyFrom([]);
         tensor.CopyTo([]);
+        tensor.CopyTo(another);
         Assert.Equal("[0, 3]", tensor.Shape.ToString());
     }
 
@@ -167,5 +216,8 @@ public sealed class DeviceTensorTests : IDisposable
         Assert.Throws<ObjectDisposedException>(() => tensor.Address);
         Assert.Throws<ObjectDisposedException>(() => view.CopyFrom([1, 2]));
         Assert.Throws<ObjectDisposedException>(() => view.CopyTo(new float[2]));
+        using DeviceTensor another = _device.Allocate(DType.Float16, 2);
+        Assert.Throws<ObjectDisposedException>(() => view.CopyTo(another));
+        Assert.Throws<ObjectDisposedException>(() => another.CopyTo(view));
     }
 }

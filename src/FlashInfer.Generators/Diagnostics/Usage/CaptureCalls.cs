@@ -135,7 +135,7 @@ internal static class CaptureCalls
             {
                 "Plan" when isWrapper => HostCopy + "plan before the capture, and a replay reads the list of the latest plan",
                 "CopyFrom" or "SetScales" => HostCopy + "copy before the capture, into the same tensor",
-                "CopyTo" or "ToArray" or "ToNaturalLog" =>
+                _ when _types.IsHostRead(call.TargetMethod) =>
                     "nothing runs until the graph is launched, so there is nothing to read; read after the launch",
                 "Append" when _types.IsCache(call.Instance?.Type) => HostCopy + "use the wrapper's Append, whose list the plan has sent",
                 _ => null,

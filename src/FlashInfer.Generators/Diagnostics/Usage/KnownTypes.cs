@@ -49,6 +49,10 @@ internal sealed class KnownTypes
     /// <summary>A struct that looks at memory: <c>TensorView</c>, with its element type or without.</summary>
     public bool IsView(ITypeSymbol? type) => IsRuntime(type, "TensorView");
 
+    /// <summary>Whether a call copies a tensor to the host, and so waits; a copy into another tensor is queued as any work.</summary>
+    public bool IsHostRead(IMethodSymbol method) =>
+        method.Name is "ToArray" or "ToNaturalLog" || (method is { Name: "CopyTo", Parameters: [var to, ..] } && !IsView(to.Type));
+
     /// <summary>What owns the memory of a tensor: <c>DeviceTensor</c>, or a configuration's <c>Query</c>, <c>Key</c>, ...</summary>
     public bool IsTensor(ITypeSymbol? type) =>
         IsRuntime(type, "DeviceTensor") || (type is { TypeKind: TypeKind.Struct } && IsGenerated(type));

@@ -135,10 +135,9 @@ internal static class StreamOrder
                 return isWritten ? Captured | Capturing : Capturing;
             }
 
-            bool reads = call.TargetMethod.Name is "CopyTo" or "ToArray" or "ToNaturalLog";
             if (state == Captured)
             {
-                if (reads)
+                if (call.TargetMethod.Name is "CopyTo" or "ToArray" or "ToNaturalLog")
                 {
                     Found[call] = Diagnostic.Create(
                         Descriptors.StreamNotWaitedFor,
@@ -161,7 +160,7 @@ internal static class StreamOrder
             }
 
             // A read has waited for its stream.
-            return reads ? Unknown : next;
+            return _types.IsHostRead(call.TargetMethod) ? Unknown : next;
         }
 
         private int State(StreamName stream)
