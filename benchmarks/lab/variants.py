@@ -229,6 +229,10 @@ VARIANTS = {
                                 lambda x, c: itemised(cap(x, c).masked_fill(~c.mask[None], -math.inf), c), causal=False),
     "items window": Variant(using("SlidingWindow", "MultiItem"), lambda d, c: [WINDOW, None, *item_arguments(d, c)], lambda x, c: itemised(windowed(x, c), c), window=WINDOW),
     "items alibi": Variant(using("Alibi", "MultiItem"), lambda d, c: [slopes(d), None, *item_arguments(d, c)], lambda x, c: itemised(alibi(x, c), c)),
+    "items cap": Variant(using("SoftCap", "MultiItem"), lambda d, c: [CAP, None, *item_arguments(d, c)], lambda x, c: itemised(cap(x, c), c)),
+    "items bool": Variant(using("BoolMask", "MultiItem"), lambda d, c: [*bool_mask(d, c), None, *item_arguments(d, c)],
+                          lambda x, c: itemised(x.masked_fill(~c.mask[None], -math.inf), c), causal=False),
+    "bool alibi": Variant(using("Alibi", "BoolMask"), lambda d, c: [slopes(d), None, *bool_mask(d, c)], lambda x, c: alibi(x, c).masked_fill(~c.mask[None], -math.inf), causal=False),
     "rope items": rope(0, False, ("MultiItem",), item_arguments, shape=itemised),
     "rope": rope(),
     "rope neighbours": rope(neighbours=True),
@@ -241,6 +245,8 @@ VARIANTS = {
     "rope 64 neighbours": rope(64, True),
     "rope cap window": rope(0, False, ("SoftCap", "SlidingWindow"), lambda d, _: [CAP, None, WINDOW], shape=lambda x, c: windowed(cap(x, c), c), window=WINDOW),
     "rope alibi": rope(0, True, ("Alibi",), lambda d, _: [slopes(d)], shape=alibi),
+    "rope cap": rope(0, False, ("SoftCap",), lambda d, _: [CAP], shape=cap),
+    "rope bool": rope(0, False, ("BoolMask",), bool_mask, shape=lambda x, c: x.masked_fill(~c.mask[None], -math.inf), causal=False),
     "rope packed": rope(0, False, ("PackedMask",), packed_mask, shape=lambda x, c: x.masked_fill(~c.mask[None], -math.inf), causal=False),
 }
 

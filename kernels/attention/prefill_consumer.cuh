@@ -59,12 +59,12 @@ struct PrefillConsumer {
   int group =
       __shfl_sync(~0u, threadIdx.x >> 7, 0) - 1;  // which consumer this is; of a warp, the compiler sees, one number
   int thread = threadIdx.x & 127;
-  int lane = threadIdx.x & 31;
-  int row = group * 64 + (thread >> 5) * 16 + (lane >> 2);  // this thread holds rows row and row + 8 of the tile
-  float scale;                                              // of the softmax; of a quantised cache, the tile's
-  float slack;                                              // 2^8 in terms of scores
-  SmallScores<kHasSquares> small;                           // of kWeighsSmall; as scale
-  float bound;                                              // of them, where maxima stand still
+  int kept_lane = threadIdx.x & 31;
+  int row = group * 64 + (thread >> 5) * 16 + (kept_lane >> 2);  // this thread holds rows row and row + 8 of the tile
+  float scale;                                                   // of the softmax; of a quantised cache, the tile's
+  float slack;                                                   // 2^8 in terms of scores
+  SmallScores<kHasSquares> small;                                // of kWeighsSmall; as scale
+  float bound;                                                   // of them, where maxima stand still
   int seen_by_all;  // tokens of the tile's range that every row sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
   int not_seen;  // for a variant that bounds keys: so many from the range's start are hidden from the tile's last row
@@ -128,7 +128,7 @@ struct PrefillConsumer {
       if (exists) release_keys();
       if (!Layout::kQueryInRegisters && exists && blocks == 1) release(Layout::query_empty(base, query_part()));
       PrefillSoftmax finished = softmax;
-      finished.gather();
+      if (!Layout::kGathersLate) finished.gather();
       softmax.clear(lowest());
       const float2 height = shape(made, line, number, blocks - 1, masked);
       float2 factor;
@@ -139,6 +139,7 @@ struct PrefillConsumer {
       if (number > 0) release_values();
       round_probabilities();
       if (number > 0) {
+        if (Layout::kGathersLate) finished.gather();
         write(number - 1, finished, scale_before);
         mbarrier_arrive(Layout::item_empty(base, (number - 1) % Layout::kItems));
       }
@@ -164,14 +165,22 @@ struct PrefillConsumer {
         for (; n >= 0; n--) step(line, number, n, false, factor);
       }
     }
-    if (lane == 0) bulk_wait();
+    if (lane() == 0) bulk_wait();
   }
 
  private:
+  // Where registers are scarce it is read again.
+  __device__ __forceinline__ int lane() const { return Shape::kIsScarce ? lane_now() : kept_lane; }
+
   static __device__ __forceinline__ u32 sign(i32 positive) { return static_cast<u32>(positive) >> 31; }
 
-  // K's, Q's or V's; where slots are counted, the compiler does not know either that it is the same in every step, and V's can be K's.
-  __device__ __forceinline__ u32 zero(int which) const { return kCounts ? anew(zeros[which % 2]) : zeros[which]; }
+  // K's, Q's or V's; where slots are counted, the compiler does not know either that it is the same in every step, and V's can be K's. Where
+  // registers are scarce, signs of what is kept anyway, for which a preparer leaves no room.
+  __device__ __forceinline__ u32 zero(int which) const {
+    if constexpr (kCounts) return anew(zeros[which % 2]);
+    if constexpr (Shape::kIsScarce && !Layout::kPrepares) return sign(which == 1 ? group : static_cast<i32>(base));
+    return zeros[which];
+  }
 
   // Block n of tile `number`, which is not the tile's first. carried: a factor, of no meaning. One without a value has registers from the
   // kernel's start on; where scores are weighed at less cost that is better all the same.
@@ -253,7 +262,7 @@ struct PrefillConsumer {
 
   // One arrival of each warp, or of each thread.
   __device__ __forceinline__ void release(u32 barrier) const {
-    if (Layout::kConsumerArrivals > Layout::kConsumerWarps || lane == 0) mbarrier_arrive(barrier);
+    if (Layout::kConsumerArrivals > Layout::kConsumerWarps || lane() == 0) mbarrier_arrive(barrier);
   }
 
   // Of scores, times which they are logits.
@@ -301,7 +310,7 @@ struct PrefillConsumer {
     const int first = warp_row(), rows = Layout::tile(base, number).rows();
     if (rows >= first + 16) return;
 #pragma unroll 1
-    for (int i = max(0, rows - first) * Shape::kHeadChunks + lane; i < 16 * Shape::kHeadChunks; i += 32) {
+    for (int i = max(0, rows - first) * Shape::kHeadChunks + lane(); i < 16 * Shape::kHeadChunks; i += 32) {
       const int at = first + i / Shape::kHeadChunks, chunk = i % Shape::kHeadChunks;
       store_shared(base + chunk / Shape::kRowChunks * Layout::kQueryColumnBytes + at * Shape::kRowBytes +
                        chunk % Shape::kRowChunks * 16,
@@ -339,11 +348,11 @@ struct PrefillConsumer {
   // This warp's 16 rows of Q as operands. The slot may only be released when they have arrived: without the dependency on
   // all of them the copy of the next Q overtakes the reads.
   __device__ __forceinline__ void load_query() {
-    const int at = warp_row() + (lane & 15);
+    const int at = warp_row() + (lane() & 15);
     u32 all = 0;
 #pragma unroll
     for (int k = 0; k < kQuerySteps; k++) {
-      const int chunk = Shape::swizzled(k % kColumnSteps * 2 + (lane >> 4), at);
+      const int chunk = Shape::swizzled(k % kColumnSteps * 2 + (lane() >> 4), at);
       ldmatrix(q[k], base + k / kColumnSteps * Layout::kQueryColumnBytes + at * Shape::kRowBytes + chunk * 16);
       all |= q[k][0] | q[k][1] | q[k][2] | q[k][3];
     }
@@ -440,7 +449,7 @@ struct PrefillConsumer {
     if constexpr (Hooks::kVisits) {
       const Tile tile = Layout::tile(base, number);
       return PrefillHooks<Shape>(params, tile, Layout::context(base, number), row, tile.item.begin + tile.start_of(n),
-                                 score_scale(number), lane);
+                                 score_scale(number), lane());
     } else {
       return NoHooks();
     }
@@ -514,9 +523,9 @@ struct PrefillConsumer {
     const Tile tile = Layout::tile(base, number);
     const int first = tile.item.begin + tile.start_of(n);
     if constexpr (Hooks::kBounds || Hooks::kSkips) {
-      PrefillHooks<Shape>::mask(s, params, tile, Layout::context(base, number), row, first, lane);
+      PrefillHooks<Shape>::mask(s, params, tile, Layout::context(base, number), row, first, lane());
     } else {
-      PrefillSoftmax::mask(s, tile.limit_of(row) - first, tile.limit_of(row + 8) - first, lane);
+      PrefillSoftmax::mask(s, tile.limit_of(row) - first, tile.limit_of(row + 8) - first, lane());
     }
   }
 

@@ -52,17 +52,17 @@ struct HopperPrefill {
     __syncthreads();  // nobody waits on a barrier before it is initialised
     launch_dependents();
     if (threadIdx.x < 128) {
-      if (Layout::kConsumers > 1) yield_registers<Layout::kProducerRegisters>();
+      if (Layout::kMovesRegisters) yield_registers<Layout::kProducerRegisters>();
       if (threadIdx.x < Layout::kProducerWarps * 32) {
         work<PrefillProducer<Shape>>(params, base);
       } else if (Layout::kHasStager && threadIdx.x < Layout::kProducerWarps * 32 + 32) {
         work<PrefillStager<Shape>>(params, base);
       }
     } else if (!Layout::kPrepares || threadIdx.x < 128 + PrefillConsumer<Shape>::kThreads) {
-      if (Layout::kConsumers > 1) take_registers<Layout::kConsumerRegisters>();
+      if (Layout::kMovesRegisters) take_registers<Layout::kConsumerRegisters>();
       work<PrefillConsumer<Shape>>(params, base);
     } else if constexpr (Layout::kPrepares) {
-      if (Layout::kConsumers > 1) yield_registers<Layout::kPreparerRegisters>();
+      if (Layout::kMovesRegisters) yield_registers<Layout::kPreparerRegisters>();
       work<PrefillPreparer<Shape>>(params, base);
     }
   }

@@ -101,24 +101,32 @@ struct HopperLayout {
   static constexpr int kWarpgroups = 1 + kConsumers + kPrepares;
   static constexpr int kPreparerWarps = kPrepares ? 4 : 0;
 
-  // The pool is what the launch allocated: 168 registers for each of 384 threads, or 128 for 512; with one consumer all have enough
-  // without. Three consumers leave the producer 32, or 56 where it skips blocks. Beside a preparer it has 24, where it skips blocks 40, and the
-  // preparer 72, or for half as many pairs 56. Where some of the lanes that share a row are idle, each of both needs 8 more.
+  // The pool is what the launch allocated: 168 registers for each of 384 threads, or 128 for 512; of 256 all have enough without. Three
+  // consumers leave the producer 32, or 56 where it skips blocks. Beside a preparer it has 24, where it skips blocks 40, and the
+  // preparer 72, or for half as many pairs 56. Where some of the lanes that share a row are idle, each of both needs 8 more. Beside one
+  // consumer there are more than enough for both.
+  static constexpr bool kMovesRegisters = kWarpgroups > 2;
   static constexpr int kPoolRegisters = kWarpgroups <= 3 ? 168 : 128;
   static constexpr bool kFewPairs = Shape::Hooks::kSkips || kWidens;
   static constexpr bool kAllLanes = power_of_two(Shape::kHeadDim) == Shape::kHeadDim;
   static constexpr bool kSparesRegisters = Shape::Hooks::kSkips && Shape::kBlockTokens <= 96;
-  static constexpr int kConsumerRegisters = kPrepares          ? (kAllLanes ? 208 : 200)
-                                            : kConsumers <= 2  ? 232
-                                            : kSparesRegisters ? 152
-                                                               : 160;
+  static constexpr int kConsumerRegisters = kPrepares && kConsumers == 1 ? 240
+                                            : kPrepares                  ? (kAllLanes ? 208 : 200)
+                                            : kConsumers <= 2            ? 232
+                                            : kSparesRegisters           ? 152
+                                                                         : 160;
   static constexpr int kOtherRegisters = kPoolRegisters * kWarpgroups - kConsumers * kConsumerRegisters;
-  static constexpr int kProducerRegisters = kPrepares ? (kFewPairs ? 40 : 24) + (kAllLanes ? 0 : 8) : kOtherRegisters;
+  static constexpr int kProducerRegisters = !kPrepares        ? kOtherRegisters
+                                            : kConsumers == 1 ? 104
+                                                              : (kFewPairs ? 40 : 24) + (kAllLanes ? 0 : 8);
   static constexpr int kPreparerRegisters = kOtherRegisters - kProducerRegisters;
 
   // Whether consumers have registers for squares of scores, beside O, S and P.
   static constexpr bool kHasSquares = !Shape::Hooks::kBounds && !kPrepares &&
                                       Shape::kValueDim / 2 + Shape::kBlockTokens * 5 / 4 <= kConsumerRegisters - 16;
+
+  // A tile's sums come together while the next one's first products are under way, unless all of 128 scores and what bends them are there, too.
+  static constexpr bool kGathersLate = Shape::Hooks::kHasCubic && kConsumers == 3 && Shape::kBlockTokens == 128;
 
   // Of 512 threads none is compiled for a product of 256 columns, whose output is all of its 128 registers.
   static constexpr bool kHalvesOutput = kPrepares && Shape::kValueDim == 256;

@@ -100,10 +100,10 @@ struct PrefillShape {
 
   // Hopper: a consumer's softmax takes longer than the products of two. Three consumers, 192 rows, were 1.1 to 1.25 times as
   // fast with headDim 64; with 96, 0.92 (full attention over 512) to 1.15 for 112 keys, with a variant or scales registers are
-  // enough for 96; with 128, for 64 keys, 1.0 to 1.07; but slower where a tile of one head rounds short sequences up. Else 128 x 128 up to
-  // headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q and the output's staging leave room for 80 and 64
-  // keys, with shorter values for 112. Two consumers and a preparer have registers for 96, and for 80 and 64 where Q lies in
-  // shared memory.
+  // enough for 96, with several options for 80; with 128, for 64 keys, 1.0 to 1.07; but slower where a tile of one head rounds
+  // short sequences up. Else 128 x 128 up to headDim 128 (176 keys lost everywhere); above, K and V of two steps, Q and the
+  // output's staging leave room for 80 and 64 keys, with shorter values for 112. Two consumers and a preparer have registers
+  // for 96, and for 80 and 64 where Q lies in shared memory, 16 less with options that take some.
   // Portable: two blocks of 4 warps fill each other's gaps on an SM, and 32 rows a warp halve what ldmatrix reads for each
   // product; a headDim above 128 has registers for 16. As many tokens a step as there are registers for, if the shared memory
   // of two blocks has room, else half. Where headDim 256 leaves no room for a second block, one has 8 warps.
@@ -147,12 +147,19 @@ struct PrefillShape {
   static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
   static constexpr bool kHasMore = Hooks::kShapes || Hooks::kRotates || kHasScales;  // to do than plain attention
-  // Registers: of consumers, or of the producer where it skips some of many boxes.
-  static constexpr bool kNeedsMany = Hooks::kHasMany || (Hooks::kSkips && kPaged && kPageSize % 16 == 8);
-  static constexpr int kTurningTokens = kWiderDim <= 64 ? 128 : kWiderDim <= 128 ? 96 : kWiderDim <= 192 ? 80 : 64;
+  // Registers: of consumers, or of the producer where it skips some of many boxes. Scarce ones are so at every headDim.
+  static constexpr bool kNeedsMany = Hooks::kTakes > 1 || Variant::kMasksBytes ||
+                                     (Hooks::kSkips && kPaged && kPageSize % 16 == 8);
+  static constexpr bool kIsScarce = Hooks::kTakes > 1 && Hooks::kTakesMany;
+  static constexpr int kTurningTokens = kWiderDim <= 64    ? 128
+                                        : kWiderDim <= 128 ? 96
+                                        : kWiderDim <= 192 ? (Hooks::kTakes > 0 ? 64 : 80)
+                                                           : (Hooks::kTakesMany ? 48 : 64);
   static constexpr int kHopperTokens = kPrepares                              ? kTurningTokens
                                        : kHopperRows == 192 && kWiderDim > 96 ? 64
-                                       : kHopperRows == 192 && kWiderDim > 64 ? (kHasMore ? 96 : 112)
+                                       : kHopperRows == 192 && kWiderDim > 64 ? (kIsScarce  ? 80
+                                                                                 : kHasMore ? 96
+                                                                                            : 112)
                                        : kHopperRows == 192 && kNeedsMany     ? 96
                                        : kWiderDim <= 128                     ? 128
                                        : kHeadDim <= 192 && kValueDim <= 128  ? 112

@@ -344,9 +344,11 @@ struct VariantHooks {
   static_assert(!kRotates || !kTransformsQuery, "queries turn as they come");
   static constexpr bool kWantsContext = kShapes || kRotates || kTransformsQuery || kTransformsOutput;
   static constexpr bool kVisits = kRescales || Variant::kMasksLogits;  // each block's scores, of which it may hide all
-  // Whether registers that it takes are many: of what hides keys, and something else, or of bytes until they are bits.
+  // How much takes registers: what hides keys, and a sink beside it, a line, and what bends scores. Most do what skips keys, and a mask of bytes
+  // until they are bits.
   static constexpr int kHides = kBounds + Variant::kMasksBits + kSkips;
-  static constexpr bool kHasMany = Variant::kMasksBytes || (kHides > 0 && kHides + kTransforms + kHasSink > 1);
+  static constexpr int kTakes = kHides + (kHides > 0 && kHasSink) + kAddsLine + (kRescales && !kScalesLine);
+  static constexpr bool kTakesMany = kSkips || Variant::kMasksBytes;
   static constexpr float kLog2E = 1.44269504f;
   static constexpr float kLn2 = 0.693147181f;
 

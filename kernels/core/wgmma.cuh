@@ -66,13 +66,15 @@ __device__ __forceinline__ void yield_registers() {
 #define FI_F8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FI_F16(i) FI_F8(i), FI_F8(i + 8)
 #define FI_F32(i) FI_F16(i), FI_F16(i + 16)
-#define FI_TEXT_64 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define FI_TEXT_48 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23"
+#define FI_TEXT_64 FI_TEXT_48 ",%24,%25,%26,%27,%28,%29,%30,%31"
 #define FI_TEXT_80 FI_TEXT_64 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define FI_TEXT_96 FI_TEXT_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define FI_TEXT_112 FI_TEXT_96 ",%48,%49,%50,%51,%52,%53,%54,%55"
 #define FI_TEXT_128 FI_TEXT_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define FI_TEXT_192 FI_TEXT_128 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define FI_TEXT_256 FI_TEXT_192 ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define FI_REGISTERS_48 FI_F16(0), FI_F8(16)
 #define FI_REGISTERS_64 FI_F32(0)
 #define FI_REGISTERS_80 FI_REGISTERS_64, FI_F8(32)
 #define FI_REGISTERS_96 FI_REGISTERS_64, FI_F16(32)
@@ -96,7 +98,10 @@ __device__ __forceinline__ void yield_registers() {
 template <typename Element, bool kTransposed, int kRegisters>
 __device__ __forceinline__ void wgmma(float (&d)[kRegisters], const u32 (&a)[4], u64 b, int accumulate) {
   constexpr int kTranspose = kTransposed;
-  if constexpr (kRegisters == 32) {
+  if constexpr (kRegisters == 24) {
+    FI_WGMMA(48, "%29", "{%24,%25,%26,%27}, %28, p, 1, 1, %30", "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
+             "r"(accumulate), "n"(kTranspose));
+  } else if constexpr (kRegisters == 32) {
     FI_WGMMA(64, "%37", "{%32,%33,%34,%35}, %36, p, 1, 1, %38", "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
              "r"(accumulate), "n"(kTranspose));
   } else if constexpr (kRegisters == 40) {
@@ -126,7 +131,9 @@ __device__ __forceinline__ void wgmma(float (&d)[kRegisters], const u32 (&a)[4],
 template <typename Element, bool kTransposed, int kRegisters>
 __device__ __forceinline__ void wgmma(float (&d)[kRegisters], u64 a, u64 b, int accumulate) {
   constexpr int kTranspose = kTransposed;
-  if constexpr (kRegisters == 32) {
+  if constexpr (kRegisters == 24) {
+    FI_WGMMA(48, "%26", "%24, %25, p, 1, 1, 0, %27", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
+  } else if constexpr (kRegisters == 32) {
     FI_WGMMA(64, "%34", "%32, %33, p, 1, 1, 0, %35", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
   } else if constexpr (kRegisters == 40) {
     FI_WGMMA(80, "%42", "%40, %41, p, 1, 1, 0, %43", "l"(a), "l"(b), "r"(accumulate), "n"(kTranspose));
@@ -144,6 +151,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kRegisters], u64 a, u64 b, int 
 #undef FI_F8
 #undef FI_F16
 #undef FI_F32
+#undef FI_TEXT_48
 #undef FI_TEXT_64
 #undef FI_TEXT_80
 #undef FI_TEXT_96
@@ -151,6 +159,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kRegisters], u64 a, u64 b, int 
 #undef FI_TEXT_128
 #undef FI_TEXT_192
 #undef FI_TEXT_256
+#undef FI_REGISTERS_48
 #undef FI_REGISTERS_64
 #undef FI_REGISTERS_80
 #undef FI_REGISTERS_96

@@ -162,6 +162,13 @@ internal static partial class KernelConfigurations
         Option(AttentionOptions.SlidingWindow, headDim: 192),
         Option(AttentionOptions.PackedCustomMask | AttentionOptions.LogitsSoftCap, headDim: 96),
         Option(AttentionOptions.LogitsSoftCap | AttentionOptions.SlidingWindow, headDim: 256),
+        Pair(AttentionOptions.Alibi | AttentionOptions.LogitsSoftCap, headDim: 64),
+        Pair(AttentionOptions.MultiItemScoring | AttentionOptions.LogitsSoftCap, headDim: 96),
+        Pair(AttentionOptions.MultiItemScoring | AttentionOptions.CustomMask, headDim: 96),
+        Pair(AttentionOptions.CustomMask | AttentionOptions.Alibi, headDim: 128),
+        Pair(AttentionOptions.Rope | AttentionOptions.CustomMask, headDim: 192),
+        Pair(AttentionOptions.Rope | AttentionOptions.LogitsSoftCap, headDim: 192),
+        Pair(AttentionOptions.Rope | AttentionOptions.MultiItemScoring, headDim: 256),
         Catalogue("SoftCapAttention"),
         Catalogue("TemperatureAttention"),
         Catalogue("DocumentMaskAttention"),
@@ -285,6 +292,13 @@ internal static partial class KernelConfigurations
 
     private static (string Name, TranslationUnit Unit) Option(AttentionOptions option, int headDim = 128) =>
         Variant($"{option}".Replace(", ", " ", StringComparison.Ordinal), AttentionVariant.Of(option)!.Cuda, headDim);
+
+    // Options that between them take more registers than others: Hopper's matter, where these are scarcest.
+    private static (string Name, TranslationUnit Unit) Pair(AttentionOptions options, int headDim)
+    {
+        (string name, TranslationUnit unit) = Option(options, headDim);
+        return (name, unit.For("sm_90a"));
+    }
 
     private static (string Name, TranslationUnit Unit) Catalogue(string name) =>
         Variant(
