@@ -147,9 +147,10 @@ struct PrefillShape {
   static constexpr int kTileRows = kHopper ? round_up(kUsedRows, 64) : kMostRows;
   static constexpr int kHeadTiles = kHeads / kPack;
   static constexpr bool kHasMore = Hooks::kShapes || Hooks::kRotates || kHasScales;  // to do than plain attention
-  // Registers: of consumers, or of the producer where it skips some of many boxes. Scarce ones are so at every headDim.
+  // Registers: of consumers, or of the producer where it skips some of many boxes, or a stager stands beside one that skips. Scarce ones are so at
+  // every headDim.
   static constexpr bool kNeedsMany = Hooks::kTakes > 1 || Variant::kMasksBytes ||
-                                     (Hooks::kSkips && kPaged && kPageSize % 16 == 8);
+                                     (Hooks::kSkips && (kStagedPageSize > 0 || (kPaged && kPageSize % 16 == 8)));
   static constexpr bool kIsScarce = Hooks::kTakes > 1 && Hooks::kTakesMany;
   static constexpr int kTurningTokens = kWiderDim <= 64    ? 128
                                         : kWiderDim <= 128 ? 96

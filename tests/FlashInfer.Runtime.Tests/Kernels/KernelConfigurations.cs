@@ -94,6 +94,7 @@ internal static partial class KernelConfigurations
     public static readonly TranslationUnit[] PrefillStaged =
     [
         Staged(new(71, 1, 64, 1, DType.BFloat16)),
+        Staged(Turning(32, 8, 64, 1, AttentionOptions.MultiItemScoring)),
         Staged(new(8, 2, 96, 5, DType.BFloat16)),
         Staged(new(32, 8, 128, 1, DType.BFloat16)),
         Staged(new(28, 4, 128, 5, DType.BFloat16), isChecked: true),
@@ -191,6 +192,8 @@ internal static partial class KernelConfigurations
         new AttentionSpec(71, 1, 128, 16, DType.BFloat16, DType.Float8E4M3).WideDecodeUnitFor(),
         new AttentionSpec(32, 8, 96, 16, DType.BFloat16).WideDecodeUnitFor(),
         new AttentionSpec(32, 4, 96, 32, DType.Float16).WideDecodeUnitFor(isChecked: true),
+        Turning(32, 8, 128, 16, AttentionOptions.Rope).WideDecodeUnitFor(queryTokens: 8).For("sm_90a"),
+        Turning(64, 1, 256, 16, AttentionOptions.Rope).WideDecodeUnitFor().For("sm_90a"),
     ];
 
     /// <summary>
