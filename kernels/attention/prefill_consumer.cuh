@@ -48,6 +48,12 @@ struct PrefillConsumer {
                                   power_of_two(Layout::kKeyStages) == Layout::kKeyStages &&
                                   power_of_two(Layout::kValueStages) == Layout::kValueStages;
 
+  // Whether such scores of a block stay until their weights have been looked at. It takes queries times a power of 2, and registers; two consumers
+  // have instructions to spare.
+  static constexpr bool kKeepsScores = kWeighsFreely && kHasSquares && Layout::kConsumers == 3 && kBlockTokens == 64 &&
+                                       !Shape::kDecodes && !Shape::kHasScales && !Hooks::kRotates &&
+                                       !Hooks::kTransformsQuery;
+
   // Where nobody else turns queries, the warps that take them do.
   static constexpr bool kTurnsQuery = Hooks::kRotates && !Layout::kPrepares;
   static constexpr bool kTransformsQuery = Hooks::kTransformsQuery || kTurnsQuery;
@@ -63,7 +69,7 @@ struct PrefillConsumer {
   int row = group * 64 + (thread >> 5) * 16 + (kept_lane >> 2);  // this thread holds rows row and row + 8 of the tile
   float scale;                                                   // of the softmax; of a quantised cache, the tile's
   float slack;                                                   // 2^8 in terms of scores
-  SmallScores<kHasSquares> small;                                // of kWeighsSmall; as scale
+  SmallScores<kHasSquares, kKeepsScores> small;                  // of kWeighsSmall; as scale
   float bound;                                                   // of them, where maxima stand still
   int seen_by_all;  // tokens of the tile's range that every row sees: one number for all consumers, or the compiler
                     // takes the loops for divergent and moves descriptors of wgmma through registers of threads
@@ -137,7 +143,7 @@ struct PrefillConsumer {
       wgmma_wait<0>();
       keep(o);
       if (number > 0) release_values();
-      round_probabilities();
+      round_probabilities(s);
       if (number > 0) {
         if (Layout::kGathersLate) finished.gather();
         write(number - 1, finished, scale_before);
@@ -160,7 +166,7 @@ struct PrefillConsumer {
         for (; n >= 0; n--) step(line, number, n, hides(number, n), factor);
       } else {
 #pragma unroll 1
-        for (; n >= 0 && hides(number, n); n--) step(line, number, n, true, factor);
+        for (; n >= 0 && (hides(number, n) || weighs_each()); n--) step(line, number, n, true, factor);
 #pragma unroll 1
         for (; n >= 0; n--) step(line, number, n, false, factor);
       }
@@ -199,16 +205,34 @@ struct PrefillConsumer {
     release_keys();
     if (!Layout::kQueryInRegisters && n == 0) release(Layout::query_empty(base, query_part()));
     constexpr int kScores = kBlockTokens / 2, kHalf = kScores / 8 * 4;
-    const bool is_small = weighs_small(masked);
-    if constexpr (kWeighsSmall && !Hooks::kBounds && !Layout::kPrepares) {
-      if (is_small) {
-        // One half beside products and one beside rounding: at once they would leave products fewer turns.
-        softmax.template weigh_small<!kWeighsFreely>(s, 0, kHalf, scale, small);
+    if constexpr (kKeepsScores) {
+      if (!masked) {
+        float weights[kScores];
+        float2 sums;
+        PrefillSoftmax::weigh_clamped(weights, sums, s, 0, kHalf, small);
         wgmma_wait<0>();
         keep(o);
         release_values();
-        softmax.template weigh_small<!kWeighsFreely>(s, kHalf, kScores, scale, small);
-        round_probabilities();
+        PrefillSoftmax::weigh_clamped(weights, sums, s, kHalf, kScores, small);
+        const bool are_small = __all_sync(~0u, small.cover(sums));
+        round_probabilities(weights);
+        if (are_small) {
+          softmax.sum[0] += sums.x;
+          softmax.sum[1] += sums.y;
+          return;
+        }
+      }
+    }
+    const bool is_small = weighs_small(masked);
+    if constexpr (kWeighsSmall && !kKeepsScores && !Hooks::kBounds && !Layout::kPrepares) {
+      if (is_small) {
+        // One half beside products and one beside rounding: at once they would leave products fewer turns.
+        weigh_small(0, kHalf);
+        wgmma_wait<0>();
+        keep(o);
+        release_values();
+        weigh_small(kHalf, kScores);
+        round_probabilities(s);
         return;
       }
     }
@@ -216,16 +240,18 @@ struct PrefillConsumer {
     float2& factor = kWeighsSmall ? unset : carried;
     bool raised = false;
     if (is_small) {
-      softmax.template weigh_small<!kWeighsFreely>(s, 0, kScores, scale, small);
+      weigh_small(0, kScores);
     } else {
       const float2 height = shape(late_hooks(made, number, n), line, number, n, masked);
       raised = softmax.raise(s, scale, slack, factor, height);
       softmax.weigh(s, scale, masked || Hooks::kVisits, height);
     }
-    wgmma_wait<0>();
-    keep(o);
-    release_values();
-    round_probabilities();
+    if (!kKeepsScores || masked) {
+      wgmma_wait<0>();
+      keep(o);
+      release_values();
+    }
+    round_probabilities(s);
     if (raised) rescale(factor);
   }
 
@@ -272,7 +298,7 @@ struct PrefillConsumer {
     if constexpr (kWeighsSmall) {
       const float unit = Shape::Variant::unit(scores, Hooks::arguments(params.variant));
       small.set(Shape::Variant::kCubic, weighs_freely() || !kWeighsFreely ? unit : 0.f, scale);
-      bound = small.bound(Shape::Variant::kCubic.most * small.reach);
+      if constexpr (!kKeepsScores) bound = small.bound(Shape::Variant::kCubic.most * small.reach);
     }
   }
 
@@ -323,6 +349,28 @@ struct PrefillConsumer {
   __device__ __forceinline__ void wait_for_query(u32 number) const {
     mbarrier_wait(Layout::query_ready(base, query_part()), number & 1);
     if (idle) clear_idle_rows(number);
+    if constexpr (kKeepsScores) multiply_query();
+  }
+
+  // This warp's 16 rows by the power of 2 that small scores want to be clamped at.
+  __device__ __forceinline__ void multiply_query() const {
+    constexpr int kEach = 16 * Shape::kHeadChunks / 32;
+    const u32 two = MathElement::pack(small.query, small.query);
+    const auto place = [&](int i) {
+      const int at = i * 32 + lane(), chunk = at % Shape::kHeadChunks;
+      return base + chunk / Shape::kRowChunks * Layout::kQueryColumnBytes +
+             (warp_row() + at / Shape::kHeadChunks) * Shape::kRowBytes + chunk % Shape::kRowChunks * 16;
+    };
+    int4 x[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; i++) x[i] = load_shared(place(i));
+#pragma unroll
+    for (int i = 0; i < kEach; i++) {
+      store_shared(place(i), make_int4(multiply_bf16x2(x[i].x, two), multiply_bf16x2(x[i].y, two),
+                                       multiply_bf16x2(x[i].z, two), multiply_bf16x2(x[i].w, two)));
+    }
+    async_proxy_fence();  // before products, or the next Q's copy
+    __syncwarp();
   }
 
   // Waits for this warp's rows of Q, and lets the variant have its say on them, or turns them.
@@ -427,6 +475,7 @@ struct PrefillConsumer {
   // makes of them. Read again at each use, since registers are scarce.
   __device__ __forceinline__ float score_scale(u32 number) const {
     float scale = __int_as_float(load_ahead(reinterpret_cast<const i32*>(&params.plan->scale_log2))) * Hooks::kLn2;
+    if constexpr (kKeepsScores) scale *= small.inverse();
     if constexpr (Shape::kHasScales) scale *= __ldg(params.key_scales + Layout::tile(base, number).kv_head());
     return scale;
   }
@@ -507,9 +556,25 @@ struct PrefillConsumer {
     return kWeighsFreely && anew(scale) <= kMostFree ? 0.f : negative_infinity();
   }
 
+  // Whether no scores are to count as small where they are kept. Their steps are those with a mask: one more branch would serialise products.
+  __device__ __forceinline__ bool weighs_each() const {
+    if constexpr (kKeepsScores) {
+      return !small.fits();
+    } else {
+      return false;
+    }
+  }
+
   __device__ __forceinline__ bool weighs_small(bool masked) const {
-    if constexpr (!kWeighsSmall) return false;
-    return !masked && small.cover(s, bound_now());
+    if constexpr (kWeighsSmall && !kKeepsScores) {
+      return !masked && small.cover(s, bound_now());
+    } else {
+      return false;
+    }
+  }
+
+  __device__ __forceinline__ void weigh_small(int from, int to) {
+    if constexpr (!kKeepsScores) softmax.template weigh_small<!kWeighsFreely>(s, from, to, scale, small);
   }
 
   // Of scores that are small: the cubic is right for them, and no maximum rises.
@@ -529,11 +594,11 @@ struct PrefillConsumer {
     }
   }
 
-  __device__ __forceinline__ void round_probabilities() {
+  __device__ __forceinline__ void round_probabilities(const float (&weights)[kBlockTokens / 2]) {
 #pragma unroll
     for (int k = 0; k < kValueSteps; k++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) p[k][i] = MathElement::pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+      for (int i = 0; i < 4; i++) p[k][i] = MathElement::pack(weights[8 * k + 2 * i], weights[8 * k + 2 * i + 1]);
     }
   }
 

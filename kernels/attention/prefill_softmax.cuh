@@ -11,7 +11,7 @@ namespace flashinfer {
 // Scores s of a variant that bends them, where its cubic is right: the logit of base 2 is factor s (s^2 + shift). Beside products of
 // warpgroups a square is as cheap as a product, other sums of products are dearer; and squares tell whether scores are small, where there
 // are registers for all of a step's.
-template <bool kBySquares>
+template <bool kBySquares, bool kClamps = false>
 struct SmallScores {
   float factor;
   float shift;
@@ -52,6 +52,39 @@ struct SmallScores {
       }
       return __all_sync(~0u, __int_as_float(seen) <= bound);
     }
+  }
+};
+
+// The same for queries that were multiplied by a power of 2: s (third min(s^2, 1) + first), where the minimum is a modifier of the product. The
+// power puts it where x is between 0.6 and 1.2, so that a score of which the cubic is wrong weighs more than any other, or next to nothing:
+// sums of weights tell, and no score has to be looked at.
+template <>
+struct SmallScores<true, true> {
+  float first;
+  float third;
+  float query = 1.f;  // the power
+  float least;        // a sum of 16 weights to which those that are wrong add nothing, 2^-14 of it at most
+  float most;         // the largest weight that is right; below 0 where no scores are to count as small
+
+  __device__ __forceinline__ void set(const Cubic& cubic, float unit, float scale) {
+    const int exponent = __float_as_int(unit * (1.f / 0.6f)) & 0x7f800000;
+    const float largest = cubic.most * (cubic.first + cubic.third * cubic.most * cubic.most) * scale;
+    const bool fits = unit > 0x1p-20f && unit < 0.5f && largest > 6.f;
+    query = fits ? __int_as_float(exponent) : 1.f;
+    const float x = unit * inverse();
+    first = cubic.first * x * scale;
+    third = cubic.third * x * x * x * scale;
+    most = fits ? exp2_fast(largest) : -1.f;
+    least = exp2_fast(8.f - largest);
+  }
+
+  __device__ __forceinline__ float inverse() const { return __int_as_float((254 << 23) - __float_as_int(query)); }
+  __device__ __forceinline__ bool fits() const { return most > 0.f; }
+  __device__ __forceinline__ float logit(float score) const {
+    return score * __fmaf_rn(__saturatef(score * score), third, first);
+  }
+  __device__ __forceinline__ bool cover(float2 sums) const {
+    return sums.x <= most && sums.y <= most && sums.x >= least && sums.y >= least;
   }
 };
 
@@ -157,6 +190,20 @@ struct PrefillSoftmax {
     for (int i = from; i < to; i += 4) {
       sum[0] += s[i] + s[i + 1];
       sum[1] += s[i + 2] + s[i + 3];
+    }
+  }
+
+  // The same where they are clamped, of a block that may not turn out to be small: scores stay, and sums are the block's.
+  template <typename Small, int N>
+  static __device__ __forceinline__ void weigh_clamped(float (&weights)[N], float2& sums, const float (&s)[N], int from,
+                                                       int to, const Small& small) {
+#pragma unroll
+    for (int i = from; i < to; i++) weights[i] = exp2_fast(small.logit(s[i]));
+#pragma unroll
+    for (int i = from; i < to; i += 4) {
+      const float a = weights[i] + weights[i + 1], b = weights[i + 2] + weights[i + 3];
+      sums.x = i == 0 ? a : sums.x + a;
+      sums.y = i == 0 ? b : sums.y + b;
     }
   }
 

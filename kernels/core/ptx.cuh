@@ -62,6 +62,13 @@ __device__ __forceinline__ float tanh_fast(float x) {
   return y;
 }
 
+// Of two bf16 by two; from sm_90 on.
+__device__ __forceinline__ u32 multiply_bf16x2(u32 a, u32 b) {
+  u32 product;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  return product;
+}
+
 // Four 8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ __forceinline__ void ldmatrix(u32 (&d)[4], u32 address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
