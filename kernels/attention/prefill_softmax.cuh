@@ -63,7 +63,7 @@ struct SmallScores<true, true> {
   float first;
   float third;
   float query = 1.f;  // the power
-  float least;        // a sum of 16 weights to which those that are wrong add nothing, 2^-14 of it at most
+  float least;        // a sum of 16 weights to which those that are wrong add 2^-13 of it at most
   float most;         // the largest weight that is right; below 0 where no scores are to count as small
 
   __device__ __forceinline__ void set(const Cubic& cubic, float unit, float scale) {
