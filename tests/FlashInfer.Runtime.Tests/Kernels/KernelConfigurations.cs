@@ -267,6 +267,9 @@ internal static partial class KernelConfigurations
         return name.Success ? (name.Groups["family"].Value, unit.EndsWith("_wide", StringComparison.Ordinal), elements) : (unit, false, "");
     }
 
+    /// <summary>Whether queries and keys turn, which a unit's text says.</summary>
+    public static bool Turns(string unit) => Units.First(one => one.Name == unit).Source.Span.IndexOf("Rope<"u8) >= 0;
+
     /// <summary>A unit's name for readers: with the name of its variant in place of a number that is another whenever the text is.</summary>
     public static string ReadableName(string unit) =>
         Variants.FirstOrDefault(variant => variant.Unit.Name == unit).Name is { } name ? $"{unit[..unit.LastIndexOf('_')]} {name}" : unit;
