@@ -34,7 +34,7 @@ partial class GlobalAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 16 heads, 1 kvHeads (group 16), headDim 512, pageSize 16, BFloat16, KV BFloat16 Nhd. Prefill has no kernels for heads of this size.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        6, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, [], [], valueDim: ValueDim);
+        7, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, [], [], valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>

@@ -25,7 +25,7 @@ partial class LatentAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 128 heads, 128 kvHeads (group 1), headDim 192, valueDim 128, BFloat16, no cache. A paged cache holds keys and values of one size.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        6, Heads, KvHeads, HeadDim, 16, Dtype, Dtype, global::FlashInfer.KvLayout.Nhd, [], [], [], PrefillRaggedUnit, valueDim: ValueDim);
+        7, Heads, KvHeads, HeadDim, 16, Dtype, Dtype, global::FlashInfer.KvLayout.Nhd, [], [], [], PrefillRaggedUnit, valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>

@@ -34,7 +34,7 @@ partial class LoopingAttention : global::FlashInfer.IAttentionConfig
 
     /// <summary>The configuration: 8 heads, 8 kvHeads (group 1), headDim 64, pageSize 16, Float16, KV Float16 Nhd.</summary>
     public static global::FlashInfer.AttentionSpec Spec { get; } = global::FlashInfer.AttentionSpec.FromGenerated(
-        6, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, new Variant(), valueDim: ValueDim);
+        7, Heads, KvHeads, HeadDim, PageSize, Dtype, KvDtype, KvLayout, DecodeUnit, AppendUnit, PrefillPagedUnit, PrefillRaggedUnit, new Variant(), valueDim: ValueDim);
 
     /// <summary>Compiles kernels for a device, or loads them from the kernel cache, so that the first step does not wait.</summary>
     /// <param name="device">The device.</param>
