@@ -42,17 +42,18 @@ public sealed class TimingTests
     }
 
     [Fact]
-    public void Sustained_pieces_take_three_rounds_in_turn()
+    public void Sustained_pieces_take_nine_rounds_every_other_turn_the_other_way_round()
     {
         List<string> order = [];
-        Queue<double> rounds = new([5, 40, 1, 20, 3, 30]);
+        Queue<double> a = new([5, 1, 3, 2, 4, 9, 8, 7, 6]);
+        Queue<double> b = new([50, 10, 30, 20, 40, 90, 80, 70, 60]);
 
-        Timing[] timings = Timing.Sustained(() => Next("a"), () => Next("b"));
+        Timing[] timings = Timing.Sustained(() => Next("a", a), () => Next("b", b));
 
-        Assert.Equal("a b a b a b", string.Join(' ', order));
-        Assert.Equal([new Timing(3, 4 / 3.0), new Timing(30, 20 / 30.0)], timings);
+        Assert.Equal("ab ba ab ba ab ba ab ba ab", string.Join(' ', order.Chunk(2).Select(string.Concat)));
+        Assert.Equal([new Timing(5, 8 / 5.0), new Timing(50, 80 / 50.0)], timings);
 
-        double Next(string piece)
+        double Next(string piece, Queue<double> rounds)
         {
             order.Add(piece);
             return rounds.Dequeue();
