@@ -191,10 +191,11 @@ struct HopperLayout {
   static constexpr int kTeamWarps = kHasStager ? 1 : 2;
   static constexpr int kProducerWarps = 2 * kTeamWarps;
 
-  static constexpr int kKeyStages = Shape::kDecodes                ? (128 * 1024 + kPairBytes / 2) / kPairBytes
-                                    : 4 * kPairBytes <= kBlockRoom ? 4
-                                    : 3 * kPairBytes <= kBlockRoom ? 3
-                                                                   : 2;
+  static constexpr int kMostStages = Shape::kDecodes ? (128 * 1024 + kPairBytes / 2) / kPairBytes : 4;
+  static constexpr int kStagesThatFit = kBlockRoom / kPairBytes;
+  static constexpr int kKeyStages = kStagesThatFit >= kMostStages ? kMostStages
+                                    : kStagesThatFit > 2          ? kStagesThatFit
+                                                                  : 2;
   static constexpr int kValueStages =
       !Shape::kDecodes && kKeyStages < (kHasStager ? 4 : 3) && kPairBytes * kKeyStages + kValueStageBytes <= kBlockRoom
           ? kKeyStages + 1
