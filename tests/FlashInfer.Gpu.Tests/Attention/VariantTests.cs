@@ -216,6 +216,21 @@ public class VariantTests
         Gpu.Check(device, Gpu.By(cases, GridApi.Decode));
     }
 
+    /// <summary>Fewer keys a step than without another option: three stages of them would not fit.</summary>
+    [Fact]
+    public void Wide_heads_turn_in_decode_of_many_columns()
+    {
+        using CudaContext context = Gpu.Require();
+        using Device device = Device.FromCuda(context);
+        DecodeCase one = new(12, 1, 192, 5, DType.Float16, KvLayout.Nhd, 1, [3000, 17, 129, 700], null, 1, Random.Shared.Next())
+        {
+            QueryTokens = [8, 8, 1, 8],
+            Wide = true,
+        };
+
+        Gpu.Check(device, Gpu.By([one.With(AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow)], GridApi.Decode));
+    }
+
     /// <summary>Keys turn in registers in decode, and in prefill where they are quantised; else in shared memory: shapes of all kinds.</summary>
     [Theory]
     [InlineData(AttentionOptions.Rope)]

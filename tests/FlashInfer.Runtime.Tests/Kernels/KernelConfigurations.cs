@@ -194,6 +194,9 @@ internal static partial class KernelConfigurations
         new AttentionSpec(32, 4, 96, 32, DType.Float16).WideDecodeUnitFor(isChecked: true),
         Turning(32, 8, 128, 16, AttentionOptions.Rope).WideDecodeUnitFor(queryTokens: 8).For("sm_90a"),
         Turning(64, 1, 256, 16, AttentionOptions.Rope).WideDecodeUnitFor().For("sm_90a"),
+        Turning(12, 1, 192, 5, AttentionOptions.RopeInterleaved | AttentionOptions.SlidingWindow)
+            .WideDecodeUnitFor(queryTokens: 8)
+            .For("sm_90a"),
     ];
 
     /// <summary>
