@@ -50,7 +50,7 @@ public sealed class TimingTests
 
         Timing[] timings = Timing.Sustained(() => Next("a", a), () => Next("b", b));
 
-        Assert.Equal("ab ba ab ba ab ba ab ba ab", string.Join(' ', order.Chunk(2).Select(string.Concat)));
+        Assert.Equal("ab ba ab ba ab ba ab ba ab", string.Join(' ', order.Chunk(2).Select(pair => string.Concat(pair))));
         Assert.Equal([new Timing(5, 8 / 5.0), new Timing(50, 80 / 50.0)], timings);
 
         double Next(string piece, Queue<double> rounds)
